@@ -1,0 +1,47 @@
+"""Image captions re-aligned from alt-text: train with PyTorch, export once, caption anywhere."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from altogether_rt.captioner import Captioner as Captioner
+    from altogether_rt.config import CaptionerConfig as CaptionerConfig
+    from altogether_rt.errors import AltogetherError as AltogetherError
+    from altogether_rt.generation.params import Caption as Caption
+    from altogether_rt.generation.params import CaptionParams as CaptionParams
+    from altogether_rt.generation.params import CaptionRequest as CaptionRequest
+
+__version__ = "0.1.0"
+
+#: Where each public name lives. They load on first use, so that `import altogether_rt`, and with
+#: it `altogether-rt --help`, costs nothing.
+_HOMES = {
+    "AltogetherError": "altogether_rt.errors",
+    "Caption": "altogether_rt.generation.params",
+    "CaptionParams": "altogether_rt.generation.params",
+    "CaptionRequest": "altogether_rt.generation.params",
+    "Captioner": "altogether_rt.captioner",
+    "CaptionerConfig": "altogether_rt.config",
+}
+
+__all__ = [
+    "AltogetherError",
+    "Caption",
+    "CaptionParams",
+    "CaptionRequest",
+    "Captioner",
+    "CaptionerConfig",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,33 @@
+"""The errors a user can cause. Each message is one sentence: what is wrong, where, what to do."""
+
+__all__ = ["AltogetherError", "BundleError", "ConfigError", "ImageError", "MissingDependencyError"]
+
+
+class AltogetherError(Exception):
+    """Something the user can mend. The CLI prints the message alone and exits with 1."""
+
+
+class ConfigError(AltogetherError):
+    """A configuration has an unknown key, a missing key or a value out of range."""
+
+
+class BundleError(AltogetherError):
+    """A bundle is absent, incomplete, altered, or made by an incompatible version."""
+
+
+class ImageError(AltogetherError):
+    """One image cannot be read. `kind` is the error class written to the output row."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class MissingDependencyError(AltogetherError):
+    """An optional package is not installed; the message says which extra brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs {package}, which is not installed: "
+            f"run pip install 'altogether-rt[{extra}]'."
+        )

@@ -1,0 +1,296 @@
+"""What a captioner is: every value that changes the numbers, as frozen data.
+
+A configuration is read from JSON (inside a checkpoint or a bundle) or from TOML (the named
+configurations shipped in `altogether_rt/configs/`). Unknown keys fail, derived values are
+properties, and nothing here depends on the name of a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Literal, TypeVar
+
+from altogether_rt.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - exercised on Python 3.10 only
+    import tomli as tomllib
+
+__all__ = [
+    "CaptionerConfig",
+    "DecoderConfig",
+    "EncoderConfig",
+    "GenerationConfig",
+    "MapperConfig",
+    "PromptConfig",
+    "from_dict",
+    "named_config",
+    "named_configs",
+]
+
+T = TypeVar("T")
+
+#: CLIP's published channel statistics (Radford et al. 2021), the default of open_clip.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The frozen image encoder: any open_clip model, used for its pooled, projected embedding."""
+
+    name: str  # open_clip's model name or hub id; a label only when `model` is given
+    embed_dim: int
+    image_size: int = 224
+    resize: Literal["squash", "shortest_center_crop"] = "shortest_center_crop"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    normalize: bool = True  # L2-normalise the embedding
+    model: Mapping[str, Any] | None = None  # open_clip custom configuration (its JSON format)
+
+    def __post_init__(self) -> None:
+        _require(self.image_size > 0, "encoder.image_size must be positive.")
+        _require(self.embed_dim > 0, "encoder.embed_dim must be positive.")
+
+
+@dataclass(frozen=True)
+class MapperConfig:
+    """Turns one image embedding (embed_dim) into `prefix_length` visual tokens (decoder width)."""
+
+    kind: Literal["transformer", "mlp"] = "transformer"
+    prefix_length: int = 40  # visual tokens that the decoder reads
+    clip_length: int = 40  # positions the embedding is unfolded into (transformer only)
+    layers: int = 8  # transformer only
+    heads: int = 8  # transformer only
+    mlp_ratio: float = 2.0  # transformer only
+
+    def __post_init__(self) -> None:
+        _require(self.prefix_length > 0, "mapper.prefix_length must be positive.")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A causal language model, described by its structure rather than by its name.
+
+    OPT: relu, learned positions with offset 2. GPT-2: gelu_tanh, learned positions.
+    Llama-like: rmsnorm, rotary, gated silu, `kv_heads < heads`, no biases.
+    """
+
+    vocab_size: int
+    layers: int
+    width: int
+    heads: int
+    ffn_width: int
+    max_positions: (
+        int  # longest sequence, in tokens (the position table has `position_offset` more)
+    )
+    eos_id: int
+    pad_id: int
+    family: str = "opt"  # names the weight layout for import; no behaviour hangs on it
+    kv_heads: int | None = None  # None: as many as `heads`
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
+    gated: bool = False  # SwiGLU-style: down(act(gate(x)) * up(x))
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_eps: float = 1e-5
+    norm_placement: Literal["pre", "post"] = "pre"
+    final_norm: bool = True
+    bias: bool = True
+    position: Literal["learned", "rotary"] = "learned"
+    position_offset: int = 0
+    rope_theta: float = 10000.0
+    embed_width: int | None = None  # OPT-350m: embeddings narrower than the layers; None: `width`
+    tied_head: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.width % self.heads == 0, "decoder.width must be a multiple of decoder.heads.")
+        _require(
+            self.heads % self.num_kv_heads == 0,
+            "decoder.heads must be a multiple of decoder.kv_heads.",
+        )
+        _require(0 <= self.eos_id < self.vocab_size, "decoder.eos_id is outside the vocabulary.")
+        _require(0 <= self.pad_id < self.vocab_size, "decoder.pad_id is outside the vocabulary.")
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def token_width(self) -> int:
+        """Width of the embedding table (and of the visual tokens)."""
+        return self.width if self.embed_width is None else self.embed_width
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """What stands before the caption: visual tokens, then the alt-text."""
+
+    max_alt_tokens: int = 128
+    #: `attended_left`: the alt-text is padded on the left to `max_alt_tokens` and the padding is
+    #: attended, as in the public training code; `none`: no padding is ever seen by a real token.
+    padding: Literal["none", "attended_left"] = "none"
+    alt_separator: str = " "  # joins several alt-texts of one image, first occurrence kept
+    #: Tokens put between alt-text and caption; empty in the published model.
+    suffix_ids: tuple[int, ...] = ()
+    #: False: the alt-text is never given to the decoder (ClipCap).
+    use_alt: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.max_alt_tokens >= 0, "prompt.max_alt_tokens must not be negative.")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Defaults of generation; every one can be overridden when captioning."""
+
+    max_new_tokens: int = 192
+    temperature: float = 0.2  # 0: greedy
+    top_p: float = 0.7
+    #: Tokens that end a caption and stay in it (ClipCap: the full stop); EOS is dropped.
+    stop_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.max_new_tokens > 0, "generation.max_new_tokens must be positive.")
+        _require(self.temperature >= 0, "generation.temperature must not be negative.")
+        _require(0 < self.top_p <= 1, "generation.top_p must be in (0, 1].")
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """A whole captioner."""
+
+    name: str
+    encoder: EncoderConfig
+    mapper: MapperConfig
+    decoder: DecoderConfig
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        if self.mapper.kind == "transformer":
+            _require(
+                self.decoder.token_width % self.mapper.heads == 0,
+                "the decoder's token width must be a multiple of mapper.heads.",
+            )
+        _require(
+            self.max_prompt_tokens < self.decoder.max_positions,
+            "decoder.max_positions leaves no room for a caption after the prompt.",
+        )
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Longest prompt, in tokens: visual tokens, alt-text, suffix."""
+        alt = self.prompt.max_alt_tokens if self.prompt.use_alt else 0
+        return self.mapper.prefix_length + alt + len(self.prompt.suffix_ids)
+
+    @property
+    def max_caption_tokens(self) -> int:
+        """Most caption tokens that fit after the longest prompt, EOS included."""
+        return min(
+            self.generation.max_new_tokens, self.decoder.max_positions - self.max_prompt_tokens
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Tokens in a cache slot: the longest prompt and the longest caption."""
+        return self.max_prompt_tokens + self.max_caption_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `from_dict(CaptionerConfig, config.to_dict())` gives the same config."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CaptionerConfig:
+        return from_dict(cls, data)
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """Build a frozen configuration dataclass from plain data.
+
+    Raises ConfigError for an unknown key, a missing key or a value of the wrong type.
+    """
+    _require(isinstance(data, Mapping), f"{where or cls.__name__} must be a table of keys.")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    unknown = sorted(set(data) - set(fields))
+    _require(
+        not unknown,
+        f"unknown key {prefix}{unknown[0] if unknown else ''}; known keys: {', '.join(fields)}.",
+    )
+    values = {key: _convert(hints[key], value, prefix + key) for key, value in data.items()}
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    _require(not missing, f"missing key {prefix}{missing[0] if missing else ''}.")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = [a for a in args if a is not type(None)]
+        return _convert(inner, value, where)
+    if origin is Literal:
+        _require(
+            value in args, f"{where} is {value!r}; it must be one of {', '.join(map(repr, args))}."
+        )
+        return value
+    if origin is tuple:
+        _require(isinstance(value, (list, tuple)), f"{where} must be a list.")
+        inner_types = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        _require(len(value) == len(inner_types), f"{where} must have {len(inner_types)} values.")
+        return tuple(_convert(t, v, where) for t, v in zip(inner_types, value, strict=True))
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast("type[Any]", hint), value, where)
+    if origin is not None or hint is Any:  # Mapping[str, Any]
+        _require(hint is Any or isinstance(value, Mapping), f"{where} must be a table of keys.")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    _require(expected, f"{where} is {value!r}; it must be of type {hint.__name__}.")
+    return value
+
+
+def named_configs() -> list[str]:
+    """Names of the configurations shipped with the package."""
+    files = resources.files("altogether_rt").joinpath("configs").iterdir()
+    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+
+
+def named_config(name: str) -> CaptionerConfig:
+    """A configuration shipped with the package: `altogether-opt-1.3b`, `starter`, ….
+
+    Raises ConfigError if there is none of that name.
+    """
+    if name not in named_configs():
+        raise ConfigError(
+            f"no configuration is called {name!r}; there are {', '.join(named_configs())}."
+        )
+    text = resources.files("altogether_rt").joinpath("configs", f"{name}.toml").read_text("utf-8")
+    return CaptionerConfig.from_dict({"name": name, **tomllib.loads(text)})

@@ -1,0 +1,3 @@
+"""The command line: one module a command, loaded only when that command runs."""
+
+__all__: list[str] = []

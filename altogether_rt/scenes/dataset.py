@@ -1,0 +1,92 @@
+"""Writes scenes as a folder that `caption` and `train` can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from altogether_rt.errors import AltogetherError
+from altogether_rt.scenes.draw import render
+from altogether_rt.scenes.names import Split
+from altogether_rt.scenes.score import Scores
+from altogether_rt.scenes.text import Sample, make_sample
+
+__all__ = ["score_files", "write_scenes"]
+
+
+def reference_row(file_name: str, sample: Sample) -> dict[str, Any]:
+    """A row of references.jsonl."""
+    return {
+        "file_name": file_name,
+        "caption": sample.caption,
+        "rounds": list(sample.rounds),
+        "alts": list(sample.alts),
+        "facts": sample.facts(),
+    }
+
+
+def write_scenes(folder: Path, num: int, seed: int, split: Split) -> Iterator[int]:
+    """Writes `num` pictures, alts.jsonl and references.jsonl; yields after every picture.
+
+    The two files appear when all is written. Raises AltogetherError if `folder` has files already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AltogetherError(f"{folder} is not an empty folder: give another one, or empty it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    alts, references = folder / "alts.jsonl.tmp", folder / "references.jsonl.tmp"
+    width = max(4, len(str(num - 1)))
+    with (
+        alts.open("w", encoding="utf-8") as alt_file,
+        references.open("w", encoding="utf-8") as out,
+    ):
+        for index in range(num):
+            file_name = f"{index:0{width}d}.png"
+            sample = make_sample(seed, index, split)
+            render(sample.scene).save(folder / file_name)
+            alt: Any = sample.alts[0] if len(sample.alts) == 1 else list(sample.alts)
+            _write(alt_file, {"file_name": file_name, "alt": alt})
+            _write(out, reference_row(file_name, sample))
+            yield index
+    for path in (references, alts):
+        path.rename(path.with_suffix(""))
+
+
+def _write(file: Any, row: dict[str, Any]) -> None:
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def score_files(captions: Path, references: Path) -> Scores:
+    """Scores a file of rows with `file_name` and `caption` against a references file.
+
+    A reference without a caption (missing, or an error row) is scored as an empty caption. Raises
+    AltogetherError if a file is missing or no scene of `references` is in `captions`.
+    """
+    written = {row.get("file_name"): row.get("caption") or "" for row in _read(captions)}
+    scores = Scores()
+    num_found = 0
+    for row in _read(references):
+        if not {"facts", "rounds", "file_name"} <= row.keys():
+            raise AltogetherError(f"{references} is not the references.jsonl of a scenes folder.")
+        num_found += row["file_name"] in written
+        scores.add(str(written.get(row["file_name"], "")), row)
+    if not num_found:
+        raise AltogetherError(f"{captions} has no caption of any picture in {references}.")
+    return scores
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise AltogetherError(f"there is no file {path}.")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise AltogetherError(f"{path}, line {number} is not JSON.") from error
+            if not isinstance(row, dict):
+                raise AltogetherError(f"{path}, line {number} is not a JSON object.")
+            yield row

@@ -1,0 +1,124 @@
+"""The scorer gives full marks to the truth and takes them for every kind of mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from altogether_rt.errors import AltogetherError
+from altogether_rt.scenes.dataset import reference_row, score_files, write_scenes
+from altogether_rt.scenes.score import Scores, score_caption
+from altogether_rt.scenes.text import make_sample
+
+FACTS: dict[str, Any] = {
+    "groups": [
+        {"kind": "boat", "colour": "red", "count": 1, "size": "large"},
+        {"kind": "box", "colour": "green", "count": 3, "size": ""},
+    ],
+    "relation": "to the left of",
+    "background": "sea",
+    "names": ["Marigold", "Port Tessel"],
+    "wrong": [{"type": "colour", "group": 0, "said": "blue", "true": "red"}],
+}
+TRUTH = (
+    "A picture of Marigold, a large red boat, to the left of three green boxes on the sea, "
+    "taken at Port Tessel."
+)
+
+
+def _row(alt: str = "Marigold the blue boat at Port Tessel") -> dict[str, Any]:
+    return {"file_name": "a.png", "rounds": [alt, TRUTH], "facts": FACTS}
+
+
+def _scores(caption: str, alt: str = "Marigold the blue boat at Port Tessel") -> dict[str, Any]:
+    scores = Scores()
+    scores.add(caption, _row(alt))
+    return scores.to_dict()
+
+
+def test_truth_has_full_marks() -> None:
+    scores = _scores(TRUTH)
+    assert scores["visual_facts_right"] == 100 and scores["visual_facts"] == 9
+    assert scores["names_kept"] == 100 and scores["wrong_corrected"] == 100
+    assert scores["invented"] == 0
+
+
+def test_own_references_have_full_marks() -> None:
+    scores = Scores()
+    for index in range(500):
+        sample = make_sample(11, index, "test")
+        scores.add(sample.caption, reference_row("x", sample))
+    result = scores.to_dict()
+    assert result["visual_facts_right"] == result["names_kept"] == 100
+    assert result["wrong_corrected"] == 100 and result["invented"] == 0
+
+
+@pytest.mark.parametrize(
+    ("caption", "type_"),
+    [
+        (TRUTH.replace("red", "blue"), "colour"),
+        (TRUTH.replace("three", "two"), "count"),
+        (TRUTH.replace("large", "small"), "size"),
+        (TRUTH.replace("left", "right"), "relation"),
+        (TRUTH.replace("on the sea", "at night"), "background"),
+        (TRUTH.replace("boxes", "hats"), "kind"),
+        (TRUTH.replace("red", "red blue"), "colour"),
+        (TRUTH.replace("on the sea", "on the sea at night"), "background"),
+    ],
+)
+def test_each_mistake_costs_its_fact(caption: str, type_: str) -> None:
+    wrong = [fact for fact, right in score_caption(caption, FACTS) if not right]
+    assert type_ in wrong
+
+
+def test_other_words_and_orders_are_accepted() -> None:
+    text = "On the water, 3 green boxes are to the right of the large red boat."
+    assert all(right for _, right in score_caption(text, FACTS))
+
+
+def test_wrong_fact_that_stays_is_not_corrected() -> None:
+    assert _scores(TRUTH.replace("red", "blue"))["wrong_corrected"] == 0
+    assert _scores("")["wrong_corrected"] == 0
+
+
+def test_misspelt_name_is_not_kept() -> None:
+    assert _scores(TRUTH.replace("Marigold", "Marigolds"))["names_kept"] == 50
+
+
+def test_invented_names_are_found() -> None:
+    assert _scores(TRUTH, alt="")["invented_with_empty_alt"] == 100
+    plain = "A picture of a large red boat to the left of three green boxes on the sea."
+    assert _scores(plain, alt="")["invented_with_empty_alt"] == 0
+
+
+def test_scoring_files(tmp_path: Path) -> None:
+    folder = tmp_path / "scenes"
+    assert len(list(write_scenes(folder, 5, seed=2, split="test"))) == 5
+    references = folder / "references.jsonl"
+    rows = [json.loads(line) for line in references.read_text().splitlines()]
+    assert [row["file_name"] for row in rows] == [f"{i:04d}.png" for i in range(5)]
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("".join(json.dumps(row) + "\n" for row in rows[:4]))
+    scores = score_files(captions, references).to_dict()
+    assert scores["captions"] == 5 and 70 < scores["visual_facts_right"] < 90  # one is missing
+
+
+def test_bad_files_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "scenes"
+    list(write_scenes(folder, 2, seed=2, split="test"))
+    with pytest.raises(AltogetherError, match="not an empty folder"):
+        list(write_scenes(folder, 2, seed=2, split="test"))
+    references = folder / "references.jsonl"
+    with pytest.raises(AltogetherError, match="there is no file"):
+        score_files(tmp_path / "none.jsonl", references)
+    (tmp_path / "other.jsonl").write_text('{"file_name": "z.png", "caption": "x"}\n')
+    with pytest.raises(AltogetherError, match="no caption of any picture"):
+        score_files(tmp_path / "other.jsonl", references)
+    (tmp_path / "broken.jsonl").write_text("{\n")
+    with pytest.raises(AltogetherError, match="line 1 is not JSON"):
+        score_files(tmp_path / "broken.jsonl", references)
+    with pytest.raises(AltogetherError, match=r"not the references\.jsonl"):
+        score_files(references, tmp_path / "other.jsonl")

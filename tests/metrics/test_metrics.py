@@ -1,0 +1,147 @@
+"""Caption metrics against values of other implementations and values worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from altogether_rt.errors import AltogetherError
+from altogether_rt.metrics import DocumentFrequencies, bleu, cider_d, rouge_l, tokenize
+
+pytestmark = pytest.mark.lean
+
+CAPTIONS = [
+    "A man riding a wave on top of a surfboard.",
+    "a brown dog sits on a red couch",
+    "two people are walking down the street with umbrellas",
+]
+REFERENCES = [
+    [
+        "A man on a surfboard riding a wave.",
+        "A surfer rides a big wave in the ocean.",
+        "a man riding a wave",
+    ],
+    [
+        "A brown dog sitting on the red sofa.",
+        "a dog is lying on a couch",
+        "The dog's couch is red and the dog is brown.",
+    ],
+    [
+        "Two women walk down a wet street with umbrellas",
+        "people are walking in the rain",
+        "a street with two people and umbrellas, in the rain",
+    ],
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('A man, riding a "big" wave!', "a man riding a big wave"),
+        ("The dog's well-known; it doesn't bark...", "the dog 's well-known it does n't bark"),
+        ("1,000 people at 3.5 km (U.S.)", "1,000 people at 3.5 km u.s."),
+        ("we’ll go – naïve & free", "we ’ll go naïve & free"),
+        (" - -- ... ", ""),
+    ],
+)
+def test_tokenize(text: str, words: str) -> None:
+    assert tokenize(text) == words.split()
+
+
+def test_scores_of_the_coco_caption_evaluation() -> None:
+    """pycocoevalcap 1.2 on the same words gives these; its BLEU adds 1e-15 here and there."""
+    scores = cider_d(CAPTIONS, REFERENCES)
+    assert scores.each == pytest.approx([2.8113925074, 1.7686039125, 2.4102431158], rel=1e-9)
+    assert scores.mean == pytest.approx(2.3300798453, rel=1e-9)
+    assert bleu(CAPTIONS, REFERENCES) == pytest.approx(0.3516148904, rel=1e-9)
+    assert rouge_l(CAPTIONS, REFERENCES) == pytest.approx(0.6667475676, rel=1e-9)
+
+
+def test_cider_by_hand() -> None:
+    """Two images with one reference of one word each: every step fits on a line."""
+    # "cat" is in 1 of 2 images: weight log 2. "cat cat" has tf 2, clipped to 1: the cosine is
+    # (log2 · log2) / (2 log2 · log2) = 1/2. Of n = 1..4 only n = 1 has n-grams on both sides.
+    # "cat cat" has one bigram and "cat" none, so lengths differ by 1: exp(-1/72).
+    scores = cider_d(["cat cat", "cat"], [["cat"], ["dog"]])
+    assert scores.each[0] == pytest.approx(10 * 0.5 / 4 * math.exp(-1 / 72))
+    assert scores.each[1] == 0
+
+
+def test_cider_of_the_only_reference_is_ten() -> None:
+    captions = ["a red boat on the lake", "two cats sleep on a sofa"]
+    assert cider_d(captions, [[caption] for caption in captions]).mean == pytest.approx(10)
+
+
+def test_document_frequencies_count_images_not_captions() -> None:
+    frequencies = DocumentFrequencies.from_references([["a cat", "a cat", "a dog"], ["a bird"]])
+    assert frequencies.counts[("a",)] == 2
+    assert frequencies.counts[("a", "cat")] == 1
+    assert frequencies.weight(("a",)) == 0
+    assert frequencies.weight(("unseen",)) == frequencies.weight(("cat",)) == math.log(2)
+
+
+def test_given_frequencies_make_one_image_scorable() -> None:
+    frequencies = DocumentFrequencies.from_references([["a cat"], ["a dog"], ["the sea at dawn"]])
+    assert cider_d(["the cat sat down"], [["the cat sat down"]], frequencies).mean == pytest.approx(
+        10
+    )
+    with pytest.raises(AltogetherError, match="at least two images"):
+        cider_d(["the cat"], [["the cat"]])
+
+
+def test_bleu_of_the_paper_that_introduced_it() -> None:
+    """Papineni et al.'s first example; 0.5046 is what NLTK's corpus_bleu gives for it."""
+    candidate = (
+        "It is a guide to action which ensures that the military always obeys the commands of the"
+        " party"
+    )
+    references = [
+        "It is a guide to action that ensures that the military will forever heed Party commands",
+        "It is the guiding principle which guarantees the military forces always being under the"
+        " command of the Party",
+        "It is the practical guide for the army always to heed the directions of the party",
+    ]
+    # NLTK tells "Party" from "party"; we do not.
+    references[:2] = [reference.replace("Party", "Partei") for reference in references[:2]]
+    assert bleu([candidate], [references]) == pytest.approx(0.5045666840058485)
+
+
+def test_bleu_by_hand() -> None:
+    # 3 of 4 words and 2 of 3 pairs match; 4 words against 5: brevity exp(1 - 5/4).
+    expected = math.sqrt(3 / 4 * 2 / 3) * math.exp(1 - 5 / 4)
+    assert bleu(["a red boat here"], [["a red boat sails away"]], 2) == pytest.approx(expected)
+    assert bleu(["a red boat here"], [["a red boat sails away"]]) == 0  # no four in a row
+    assert bleu(["the the the the"], [["the cat"]], 1) == pytest.approx(1 / 4)  # counted once
+
+
+def test_rouge_by_hand() -> None:
+    # Common subsequence "a boat sails": P = 3/4, R = 3/5.
+    precision, recall = 3 / 4, 3 / 5
+    expected = (1 + 1.44) * precision * recall / (recall + 1.44 * precision)
+    assert rouge_l(["a boat here sails"], [["a red boat sails away"]]) == pytest.approx(expected)
+    assert rouge_l(["x"], [["y"]]) == 0
+    assert rouge_l(["", "same"], [["y"], ["same", ""]]) == pytest.approx(0.5)
+
+
+def test_counts_must_agree() -> None:
+    for metric in (cider_d, bleu, rouge_l):
+        with pytest.raises(AltogetherError, match="2 captions but references for 1"):
+            metric(["a", "b"], [["a"]])
+        with pytest.raises(AltogetherError, match="without a reference"):
+            metric(["a", "b"], [["a"], []])
+
+
+def test_on_photographs(shared_data: Path) -> None:
+    """30 COCO photographs, each one's first caption against its others (pycocoevalcap's values)."""
+    annotations = json.loads((shared_data / "captions/captions.json").read_text())["annotations"]
+    captions: dict[int, list[str]] = {}
+    for annotation in annotations:
+        captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
+    candidates = [each[0] for each in captions.values()]
+    references = [each[1:] for each in captions.values()]
+    assert cider_d(candidates, references).mean == pytest.approx(1.2544532366, rel=1e-6)
+    assert bleu(candidates, references) == pytest.approx(0.2941000297, rel=1e-6)
+    assert rouge_l(candidates, references) == pytest.approx(0.5539016904, rel=1e-6)

@@ -1,0 +1,1 @@
+"""The captioner in torch: encoder, mapper, decoder with explicit cache. The reference semantics."""

@@ -1,0 +1,200 @@
+"""The frozen image encoder: the vision tower of any open_clip model."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from altogether_rt.config import CLIP_MEAN, CLIP_STD, EncoderConfig
+from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.model._torchvision import make_torchvision_importable
+
+__all__ = ["Encoder", "build_clip", "build_encoder", "describe_encoder", "encoder_sha256"]
+
+#: How open_clip names models that it does not carry itself: on a hub, in a folder.
+_SCHEMES = ("hf-hub:", "local-dir:")
+
+#: Stands in for the text tower where only the vision tower is wanted.
+_NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
+
+
+class Encoder(nn.Module):
+    """Pixels to the pooled, projected embedding; normalises pixels and (if asked) embedding."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EncoderConfig, visual: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.visual = visual
+        mean, std = torch.tensor(config.mean), torch.tensor(config.std)
+        self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (N, H, W, 3) -> embeddings (N, E)."""
+        image = pixels.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
+        embeddings = self.visual((image - self.mean) / self.std)
+        if isinstance(embeddings, tuple):  # CoCa's tower also returns its patch tokens
+            embeddings = embeddings[0]
+        return F.normalize(embeddings, dim=-1) if self.config.normalize else embeddings
+
+
+def build_clip(config: EncoderConfig, weights: str | None = None) -> nn.Module:
+    """The open_clip model of `config`, text tower included.
+
+    weights: a local file, one of open_clip's pretrained tags, or a whole published model
+    (`hf-hub:org/repo`, `local-dir:path`); None for random weights, unless `config.name` is such a
+    published model. Raises AltogetherError if open_clip knows no such model or the weights cannot
+    be loaded.
+    """
+    open_clip = _open_clip()
+    with _as_sentences(config, weights):
+        if weights is not None and weights.startswith(_SCHEMES):
+            model = open_clip.create_model(weights, device="cpu", require_pretrained=True)
+        elif config.model is None:
+            model = open_clip.create_model(config.name, pretrained=weights, device="cpu")
+        else:
+            model = _assemble(open_clip, config.model)
+            if weights is not None:
+                open_clip.load_checkpoint(model, weights)
+    module: nn.Module = model
+    return module
+
+
+def build_encoder(config: EncoderConfig, weights: str | None = None) -> Encoder:
+    """The encoder of `config`, frozen; arguments and errors as for `build_clip`.
+
+    Raises ConfigError if the model's embedding or image has another size than `config` says.
+    """
+    clip: Any
+    if weights is None and (config.model is not None or not config.name.startswith(_SCHEMES)):
+        clip = _build_vision(config)  # no weights to come: the text tower is not needed
+    else:
+        clip = build_clip(config, weights)
+    encoder = Encoder(config, clip.visual).eval().requires_grad_(False)
+    size = config.image_size
+    try:
+        with torch.no_grad():
+            width = encoder(torch.zeros(1, size, size, 3, dtype=torch.uint8)).shape[-1]
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"{config.name} does not take images of {size} pixels.") from error
+    if width != config.embed_dim:
+        raise ConfigError(f"{config.name} makes embeddings of {width}, not {config.embed_dim}.")
+    return encoder
+
+
+def describe_encoder(name: str, *, normalize: bool = True) -> EncoderConfig:
+    """The configuration of an encoder that open_clip carries, or of a published one (`hf-hub:..`).
+
+    Raises AltogetherError if there is no such model or its description cannot be read.
+    """
+    if not name.startswith(_SCHEMES):
+        model = _named_model(name)
+        size = int(model["vision_cfg"]["image_size"])
+        return EncoderConfig(name, int(model["embed_dim"]), size, normalize=normalize)
+    try:
+        description = json.loads(_published_description(name).read_text("utf-8"))
+        model, pixels = description["model_cfg"], description.get("preprocess_cfg", {})
+        return EncoderConfig(
+            name=name,
+            embed_dim=int(model["embed_dim"]),
+            image_size=int(model["vision_cfg"]["image_size"]),
+            resize="squash" if pixels.get("resize_mode") == "squash" else "shortest_center_crop",
+            interpolation=pixels.get("interpolation", "bicubic"),
+            mean=tuple(pixels.get("mean", CLIP_MEAN)),
+            std=tuple(pixels.get("std", CLIP_STD)),
+            normalize=normalize,
+            model=model,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AltogetherError(f"the description of {name} cannot be read: {error}.") from error
+
+
+def _published_description(name: str) -> Path:
+    scheme, _, place = name.partition(":")
+    if scheme == "local-dir":
+        return Path(place) / "open_clip_config.json"
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(place, "open_clip_config.json"))
+
+
+def encoder_sha256(encoder: Encoder) -> str:
+    """Hash of the vision tower's weights, the same whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.visual.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _build_vision(config: EncoderConfig) -> nn.Module:
+    """A model with random weights whose text tower is a stub."""
+    model = _named_model(config.name) if config.model is None else config.model
+    settings = {
+        "embed_dim": model.get("embed_dim"),
+        "vision_cfg": {**model.get("vision_cfg", {}), "timm_model_pretrained": False},
+        "quick_gelu": model.get("quick_gelu", False),
+        "text_cfg": _NO_TEXT,
+    }
+    with _as_sentences(config, None):
+        return _assemble(_open_clip(), settings)
+
+
+def _named_model(name: str) -> Mapping[str, Any]:
+    model: Mapping[str, Any] | None = _open_clip().get_model_config(name.replace("/", "-"))
+    if model is None:
+        raise AltogetherError(
+            f"open_clip has no model called {name!r}: see open_clip.list_models() for its names."
+        )
+    return model
+
+
+def _assemble(open_clip: Any, model: Mapping[str, Any]) -> nn.Module:
+    """The model that a configuration in open_clip's JSON format describes, random weights."""
+    settings = copy.deepcopy(dict(model))
+    custom_text = settings.pop("custom_text", False)
+    if "multimodal_cfg" in settings:
+        kind = open_clip.CoCa
+    else:
+        kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    module: nn.Module = kind(**settings)
+    return module
+
+
+def _open_clip() -> Any:
+    make_torchvision_importable()
+    import open_clip
+
+    return open_clip
+
+
+@contextmanager
+def _as_sentences(config: EncoderConfig, weights: str | None) -> Iterator[None]:
+    """Turns what open_clip raises into one sentence, and keeps its log to itself."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # "no pretrained weights loaded" is no news here
+    try:
+        yield
+    except AltogetherError:
+        raise
+    except Exception as error:  # torch's, safetensors', timm's, the hub client's: all pass through
+        reason = " ".join(str(error).split())[:300]
+        part = f" with the weights {weights}" if weights else ""
+        raise AltogetherError(
+            f"open_clip cannot make the encoder {config.name!r}{part}: {reason}"
+        ) from error
+    finally:
+        logging.disable(disabled)

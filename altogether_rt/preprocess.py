@@ -1,0 +1,128 @@
+"""Image to pixels and text to token ids: the one implementation for training and inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
+
+from altogether_rt.config import EncoderConfig, PromptConfig
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["Preprocessor", "Prompt", "PromptTokenizer", "join_alts"]
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+#: A resized picture of more than this many times the wanted area is never made whole.
+_MAX_RESIZED_AREA_RATIO = 16
+
+#: No tokenizer of the supported families makes a token of more characters than this, on average,
+#: from text: longer alt-texts are cut before they are tokenized, which bounds time and memory.
+_MAX_CHARS_PER_TOKEN = 64
+
+
+class Preprocessor:
+    """Resizes and crops as open_clip's inference transform does, pixel for pixel."""
+
+    def __init__(self, encoder: EncoderConfig) -> None:
+        self._size = encoder.image_size
+        self._squash = encoder.resize == "squash"
+        self._filter = _FILTERS[encoder.interpolation]
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB picture as uint8 (image_size, image_size, 3)."""
+        assert image.mode == "RGB", "load_image converts to RGB"
+        size = self._size
+        if self._squash:
+            image = image.resize((size, size), self._filter)
+        else:
+            image = self._shortest_center_crop(image)
+        pixels: NDArray[np.uint8] = np.asarray(image, dtype=np.uint8)
+        assert pixels.shape == (size, size, 3)
+        return pixels
+
+    def _shortest_center_crop(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        size, short = self._size, min(image.size)
+        # The rounding of torchvision's Resize (down) and CenterCrop (half to even).
+        new_width, new_height = (int(size * side / short) for side in image.size)
+        left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+        if new_width * new_height > _MAX_RESIZED_AREA_RATIO * size * size:
+            # A strip: resampling only the part that the crop keeps gives the same picture (up to
+            # the rounding of filter weights) without one of hundreds of megapixels in between.
+            scale_x, scale_y = width / new_width, height / new_height
+            box = (left * scale_x, top * scale_y, (left + size) * scale_x, (top + size) * scale_y)
+            return image.resize((size, size), self._filter, box=box)
+        if (new_width, new_height) != image.size:
+            image = image.resize((new_width, new_height), self._filter)
+        return image.crop((left, top, left + size, top + size))
+
+
+def join_alts(alts: Sequence[str], separator: str) -> str:
+    """Several alt-texts of one image as one: stable order, no repeats, no blanks."""
+    cleaned = (" ".join(alt.split()) for alt in alts)
+    return separator.join(dict.fromkeys(alt for alt in cleaned if alt))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The text part of a prompt: what follows the visual tokens and precedes the caption."""
+
+    ids: tuple[int, ...]
+    alt_truncated: bool
+
+
+class PromptTokenizer:
+    """The decoder's tokenizer (a `tokenizers` JSON file) with the prompt rules of a captioner."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: PromptConfig, pad_id: int) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+        self._pad_id = pad_id
+
+    @classmethod
+    def from_file(cls, path: Path, prompt: PromptConfig, pad_id: int) -> PromptTokenizer:
+        """Raises AltogetherError if the file is absent or no tokenizer."""
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise AltogetherError(f"{path} is not a tokenizer file: {error}.") from error
+        return cls(tokenizer, prompt, pad_id)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, no special tokens."""
+        # A lone surrogate (from a file name or broken JSON) has no UTF-8 form.
+        clean = text.encode("utf-8", "replace").decode("utf-8")
+        ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of caption tokens; newlines become spaces."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return " ".join(text.split())
+
+    def prompt(self, alts: Sequence[str]) -> Prompt:
+        """The prompt of an image's alt-texts, by the captioner's padding and length rules."""
+        rules = self._prompt
+        ids: list[int] = []
+        truncated = False
+        if rules.use_alt:
+            text = join_alts(alts, rules.alt_separator)
+            max_chars = rules.max_alt_tokens * _MAX_CHARS_PER_TOKEN
+            ids = self.encode(text[:max_chars])
+            truncated = len(ids) > rules.max_alt_tokens or len(text) > max_chars
+            ids = ids[: rules.max_alt_tokens]
+            if rules.padding == "attended_left":
+                ids = [self._pad_id] * (rules.max_alt_tokens - len(ids)) + ids
+        return Prompt((*ids, *rules.suffix_ids), truncated)

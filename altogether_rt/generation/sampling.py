@@ -1,0 +1,63 @@
+"""Choosing the next token: greedy, or top-p at a temperature, the same on every run.
+
+Randomness is a function of the row alone: its seed derives from its pixels, its alt-texts and the
+run's seed, and its n-th token uses the n-th number of that seed's stream. Batch size, order and
+speculation therefore cannot change a sampled caption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["row_seed", "row_uniforms", "sample_top_p"]
+
+#: Candidates looked at before a full sort is needed; at low temperature nearly always enough.
+_SHORT_LIST = 64
+
+
+def row_seed(pixels: NDArray[np.uint8], alts: Sequence[str], run_seed: int) -> int:
+    """A 63-bit seed of a row's content and the run's seed."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(repr((run_seed, pixels.shape, tuple(alts))).encode("utf-8", "surrogatepass"))
+    digest.update(pixels.tobytes())
+    return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def row_uniforms(seed: int, count: int) -> NDArray[np.float64]:
+    """The row's random numbers in [0, 1), one a caption token: (count,)."""
+    return np.random.Generator(np.random.Philox(key=seed)).random(count)
+
+
+def sample_top_p(
+    logits: NDArray[np.float32], uniform: float, temperature: float, top_p: float
+) -> int:
+    """Draws from the smallest set of likeliest tokens whose probability reaches `top_p`.
+
+    logits: (vocab,), before the temperature (> 0). Ties in probability go to the lower id. The
+    draw inverts the cumulative distribution of the kept tokens, likeliest first, at `uniform`.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    weights = np.exp(scaled - scaled.max())
+    weights /= weights.sum()
+    candidates = _likeliest(weights, min(_SHORT_LIST, len(weights)))
+    if weights[candidates].sum() < top_p:
+        candidates = _likeliest(weights, len(weights))
+    cumulative = np.cumsum(weights[candidates])
+    kept = int(np.searchsorted(cumulative, top_p, side="left")) + 1
+    kept = min(kept, len(candidates))
+    place = np.searchsorted(cumulative[:kept], uniform * cumulative[kept - 1], side="right")
+    return int(candidates[min(int(place), kept - 1)])
+
+
+def _likeliest(weights: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """Ids of the `count` largest weights, largest first, the lower id first among equals."""
+    if count < len(weights):
+        threshold = np.partition(weights, len(weights) - count)[len(weights) - count]
+        ids = np.flatnonzero(weights >= threshold)  # ties at the threshold may make it longer
+    else:
+        ids = np.arange(len(weights))
+    return ids[np.argsort(-weights[ids], kind="stable")]

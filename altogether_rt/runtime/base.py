@@ -1,0 +1,100 @@
+"""The one contract that every backend fulfils: encode, map, and one ragged decoder step.
+
+The decoder's state is a fixed set of cache *slots*, each with room for `capacity` tokens. Slots do
+not move by themselves and hold no lengths: the caller says with every step how many tokens each
+slot already has, so taking back a rejected draft is a smaller length, and freeing a slot is
+forgetting it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Runtime", "StepBatch", "StepResult"]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """One ragged decoder call over the slots 0..B-1, in slot order.
+
+    Prefill, decode and draft verification are the same call: they differ only in how many tokens a
+    row brings. Rows are packed one after another; no padding is passed. A row may bring none (its
+    slot idles), but attention still visits it: keep active slots a prefix (`Runtime.move_slot`).
+    """
+
+    token_ids: NDArray[np.int64]  # (T,) packed; the value at a visual token's place is ignored
+    query_lengths: NDArray[np.int32]  # (B,) tokens of each row in this call; sum is T >= 1
+    past_lengths: NDArray[np.int32]  # (B,) tokens already in each row's slot
+    visual_tokens: NDArray[np.float32]  # (V, W) visual tokens to put in; V may be 0
+    visual_index: NDArray[np.int64]  # (V,) their places in the packed sequence
+    logit_index: NDArray[np.int64]  # (L,) packed places whose next-token choice is wanted; L >= 1
+
+    def __post_init__(self) -> None:
+        tokens, rows = len(self.token_ids), len(self.query_lengths)
+        assert tokens == int(self.query_lengths.sum()) >= 1
+        assert int(self.query_lengths.min()) >= 0
+        assert self.past_lengths.shape == (rows,)
+        assert self.visual_tokens.ndim == 2
+        assert len(self.visual_tokens) == len(self.visual_index)
+        assert len(self.logit_index) >= 1
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The decoder's choices for the places in `StepBatch.logit_index`."""
+
+    greedy_ids: NDArray[np.int64]  # (L,) most likely next token; the lowest id wins a tie
+    logits: NDArray[np.float32] | None = field(default=None)  # (L, vocab) when asked for
+
+
+class Runtime(Protocol):
+    """A bundle (or checkpoint) opened on one device. Not thread-safe; use one a thread."""
+
+    @property
+    def num_slots(self) -> int:
+        """Cache slots: the most rows one step can have."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit in a slot."""
+
+    @property
+    def token_width(self) -> int:
+        """Width W of a visual token."""
+
+    @property
+    def device(self) -> str:
+        """Where it really runs, as `--device` names it: `cpu`, `cuda:0`."""
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixels (N, H, W, 3) to embeddings (N, E); N >= 1."""
+
+    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (N, E) to visual tokens (N, P, W); N >= 1."""
+
+    def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
+        """Run the decoder over `batch`, writing keys and values of its tokens into the slots.
+
+        Row b's tokens take the places `past_lengths[b] ..` of slot b and attend to what is before
+        them there. The result owns its arrays.
+        """
+
+    def move_slot(self, src: int, dst: int) -> None:
+        """Copy slot `src` over slot `dst` (to keep active slots a prefix after a row has left)."""
+
+    def close(self) -> None:
+        """Free sessions and cache; calling it again does nothing."""
+
+    def __enter__(self) -> Runtime: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...

@@ -1,0 +1,74 @@
+"""Top-p sampling against a plain sort, and the independence of its randomness."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from altogether_rt.generation.sampling import row_seed, row_uniforms, sample_top_p
+
+
+def _plain(logits: np.ndarray, uniform: float, temperature: float, top_p: float) -> int:
+    """Sort everything, keep the nucleus, walk it."""
+    p = np.exp(logits.astype(np.float64) / temperature)
+    p /= p.sum()
+    order = sorted(range(len(p)), key=lambda i: (-p[i], i))
+    kept, mass = [], 0.0
+    for i in order:
+        kept.append(i)
+        mass += p[i]
+        if mass >= top_p:
+            break
+    target, walked = uniform * mass, 0.0
+    for i in kept:
+        walked += p[i]
+        if walked > target:
+            return i
+    return kept[-1]
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("top_p", [0.1, 0.7, 0.95])
+def test_matches_a_plain_sort(temperature: float, top_p: float) -> None:
+    rng = np.random.default_rng(1)
+    for vocab in (5, 64, 700):
+        for _ in range(30):
+            logits, u = rng.normal(size=vocab).astype(np.float32) * 2, rng.random()
+            assert sample_top_p(logits, u, temperature, top_p) == _plain(
+                logits, u, temperature, top_p
+            )
+
+
+def test_frequencies_follow_the_distribution() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    uniforms = row_uniforms(3, 20000)
+    counts = Counter(sample_top_p(logits, u, 1.0, 0.9) for u in uniforms)
+    assert set(counts) == {0, 1, 2}  # 0.5 + 0.3 < 0.9 <= 0.5 + 0.3 + 0.15
+    assert counts[0] / 20000 == pytest.approx(0.5 / 0.95, abs=0.02)
+    assert counts[2] / 20000 == pytest.approx(0.15 / 0.95, abs=0.02)
+
+
+def test_ties_go_to_the_lower_id() -> None:
+    logits = np.zeros(200, np.float32)
+    assert sample_top_p(logits, 0.0, 1.0, 0.001) == 0
+
+
+def test_row_seed_derives_from_content_alone() -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    seed = row_seed(pixels, ["a"], 0)
+    assert seed == row_seed(pixels.copy(), ("a",), 0)
+    others = [
+        row_seed(pixels, ["a"], 1),
+        row_seed(pixels, ["b"], 0),
+        row_seed(pixels, ["a", ""], 0),
+        row_seed(pixels + 1, ["a"], 0),
+        row_seed(pixels.reshape(2, 8, 3), ["a"], 0),
+    ]
+    assert len({seed, *others}) == 6
+    assert 0 <= seed < 2**63
+
+
+def test_uniforms_do_not_depend_on_how_many_are_asked_for() -> None:
+    assert np.array_equal(row_uniforms(9, 5), row_uniforms(9, 50)[:5])

@@ -1,0 +1,144 @@
+"""`altogether-rt`: finds the command, runs it, and turns its errors into sentences.
+
+Exit codes: 0 done, 1 could not do the work, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from altogether_rt import __version__
+from altogether_rt.cli.commands import COMMANDS, EXTRA_OF_PACKAGE, CommandSpec
+from altogether_rt.cli.output import Output
+from altogether_rt.errors import AltogetherError, MissingDependencyError
+
+__all__ = ["app", "run"]
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class CommandGroup(TyperGroup):
+    """Holds a placeholder for each command of the table and loads the real one when it is run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        two_words = " ".join(args[:2])
+        if len(args) > 1 and two_words in COMMANDS:
+            return two_words, load_command(two_words), args[2:]
+        name, _, rest = super().resolve_command(ctx, args)  # fails, with a hint, if unknown
+        return name, load_command(args[0]), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
+            return result
+        except AltogetherError as error:
+            code, message = 1, str(error)
+        except BrokenPipeError:  # the reader, `head` for one, has seen enough
+            _discard_stdout()
+            raise typer.Exit(1) from None
+        except OSError as error:
+            named = f" ({error.filename})" if error.filename else ""
+            code, message = 1, f"{error.strerror or error}{named}: the work could not go on."
+        except KeyboardInterrupt:
+            code, message = 130, "Interrupted: what was finished is kept."
+        Output().error(message)
+        raise typer.Exit(code)
+
+
+def load_command(name: str) -> Any:
+    """The command itself, its module imported now. Raises MissingDependencyError."""
+    spec = COMMANDS[name]
+    single = typer.Typer(
+        add_completion=False, context_settings=_SETTINGS, pretty_exceptions_enable=False
+    )
+    examples = "\n\n".join(("Examples:", *spec.examples))
+    single.command(name, epilog=examples)(_import_function(name, spec))
+    return typer.main.get_command(single)
+
+
+def _import_function(name: str, spec: CommandSpec) -> Any:
+    """The command's function, wrapped so that a package missing later on is explained as well."""
+    import functools
+
+    module, _, function_name = spec.target.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), function_name)
+    except ModuleNotFoundError as error:
+        raise _explain_missing(error, name, spec) from error
+
+    @functools.wraps(function)
+    def command(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except ModuleNotFoundError as error:
+            raise _explain_missing(error, name, spec) from error
+
+    return command
+
+
+def _explain_missing(error: ModuleNotFoundError, name: str, spec: CommandSpec) -> Exception:
+    package = (error.name or "").partition(".")[0]
+    if not package or package == "altogether_rt":
+        return error  # our own module is missing: a broken installation, to be seen in full
+    extra = EXTRA_OF_PACKAGE.get(package, spec.extra)
+    return MissingDependencyError(package, extra, f"altogether-rt {name}")
+
+
+def _discard_stdout() -> None:
+    """Send what is left to nowhere, so that the interpreter's last flush cannot complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"altogether-rt {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=CommandGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings=_SETTINGS,
+    pretty_exceptions_enable=False,  # a traceback is for a bug, and then whole
+)
+
+
+@app.callback(epilog="altogether-rt COMMAND --help shows a command's options, with examples.")
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Image captions re-aligned from alt-text: train, export once, caption anywhere."""
+
+
+def _placeholder() -> None:
+    """Never runs: CommandGroup loads the real command."""
+
+
+for _name, _spec in COMMANDS.items():
+    app.command(_name, help=_spec.summary)(_placeholder)
+
+
+def run() -> None:
+    """Entry point of the `altogether-rt` script."""
+    try:
+        app(prog_name="altogether-rt")
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _discard_stdout()
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,166 @@
+"""The one sink of every command: results to stdout; progress, notes and errors to stderr.
+
+Three ways of speaking: human (tables and sentences), `--json` (one JSON line on stdout) and
+`--quiet` (errors only). rich is imported when something is drawn with it, not before.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["Output", "Progress", "format_bytes", "format_duration", "printable"]
+
+#: Seconds between progress lines where stderr is a file or a log, not a terminal.
+LOG_INTERVAL_S = 15.0
+#: Seconds between redrawings of the progress line on a terminal.
+TERMINAL_INTERVAL_S = 0.2
+
+_CONTROLS = {
+    code: "\N{REPLACEMENT CHARACTER}"
+    for code in (*range(0x20), *range(0x7F, 0xA0))
+    if chr(code) not in "\n\t"
+}
+
+
+class Output:
+    """Where a command's words go. `as_json` silences the human result, `quiet` all but errors."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+
+    def result(self, data: Mapping[str, Any], human: Table | str | None = None) -> None:
+        """The command's result: `data` as one JSON line with --json, else `human` if given."""
+        if self.as_json:
+            print(json.dumps(data, ensure_ascii=False))
+        elif human is not None:
+            self.show(human)
+
+    def show(self, human: Table | str) -> None:
+        """Something to read, on stdout; nothing with --json or --quiet."""
+        if self.as_json or self.quiet:
+            return
+        if isinstance(human, str):
+            print(printable(human))
+        else:
+            self._console().print(human)
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+        """A table for `result` or `show`: first column left, the others right."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title or None, title_justify="left", title_style="bold")
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="right" if index else "left")
+        for row in rows:  # Text: a name with brackets in it is not markup
+            table.add_row(*(Text(printable(str(cell))) for cell in row))
+        return table
+
+    def note(self, message: str) -> None:
+        """A sentence on stderr about what is going on; nothing with --quiet."""
+        if not self.quiet:
+            print(printable(message), file=sys.stderr)
+
+    def error(self, message: str) -> None:
+        """A sentence on stderr, always."""
+        print(f"altogether-rt: {printable(message)}", file=sys.stderr)
+
+    @contextmanager
+    def progress(self, total: int | None, unit: str) -> Iterator[Progress]:
+        """Counts `unit` ("images") on stderr with rate and time left; silent with --quiet."""
+        progress = Progress(total, unit, None if self.quiet else sys.stderr)
+        try:
+            yield progress
+        finally:
+            progress.close()
+
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        # A pipe or a file gets the whole table, not one cut at 80 columns.
+        return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+class Progress:
+    """`312/1000 images  45.2/s  00:15 left  <note>`: one line redrawn, or a log line in a file."""
+
+    def __init__(self, total: int | None, unit: str, stream: IO[str] | None) -> None:
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.note = ""
+        self._stream = stream
+        self._on_terminal = stream is not None and stream.isatty()
+        self._interval_s = TERMINAL_INTERVAL_S if self._on_terminal else LOG_INTERVAL_S
+        self._start = self._last = time.monotonic()
+        self._width = 0
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        """`count` more are done; `note` (a loss, a sample) stays until the next one."""
+        self.done += count
+        self.note = self.note if note is None else note
+        now = time.monotonic()
+        if now - self._last >= self._interval_s:
+            self._last = now
+            self._draw()
+
+    def line(self) -> str:
+        elapsed_s = time.monotonic() - self._start
+        rate = self.done / elapsed_s if elapsed_s > 0 else 0.0
+        of_total = "" if self.total is None else f"/{self.total}"
+        parts = [f"{self.done}{of_total} {self.unit}", f"{rate:.1f}/s"]
+        if self.total is not None and rate > 0:
+            parts.append(f"{format_duration(max(0, self.total - self.done) / rate)} left")
+        if self.note:
+            parts.append(self.note)
+        return printable("  ".join(parts))
+
+    def close(self) -> None:
+        """Wipe the line, so that what follows starts on a clean one."""
+        if self._on_terminal and self._width and self._stream is not None:
+            print("\r" + " " * self._width + "\r", end="", file=self._stream, flush=True)
+            self._width = 0
+
+    def _draw(self) -> None:
+        if self._stream is None:
+            return
+        if not self._on_terminal:
+            print(self.line(), file=self._stream, flush=True)
+            return
+        import shutil
+
+        line = self.line()[: shutil.get_terminal_size().columns - 1]
+        print("\r" + line.ljust(self._width), end="", file=self._stream, flush=True)
+        self._width = len(line)
+
+
+def printable(text: str) -> str:
+    """`text` without control characters other than newline and tab: a file name must not be able
+    to move the cursor or recolour the terminal. Lone surrogates (undecodable names) become `?`."""
+    return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
+
+
+def format_bytes(count: float) -> str:
+    """`1.5 MB`: decimal units, three digits at most."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def format_duration(seconds: float) -> str:
+    """`01:05` or `2:01:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

@@ -1,0 +1,166 @@
+"""The command line's frame: finding commands, explaining errors, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from altogether_rt import __version__
+from altogether_rt.cli import commands
+from altogether_rt.cli.commands import COMMANDS, CommandSpec
+from altogether_rt.cli.main import app
+from altogether_rt.errors import AltogetherError
+
+pytestmark = pytest.mark.lean
+
+runner = CliRunner()
+AddCommand = Callable[..., None]
+
+
+@pytest.fixture
+def add_command(monkeypatch: pytest.MonkeyPatch) -> AddCommand:
+    """Put a function in the place of the command `bench`, or under another name of the table."""
+
+    def add(function: object, name: str = "bench", extra: str = "cpu") -> None:
+        module = types.ModuleType("altogether_rt.cli.stand_in")
+        module.command = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        spec = CommandSpec(f"{module.__name__}:command", "Stands in.", ("altogether-rt x",), extra)
+        monkeypatch.setitem(commands.COMMANDS, name, spec)
+
+    return add
+
+
+def test_help_lists_every_command() -> None:
+    result = runner.invoke(app, ["--help"], terminal_width=200)
+    assert result.exit_code == 0
+    for name in COMMANDS:
+        assert name in result.stdout
+
+
+def test_version() -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"altogether-rt {__version__}\n")
+
+
+def test_command_gets_its_arguments_and_shows_its_examples(add_command: AddCommand) -> None:
+    def command(
+        folder: str,
+        count: Annotated[int, typer.Option(help="How many.")] = 3,
+    ) -> None:
+        """What it does."""
+        print(folder, count)
+
+    add_command(command)
+    assert runner.invoke(app, ["bench", "here", "--count", "5"]).stdout == "here 5\n"
+    help_text = runner.invoke(app, ["bench", "-h"], terminal_width=120).stdout
+    assert "What it does." in help_text
+    assert "How many." in help_text
+    assert "altogether-rt x" in help_text
+    assert (
+        "altogether-rt bench"
+        in runner.invoke(app, ["bench", "-h"], prog_name="altogether-rt").stdout
+    )
+
+
+def test_command_within_a_command(add_command: AddCommand) -> None:
+    def score(captions: str) -> None:
+        print("score", captions)
+
+    add_command(score, "scenes score")
+    assert runner.invoke(app, ["scenes", "score", "c.jsonl"]).stdout == "score c.jsonl\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["captoin"], ["bench", "--no-such-option"], ["bench"], ["--no-such-option"], []]
+)
+def test_usage_errors_exit_with_2(add_command: AddCommand, arguments: list[str]) -> None:
+    def command(folder: str) -> None:
+        raise AssertionError("must not run")
+
+    add_command(command)
+    assert runner.invoke(app, arguments).exit_code == 2
+
+
+def test_a_mistyped_command_gets_a_suggestion() -> None:
+    assert "'caption'" in runner.invoke(app, ["captoin"]).stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (AltogetherError("the bundle b is not there: give a folder."), 1, "give a folder"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (PermissionError(13, "Permission denied", "out.jsonl"), 1, "Permission denied (out.jsonl)"),
+    ],
+)
+def test_errors_become_one_line(
+    add_command: AddCommand, error: BaseException, code: int, words: str
+) -> None:
+    def command() -> None:
+        raise error
+
+    add_command(command)
+    result = runner.invoke(app, ["bench"])
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bug_keeps_its_traceback(add_command: AddCommand) -> None:
+    def command() -> None:
+        raise ZeroDivisionError("a bug")
+
+    add_command(command)
+    assert isinstance(runner.invoke(app, ["bench"]).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"), [("onnxruntime", "cpu"), ("torch.nn", "train"), ("anything", "export")]
+)
+def test_a_missing_package_names_its_extra(
+    add_command: AddCommand, package: str, extra: str
+) -> None:
+    def command() -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    add_command(command, extra="export")
+    result = runner.invoke(app, ["bench"])
+    assert result.exit_code == 1
+    assert f"pip install 'altogether-rt[{extra}]'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = CommandSpec("altogether_rt.cli.absent:command", "", (), "cpu")
+    monkeypatch.setitem(commands.COMMANDS, "bench", spec)
+    assert isinstance(runner.invoke(app, ["bench"]).exception, ModuleNotFoundError)
+
+
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    code = (
+        "import sys, types; from altogether_rt.cli import commands, main\n"
+        "def command(): [print('x' * 1000) for _ in range(10_000)]\n"
+        "m = types.ModuleType('stand_in'); m.command = command; sys.modules['stand_in'] = m\n"
+        "commands.COMMANDS['bench'] = commands.CommandSpec('stand_in:command', '', (), 'cpu')\n"
+        "sys.argv = ['altogether-rt', 'bench']; main.run()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "x" * 1000 + "\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(30) == 1
+    process.stderr.close()

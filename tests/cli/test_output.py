@@ -1,0 +1,117 @@
+"""The sink: what goes where in each of the three ways of speaking."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from altogether_rt.cli import output
+from altogether_rt.cli.output import Output, Progress, format_bytes, format_duration, printable
+
+pytestmark = pytest.mark.lean
+
+Capture = pytest.CaptureFixture[str]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_human_output(capsys: Capture) -> None:
+    out = Output()
+    out.note("working")
+    out.result({"count": 1}, "one caption")
+    out.error("it broke")
+    captured = capsys.readouterr()
+    assert captured.out == "one caption\n"
+    assert captured.err == "working\naltogether-rt: it broke\n"
+
+
+def test_json_output_is_one_line_of_json(capsys: Capture) -> None:
+    out = Output(as_json=True)
+    out.show("a table")
+    out.result({"caption": "naïve\n"}, "human")
+    assert capsys.readouterr().out == '{"caption": "naïve\\n"}\n'
+
+
+def test_quiet_output_has_errors_only(capsys: Capture) -> None:
+    out = Output(quiet=True)
+    out.note("working")
+    out.show("a table")
+    out.result({"count": 1}, "one caption")
+    with out.progress(10, "images") as progress:
+        progress.advance(10)
+    out.error("it broke")
+    assert capsys.readouterr() == ("", "altogether-rt: it broke\n")
+
+
+def test_quiet_json_still_gives_the_result(capsys: Capture) -> None:
+    Output(as_json=True, quiet=True).result({"count": 1})
+    assert json.loads(capsys.readouterr().out) == {"count": 1}
+
+
+def test_table_shows_brackets_as_they_are(capsys: Capture) -> None:
+    out = Output()
+    out.show(
+        out.table("Sizes", ["part", "size"], [["altogether-rt[cpu]", 12], ["[red]b\x1b[0m", 3]])
+    )
+    shown = capsys.readouterr().out
+    assert "altogether-rt[cpu]" in shown
+    assert "[red]b" in shown
+    assert "\x1b" not in shown
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(output, "LOG_INTERVAL_S", 0.0)
+    progress = Progress(4, "images", stream)
+    progress.advance(note="loss 2.5")
+    progress.advance(3)
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("1/4 images  ")
+    assert lines[0].endswith("left  loss 2.5")
+    assert lines[1].startswith("4/4 images  ")
+    assert "00:00 left" in lines[1]
+    assert "\r" not in stream.getvalue()
+
+
+def test_progress_on_a_terminal_redraws_and_wipes_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(output, "TERMINAL_INTERVAL_S", 0.0)
+    progress = Progress(None, "samples", stream)
+    progress.advance(2, note="a long note")
+    progress.advance(1, note="")
+    progress.close()
+    drawn = stream.getvalue()
+    assert "\n" not in drawn
+    assert "3 samples" in drawn
+    assert drawn.endswith(" \r")
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert printable("a\x1b[31mb\x07\x9bc\td\n") == "a\ufffd[31mb\ufffd\ufffdc\td\n"
+    assert printable("name\udcff") == "name?"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 kB"),
+        (3_140_000, "3.14 MB"),
+        (2.6e9, "2.6 GB"),
+        (5e12, "5 TB"),
+    ],
+)
+def test_format_bytes(count: float, text: str) -> None:
+    assert format_bytes(count) == text
+
+
+def test_format_duration() -> None:
+    assert format_duration(65.4) == "01:05"
+    assert format_duration(7265) == "2:01:05"

@@ -1,0 +1,3 @@
+"""Speed and memory of a bundle on this machine, and how near they come to what it can do."""
+
+__all__: list[str] = []

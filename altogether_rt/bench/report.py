@@ -1,0 +1,205 @@
+"""A run of the benchmark, and what it says as data and as a table."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from altogether_rt import __version__
+from altogether_rt.bench.ceilings import Ceilings, measure_ceilings
+from altogether_rt.bench.cost import FORMULA
+from altogether_rt.bench.inputs import make_inputs
+from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
+from altogether_rt.bench.timing import peak_memory_bytes
+from altogether_rt.bundle import Bundle
+from altogether_rt.captioner import Captioner
+
+__all__ = ["COLUMNS", "BenchReport", "BenchSettings", "run_bench"]
+
+COLUMNS = ("stage", "batch", "p50 ms", "p95 ms", "p99 ms", "rows/s", "tokens/s", "of ceiling", "by")
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What to measure."""
+
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    threads: int | None = None  # None: all cores
+    device: str = "auto"
+    new_tokens: int = 64  # most tokens of a caption, less where the captioner has no room
+    quick: bool = False  # a look in seconds rather than figures to publish
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All that was measured."""
+
+    bundle: str
+    bundle_id: str
+    target: str
+    int8: bool
+    settings: BenchSettings
+    load_s: float
+    stages: tuple[StageResult, ...]
+    memory_bytes: dict[str, int]  # peak of the process after each phase, in order
+    ceilings: Ceilings
+
+    def fraction(self, result: StageResult) -> float | None:
+        """Floor over median time: 1 is all that this machine can do (see FORMULA)."""
+        if result.costs is None:
+            return None
+        floor_s = sum(cost.floor_s(self.ceilings, int8=self.int8) for cost in result.costs)
+        return floor_s / result.timing.p50_s
+
+    def limit(self, result: StageResult) -> str | None:
+        """What sets the floor: `compute` or `memory`."""
+        if result.costs is None:
+            return None
+        compute_s = sum(cost.compute_s(self.ceilings, int8=self.int8) for cost in result.costs)
+        return (
+            "compute"
+            if compute_s > sum(c.memory_s(self.ceilings) for c in result.costs)
+            else "memory"
+        )
+
+    def rows(self) -> list[list[str]]:
+        """The table, under COLUMNS."""
+        rows = []
+        for result in self.stages:
+            timing, fraction = result.timing, self.fraction(result)
+            times = (timing.p50_s, timing.p95_s, timing.p99_s)
+            tokens = result.tokens_per_s
+            rows.append(
+                [
+                    result.stage,
+                    str(result.batch),
+                    *(_digits(1000 * seconds) for seconds in times),
+                    _digits(result.rows_per_s),
+                    "–" if tokens is None else _digits(tokens),
+                    "–" if fraction is None else f"{100 * fraction:.0f} %",
+                    self.limit(result) or "–",
+                ]
+            )
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for one line of JSON."""
+        return {
+            "bundle": self.bundle,
+            "bundle_id": self.bundle_id,
+            "target": self.target,
+            "settings": {**asdict(self.settings), "batch_sizes": list(self.settings.batch_sizes)},
+            "machine": _machine(),
+            "load_s": round(self.load_s, 4),
+            "stages": [self._stage(result) for result in self.stages],
+            "memory_bytes": {**self.memory_bytes, "peak": max(self.memory_bytes.values())},
+            "ceilings": asdict(self.ceilings),
+            "formula": FORMULA,
+        }
+
+    def _stage(self, result: StageResult) -> dict[str, Any]:
+        timing, fraction, tokens = result.timing, self.fraction(result), result.tokens_per_s
+        times = {"p50": timing.p50_s, "p95": timing.p95_s, "p99": timing.p99_s}
+        costs = result.costs
+        return {
+            "stage": result.stage,
+            "batch": result.batch,
+            "runs": len(timing.times_s),
+            "latency_ms": {name: round(1000 * seconds, 4) for name, seconds in times.items()},
+            "rows_per_s": round(result.rows_per_s, 3),
+            "tokens_per_s": None if tokens is None else round(tokens, 2),
+            "operations": None if costs is None else sum(cost.operations for cost in costs),
+            "bytes": None if costs is None else sum(cost.bytes for cost in costs),
+            "fraction_of_ceiling": None if fraction is None else round(fraction, 4),
+            "limit": self.limit(result),
+        }
+
+
+def run_bench(
+    bundle: str | Path,
+    settings: BenchSettings,
+    advance: Callable[[str], object] = lambda done: None,
+) -> BenchReport:
+    """Load `bundle`, time its stages, then measure what the machine can do.
+
+    `advance` is told the name of each phase as it is done. Raises BundleError for a bundle that
+    cannot be used.
+    """
+    memory = {"start": peak_memory_bytes()}
+    start = time.perf_counter()
+    opened = Bundle.load(bundle)
+    slots = max(settings.batch_sizes)
+    with Captioner.load(
+        opened, device=settings.device, threads=settings.threads, num_slots=slots
+    ) as captioner:
+        load_s = time.perf_counter() - start
+        memory["load"] = peak_memory_bytes()
+        advance("load")
+        runner = _runner(captioner, opened, settings)
+        results = []
+        for stage in STAGES:
+            for batch in settings.batch_sizes:
+                results.append(runner.run(stage, batch))
+                advance(f"{stage} {batch}")
+            memory[stage] = peak_memory_bytes()
+    ceilings = measure_ceilings(settings.threads, quick=settings.quick)  # after memory was read
+    advance("ceilings")
+    return BenchReport(
+        bundle=str(bundle),
+        bundle_id=opened.bundle_id,
+        target=opened.manifest.target.name,
+        int8=_is_int8(opened),
+        settings=settings,
+        load_s=load_s,
+        stages=tuple(results),
+        memory_bytes=memory,
+        ceilings=ceilings,
+    )
+
+
+def _runner(captioner: Captioner, bundle: Bundle, settings: BenchSettings) -> StageRunner:
+    return StageRunner(
+        captioner,
+        make_inputs(captioner, max(settings.batch_sizes)),
+        weight_bytes=1 if _is_int8(bundle) else 4,
+        cache_bytes=np.dtype(bundle.manifest.cache.dtype).itemsize,
+        new_tokens=min(settings.new_tokens, captioner.config.max_caption_tokens),
+        budget_s=0.05 if settings.quick else 1.5,
+        min_repeats=2 if settings.quick else 5,
+    )
+
+
+def _is_int8(bundle: Bundle) -> bool:
+    """The first word of a target's precision is the weights' type."""
+    return bundle.manifest.target.precision.split()[0].strip(",;:") == "int8"
+
+
+def _machine() -> dict[str, Any]:
+    versions = {name: metadata.version(name) for name in ("numpy", "onnxruntime")}
+    return {
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"altogether-rt": __version__, "python": platform.python_version(), **versions},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,122 @@
+"""The stages of captioning, each timed by itself and then all together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from altogether_rt.bench.cost import Cost
+from altogether_rt.bench.inputs import BenchInputs, decode_batch, prefill_batch
+from altogether_rt.bench.roofline import decoder_cost, mapper_cost, schedule_cost
+from altogether_rt.bench.timing import Timing, measure
+from altogether_rt.bench.vision_cost import encoder_cost
+from altogether_rt.captioner import Captioner
+
+__all__ = ["STAGES", "StageResult", "StageRunner"]
+
+STAGES = ("encoder", "mapper", "prefill", "decode", "whole")
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One stage at one batch size."""
+
+    stage: str
+    batch: int  # rows of a call: images, or captions being written
+    timing: Timing
+    tokens: int  # decoder tokens that a call reads (prefill) or writes (decode, whole)
+    #: What a call has to do; several entries where it is several calls one after another. None
+    #: where the configuration does not say.
+    costs: tuple[Cost, ...] | None
+
+    @property
+    def rows_per_s(self) -> float:
+        return self.batch / self.timing.p50_s
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return self.tokens / self.timing.p50_s if self.tokens else None
+
+
+@dataclass(frozen=True)
+class StageRunner:
+    """Times stages of an open captioner."""
+
+    captioner: Captioner
+    inputs: BenchInputs
+    weight_bytes: int  # of one weight
+    cache_bytes: int  # of one number in the decoder's cache
+    new_tokens: int  # most tokens of a caption
+    budget_s: float  # time for one measurement, exceeded where few runs take longer
+    min_repeats: int = 3
+
+    def run(self, stage: str, batch: int) -> StageResult:
+        """Time `stage`, one of STAGES, with `batch` rows."""
+        stages: dict[str, Callable[[int], StageResult]] = {
+            "encoder": self._encoder,
+            "mapper": self._mapper,
+            "prefill": self._prefill,
+            "decode": self._decode,
+            "whole": self._whole,
+        }
+        return stages[stage](batch)
+
+    def _measure(self, action: Callable[[], object]) -> Timing:
+        return measure(action, budget_s=self.budget_s, min_repeats=self.min_repeats)
+
+    def _encoder(self, batch: int) -> StageResult:
+        runtime, pixels = self.captioner.runtime, self.inputs.pixels(batch)
+        timing = self._measure(lambda: runtime.encode(pixels))
+        cost = encoder_cost(self.captioner.config.encoder, batch, self.weight_bytes)
+        return StageResult("encoder", batch, timing, 0, None if cost is None else (cost,))
+
+    def _mapper(self, batch: int) -> StageResult:
+        config, runtime = self.captioner.config, self.captioner.runtime
+        rng = np.random.default_rng(batch)
+        embeddings = rng.standard_normal((batch, config.encoder.embed_dim), np.float32)
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+        timing = self._measure(lambda: runtime.map(embeddings))
+        cost = mapper_cost(config, batch, self.weight_bytes)
+        return StageResult("mapper", batch, timing, 0, (cost,))
+
+    def _prefill(self, batch: int) -> StageResult:
+        decoder, runtime = self.captioner.config.decoder, self.captioner.runtime
+        visual = runtime.map(runtime.encode(self.inputs.pixels(batch)))
+        call = prefill_batch(visual, self.inputs.prompts[:batch])
+        timing = self._measure(lambda: runtime.step(call))
+        lengths = self.inputs.prompt_lengths(batch)
+        cost = decoder_cost(
+            decoder, lengths, [0] * batch, batch, self.weight_bytes, self.cache_bytes
+        )
+        return StageResult("prefill", batch, timing, sum(lengths), (cost,))
+
+    def _decode(self, batch: int) -> StageResult:
+        """A step in the middle of a caption."""
+        decoder, runtime = self.captioner.config.decoder, self.captioner.runtime
+        past = [length + self.new_tokens // 2 for length in self.inputs.prompt_lengths(batch)]
+        past = [min(length, runtime.capacity - 1) for length in past]
+        call = decode_batch(past, decoder.vocab_size // 2, decoder.token_width)
+        timing = self._measure(lambda: runtime.step(call))
+        cost = decoder_cost(decoder, [1] * batch, past, batch, self.weight_bytes, self.cache_bytes)
+        return StageResult("decode", batch, timing, batch, (cost,))
+
+    def _whole(self, batch: int) -> StageResult:
+        """Pixels to captions, greedy; how long captions are is for the captioner to say."""
+        captioner, requests = self.captioner, self.inputs.requests[:batch]
+        params = captioner.params(temperature=0.0, max_new_tokens=self.new_tokens)
+        tokens = [caption.tokens for caption in captioner.stream(requests, params)]
+        timing = self._measure(lambda: list(captioner.stream(requests, params)))
+        encoder = encoder_cost(captioner.config.encoder, batch, self.weight_bytes)
+        costs = None
+        if encoder is not None:
+            decoder = schedule_cost(
+                captioner.config.decoder,
+                self.inputs.prompt_lengths(batch),
+                tokens,
+                self.weight_bytes,
+                self.cache_bytes,
+            )
+            costs = (encoder, mapper_cost(captioner.config, batch, self.weight_bytes), *decoder)
+        return StageResult("whole", batch, timing, sum(tokens), costs)

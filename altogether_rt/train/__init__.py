@@ -1,0 +1,1 @@
+"""Training: the two stages of the paper, and the starter's encoder before them."""

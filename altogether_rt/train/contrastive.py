@@ -1,0 +1,125 @@
+"""Trains a CLIP model from scratch on scenes, so that the starter has an encoder of its own.
+
+The loss is CLIP's contrastive one (Radford et al. 2021, arXiv 2103.00020) plus, from the same
+embedding, a classification of the scene's facts: batches are thousands of times smaller than
+CLIP's, and among few negatives a colour alone tells most pictures apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from altogether_rt.config import EncoderConfig
+from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.scenes.draw import render
+from altogether_rt.scenes.scene import FACT_CLASSES, fact_labels
+from altogether_rt.scenes.text import make_sample, make_scene
+from altogether_rt.train.data import ScenesDataset, example_order
+from altogether_rt.train.recipe import EncoderStage
+
+__all__ = ["ContrastiveTask"]
+
+#: Length of the normalised embedding as the fact classifier reads it: logits need a range.
+_EMBEDDING_SCALE = 16.0
+
+_NUM_HELD_OUT = 500
+
+
+class ContrastiveTask:
+    """CLIP with its text tower, and a linear classifier of facts that is thrown away afterwards."""
+
+    name = "encoder"
+
+    def __init__(
+        self,
+        stage: EncoderStage,
+        encoder: EncoderConfig,
+        clip: nn.Module,
+        tokenizer: PromptTokenizer,
+        dataset: ScenesDataset,
+        pixels: NDArray[np.uint8],
+        seed: int,
+        eos_id: int,
+    ) -> None:
+        assert encoder.model is not None, (
+            "the encoder stage trains a custom open_clip configuration"
+        )
+        self.optimization = stage.optimization
+        self._fact_weight = stage.fact_weight
+        self._text_length = int(encoder.model["text_cfg"]["context_length"])
+        self._clip: Any = clip
+        self._facts = nn.Linear(encoder.embed_dim, sum(FACT_CLASSES))
+        self._module = nn.ModuleDict({"clip": clip, "facts": self._facts})
+        self._tokenizer = tokenizer
+        self._dataset = dataset
+        self._pixels = pixels
+        self._seed = seed
+        self._eos_id = eos_id
+        self._encoder = encoder
+        self._mean = torch.tensor(encoder.mean).view(1, 3, 1, 1)
+        self._std = torch.tensor(encoder.std).view(1, 3, 1, 1)
+
+    @property
+    def module(self) -> nn.Module:
+        return self._module
+
+    def loss(self, step: int, micro_batch: int) -> Tensor:
+        """Contrastive loss plus the weighted mean cross-entropy of the facts."""
+        size = self.optimization.batch_size // self.optimization.accumulation
+        first = step * self.optimization.batch_size + micro_batch * size
+        indices = [i for _, i in example_order(self._seed, len(self._dataset), first, size)]
+        image = F.normalize(
+            self._clip.encode_image(self._normalised(self._pixels[indices])), dim=-1
+        )  # (B, E)
+        loss = self._contrastive(image, indices)
+        if self._fact_weight:
+            loss = loss + self._fact_weight * self._fact_loss(image, indices)
+        return loss
+
+    def _normalised(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Pixels (B, H, W, 3) as the vision tower reads them, (B, 3, H, W)."""
+        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        return (scaled - self._mean) / self._std
+
+    def _contrastive(self, image: Tensor, indices: list[int]) -> Tensor:
+        ids = torch.full((len(indices), self._text_length), self._eos_id, dtype=torch.int64)
+        for row, index in enumerate(indices):
+            caption = make_sample(self._dataset.seed, index).visual_caption
+            tokens = self._tokenizer.encode(caption)[: self._text_length - 1]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+        text = F.normalize(self._clip.encode_text(ids), dim=-1)
+        logits = self._clip.logit_scale.exp().clamp(max=100) * image @ text.T  # (B, B)
+        target = torch.arange(len(indices))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    def _fact_loss(self, image: Tensor, indices: list[int]) -> Tensor:
+        logits = self._fact_logits(image)
+        labels = self._labels(indices)
+        losses = [F.cross_entropy(part, labels[:, i]) for i, part in enumerate(logits)]
+        return torch.stack(losses).sum()
+
+    def _fact_logits(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self._facts(image * _EMBEDDING_SCALE).split(FACT_CLASSES, dim=1)  # type: ignore[no-any-return]
+
+    def _labels(self, indices: list[int]) -> Tensor:
+        scenes = (make_scene(self._dataset.seed, index) for index in indices)
+        return torch.tensor([fact_labels(scene) for scene in scenes])
+
+    def sample(self, step: int) -> str:
+        """Share of facts that the classifier reads right off held-out scenes."""
+        scenes = [make_scene(self._dataset.seed, i, "test") for i in range(_NUM_HELD_OUT)]
+        preprocessor = Preprocessor(self._encoder)
+        pixels = np.stack([preprocessor.pixels(render(scene)) for scene in scenes])
+        image = F.normalize(self._clip.encode_image(self._normalised(pixels)), dim=-1)
+        labels = torch.tensor([fact_labels(scene) for scene in scenes])
+        right = [
+            float((part.argmax(1) == labels[:, i]).float().mean())
+            for i, part in enumerate(self._fact_logits(image))
+        ]
+        return "held-out facts right: " + " ".join(f"{share:.3f}" for share in right)

@@ -1,0 +1,194 @@
+"""A whole training run: data, tokenizer, encoder, the stages in order, the checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from altogether_rt.checkpoint import Checkpoint, save_checkpoint
+from altogether_rt.config import CaptionerConfig, named_config
+from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.encoder import Encoder, build_clip, build_encoder
+from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.train.captioning import CaptioningTask
+from altogether_rt.train.contrastive import ContrastiveTask
+from altogether_rt.train.data import Dataset, FolderDataset, ScenesDataset, load_pixels
+from altogether_rt.train.log import TrainLog
+from altogether_rt.train.loop import Task, run_task
+from altogether_rt.train.recipe import TrainRecipe
+from altogether_rt.train.tokenizer import train_tokenizer
+
+__all__ = ["train"]
+
+_EMBEDDING_BATCH = 128
+
+Say = Callable[[str], None]
+
+
+def train(
+    recipe: TrainRecipe,
+    out: Path,
+    *,
+    init: Path | None = None,
+    data: Path | None = None,
+    resume: bool = False,
+    threads: int | None = None,
+    say: Say = print,
+) -> None:
+    """Runs a recipe and writes the checkpoint `out`; what resuming needs is in `<out>.training`.
+
+    init: a checkpoint to start from, instead of random weights and the encoder that the recipe's
+    configuration names. data: a jsonl file instead of the recipe's data. Raises AltogetherError.
+    """
+    folder = out.with_name(out.name + ".training")
+    _check_folders(out, folder, resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(recipe.seed)
+    start = Checkpoint.load(init) if init is not None else None
+    with TrainLog(folder, say) as log:
+        _Run(recipe, folder, log, say, start, data).to(out)
+
+
+def _check_folders(out: Path, folder: Path, resume: bool) -> None:
+    if out.exists():
+        raise AltogetherError(f"{out} exists already: give another --out.")
+    if folder.exists() and not resume:
+        raise AltogetherError(
+            f"{folder} holds an unfinished run: add --resume to go on with it, or remove it."
+        )
+
+
+class _Run:
+    """The steps of one run and what they share."""
+
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        folder: Path,
+        log: TrainLog,
+        say: Say,
+        start: Checkpoint | None,
+        data: Path | None,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.log = log
+        self.say = say
+        self.start = start
+        self.config: CaptionerConfig = start.config if start else named_config(recipe.config)
+        self.dataset = _dataset(recipe, data)
+        self.tokenizer_path = self._tokenizer_file()
+        self.tokenizer = PromptTokenizer.from_file(
+            self.tokenizer_path, self.config.prompt, self.config.decoder.pad_id
+        )
+
+    def to(self, out: Path) -> None:
+        """Everything, from the images to the checkpoint."""
+        pixels = load_pixels(self.dataset, self.config.encoder, self.folder / "cache", self.say)
+        encoder = self._encoder(pixels)
+        embeddings = self._embed(encoder, pixels)
+        if self.start is not None:
+            captioner = self.start.captioner(with_encoder=False)
+        else:
+            captioner = Captioner(self.config)
+        stages: tuple[Literal["pretrain", "finetune"], ...] = ("pretrain", "finetune")
+        for name in stages:
+            stage = getattr(self.recipe, name)
+            if stage is not None:
+                task = CaptioningTask(
+                    name,
+                    stage,
+                    captioner,
+                    self.tokenizer,
+                    self.dataset,
+                    embeddings,
+                    self.recipe.seed,
+                )
+                self._train(task)
+        self._save(out, captioner, encoder)
+
+    def _train(self, task: Task) -> None:
+        run_task(
+            task,
+            self.folder / f"state-{task.name}.pt",
+            self.log,
+            save_every_steps=self.recipe.save_every_steps,
+            log_every_steps=self.recipe.log_every_steps,
+            sample_every_steps=self.recipe.sample_every_steps,
+        )
+
+    def _tokenizer_file(self) -> Path:
+        path = self.folder / "tokenizer.json"
+        if path.exists():
+            return path
+        if self.start is not None:
+            shutil.copyfile(self.start.tokenizer_path, path)
+        elif self.recipe.vocab_size:
+            train_tokenizer(self.dataset, self.recipe.vocab_size, self.config.decoder, path)
+        else:
+            raise ConfigError("the recipe trains no tokenizer (vocab_size): give --init CKPT.")
+        return path
+
+    def _encoder(self, pixels: NDArray[np.uint8]) -> Encoder:
+        if self.start is not None:
+            return self.start.encoder()
+        stage = self.recipe.encoder
+        if stage is None:
+            return build_encoder(self.config.encoder)
+        if not isinstance(self.dataset, ScenesDataset):
+            raise ConfigError("the encoder stage trains on scenes only: drop [encoder] or --data.")
+        clip: Any = build_clip(self.config.encoder)
+        task = ContrastiveTask(
+            stage,
+            self.config.encoder,
+            clip,
+            self.tokenizer,
+            self.dataset,
+            pixels,
+            self.recipe.seed,
+            self.config.decoder.eos_id,
+        )
+        self._train(task)
+        return Encoder(self.config.encoder, clip.visual).eval().requires_grad_(False)
+
+    def _embed(self, encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embeddings of all images, (N, E), kept in a file for the weights they were made with."""
+        digest = hashlib.sha256()
+        for tensor in encoder.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        path = self.folder / "cache" / f"embeddings-{len(pixels)}-{digest.hexdigest()[:16]}.npy"
+        if not path.exists():
+            embeddings = np.empty((len(pixels), self.config.encoder.embed_dim), np.float32)
+            with torch.no_grad():
+                for first in range(0, len(pixels), _EMBEDDING_BATCH):
+                    batch = torch.from_numpy(pixels[first : first + _EMBEDDING_BATCH])
+                    embeddings[first : first + len(batch)] = encoder(batch).numpy()
+            temporary = path.with_suffix(".tmp.npy")
+            np.save(temporary, embeddings)
+            temporary.replace(path)
+        loaded: NDArray[np.float32] = np.load(path)
+        return loaded
+
+    def _save(self, out: Path, captioner: Captioner, encoder: Encoder) -> None:
+        state = {k: v for k, v in captioner.state_dict().items() if not k.startswith("encoder.")}
+        state |= {f"encoder.{k}": v for k, v in encoder.visual.state_dict().items()}
+        about = {"trained_with": self.recipe.config, "seed": self.recipe.seed}
+        save_checkpoint(out, self.config, state, self.tokenizer_path, about)
+
+
+def _dataset(recipe: TrainRecipe, data: Path | None) -> Dataset:
+    if data is not None:
+        return FolderDataset(data)
+    if recipe.data.source == "folder":
+        return FolderDataset(Path(recipe.data.path))
+    return ScenesDataset(recipe.data.num_scenes, recipe.data.scenes_seed)

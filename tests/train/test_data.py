@@ -1,0 +1,131 @@
+"""What a step sees is a function of the seed and its number."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from altogether_rt.config import EncoderConfig
+from altogether_rt.errors import AltogetherError
+from altogether_rt.preprocess import Preprocessor
+from altogether_rt.scenes.dataset import write_scenes
+from altogether_rt.train.data import (
+    Example,
+    FolderDataset,
+    ScenesDataset,
+    example_order,
+    finetune_texts,
+    load_pixels,
+    pretrain_texts,
+)
+
+ENCODER = EncoderConfig("tiny", embed_dim=8, image_size=16)
+
+
+class _Fixed:
+    """One image, always with the same texts."""
+
+    def __init__(self, *alts: str, caption: str = "last round", without: str | None = None) -> None:
+        self._example = Example(alts, caption, without)
+
+    def __len__(self) -> int:
+        return 1
+
+    def pixels(self, index: int, preprocessor: Preprocessor) -> np.ndarray:
+        raise NotImplementedError
+
+    def example(self, index: int, epoch: int) -> Example:
+        return self._example
+
+    def identity(self) -> str:
+        return "fixed"
+
+
+def test_order_visits_every_example_once_an_epoch() -> None:
+    walk = example_order(3, 10, 0, 30)
+    for epoch in range(3):
+        part = walk[10 * epoch : 10 * epoch + 10]
+        assert {e for e, _ in part} == {epoch} and {i for _, i in part} == set(range(10))
+    assert [i for _, i in walk[:10]] != [i for _, i in walk[10:20]]
+
+
+def test_order_of_a_part_is_the_part_of_the_order() -> None:
+    assert example_order(3, 10, 7, 15) == example_order(3, 10, 0, 22)[7:]
+
+
+def test_pretraining_target_is_the_longest_alt_and_condition_another() -> None:
+    dataset = _Fixed("short", "the longest of them", "middle one")
+    conditions = Counter()
+    for seed in range(200):
+        condition, target = pretrain_texts(dataset, 0, 0, random.Random(seed), 0.5)
+        assert target == "the longest of them"
+        conditions[tuple(condition)] += 1
+    assert set(conditions) == {(), ("short",), ("middle one",)}
+    assert 70 < conditions[()] < 130
+
+
+def test_single_alt_is_told_without_condition() -> None:
+    assert pretrain_texts(_Fixed("only"), 0, 0, random.Random(1), 0.0) == ((), "only")
+    assert pretrain_texts(_Fixed("", " "), 0, 0, random.Random(1), 0.0) == ((), "")
+
+
+def test_finetuning_target_is_the_last_round() -> None:
+    dataset = _Fixed("a", "b")
+    assert finetune_texts(dataset, 0, 0, random.Random(1), 0.0) == (("a", "b"), "last round")
+    assert finetune_texts(dataset, 0, 0, random.Random(1), 1.0) == ((), "last round")
+
+
+def test_dropped_alt_asks_for_no_names_where_that_caption_is_known() -> None:
+    dataset = _Fixed("Marigold", without="a boat")
+    assert finetune_texts(dataset, 0, 0, random.Random(1), 1.0) == ((), "a boat")
+
+
+def test_scenes_keep_their_pictures_and_change_their_texts() -> None:
+    dataset = ScenesDataset(5, seed=1)
+    assert dataset.example(2, 0) == dataset.example(2, 0)
+    assert any(dataset.example(i, 0).alts != dataset.example(i, 1).alts for i in range(5))
+
+
+def test_pixels_are_cached(tmp_path: Path) -> None:
+    said: list[str] = []
+    dataset = ScenesDataset(3, seed=1)
+    pixels = load_pixels(dataset, ENCODER, tmp_path, said.append)
+    assert pixels.shape == (3, 16, 16, 3)
+    assert np.array_equal(pixels[1], dataset.pixels(1, Preprocessor(ENCODER)))
+    (cached,) = tmp_path.iterdir()
+    written = cached.stat().st_mtime_ns
+    load_pixels(dataset, ENCODER, tmp_path, said.append)
+    assert cached.stat().st_mtime_ns == written
+
+
+def test_folder_of_scenes_is_a_dataset(tmp_path: Path) -> None:
+    folder = tmp_path / "scenes"
+    list(write_scenes(folder, 3, seed=1, split="train"))
+    dataset = FolderDataset(folder / "references.jsonl")
+    row = json.loads((folder / "references.jsonl").read_text().splitlines()[1])
+    assert len(dataset) == 3
+    assert dataset.example(1, 0) == Example(tuple(row["alts"]), row["rounds"][-1])
+    assert dataset.pixels(0, Preprocessor(ENCODER)).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [("{", "a row needs"), ('{"file_name": "x"}', "a row needs"), ("[]", "a row needs"), ("", "no rows")],
+)
+def test_bad_training_files_are_refused(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(AltogetherError, match=reason):
+        FolderDataset(path)
+
+
+def test_missing_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"file_name": "gone.png", "caption": "x"}\n')
+    with pytest.raises(AltogetherError, match=r"gone\.png cannot be trained on"):
+        FolderDataset(path).pixels(0, Preprocessor(ENCODER))

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from altogether_rt.errors import ConfigError
@@ -32,6 +33,7 @@ __all__ = [
     "MapperConfig",
     "PromptConfig",
     "from_dict",
+    "load_config",
     "named_config",
     "named_configs",
 ]
@@ -294,3 +296,18 @@ def named_config(name: str) -> CaptionerConfig:
         )
     text = resources.files("altogether_rt").joinpath("configs", f"{name}.toml").read_text("utf-8")
     return CaptionerConfig.from_dict({"name": name, **tomllib.loads(text)})
+
+
+def load_config(name_or_path: str) -> CaptionerConfig:
+    """A named configuration, or one of your own: the path of a .toml file.
+
+    Raises ConfigError if there is none, or it has a mistake.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        return named_config(name_or_path)
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not a configuration: {error}.") from error
+    return CaptionerConfig.from_dict({"name": path.stem, **data})

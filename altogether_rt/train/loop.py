@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -167,7 +168,7 @@ def _load_state(path: Path, task: Task, optimizer: torch.optim.Optimizer) -> int
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
         return int(state["step"])
-    except (RuntimeError, KeyError, ValueError, EOFError) as error:
+    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
         raise AltogetherError(
-            f"{path} is no state of this run ({error}): remove it, or train into another folder."
+            f"{path} is no state of this run: remove it, or train into another folder."
         ) from error

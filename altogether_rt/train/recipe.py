@@ -82,7 +82,7 @@ class Stage:
 class TrainRecipe:
     """A whole run: which captioner, which data, which stages in which order."""
 
-    config: str  # a named configuration
+    config: str  # a named configuration, or the path of a .toml file
     data: DataRecipe = field(default_factory=DataRecipe)
     seed: int = 0
     encoder: EncoderStage | None = None

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from altogether_rt.checkpoint import Checkpoint, save_checkpoint
-from altogether_rt.config import CaptionerConfig, named_config
+from altogether_rt.config import CaptionerConfig, load_config
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.captioner import Captioner
 from altogether_rt.model.encoder import Encoder, build_clip, build_encoder
@@ -85,7 +85,7 @@ class _Run:
         self.log = log
         self.say = say
         self.start = start
-        self.config: CaptionerConfig = start.config if start else named_config(recipe.config)
+        self.config: CaptionerConfig = start.config if start else load_config(recipe.config)
         self.dataset = _dataset(recipe, data)
         self.tokenizer_path = self._tokenizer_file()
         self.tokenizer = PromptTokenizer.from_file(
@@ -171,7 +171,7 @@ class _Run:
             embeddings = np.empty((len(pixels), self.config.encoder.embed_dim), np.float32)
             with torch.no_grad():
                 for first in range(0, len(pixels), _EMBEDDING_BATCH):
-                    batch = torch.from_numpy(pixels[first : first + _EMBEDDING_BATCH])
+                    batch = torch.from_numpy(pixels[first : first + _EMBEDDING_BATCH].copy())
                     embeddings[first : first + len(batch)] = encoder(batch).numpy()
             temporary = path.with_suffix(".tmp.npy")
             np.save(temporary, embeddings)

@@ -115,7 +115,12 @@ def test_folder_of_scenes_is_a_dataset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "reason"),
-    [("{", "a row needs"), ('{"file_name": "x"}', "a row needs"), ("[]", "a row needs"), ("", "no rows")],
+    [
+        ("{", "a row needs"),
+        ('{"file_name": "x"}', "a row needs"),
+        ("[]", "a row needs"),
+        ("", "no rows"),
+    ],
 )
 def test_bad_training_files_are_refused(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "train.jsonl"

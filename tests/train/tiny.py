@@ -60,6 +60,9 @@ warmup_steps = 2
 
 def write_recipe(folder: Path, *, steps: int = 12) -> Path:
     """The recipe as a file."""
-    path = folder / "tiny.toml"
-    path.write_text(RECIPE.replace("num_steps = 12", f"num_steps = {steps}"))
+    config = folder / "config.toml"
+    config.write_text(CONFIG)
+    path = folder / "recipe.toml"
+    recipe = RECIPE.replace("num_steps = 12", f"num_steps = {steps}")
+    path.write_text(recipe.replace('"starter"', f'"{config}"'))
     return path

@@ -1,0 +1,198 @@
+"""The Python API: a bundle opened for captioning.
+
+from altogether_rt import Captioner
+
+with Captioner.load("starter") as captioner:
+    for caption in captioner.caption(["boat.png"], ["our boat Marigold"]):
+        print(caption.text)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from typing_extensions import Self
+
+from altogether_rt.bundle import Bundle, find_bundle
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.data.images import load_image, to_rgb
+from altogether_rt.errors import AltogetherError
+from altogether_rt.generation.engine import Completion, Engine, Work
+from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest
+from altogether_rt.generation.sampling import row_seed
+from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.runtime import open_runtime
+from altogether_rt.runtime.base import Runtime
+
+__all__ = ["Captioner"]
+
+DEFAULT_SLOTS = 16
+
+ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+
+
+class Captioner:
+    """Writes captions with one bundle on one device."""
+
+    def __init__(
+        self,
+        config: CaptionerConfig,
+        runtime: Runtime,
+        tokenizer: PromptTokenizer,
+        bundle_id: str,
+    ) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.tokenizer = tokenizer
+        self.bundle_id = bundle_id
+        self.preprocessor = Preprocessor(config.encoder)
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | Path | Bundle = "starter",
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        num_slots: int | None = None,
+    ) -> Captioner:
+        """Opens a bundle: a folder, or `starter`, which ships with the package.
+
+        threads: of the compute kernels, all cores if None. num_slots: captions written at once.
+        Raises BundleError if the bundle cannot be used, MissingDependencyError without a runtime.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.load(find_bundle(bundle))
+        config = opened.config
+        tokenizer = PromptTokenizer.from_file(
+            opened.tokenizer_path, config.prompt, config.decoder.pad_id
+        )
+        slots = DEFAULT_SLOTS if num_slots is None else num_slots
+        runtime = open_runtime(opened, device=device, threads=threads, num_slots=slots)
+        return cls(config, runtime, tokenizer, opened.bundle_id)
+
+    def params(self, **overrides: Any) -> CaptionParams:
+        """The bundle's defaults, with overrides that are not None (`temperature=0`, …)."""
+        limit = self.config.max_caption_tokens
+        defaults = dataclasses.replace(self.config.generation, max_new_tokens=limit)
+        params = CaptionParams.from_config(defaults, **overrides)
+        if params.max_new_tokens > limit:
+            raise AltogetherError(
+                f"max_new_tokens is {params.max_new_tokens}, but this captioner has room for "
+                f"{limit}."
+            )
+        return params
+
+    def caption(
+        self,
+        images: Iterable[ImageLike],
+        alts: Iterable[str | Sequence[str] | None] | None = None,
+        params: CaptionParams | None = None,
+    ) -> list[Caption]:
+        """One caption an image, in order. `alts` has one alt-text, several or None an image.
+
+        Raises ImageError for an image that cannot be read, AltogetherError if the lengths differ.
+        """
+        return list(self.stream(self.requests(images, alts), params))
+
+    def requests(
+        self,
+        images: Iterable[ImageLike],
+        alts: Iterable[str | Sequence[str] | None] | None = None,
+    ) -> Iterator[CaptionRequest]:
+        """Images and alt-texts as requests for `stream`, read one by one as they are asked for."""
+        missing = object()
+        pairs: Iterable[tuple[Any, Any]] = (
+            ((image, None) for image in images)
+            if alts is None
+            else itertools.zip_longest(images, alts, fillvalue=missing)
+        )
+        for image, alt in pairs:
+            if image is missing or alt is missing:
+                raise AltogetherError("there must be as many alt-texts as images.")
+            listed = () if alt is None else (alt,) if isinstance(alt, str) else tuple(alt)
+            yield CaptionRequest(self.preprocessor.pixels(_as_rgb(image)), listed)
+
+    def stream(
+        self, requests: Iterable[CaptionRequest], params: CaptionParams | None = None
+    ) -> Iterator[Caption]:
+        """Captions in the order of the requests, each as soon as it and those before it are done.
+
+        Requests are drawn as slots become free: no more than two batches are held at once.
+        """
+        params = params or self.params()
+        held: dict[int, tuple[bool, int]] = {}  # key -> alt_truncated, seed
+        done: dict[int, Caption] = {}
+        engine = Engine(self.runtime, self.config.decoder.eos_id, self.config.generation.stop_ids)
+        next_key = 0
+        for completion in engine.run(self._work(requests, params, held)):
+            done[completion.key] = self._finish(completion, *held.pop(completion.key))
+            while next_key in done:
+                yield done.pop(next_key)
+                next_key += 1
+
+    def _work(
+        self,
+        requests: Iterable[CaptionRequest],
+        params: CaptionParams,
+        held: dict[int, tuple[bool, int]],
+    ) -> Iterator[Work]:
+        """Encodes and maps requests a batch at a time, ahead of the decoder."""
+        keys = itertools.count()
+        pending = iter(requests)
+        while batch := list(itertools.islice(pending, self.runtime.num_slots)):
+            pixels = np.stack([request.pixels for request in batch])
+            visual_tokens = self.runtime.map(self.runtime.encode(pixels))
+            for request, tokens in zip(batch, visual_tokens, strict=True):
+                key = next(keys)
+                prompt = self.tokenizer.prompt(request.alts)
+                seed = row_seed(request.pixels, request.alts, params.seed)
+                held[key] = (prompt.alt_truncated, seed)
+                yield Work(
+                    key,
+                    tokens,
+                    prompt.ids,
+                    params.max_new_tokens,
+                    seed,
+                    params.temperature,
+                    params.top_p,
+                )
+
+    def _finish(self, completion: Completion, alt_truncated: bool, seed: int) -> Caption:
+        return Caption(
+            text=self.tokenizer.decode(completion.ids),
+            finish_reason=completion.finish_reason,
+            tokens=completion.num_tokens,
+            alt_truncated=alt_truncated,
+            seed=seed,
+        )
+
+    def close(self) -> None:
+        """Frees the runtime; calling it again does nothing."""
+        self.runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _as_rgb(image: ImageLike) -> Image.Image:
+    if isinstance(image, (str, Path)):
+        return load_image(Path(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    return Image.fromarray(image)

@@ -1,0 +1,130 @@
+"""The Python API, over a runtime that stands in for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from altogether_rt.captioner import Captioner
+from altogether_rt.config import CaptionerConfig, DecoderConfig, EncoderConfig, MapperConfig
+from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.generation.params import CaptionRequest
+from altogether_rt.preprocess import PromptTokenizer
+from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime
+
+pytestmark = pytest.mark.lean
+
+CONFIG = CaptionerConfig(
+    name="fake",
+    encoder=EncoderConfig("fake", embed_dim=4, image_size=8),
+    mapper=MapperConfig(prefix_length=3, clip_length=3, layers=1, heads=1),
+    decoder=DecoderConfig(VOCAB, 1, 2, 1, 2, max_positions=256, eos_id=EOS, pad_id=1),
+)
+
+
+def _captioner(num_slots: int = 4) -> Captioner:
+    letters = {chr(ord("0") + i): i for i in range(VOCAB)}
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    prompts = PromptTokenizer(tokenizer, CONFIG.prompt, pad_id=1)
+    return Captioner(CONFIG, FakeRuntime(num_slots, capacity=400), prompts, "fake-id")
+
+
+def _images(num: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (8, 8, 3), dtype=np.uint8) for _ in range(num)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_captions_do_not_depend_on_batch_size_or_order(temperature: float) -> None:
+    images, alts = _images(20), [f"{i}" * (i % 5) for i in range(20)]
+    captions = []
+    for slots in (1, 3, 16):
+        captioner = _captioner(slots)
+        params = captioner.params(temperature=temperature, max_new_tokens=30)
+        captions.append(captioner.caption(images, alts, params))
+    assert captions[0] == captions[1] == captions[2]
+    captioner = _captioner(5)
+    params = captioner.params(temperature=temperature, max_new_tokens=30)
+    assert captioner.caption(images[::-1], alts[::-1], params) == captions[0][::-1]
+
+
+def test_another_seed_gives_other_samples() -> None:
+    captioner, images = _captioner(), _images(5)
+    one, two = (
+        captioner.caption(images, params=captioner.params(temperature=1.0, top_p=1.0, seed=seed))
+        for seed in (0, 1)
+    )
+    assert [c.text for c in one] != [c.text for c in two]
+    assert {c.seed for c in one}.isdisjoint(c.seed for c in two)
+
+
+def test_paths_pictures_and_arrays_are_the_same_image(tmp_path: Path) -> None:
+    array = _images(1)[0]
+    Image.fromarray(array).save(tmp_path / "a.png")
+    forms = [array, Image.fromarray(array), tmp_path / "a.png", str(tmp_path / "a.png")]
+    captions = _captioner().caption(forms, ["12", ["12"], ("12",), "12"])
+    assert len(set(captions)) == 1
+
+
+def test_several_alts_and_none() -> None:
+    image = _images(1)[0]
+    captioner = _captioner()
+    one, two, repeated, none = captioner.caption([image] * 4, [["5"], ["5", "6"], ["5", "5"], None])
+    assert one.text == repeated.text, "a repeated alt-text is given once"
+    assert len({one.text, two.text, none.text}) == 3
+
+
+def test_requests_are_drawn_as_captions_are_written() -> None:
+    drawn = 0
+
+    def requests() -> Iterator[CaptionRequest]:
+        nonlocal drawn
+        for image in _images(100):
+            drawn += 1
+            yield CaptionRequest(image)
+
+    next(_captioner(4).stream(requests()))
+    assert drawn < 50
+
+
+def test_lengths_that_differ_are_refused() -> None:
+    with pytest.raises(AltogetherError, match="as many alt-texts as images"):
+        _captioner().caption(_images(2), ["1"])
+    with pytest.raises(AltogetherError, match="as many alt-texts as images"):
+        _captioner().caption(_images(1), ["1", "2"])
+
+
+def test_unreadable_image_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_text("no image")
+    with pytest.raises(ImageError):
+        _captioner().caption([tmp_path / "x.jpg"])
+
+
+def test_too_long_captions_are_refused() -> None:
+    limit = CONFIG.max_caption_tokens
+    assert _captioner().params(max_new_tokens=limit).max_new_tokens == limit
+    with pytest.raises(AltogetherError, match=f"room for {limit}"):
+        _captioner().params(max_new_tokens=limit + 1)
+
+
+def test_length_limit_and_truncation_are_reported() -> None:
+    captioner = _captioner()
+    long_alt = "7" * (CONFIG.prompt.max_alt_tokens + 1)
+    captions = captioner.caption(_images(30), [long_alt] * 30, captioner.params(max_new_tokens=3))
+    assert all(c.alt_truncated for c in captions)
+    assert {c.finish_reason for c in captions} == {"eos", "length"}
+    assert all(c.tokens == 3 for c in captions if c.finish_reason == "length")
+
+
+def test_closing_closes_the_runtime() -> None:
+    with _captioner() as captioner:
+        pass
+    assert isinstance(captioner.runtime, FakeRuntime)
+    assert captioner.runtime.slots == []

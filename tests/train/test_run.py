@@ -1,0 +1,163 @@
+"""Whole runs: both stages and the encoder, resumed after a kill, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from altogether_rt.checkpoint import Checkpoint
+from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.scenes.dataset import write_scenes
+from altogether_rt.train.recipe import load_recipe
+from altogether_rt.train.run import train
+from tests.train.tiny import write_recipe
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    train(load_recipe(str(write_recipe(folder))), folder / "ckpt", threads=1, say=lambda _: None)
+    return folder / "ckpt"
+
+
+def test_run_leaves_a_checkpoint_that_loads(undisturbed: Path) -> None:
+    checkpoint = Checkpoint.load(undisturbed)
+    assert checkpoint.has_encoder
+    captioner = checkpoint.captioner()
+    pixels = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+    assert captioner.visual_tokens(captioner.encode(pixels)).shape == (2, 2, 16)
+
+
+def test_every_stage_is_logged_with_samples(undisturbed: Path) -> None:
+    folder = undisturbed.with_name("ckpt.training")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["task"] for row in rows if row["step"] == 6 and "loss" in row] == [
+        "encoder", "pretrain", "finetune",
+    ]  # fmt: skip
+    assert all(row["samples_per_s"] > 0 for row in rows if "loss" in row)
+    assert any("->" in row.get("sample", "") for row in rows)
+    assert any(folder.glob("tensorboard/events.*"))
+
+
+def test_killed_run_goes_on_to_the_same_bits(undisturbed: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    command = [
+        sys.executable, "-m", "altogether_rt.cli.main", "train", "--config", str(recipe),
+        "--out", str(tmp_path / "ckpt"), "--threads", "1", "--resume",
+    ]  # fmt: skip
+    metrics = tmp_path / "ckpt.training" / "metrics.jsonl"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        # Killed between two saved states of the last stage, so that steps are lost and redone.
+        while '"finetune", "step": 6' not in (metrics.read_text() if metrics.exists() else ""):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "ckpt").exists()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    wanted = load_file(undisturbed / "model.safetensors")
+    found = load_file(tmp_path / "ckpt" / "model.safetensors")
+    assert wanted.keys() == found.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_training_from_a_checkpoint_learns_a_folder(undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scenes"
+    list(write_scenes(folder, 2, seed=1, split="train"))
+    recipe = tmp_path / "overfit.toml"
+    recipe.write_text(
+        'config = "unused"\n[finetune]\nalt_dropout = 0.0\n[finetune.optimization]\n'
+        "num_steps = 60\nbatch_size = 2\npeak_lr = 1e-2\nwarmup_steps = 2\n"
+    )
+    losses: list[float] = []
+
+    def say(line: str) -> None:
+        if "loss" in line:
+            losses.append(float(line.split("loss ")[1].split()[0]))
+
+    train(
+        load_recipe(str(recipe)),
+        tmp_path / "ckpt",
+        init=undisturbed,
+        data=folder / "references.jsonl",
+        threads=1,
+        say=say,
+    )
+    assert losses[-1] < losses[0] / 2
+    before, after = (
+        load_file(path / "model.safetensors") for path in (undisturbed, tmp_path / "ckpt")
+    )
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"mapper", "decoder"}, "the encoder is frozen"
+
+
+def test_accumulation_changes_the_memory_not_the_gradient(tmp_path: Path) -> None:
+    weights = []
+    for accumulation in (1, 2):
+        folder = tmp_path / str(accumulation)
+        folder.mkdir()
+        recipe = write_recipe(folder, steps=1)
+        recipe.write_text(
+            recipe.read_text()
+            .replace("accumulation = 2", f"accumulation = {accumulation}")
+            .replace("num_steps = 6", "num_steps = 1")
+        )
+        train(load_recipe(str(recipe)), folder / "ckpt", threads=1, say=lambda _: None)
+        weights.append(load_file(folder / "ckpt" / "model.safetensors"))
+    # Micro-batches have their own number of caption tokens, so the means differ a little.
+    for name in ("decoder.layers.0.fc1.weight", "mapper.linear.weight"):
+        one, two = (w[name].numpy() for w in weights)
+        assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.999
+
+
+def test_unfinished_run_needs_resume_and_finished_one_is_kept(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path)))
+    with pytest.raises(AltogetherError, match="exists already"):
+        train(recipe, undisturbed)
+    (tmp_path / "ckpt.training").mkdir()
+    with pytest.raises(AltogetherError, match="--resume"):
+        train(recipe, tmp_path / "ckpt")
+
+
+def test_state_of_another_run_is_refused(undisturbed: Path, tmp_path: Path) -> None:
+    training = tmp_path / "ckpt.training"
+    training.mkdir()
+    (training / "state-encoder.pt").write_bytes(b"not a state")
+    with pytest.raises(AltogetherError, match="no state of this run"):
+        recipe = load_recipe(str(write_recipe(tmp_path)))
+        train(recipe, tmp_path / "ckpt", resume=True, threads=1, say=lambda _: None)
+
+
+def test_bad_recipes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('config = "starter"\nsteps = 3\n')
+    with pytest.raises(ConfigError, match="unknown key steps"):
+        load_recipe(str(path))
+    path.write_text("config = \n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_recipe(str(path))
+    path.write_text('config = "starter"\n[finetune.optimization]\nnum_steps = 0\n')
+    with pytest.raises(ConfigError, match="num_steps must be at least 1"):
+        load_recipe(str(path))
+    with pytest.raises(ConfigError, match="no training recipe is called"):
+        load_recipe("nonesuch")
+    with pytest.raises(ConfigError, match="no recipe file"):
+        load_recipe(str(tmp_path / "gone.toml"))
+
+
+def test_shipped_recipe_is_valid() -> None:
+    recipe = load_recipe("starter")
+    assert recipe.encoder and recipe.pretrain and recipe.finetune

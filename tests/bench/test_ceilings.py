@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from altogether_rt.bench.ceilings import measure_ceilings
-from altogether_rt.bench.tiny_onnx import matmul_model
+from altogether_rt.runtime.tiny_onnx import matmul_model
 
 pytestmark = pytest.mark.lean
 ort = pytest.importorskip("onnxruntime")

@@ -1,0 +1,196 @@
+"""The exported artifact: a folder that says what it holds, checked before anything is loaded.
+
+A bundle is `bundle.json` (the manifest), one ONNX graph each for encoder, mapper and decoder, one
+file of weights that the graphs share and map into memory, and `tokenizer.json`. It comes from
+strangers as often as not, so the manifest names plain files beside it and nothing else, and every
+file is hashed before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import uuid
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.errors import BundleError, ConfigError
+from altogether_rt.manifest import SCHEMA_VERSION, TOKENIZER_NAME, BundleManifest, FileSpec
+
+__all__ = ["MANIFEST_NAME", "Bundle", "BundleWriter", "find_bundle", "hash_file"]
+
+MANIFEST_NAME = "bundle.json"
+_MAX_MANIFEST_BYTES = 1 << 20
+_HASH_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest and files have been checked."""
+
+    path: Path
+    manifest: BundleManifest
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, *, verify_hashes: bool = True) -> Bundle:
+        """Read a bundle's manifest and check its files.
+
+        Raises BundleError (one sentence) for a manifest that cannot be understood, a file that is
+        missing, of another size or, with `verify_hashes`, of another content.
+        """
+        path = find_bundle(name_or_path)
+        manifest = _read_manifest(path / MANIFEST_NAME)
+        for name, spec in manifest.files.items():
+            _check_file(path, name, spec, verify_hashes)
+        return cls(path, manifest)
+
+    @property
+    def config(self) -> CaptionerConfig:
+        return self.manifest.config
+
+    @property
+    def bundle_id(self) -> str:
+        return self.manifest.bundle_id
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path / TOKENIZER_NAME
+
+    def graph_path(self, name: str) -> Path:
+        return self.path / self.manifest.graphs[name].file
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """The folder of a bundle: `starter` is the one inside the package, anything else is a path.
+
+    Raises BundleError if there is none.
+    """
+    if str(name_or_path) == "starter":
+        path = Path(str(resources.files("altogether_rt").joinpath("starter")))
+        if not (path / MANIFEST_NAME).is_file():
+            raise BundleError(
+                "the starter bundle is missing from this installation: reinstall altogether-rt, "
+                "or give a bundle's folder."
+            )
+        return path
+    path = Path(name_or_path)
+    if not path.is_dir():
+        raise BundleError(
+            f"there is no bundle at {path}: give a folder made by altogether-rt export."
+        )
+    if not (path / MANIFEST_NAME).is_file():
+        is_checkpoint = (path / "config.json").is_file()
+        advice = "export this checkpoint first" if is_checkpoint else "give an exported folder"
+        raise BundleError(f"{path} is no bundle, it has no {MANIFEST_NAME}: {advice}.")
+    return path
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_manifest(path: Path) -> BundleManifest:
+    try:
+        size = path.stat().st_size
+        if size > _MAX_MANIFEST_BYTES:
+            raise BundleError(
+                f"{path} has {size} bytes, far more than a manifest: export it again."
+            )
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read ({error}): export the bundle again.") from error
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        raise BundleError(
+            f"{path} is not a bundle's manifest: give a folder made by altogether-rt export."
+        )
+    if data["schema"] != SCHEMA_VERSION:
+        advice = "update altogether-rt" if data["schema"] > SCHEMA_VERSION else "export it again"
+        raise BundleError(
+            f"{path} has schema {data['schema']} and this version reads {SCHEMA_VERSION}: {advice}."
+        )
+    try:
+        return BundleManifest.from_dict(data)
+    except ConfigError as error:
+        raise BundleError(f"{path} is not valid: {error}") from error
+
+
+def _check_file(folder: Path, name: str, spec: FileSpec, verify_hash: bool) -> None:
+    path = folder / name
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise BundleError(f"the bundle {folder} lacks {name}: copy or export it again.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
+    if status.st_size != spec.bytes or (verify_hash and hash_file(path) != spec.sha256):
+        raise BundleError(
+            f"{path} is not the file that was exported (its hash differs): copy or export it again."
+        )
+
+
+class BundleWriter:
+    """Writes a bundle beside its destination and renames it there, so it is whole or absent.
+
+    with BundleWriter(out) as writer:
+        ... write files into writer.folder ...
+        manifest = BundleManifest(..., files=writer.describe_files())
+        writer.commit(manifest)
+    """
+
+    def __init__(self, out: Path, *, overwrite: bool = False) -> None:
+        self.out = Path(os.path.abspath(out))
+        if self.out.exists() and not overwrite:
+            raise BundleError(f"{out} exists already: choose another --out, or pass --overwrite.")
+        if self.out.exists() and not (self.out / MANIFEST_NAME).is_file():
+            raise BundleError(
+                f"{out} exists and is no bundle, so it is not replaced: choose another --out."
+            )
+        self.folder = self.out.with_name(f".{self.out.name}.{uuid.uuid4().hex[:8]}.partial")
+
+    def __enter__(self) -> BundleWriter:
+        self.folder.mkdir(parents=True)
+        return self
+
+    def describe_files(self) -> dict[str, FileSpec]:
+        """Size and hash of all that has been written, by name."""
+        return {
+            path.name: FileSpec(path.stat().st_size, hash_file(path))
+            for path in sorted(self.folder.iterdir())
+        }
+
+    def commit(self, manifest: BundleManifest) -> Bundle:
+        """Write the manifest and move the folder into place."""
+        text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        (self.folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+        for path in self.folder.iterdir():
+            _flush_to_disk(path)
+        replaced = self.folder.with_suffix(".replaced")
+        if self.out.exists():
+            self.out.rename(replaced)
+        self.folder.rename(self.out)
+        shutil.rmtree(replaced, ignore_errors=True)
+        return Bundle(self.out, manifest)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,148 @@
+"""Causal attention over the cache, as a target spells it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.config import DecoderConfig
+from altogether_rt.errors import ConfigError
+from altogether_rt.export.graph import GraphBuilder
+
+__all__ = ["AttentionLowering", "AttentionState", "GroupQueryAttention"]
+
+MICROSOFT = "com.microsoft"
+
+
+class AttentionState(Protocol):
+    """One graph's attention: what all layers share has been computed."""
+
+    def attend(self, g: GraphBuilder, qkv: str, layer: int) -> str:
+        """Queries, keys, values side by side, (B, S, (heads + 2 kv_heads) D) -> (B, S, heads D).
+
+        Writes keys and values into the cache tensors `past_key.N`/`present_key.N` of the layer.
+        """
+
+
+class AttentionLowering(Protocol):
+    """Makes the attention of a graph."""
+
+    @property
+    def min_chunk(self) -> int:
+        """Fewest tokens a row of the padded view may have room for."""
+
+    def check(self, config: DecoderConfig) -> None:
+        """Raises ConfigError for a decoder that these operators cannot compute."""
+
+    def start(
+        self, g: GraphBuilder, config: DecoderConfig, query_lengths: str, past_lengths: str
+    ) -> AttentionState:
+        """Declare the cache and compute what all layers share; both lengths are int32 (B,)."""
+
+
+class GroupQueryAttention:
+    """ONNX Runtime's GroupQueryAttention with its input `query_seqlens` (from 1.32 on CPU).
+
+    What that operator does, found by experiment on 1.32.0 and in its documentation:
+
+    - Queries come padded on the right, (B, S, ·); row b has `query_seqlens[b]` real ones, which
+      follow `seqlens_k[b] + 1 - query_seqlens[b]` cached tokens. Output of padding is unspecified.
+    - B must equal the leading size of past and present; a leading slice of a bigger buffer will do.
+    - A row may have no query, if its slot is not empty (`seqlens_k >= 0`).
+    - past + S <= places must hold for every row, S being the padded length: the cache needs room
+      for the longest chunk beyond its capacity, which it does not write.
+    - `total_sequence_length` is only an upper bound of past + new and changes no result.
+    - A row's results are bit for bit the same in any batch, at any S, for any number of queries,
+      *except* that a row with a single query takes another kernel (matrix times vector) whose sums
+      differ in the last bit, and that S = 1 takes a third one.
+
+    So rows are attended as if they had at least two queries. The second one is padding: what it
+    writes behind the row's end is overwritten by the next token before anything can see it. Plain
+    decoding, verification of drafts and prefill then agree bit for bit, for a few percent of a
+    step's time.
+    """
+
+    min_chunk = 2
+
+    def check(self, config: DecoderConfig) -> None:
+        """Raises ConfigError for a decoder that these operators cannot compute."""
+        multiple = 16 if config.position == "rotary" else 8
+        if config.head_dim % multiple:
+            raise ConfigError(
+                f"decoder.width / decoder.heads is {config.head_dim}, but this target needs a "
+                f"multiple of {multiple}: train with another number of heads."
+            )
+
+    def start(
+        self, g: GraphBuilder, config: DecoderConfig, query_lengths: str, past_lengths: str
+    ) -> AttentionState:
+        attended = g.op("Max", query_lengths, g.constant(self.min_chunk, np.int32))  # (B,)
+        lengths = g.op("Add", past_lengths, attended)
+        return _GroupQueryState(
+            config,
+            query_lengths=attended,
+            last_index=g.op("Sub", lengths, g.constant(1, np.int32)),
+            longest=g.op("ReduceMax", lengths, keepdims=0),
+            rotation=self._rotation(g, config),
+        )
+
+    def _rotation(self, g: GraphBuilder, config: DecoderConfig) -> tuple[str, str]:
+        if config.position != "rotary":
+            return ("", "")
+        angles = rotary_angles(config, config.max_positions + self.min_chunk)
+        return (
+            g.weight("decoder.rotary_cos", np.cos(angles)),
+            g.weight("decoder.rotary_sin", np.sin(angles)),
+        )
+
+
+class _GroupQueryState:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        query_lengths: str,
+        last_index: str,
+        longest: str,
+        rotation: tuple[str, str],
+    ) -> None:
+        self._config = config
+        self._query_lengths = query_lengths
+        self._last_index = last_index
+        self._longest = longest
+        self._rotation = rotation
+
+    def attend(self, g: GraphBuilder, qkv: str, layer: int) -> str:
+        config = self._config
+        shape = ("B", config.num_kv_heads, "places", config.head_dim)
+        past = [g.input(f"past_{kind}.{layer}", np.float32, shape) for kind in ("key", "value")]
+        present = [f"present_{kind}.{layer}" for kind in ("key", "value")]
+        packed = (qkv, "", "")
+        unused = ("",) * 7  # position ids, bias, sink, cache scales, norms
+        out, *_ = g.ops(
+            "GroupQueryAttention",
+            [f"attention.{layer}", *present],
+            *packed,
+            *past,
+            self._last_index,
+            self._longest,
+            *self._rotation,
+            *unused,
+            self._query_lengths,
+            domain=MICROSOFT,
+            num_heads=config.heads,
+            kv_num_heads=config.num_kv_heads,
+            do_rotary=int(config.position == "rotary"),
+        )
+        for name in present:
+            g.output(name, name, np.float32, shape)
+        return out
+
+
+def rotary_angles(config: DecoderConfig, places: int) -> NDArray[np.float32]:
+    """Angle of each pair of channels at each place, (places, head_dim / 2)."""
+    half = np.arange(0, config.head_dim, 2, dtype=np.float32)
+    frequency = config.rope_theta ** -(half / config.head_dim)
+    angles: NDArray[np.float32] = (np.arange(places)[:, None] * frequency).astype(np.float32)
+    return angles

@@ -1,0 +1,180 @@
+"""From a model in torch to a verified bundle on disk."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import nn
+
+from altogether_rt.bundle import Bundle, BundleWriter
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.export.attention import AttentionLowering, GroupQueryAttention
+from altogether_rt.export.decoder import build_decoder
+from altogether_rt.export.encoder import build_encoder
+from altogether_rt.export.graph import GraphBuilder, tensor_specs
+from altogether_rt.export.lowering import (
+    Fp32Linear,
+    Fp32Table,
+    Int8Linear,
+    Int8Table,
+    LinearLowering,
+    Lowering,
+    TableLowering,
+)
+from altogether_rt.export.mapper import build_mapper
+from altogether_rt.export.recipes import LoweringNames, Recipe
+from altogether_rt.export.samples import Samples
+from altogether_rt.export.verify import Recording, check_parity, compare, record
+from altogether_rt.export.weights import WeightsFile, WeightSource
+from altogether_rt.manifest import (
+    GRAPH_NAMES,
+    TOKENIZER_NAME,
+    BundleManifest,
+    CacheSpec,
+    FileSpec,
+    GraphSpec,
+)
+from altogether_rt.model.captioner import Captioner
+from altogether_rt.runtime.ort_runtime import OnnxRuntime
+from altogether_rt.runtime.torch_runtime import TorchRuntime
+
+__all__ = ["ExportSource", "build_lowering", "write_bundle"]
+
+WEIGHTS_NAME = "weights.bin"
+_TOOLS = ("altogether-rt", "torch", "onnx", "onnxruntime", "onnxscript", "open_clip_torch")
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What is exported: a configuration, its weights, and the torch model they make."""
+
+    config: CaptionerConfig
+    weights: WeightSource  # mapper.* and decoder.*
+    load_model: Callable[[], Captioner]  # with its encoder; released before the decoder is written
+    tokenizer_path: Path
+    provenance: Mapping[str, Any]
+
+
+def build_lowering(names: LoweringNames) -> Lowering:
+    """The lowering that a recipe names."""
+    linear: dict[str, LinearLowering] = {"fp32": Fp32Linear(), "int8-row": Int8Linear()}
+    table: dict[str, TableLowering] = {"fp32": Fp32Table(), "int8-row": Int8Table()}
+    attention: dict[str, AttentionLowering] = {"group-query": GroupQueryAttention()}
+    return Lowering(linear[names.linear], table[names.table], attention[names.attention])
+
+
+def write_bundle(
+    source: ExportSource,
+    recipe: Recipe,
+    out: Path,
+    samples: Samples,
+    *,
+    overwrite: bool = False,
+    report: Report = lambda message: None,
+) -> Bundle:
+    """Export `source` by `recipe` to the folder `out`, which is whole or absent.
+
+    `report` is told what is being done, a sentence a stage. Raises ParityError if a graph differs
+    from the torch reference by more than the recipe allows, BundleError if `out` cannot be used.
+    """
+    lowering = build_lowering(recipe.lowering)
+    lowering.attention.check(source.config.decoder)
+    num_slots = len(samples.pixels)
+    with BundleWriter(out, overwrite=overwrite) as writer:
+        report("running the torch reference")
+        recording, encoder = _run_reference(source, samples)
+        _write_graphs(source, encoder, lowering, writer.folder, report)
+        shutil.copyfile(source.tokenizer_path, writer.folder / TOKENIZER_NAME)
+        report("comparing the graphs with the reference")
+        manifest = _describe(source, recipe, lowering, writer)
+        with OnnxRuntime(Bundle(writer.folder, manifest), num_slots=num_slots) as candidate:
+            agreements = compare(recording, candidate)
+        figures = check_parity(agreements, recipe.parity)
+        parity = {"inputs": samples.origin, "images": num_slots, **figures}
+        return writer.commit(replace(manifest, parity=parity))
+
+
+def _run_reference(source: ExportSource, samples: Samples) -> tuple[Recording, nn.Module]:
+    """What torch answers, and the encoder; mapper and decoder are given up before the export."""
+    model = source.load_model()
+    assert model.encoder is not None
+    with TorchRuntime(model, num_slots=len(samples.pixels)) as reference:
+        return record(reference, samples), model.encoder
+
+
+def _write_graphs(
+    source: ExportSource, encoder: nn.Module, lowering: Lowering, folder: Path, report: Report
+) -> None:
+    config, weights = source.config, source.weights
+    emitters: dict[str, Callable[[GraphBuilder], None]] = {
+        "encoder": lambda g: build_encoder(g, config.encoder, encoder, lowering),
+        "mapper": lambda g: build_mapper(g, config, weights, lowering),
+        "decoder": lambda g: build_decoder(g, config.decoder, weights, lowering),
+    }
+    with WeightsFile(folder / WEIGHTS_NAME) as weights_file:
+        for name, emit in emitters.items():
+            report(f"writing the {name}")
+            g = GraphBuilder(name, weights_file)
+            emit(g)
+            g.save(folder / f"{name}.onnx")
+
+
+def _describe(
+    source: ExportSource, recipe: Recipe, lowering: Lowering, writer: BundleWriter
+) -> BundleManifest:
+    files = writer.describe_files()
+    decoder = source.config.decoder
+    return BundleManifest(
+        config=source.config,
+        target=recipe.target,
+        graphs={name: _describe_graph(writer.folder, name, files) for name in GRAPH_NAMES},
+        files=files,
+        cache=CacheSpec(
+            layers=decoder.layers,
+            kv_heads=decoder.num_kv_heads,
+            head_dim=decoder.head_dim,
+            dtype="float32",
+            min_chunk=lowering.attention.min_chunk,
+        ),
+        provenance={
+            **source.provenance,
+            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "tools": _tool_versions(),
+        },
+    )
+
+
+def _describe_graph(folder: Path, name: str, files: Mapping[str, FileSpec]) -> GraphSpec:
+    file = f"{name}.onnx"
+    graph = onnx.load(folder / file, load_external_data=False).graph
+
+    def specs(values: Any) -> Any:
+        kept = [v for v in values if not v.name.startswith(("past_key", "past_value", "present_"))]
+        return tensor_specs(kept)
+
+    return GraphSpec(
+        file=file,
+        sha256=files[file].sha256,
+        inputs=specs(graph.input),
+        outputs=specs(graph.output),
+        weights=(WEIGHTS_NAME,),
+    )
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {}
+    for tool in _TOOLS:
+        try:
+            versions[tool] = importlib.metadata.version(tool)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,135 @@
+"""The decoder's graph, written from its configuration; precision is the lowering's affair.
+
+One graph serves prefill, decode and draft verification. Tokens come packed, (T, width), and linear
+layers see nothing else; attention alone sees the padded view (B, S, width), through two gathers.
+Layouts of weights are those of `altogether_rt.model.decoder`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from altogether_rt.config import DecoderConfig
+from altogether_rt.export.attention import AttentionState
+from altogether_rt.export.graph import GraphBuilder
+from altogether_rt.export.lowering import Lowering
+from altogether_rt.export.weights import WeightSource
+
+__all__ = ["build_decoder"]
+
+
+def build_decoder(
+    g: GraphBuilder, config: DecoderConfig, weights: WeightSource, lowering: Lowering
+) -> None:
+    """Add the decoder to `g`, with the inputs and outputs that `runtime.ort_runtime` binds."""
+    token_ids = g.input("token_ids", np.int64, ["T"])
+    positions = g.input("positions", np.int64, ["T"])
+    visual_tokens = g.input("visual_tokens", np.float32, ["V", config.token_width])
+    visual_index = g.input("visual_index", np.int64, ["V"])
+    query_lengths = g.input("query_lengths", np.int32, ["B"])
+    past_lengths = g.input("past_lengths", np.int32, ["B"])
+    pad_index = g.input("pad_index", np.int64, ["B", "S"])
+    unpad_index = g.input("unpad_index", np.int64, ["T"])
+    logit_index = g.input("logit_index", np.int64, ["L"])
+
+    emit = _DecoderEmitter(g, config, weights, lowering)
+    x = emit.embed(token_ids, visual_tokens, visual_index, positions)  # (T, W)
+    attention = lowering.attention.start(g, config, query_lengths, past_lengths)
+    for layer in range(config.layers):
+        x = emit.layer(x, layer, attention, pad_index, unpad_index)
+    logits = emit.logits(g.op("Gather", x, logit_index, axis=0))  # (L, vocab)
+    greedy = g.op("ArgMax", logits, axis=-1, keepdims=0)  # the lowest id wins a tie
+    g.output(greedy, "greedy_ids", np.int64, ["L"])
+    g.output(logits, "logits", np.float32, ["L", config.vocab_size])
+
+
+class _DecoderEmitter:
+    def __init__(
+        self, g: GraphBuilder, config: DecoderConfig, weights: WeightSource, lowering: Lowering
+    ) -> None:
+        self.g = g
+        self.config = config
+        self.weights = weights
+        self.lowering = lowering
+        table = weights.get("decoder.embed.weight")
+        self.tokens = lowering.table.table(g, "decoder.embed", table, as_head=config.tied_head)
+
+    def embed(self, token_ids: str, visual_tokens: str, visual_index: str, positions: str) -> str:
+        """Token and visual embeddings with their positions, (T, width)."""
+        g, config, table = self.g, self.config, self.lowering.table
+        x = table.lookup(g, self.tokens, token_ids)
+        places = g.op("Unsqueeze", visual_index, g.constant([1], np.int64))  # (V, 1)
+        x = g.op("ScatterND", x, places, visual_tokens)
+        if config.embed_width is not None:
+            x = self.linear(x, "project_in")
+        if config.position == "learned":
+            # Rows before the offset belong to padding, which nothing here has.
+            rows = self.weights.get("decoder.positions.weight")[config.position_offset :]
+            learned = table.table(g, "decoder.positions", rows, as_head=False)
+            x = g.op("Add", x, table.lookup(g, learned, positions))
+        return x
+
+    def layer(
+        self, x: str, index: int, attention: AttentionState, pad_index: str, unpad_index: str
+    ) -> str:
+        """One block over packed tokens, (T, width) -> (T, width)."""
+        g, name = self.g, f"layers.{index}"
+
+        def attend(x: str) -> str:
+            qkv = self.linear(x, f"{name}.q", f"{name}.k", f"{name}.v")
+            padded = attention.attend(g, g.op("Gather", qkv, pad_index, axis=0), index)
+            flat = g.op("Reshape", padded, g.constant([-1, self.config.width], np.int64))
+            return self.linear(g.op("Gather", flat, unpad_index, axis=0), f"{name}.out")
+
+        if self.config.norm_placement == "pre":
+            x = g.op("Add", x, attend(self.norm(x, f"{name}.norm1")))
+            return g.op("Add", x, self.feed_forward(self.norm(x, f"{name}.norm2"), name))
+        x = self.norm(g.op("Add", x, attend(x)), f"{name}.norm1")
+        return self.norm(g.op("Add", x, self.feed_forward(x, name)), f"{name}.norm2")
+
+    def feed_forward(self, x: str, name: str) -> str:
+        if not self.config.gated:
+            return self.linear(self.activate(self.linear(x, f"{name}.fc1")), f"{name}.fc2")
+        both = self.linear(x, f"{name}.gate", f"{name}.fc1")
+        gate, up = self.g.ops("Split", 2, both, axis=-1, num_outputs=2)
+        return self.linear(self.g.op("Mul", self.activate(gate), up), f"{name}.fc2")
+
+    def logits(self, x: str) -> str:
+        """Final norm and head over the rows that were asked for, (L, width) -> (L, vocab)."""
+        if self.config.final_norm:
+            x = self.norm(x, "norm")
+        if self.config.embed_width is not None:
+            x = self.linear(x, "project_out")
+        if self.config.tied_head:
+            return self.lowering.table.logits(self.g, self.tokens, x)
+        return self.linear(x, "head")
+
+    def linear(self, x: str, *names: str) -> str:
+        """Linear layers that read the same input, as one; their outputs stand side by side."""
+        weight = np.concatenate([self.weights.get(f"decoder.{name}.weight") for name in names])
+        biases = [f"decoder.{name}.bias" for name in names]
+        bias = (
+            np.concatenate([self.weights.get(name) for name in biases])
+            if biases[0] in self.weights
+            else None
+        )
+        fused = "decoder." + "+".join(names)
+        return self.lowering.linear.linear(self.g, x, weight, bias, fused)
+
+    def norm(self, x: str, name: str) -> str:
+        """LayerNorm or RMSNorm, in float32 for every target."""
+        g, config, name = self.g, self.config, f"decoder.{name}"
+        scale = g.weight(f"{name}.weight", self.weights.get(f"{name}.weight"))
+        if config.norm == "rmsnorm":
+            return g.op("RMSNormalization", x, scale, axis=-1, epsilon=config.norm_eps)
+        bias = g.weight(f"{name}.bias", self.weights.get(f"{name}.bias"))
+        return g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=config.norm_eps)
+
+    def activate(self, x: str) -> str:
+        g = self.g
+        if self.config.activation == "relu":
+            return g.op("Relu", x)
+        if self.config.activation == "silu":
+            return g.op("Mul", x, g.op("Sigmoid", x))
+        tanh = self.config.activation == "gelu_tanh"
+        return g.op("Gelu", x, approximate="tanh" if tanh else "none")

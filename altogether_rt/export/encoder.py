@@ -1,0 +1,152 @@
+"""The encoder's graph: any torch image encoder, its linear layers lowered for the target."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from altogether_rt.config import EncoderConfig
+from altogether_rt.export.graph import OPSET, GraphBuilder
+from altogether_rt.export.lowering import Lowering
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["build_encoder", "trace_encoder"]
+
+#: torch.export treats sizes 0 and 1 as constants, so the example has two images.
+EXAMPLE_BATCH = 2
+
+
+def build_encoder(
+    g: GraphBuilder, config: EncoderConfig, module: torch.nn.Module, lowering: Lowering
+) -> None:
+    """Add the encoder to `g`: uint8 pixels (N, H, W, 3) to embeddings (N, E).
+
+    `module` maps the one to the other and normalises pixels and embedding itself. Constant matrix
+    products become the target's linear layers; everything else is kept as torch exported it.
+    """
+    size = config.image_size
+    g.input("pixels", np.uint8, ["N", size, size, 3])
+    result = _Transcriber(g, lowering).transcribe(trace_encoder(module, size))
+    g.output(result, "embeddings", np.float32, ["N", config.embed_dim])
+
+
+def trace_encoder(module: torch.nn.Module, image_size: int) -> ir.Graph:
+    """The graph that torch exports for `module`, any number of images at once."""
+    example = torch.zeros((EXAMPLE_BATCH, image_size, image_size, 3), dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["pixels"],
+            output_names=["embeddings"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model.graph
+
+
+class _Transcriber:
+    """Copies a graph into a builder node by node, spelling linear layers anew."""
+
+    def __init__(self, g: GraphBuilder, lowering: Lowering) -> None:
+        self._g = g
+        self._lowering = lowering
+        self._names: dict[str, str] = {}  # torch's value names -> the builder's
+
+    def transcribe(self, graph: ir.Graph) -> str:
+        """Returns the name of the graph's one result."""
+        (source,), (result,) = graph.inputs, graph.outputs
+        self._names[str(source.name)] = "pixels"
+        for node in graph:
+            assert not node.domain, f"unexpected operator {node.domain}::{node.op_type}"
+            weight = _linear_weight(node)
+            if weight is None:
+                self._copy(node)
+            else:
+                self._lower(node, weight)
+        return self._names[str(result.name)]
+
+    def _lower(self, node: ir.Node, weight: NDArray[np.float32]) -> None:
+        bias = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        name = f"encoder.{node.outputs[0].name}"
+        x = self._value(node.inputs[0])
+        lowered = self._lowering.linear.linear(self._g, x, weight, bias, name)
+        self._names[str(node.outputs[0].name)] = lowered
+
+    def _copy(self, node: ir.Node) -> None:
+        from onnx_ir import to_proto
+
+        inputs = ["" if value is None else self._value(value) for value in node.inputs]
+        attributes = {
+            attribute.name: _attribute_value(to_proto(attribute))
+            for attribute in node.attributes.values()
+        }
+        results = self._g.ops(node.op_type, len(node.outputs), *inputs, **attributes)
+        for output, name in zip(node.outputs, results, strict=True):
+            self._names[str(output.name)] = name
+
+    def _value(self, value: ir.Value | None) -> str:
+        """The builder's name of a value; a constant is added where it is first used."""
+        assert value is not None
+        key = str(value.name)
+        if key not in self._names:
+            array = value.const_value
+            assert array is not None, f"{key} is used before it is made"
+            self._names[key] = self._g.weight(f"encoder.{key}", array.numpy())
+        return self._names[key]
+
+
+def _linear_weight(node: ir.Node) -> NDArray[np.float32] | None:
+    """The weight (out, in) of a product with a constant matrix; None for any other node."""
+    if node.op_type not in ("MatMul", "Gemm"):
+        return None
+    matrix = _constant(node.inputs[1])
+    if matrix is None or matrix.ndim != 2 or _constant(node.inputs[0]) is not None:
+        return None
+    if node.op_type == "MatMul":
+        return matrix.T
+    options = {name: attribute.value for name, attribute in node.attributes.items()}
+    plain = (options.get("alpha", 1.0), options.get("beta", 1.0), options.get("transA", 0))
+    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
+    if plain != (1.0, 1.0, 0) or (has_bias and _constant(node.inputs[2]) is None):
+        return None
+    return matrix if options.get("transB", 0) else matrix.T
+
+
+def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
+    if value is None or value.const_value is None:
+        return None
+    array: NDArray[Any] = value.const_value.numpy()
+    return array if array.dtype == np.float32 else None
+
+
+def _attribute_value(proto: Any) -> Any:
+    from onnx import helper
+
+    return helper.get_attribute_value(proto)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter warns about its own internals; none of it is for our users."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,51 @@
+"""A checkpoint folder as the source of an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from altogether_rt.bundle import Bundle
+from altogether_rt.checkpoint import Checkpoint
+from altogether_rt.export.bundling import ExportSource, Report, write_bundle
+from altogether_rt.export.recipes import Recipe
+from altogether_rt.export.samples import draw_samples, read_samples
+from altogether_rt.export.weights import SafetensorsWeights
+from altogether_rt.preprocess import PromptTokenizer
+
+__all__ = ["export_checkpoint"]
+
+
+def export_checkpoint(
+    folder: Path,
+    recipe: Recipe,
+    out: Path,
+    *,
+    calibration_images: Path | None = None,
+    overwrite: bool = False,
+    report: Report = lambda message: None,
+) -> Bundle:
+    """Export the checkpoint in `folder` by `recipe` to the bundle `out`.
+
+    calibration_images: a folder of images to measure parity on; scenes are drawn if None.
+    Raises AltogetherError for a checkpoint that cannot be read, and as `write_bundle` does.
+    """
+    checkpoint = Checkpoint.load(folder)
+    config = checkpoint.config
+    tokenizer = PromptTokenizer.from_file(
+        checkpoint.tokenizer_path, config.prompt, config.decoder.pad_id
+    )
+    samples = (
+        draw_samples(config, tokenizer)
+        if calibration_images is None
+        else read_samples(calibration_images, config, tokenizer)
+    )
+    report("reading the checkpoint")
+    identity = {"name": folder.resolve().name, "sha256": checkpoint.sha256()}
+    source = ExportSource(
+        config=config,
+        weights=SafetensorsWeights(checkpoint.weights_path),
+        load_model=checkpoint.captioner,
+        tokenizer_path=checkpoint.tokenizer_path,
+        provenance={"checkpoint": {**identity, "about": dict(checkpoint.about)}},
+    )
+    return write_bundle(source, recipe, out, samples, overwrite=overwrite, report=report)

@@ -1,0 +1,169 @@
+"""How the pieces of the model are spelt for a target: linear layers, token tables.
+
+The model definition (`export.decoder`, `export.mapper`) asks for a linear layer or a table row; a
+lowering says in which operators. Attention, which knows the cache, is in `export.attention`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from altogether_rt.export.attention import AttentionLowering
+from altogether_rt.export.graph import GraphBuilder
+from altogether_rt.export.quantize import INT8_MAX, quantize_rows
+
+__all__ = [
+    "Fp32Linear",
+    "Fp32Table",
+    "Int8Linear",
+    "Int8Table",
+    "LinearLowering",
+    "Lowering",
+    "TableLowering",
+    "TableRef",
+    "quantize_activation",
+]
+
+Matrix = NDArray[np.float32]
+#: Zero point of activations: int8 values are stored as uint8, which the CPU kernels are made for.
+ACTIVATION_ZERO = 128
+#: Stands in for the scale of a row of zeros, which then stays zero instead of becoming 0/0.
+SMALLEST_SCALE = 1e-30
+
+
+class LinearLowering(Protocol):
+    """y = x @ weight.T + bias, in some precision."""
+
+    def linear(
+        self, g: GraphBuilder, x: str, weight: Matrix, bias: Matrix | None, name: str
+    ) -> str:
+        """x (..., in), weight (out, in), bias (out,) -> (..., out)."""
+
+
+@dataclass(frozen=True)
+class TableRef:
+    """A table of rows in a graph."""
+
+    values: str
+    scales: str = ""  # int8 only, one a row
+    transposed: bool = False  # stored (width, rows), as a head multiplies by it
+
+
+class TableLowering(Protocol):
+    """Token embeddings and positions; with `as_head`, the same numbers also make the logits."""
+
+    def table(self, g: GraphBuilder, name: str, rows: Matrix, as_head: bool) -> TableRef:
+        """Store a (rows, width) table."""
+
+    def lookup(self, g: GraphBuilder, table: TableRef, index: str) -> str:
+        """Rows at index (T,) -> float32 (T, width)."""
+
+    def logits(self, g: GraphBuilder, table: TableRef, x: str) -> str:
+        """x (L, width) against every row -> float32 (L, rows)."""
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """All that a target decides about the operators of its graphs."""
+
+    linear: LinearLowering
+    table: TableLowering
+    attention: AttentionLowering
+
+
+class Fp32Linear:
+    """One MatMul; the weight is stored as (in, out)."""
+
+    def linear(
+        self, g: GraphBuilder, x: str, weight: Matrix, bias: Matrix | None, name: str
+    ) -> str:
+        y = g.op("MatMul", x, g.weight(f"{name}.weight", weight.T))
+        return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", bias))
+
+
+class Int8Linear:
+    """Weights int8 with one scale an output channel, activations int8 with one scale a row.
+
+    A scale of its own makes a row's result independent of what else is in the batch; integer sums
+    make it independent of their order. In `QuantizedRows` the rows of the weight are output
+    channels, so its scales multiply columns of the product.
+    """
+
+    def linear(
+        self, g: GraphBuilder, x: str, weight: Matrix, bias: Matrix | None, name: str
+    ) -> str:
+        quantized = quantize_rows(weight)
+        values = g.weight(f"{name}.weight_int8", quantized.values.T)
+        scales = g.weight(f"{name}.weight_scale", quantized.scales)
+        y = integer_product(g, x, values, scales)
+        return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", bias))
+
+
+class Fp32Table:
+    """One float32 array for lookup and head alike."""
+
+    def table(self, g: GraphBuilder, name: str, rows: Matrix, as_head: bool) -> TableRef:
+        return TableRef(g.weight(f"{name}.weight", rows))
+
+    def lookup(self, g: GraphBuilder, table: TableRef, index: str) -> str:
+        return g.op("Gather", table.values, index, axis=0)
+
+    def logits(self, g: GraphBuilder, table: TableRef, x: str) -> str:
+        return g.op("Gemm", x, table.values, transB=1)
+
+
+class Int8Table:
+    """int8 rows with a scale each.
+
+    A table that is also the head is stored once, transposed as the product needs it; a lookup then
+    picks columns, which is slower than rows but small beside a layer.
+    """
+
+    def table(self, g: GraphBuilder, name: str, rows: Matrix, as_head: bool) -> TableRef:
+        quantized = quantize_rows(rows)
+        stored = quantized.values.T if as_head else quantized.values
+        return TableRef(
+            g.weight(f"{name}.weight_int8", stored),
+            g.weight(f"{name}.weight_scale", quantized.scales),
+            transposed=as_head,
+        )
+
+    def lookup(self, g: GraphBuilder, table: TableRef, index: str) -> str:
+        if table.transposed:
+            columns = g.op("Gather", table.values, index, axis=1)  # (width, T)
+            values = g.op("Transpose", columns, perm=[1, 0])
+        else:
+            values = g.op("Gather", table.values, index, axis=0)
+        scales = g.op("Gather", table.scales, index, axis=0)  # (T,)
+        scales = g.op("Unsqueeze", scales, g.constant([1], np.int64))
+        return g.op("Mul", g.op("Cast", values, to=_FLOAT), scales)
+
+    def logits(self, g: GraphBuilder, table: TableRef, x: str) -> str:
+        assert table.transposed, "this table was not stored as a head"
+        return integer_product(g, x, table.values, table.scales)
+
+
+_FLOAT = int(onnx.TensorProto.FLOAT)
+
+
+def integer_product(g: GraphBuilder, x: str, values: str, scales: str) -> str:
+    """x (..., in) float32 times int8 values (in, out), columns scaled -> (..., out) float32."""
+    quantized, row_scale = quantize_activation(g, x)
+    zero = g.constant(ACTIVATION_ZERO, np.uint8)
+    product = g.op("Cast", g.op("MatMulInteger", quantized, values, zero), to=_FLOAT)
+    return g.op("Mul", g.op("Mul", product, row_scale), scales)
+
+
+def quantize_activation(g: GraphBuilder, x: str) -> tuple[str, str]:
+    """x (..., in) -> uint8 of the same shape, and its scale (..., 1)."""
+    axes = g.constant([-1], np.int64)
+    largest = g.op("ReduceMax", g.op("Abs", x), axes, keepdims=1)
+    scale = g.op("Mul", largest, g.constant(1 / INT8_MAX, np.float32))
+    scale = g.op("Max", scale, g.constant(SMALLEST_SCALE, np.float32))
+    one, zero = g.constant(1, np.float32), g.constant(ACTIVATION_ZERO, np.uint8)
+    return g.op("QuantizeLinear", g.op("Div", x, scale), one, zero), scale

@@ -1,0 +1,86 @@
+"""The mapper's graph: embeddings (N, E) to visual tokens (N, P, W).
+
+Layouts of weights are those of `altogether_rt.model.mapper`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.export.graph import GraphBuilder, Shape
+from altogether_rt.export.lowering import Lowering
+from altogether_rt.export.weights import WeightSource
+
+__all__ = ["build_mapper"]
+
+NORM_EPS = 1e-5  # torch's default, which the mapper uses
+
+
+def build_mapper(
+    g: GraphBuilder, config: CaptionerConfig, weights: WeightSource, lowering: Lowering
+) -> None:
+    """Add the mapper to `g`."""
+    embeddings = g.input("embeddings", np.float32, ["N", config.encoder.embed_dim])
+    emit = _MapperEmitter(g, config, weights, lowering)
+    tokens = emit.mlp(embeddings) if config.mapper.kind == "mlp" else emit.transformer(embeddings)
+    shape: Shape = ["N", config.mapper.prefix_length, config.decoder.token_width]
+    g.output(tokens, "visual_tokens", np.float32, shape)
+
+
+class _MapperEmitter:
+    def __init__(
+        self, g: GraphBuilder, config: CaptionerConfig, weights: WeightSource, lowering: Lowering
+    ) -> None:
+        self.g = g
+        self.mapper = config.mapper
+        self.width = config.decoder.token_width
+        self.weights = weights
+        self.lowering = lowering
+
+    def mlp(self, embeddings: str) -> str:
+        hidden = self.g.op("Tanh", self.linear(embeddings, "fc1"))
+        return self._unfold(self.linear(hidden, "fc2"), self.mapper.prefix_length)
+
+    def transformer(self, embeddings: str) -> str:
+        g = self.g
+        unfolded = self._unfold(self.linear(embeddings, "linear"), self.mapper.clip_length)
+        prefix = g.weight("mapper.prefix", self.weights.get("mapper.prefix"))
+        batch = g.op("Shape", embeddings, start=0, end=1)
+        rest = g.constant([self.mapper.prefix_length, self.width], np.int64)
+        prefix = g.op("Expand", prefix, g.op("Concat", batch, rest, axis=0))
+        x = g.op("Concat", unfolded, prefix, axis=1)  # (N, clip_length + prefix_length, W)
+        for index in range(self.mapper.layers):
+            x = self.layer(x, f"layers.{index}")
+        start = g.constant([self.mapper.clip_length], np.int64)
+        end = g.constant([self.mapper.clip_length + self.mapper.prefix_length], np.int64)
+        return g.op("Slice", x, start, end, g.constant([1], np.int64))
+
+    def layer(self, x: str, name: str) -> str:
+        """One pre-norm block; every position attends to every position."""
+        g, heads = self.g, self.mapper.heads
+        qkv = self.linear(self.norm(x, f"{name}.norm1"), f"{name}.q", f"{name}.kv")
+        q, k, v = g.ops("Split", 3, qkv, axis=-1, num_outputs=3)
+        mixed = g.op("Attention", q, k, v, q_num_heads=heads, kv_num_heads=heads)
+        x = g.op("Add", x, self.linear(mixed, f"{name}.out"))
+        hidden = g.op("Relu", self.linear(self.norm(x, f"{name}.norm2"), f"{name}.fc1"))
+        return g.op("Add", x, self.linear(hidden, f"{name}.fc2"))
+
+    def linear(self, x: str, *names: str) -> str:
+        """Linear layers that read the same input, as one; their outputs stand side by side."""
+        weight = np.concatenate([self.weights.get(f"mapper.{name}.weight") for name in names])
+        bias_name = f"mapper.{names[0]}.bias"
+        bias = self.weights.get(bias_name) if bias_name in self.weights else None
+        assert bias is None or len(names) == 1
+        return self.lowering.linear.linear(self.g, x, weight, bias, "mapper." + "+".join(names))
+
+    def norm(self, x: str, name: str) -> str:
+        scale, bias = (
+            self.g.weight(f"mapper.{name}.{part}", self.weights.get(f"mapper.{name}.{part}"))
+            for part in ("weight", "bias")
+        )
+        return self.g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=NORM_EPS)
+
+    def _unfold(self, x: str, places: int) -> str:
+        """(N, places W) -> (N, places, W)."""
+        return self.g.op("Reshape", x, self.g.constant([-1, places, self.width], np.int64))

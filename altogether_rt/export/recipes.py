@@ -1,0 +1,117 @@
+"""Targets: one TOML file each, read from the package or, in a checkout, from `export/recipes/`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from altogether_rt.config import from_dict
+from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.manifest import TargetSpec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - exercised on Python 3.10 only
+    import tomli as tomllib
+
+__all__ = [
+    "DEFAULT_TARGET",
+    "STAGES",
+    "LoweringNames",
+    "Recipe",
+    "Threshold",
+    "find_recipe",
+    "load_recipe",
+    "recipe_folder",
+    "target_names",
+]
+
+DEFAULT_TARGET = "cpu-int8"
+#: What parity is measured on: two graphs, and the decoder's two ways of being called.
+STAGES = ("encoder", "mapper", "prefill", "step")
+
+
+@dataclass(frozen=True)
+class LoweringNames:
+    """The operators a target is spelt in, by name."""
+
+    linear: Literal["fp32", "int8-row"]
+    table: Literal["fp32", "int8-row"]
+    attention: Literal["group-query"]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Least cosine similarity to the torch reference."""
+
+    mean: float  # over all rows
+    worst: float  # of any row
+
+    def __post_init__(self) -> None:
+        if not (-1 <= self.worst <= self.mean <= 1):
+            raise ConfigError("parity needs -1 <= worst <= mean <= 1.")
+
+
+@dataclass(frozen=True)
+class _RecipeFile:
+    description: str
+    precision: str
+    runtime: str
+    device: str
+    lowering: LoweringNames
+    parity: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a checkpoint becomes a bundle for one target."""
+
+    target: TargetSpec
+    lowering: LoweringNames
+    parity: Mapping[str, Threshold]  # by stage
+
+
+def recipe_folder() -> Path:
+    """Where the recipes are: inside an installed package, else at the top of a checkout."""
+    package = Path(__file__).parent
+    checkout = package.parent.parent / "export" / "recipes"
+    for folder in (package / "recipes", checkout):
+        if folder.is_dir():
+            return folder
+    raise AltogetherError("this installation has no export recipes: reinstall altogether-rt.")
+
+
+def target_names() -> list[str]:
+    """Names of all targets."""
+    return sorted(path.stem for path in recipe_folder().glob("*.toml"))
+
+
+def find_recipe(target: str) -> Recipe:
+    """The recipe of a target. Raises ConfigError if there is none of that name."""
+    if target not in target_names():
+        raise ConfigError(f"no target is called {target!r}; there are {', '.join(target_names())}.")
+    return load_recipe(recipe_folder() / f"{target}.toml")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe file. Raises ConfigError if it is not a valid one."""
+    try:
+        return _parse(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {error}.") from error
+    except ConfigError as error:
+        raise ConfigError(f"recipe {path}: {error}") from error
+
+
+def _parse(name: str, data: Mapping[str, Any]) -> Recipe:
+    file = from_dict(_RecipeFile, data)
+    if set(file.parity) != set(STAGES):
+        raise ConfigError(f"parity needs exactly {', '.join(STAGES)}.")
+    thresholds = {
+        stage: from_dict(Threshold, file.parity[stage], f"parity.{stage}") for stage in STAGES
+    }
+    target = TargetSpec(name, file.runtime, file.device, file.precision, file.description)
+    return Recipe(target, file.lowering, thresholds)

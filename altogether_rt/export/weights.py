@@ -1,0 +1,114 @@
+"""Weights in and out of an export, one tensor at a time.
+
+A published-size checkpoint has more bytes than fit in memory twice, so tensors are read from the
+memory-mapped checkpoint as a layer needs them and written to the bundle's weights file at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+__all__ = ["MappedWeights", "SafetensorsWeights", "WeightSource", "WeightsFile"]
+
+#: Smaller tensors stay inside the graph, where shape inference can read them.
+MIN_EXTERNAL_BYTES = 1024
+#: A mapped tensor starts on a page; a small one needs only its own alignment.
+PAGE_BYTES = 4096
+SMALL_ALIGNMENT_BYTES = 64
+
+
+class WeightSource(Protocol):
+    """A checkpoint's tensors by name."""
+
+    def get(self, name: str) -> NDArray[np.float32]:
+        """The tensor as float32. Raises KeyError if there is none."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+
+class MappedWeights:
+    """Tensors that are in memory already."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        self._tensors = tensors
+
+    def get(self, name: str) -> NDArray[np.float32]:
+        return self._tensors[name].astype(np.float32, copy=False)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+
+class SafetensorsWeights:
+    """Tensors of a safetensors file, read one by one."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self._file = cast("Any", safe_open(path, framework="pt"))  # torch: NumPy has no bfloat16
+        self._names = frozenset(self._file.keys())
+
+    def get(self, name: str) -> NDArray[np.float32]:
+        if name not in self._names:
+            raise KeyError(name)
+        array: NDArray[np.float32] = self._file.get_tensor(name).float().numpy()
+        return array
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+
+class WeightsFile:
+    """The bundle's one file of weights, shared by its graphs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by __exit__
+        self._size = 0
+
+    def tensor(self, name: str, array: NDArray[Any]) -> onnx.TensorProto:
+        """`array` as an ONNX initializer: inside the graph if small, else in the file."""
+        array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar a vector
+        if array.nbytes < MIN_EXTERNAL_BYTES:
+            return onnx.numpy_helper.from_array(array, name)
+        proto = onnx.TensorProto(
+            name=name,
+            data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+            dims=array.shape,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        offset = self._append(array)
+        for key, value in (
+            ("location", self.path.name),
+            ("offset", offset),
+            ("length", array.nbytes),
+        ):
+            proto.external_data.add(key=key, value=str(value))
+        return proto
+
+    def _append(self, array: NDArray[Any]) -> int:
+        alignment = PAGE_BYTES if array.nbytes >= PAGE_BYTES else SMALL_ALIGNMENT_BYTES
+        padding = -self._size % alignment
+        self._stream.write(bytes(padding))
+        offset = self._size + padding
+        array.tofile(self._stream)
+        self._size = offset + array.nbytes
+        return offset
+
+    def __enter__(self) -> WeightsFile:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stream.close()

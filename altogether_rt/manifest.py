@@ -1,0 +1,171 @@
+"""`bundle.json`: what a bundle says of itself, as frozen data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from altogether_rt.config import CaptionerConfig, from_dict
+from altogether_rt.errors import ConfigError
+
+__all__ = [
+    "GRAPH_NAMES",
+    "SCHEMA_VERSION",
+    "TOKENIZER_NAME",
+    "BundleManifest",
+    "CacheSpec",
+    "FileSpec",
+    "GraphSpec",
+    "TargetSpec",
+    "TensorSpec",
+]
+
+SCHEMA_VERSION = 1
+TOKENIZER_NAME = "tokenizer.json"
+GRAPH_NAMES = ("encoder", "mapper", "decoder")
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """One file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph; a size that varies is named rather than counted."""
+
+    name: str
+    dtype: str  # NumPy's name: `float32`, `int64`, `uint8`
+    shape: tuple[str, ...]  # ("N", "224", "224", "3")
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph. The decoder's cache tensors are described by `CacheSpec`, not one by one."""
+
+    file: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: tuple[str, ...] = ()  # files whose bytes the graph maps
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """The decoder's cache: `past_key.N` and `present_key.N` share one buffer, values likewise.
+
+    Each buffer is (slots, kv_heads, places, head_dim). A call whose longest row brings S tokens is
+    padded to `max(S, min_chunk)` and needs `places >= past + that` for every row.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    min_chunk: int = 1
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """What the graphs were lowered for."""
+
+    name: str  # of the recipe: `cpu-int8`
+    runtime: str  # backend that runs it: `onnxruntime`
+    device: str  # `cpu`, `cuda`
+    precision: str  # for people: "int8, one scale a row"
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class BundleManifest:
+    """All of `bundle.json`."""
+
+    config: CaptionerConfig
+    target: TargetSpec
+    graphs: Mapping[str, GraphSpec]
+    files: Mapping[str, FileSpec]
+    cache: CacheSpec
+    parity: Mapping[str, Any] = field(default_factory=dict)  # measured at export
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # checkpoint, tools, date
+    schema: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            _require(_is_plain_name(name), f"files names {name!r}, which is no plain file name.")
+        for name in GRAPH_NAMES:
+            _require(name in self.graphs, f"there is no {name} among its graphs.")
+        used = {TOKENIZER_NAME}
+        for graph in self.graphs.values():
+            used |= {graph.file, *graph.weights}
+        unlisted = sorted(used - set(self.files))
+        _require(not unlisted, f"{unlisted[0] if unlisted else ''!r} is used but not in files.")
+        for name, graph in self.graphs.items():
+            agree = self.files[graph.file].sha256 == graph.sha256
+            _require(agree, f"graphs.{name} and files give different hashes for {graph.file}.")
+
+    @property
+    def bundle_id(self) -> str:
+        """12 hex digits that change with anything that can change a caption, and nothing else."""
+        identity = {
+            "config": self.config.to_dict(),
+            "target": [self.target.name, self.target.runtime, self.target.device],
+            "cache": asdict(self.cache),
+            "files": {name: spec.sha256 for name, spec in self.files.items()},
+        }
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `from_dict` of it gives the same manifest."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {"schema": plain.pop("schema"), **plain}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BundleManifest:
+        """Raises ConfigError for an unknown or missing key, or a value that cannot be."""
+        parts = dict(data)
+        graphs = {
+            name: from_dict(GraphSpec, value, f"graphs.{name}")
+            for name, value in _table(parts.pop("graphs", None), "graphs").items()
+        }
+        files = {
+            name: from_dict(FileSpec, value, f"files.{name}")
+            for name, value in _table(parts.pop("files", None), "files").items()
+        }
+        rest = from_dict(_ManifestRest, parts)
+        values = {name: getattr(rest, name) for name in rest.__dataclass_fields__}
+        return cls(graphs=graphs, files=files, **values)
+
+
+@dataclass(frozen=True)
+class _ManifestRest:
+    """The keys of a manifest that are plain dataclasses."""
+
+    schema: int
+    config: CaptionerConfig
+    target: TargetSpec
+    cache: CacheSpec
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    _require(isinstance(value, Mapping), f"{where} must be a table of keys.")
+    table: Mapping[str, Any] = value
+    return table
+
+
+def _is_plain_name(name: str) -> bool:
+    return bool(name) and name[0] not in ".-" and set(name) <= _NAME_CHARACTERS

@@ -1,0 +1,76 @@
+"""ONNX Runtime sessions that run where they were asked to, or fail saying why."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from altogether_rt.errors import BundleError, MissingDependencyError
+from altogether_rt.runtime.tiny_onnx import matmul_model
+
+__all__ = ["available_cores", "import_onnxruntime", "open_session", "products_saturate"]
+
+_WARNING, _ERROR = 2, 3
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module. Raises MissingDependencyError if it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime", "cpu", "captioning") from error
+    return onnxruntime
+
+
+def available_cores() -> int:
+    """Cores that this process may use (a container may allow fewer)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@functools.cache
+def products_saturate() -> bool:
+    """Whether this processor's plain uint8 × int8 kernel adds pairs of products in 16 bits.
+
+    AVX2 without VNNI does, and captions would differ from those of other machines; onnxruntime then
+    has a slower exact kernel. Tried out rather than looked up, so that no list of processors ages.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    inner, outer = 64, 32
+    model = matmul_model(np.full((inner, outer), 127, np.int8))
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    exact = 255 * 127 * inner
+    rows = (session.run(None, {"x": np.full((m, inner), 255, np.uint8)})[0] for m in (1, 16))
+    return any(bool((row != exact).any()) for row in rows)
+
+
+def open_session(path: Path, *, threads: int | None, provider: str = "CPUExecutionProvider") -> Any:
+    """An InferenceSession for `path`, its external weights mapped into memory.
+
+    Raises BundleError if the graph cannot be loaded or another provider took it.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERROR
+    if products_saturate():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        first_line = (str(error).splitlines() or [""])[0]
+        raise BundleError(
+            f"onnxruntime cannot load {path} ({first_line}): export it again."
+        ) from error
+    running = session.get_providers()[0]
+    if running != provider:
+        raise BundleError(f"{path} was to run on {provider}, but onnxruntime chose {running}.")
+    return session

@@ -1,0 +1,116 @@
+"""The torch backend: the reference that every other backend is compared with."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.decoder import KVCache
+from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.packing import pack_indices
+
+__all__ = ["TorchRuntime"]
+
+
+class TorchRuntime:
+    """Runs the torch captioner itself, in the precision of its weights; fulfils `Runtime`."""
+
+    def __init__(
+        self,
+        model: Captioner,
+        *,
+        num_slots: int = 16,
+        capacity: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Takes `model` over: it is moved to `device` and set to evaluation.
+
+        capacity: tokens in a slot; None: the longest prompt and caption of the configuration.
+        """
+        assert num_slots >= 1
+        self._model = model.to(device).eval()
+        self._device = torch.device(device)
+        decoder = model.config.decoder
+        self._capacity = model.config.capacity if capacity is None else capacity
+        self._num_slots = num_slots
+        self._token_width = decoder.token_width
+        dtype = model.decoder.embed.weight.dtype
+        self._cache = KVCache.zeros(decoder, num_slots, self._capacity, self._device, dtype)
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_slots
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def token_width(self) -> int:
+        return self._token_width
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    @torch.inference_mode()
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixels (N, H, W, 3) to embeddings (N, E)."""
+        return _to_numpy(self._model.encode(self._tensor(pixels)))
+
+    @torch.inference_mode()
+    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (N, E) to visual tokens (N, P, W)."""
+        dtype = self._model.decoder.embed.weight.dtype
+        return _to_numpy(self._model.visual_tokens(self._tensor(embeddings).to(dtype)))
+
+    @torch.inference_mode()
+    def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
+        """One ragged decoder call; see `Runtime.step`."""
+        rows = len(batch.query_lengths)
+        assert rows <= self._num_slots, f"{rows} rows, but {self._num_slots} slots"
+        decoder = self._model.decoder
+        packing = pack_indices(batch.query_lengths, batch.past_lengths)
+        packed = decoder.embed(self._tensor(batch.token_ids))  # (T, W)
+        visual_tokens = self._tensor(batch.visual_tokens).to(packed.dtype)
+        packed[self._tensor(batch.visual_index)] = visual_tokens
+        padded = packed[self._tensor(packing.pad_index)]  # (B, S, W)
+        lengths = self._tensor(batch.query_lengths), self._tensor(batch.past_lengths)
+        hidden, _ = decoder.step(padded, *lengths, self._cache)
+        places = packing.unpad_index[batch.logit_index]  # of the wanted tokens, padded and flat
+        logits = decoder.logits(hidden.flatten(0, 1)[self._tensor(places)])  # (L, vocab)
+        greedy_ids = logits.argmax(dim=-1).cpu().numpy()
+        return StepResult(greedy_ids, _to_numpy(logits) if want_logits else None)
+
+    def move_slot(self, src: int, dst: int) -> None:
+        """Copy slot `src` over slot `dst`."""
+        for part in (self._cache.keys, self._cache.values):
+            part[:, dst] = part[:, src]
+
+    def close(self) -> None:
+        """Free model and cache."""
+        self.__dict__.pop("_model", None)
+        self.__dict__.pop("_cache", None)
+
+    def __enter__(self) -> TorchRuntime:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+def _to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array

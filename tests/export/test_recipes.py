@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import altogether_rt.export.recipes as recipes
+from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.export.recipes import find_recipe, load_recipe, recipe_folder, target_names
+
+TEXT = (Path(__file__).parents[2] / "export" / "recipes" / "cpu-int8.toml").read_text("utf-8")
+
+
+def test_every_target_is_documented(root: Path) -> None:
+    names = target_names()
+    assert {"cpu-fp32", "cpu-int8"} <= set(names)
+    table = (root / "export" / "README.md").read_text("utf-8")
+    assert [name for name in names if f"| `{name}` |" not in table] == []
+
+
+def test_a_recipe_says_all(root: Path) -> None:
+    recipe = find_recipe("cpu-int8")
+    assert recipe.target.name == "cpu-int8"
+    assert (recipe.target.runtime, recipe.target.device) == ("onnxruntime", "cpu")
+    assert recipe.lowering.linear == "int8-row"
+    assert set(recipe.parity) == {"encoder", "mapper", "prefill", "step"}
+    assert find_recipe("cpu-fp32").parity["step"].worst > recipe.parity["step"].worst
+
+
+def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(
+        ConfigError, match="no target is called 'gpu'; there are cpu-fp32, cpu-int8"
+    ):
+        find_recipe("gpu")
+    with pytest.raises(ConfigError):
+        find_recipe("../recipes/cpu-int8")
+
+
+def test_found_in_a_checkout_and_in_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "altogether_rt" / "export"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(recipes, "__file__", str(package / "recipes.py"))
+    with pytest.raises(AltogetherError, match="no export recipes: reinstall"):
+        recipe_folder()
+    checkout = tmp_path / "export" / "recipes"
+    checkout.mkdir(parents=True)
+    assert recipe_folder() == checkout
+    (package / "recipes").mkdir()
+    assert recipe_folder() == package / "recipes"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('linear = "int8-row"', 'linear = "int9"', "linear is 'int9'; it must be one of"),
+        ('device = "cpu"', "", "missing key device"),
+        ('device = "cpu"', 'device = "cpu"\nspeed = "high"', "unknown key speed"),
+        ("[parity.step]", "[parity.stop]", "parity needs exactly"),
+        ("worst = 0.99\n", "worst = 2.0\n", "-1 <= worst <= mean"),
+        ("[lowering]", "[lowering", "cannot be read"),
+    ],
+)
+def test_a_bad_recipe(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in TEXT
+    path = tmp_path / "mine.toml"
+    path.write_text(TEXT.replace(old, new), "utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)

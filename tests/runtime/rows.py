@@ -1,0 +1,59 @@
+"""Drives a runtime row by row: what each row brings is written down, slots are looked after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.runtime.base import Runtime, StepBatch
+
+__all__ = ["Row", "run_step"]
+
+
+@dataclass
+class Row:
+    """One slot: its length, and what it brings next."""
+
+    past: int = 0
+
+    def bring(
+        self, token_ids: Sequence[int], visual_tokens: NDArray[np.float32] | None = None
+    ) -> tuple[Row, Sequence[int], NDArray[np.float32] | None]:
+        """Tokens for the next step, behind visual tokens if there are any."""
+        return self, token_ids, visual_tokens
+
+
+def run_step(
+    runtime: Runtime,
+    brought: Sequence[tuple[Row, Sequence[int], NDArray[np.float32] | None]],
+    want_logits: bool = True,
+) -> list[NDArray[np.float32]]:
+    """One step over all rows; logits of every token of each row, visual ones included."""
+    ids: list[int] = []
+    visual: list[NDArray[np.float32]] = []
+    visual_index: list[int] = []
+    lengths = []
+    for _, token_ids, tokens in brought:
+        places = 0 if tokens is None else len(tokens)
+        visual_index += range(len(ids), len(ids) + places)
+        visual += [] if tokens is None else [tokens]
+        ids += [0] * places + list(token_ids)
+        lengths.append(places + len(token_ids))
+    batch = StepBatch(
+        token_ids=np.array(ids, np.int64),
+        query_lengths=np.array(lengths, np.int32),
+        past_lengths=np.array([row.past for row, _, _ in brought], np.int32),
+        visual_tokens=np.concatenate([np.zeros((0, runtime.token_width), np.float32), *visual]),
+        visual_index=np.array(visual_index, np.int64),
+        logit_index=np.arange(len(ids), dtype=np.int64),
+    )
+    result = runtime.step(batch, want_logits=want_logits)
+    for (row, _, _), length in zip(brought, lengths, strict=True):
+        row.past += length
+    if result.logits is None:
+        return [result.greedy_ids.astype(np.float32)]
+    assert (result.greedy_ids == result.logits.argmax(axis=-1)).all()
+    return np.split(result.logits, np.cumsum(lengths)[:-1])

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from altogether_rt.bundle import Bundle
+from altogether_rt.errors import AltogetherError, MissingDependencyError
+from altogether_rt.runtime import open_runtime
+from altogether_rt.runtime.ort_session import available_cores
+from tests.runtime.conftest import BundleOf
+
+
+def test_the_bundle_decides_where_it_runs(bundle_of: BundleOf) -> None:
+    with open_runtime(bundle_of("opt", "cpu-int8"), threads=1, num_slots=2) as runtime:
+        assert runtime.device == "cpu"
+        assert runtime.num_slots == 2
+
+
+def test_a_device_it_was_not_exported_for_is_refused(bundle_of: BundleOf) -> None:
+    with pytest.raises(AltogetherError, match="was exported for cpu, not for cuda"):
+        open_runtime(bundle_of("opt", "cpu-int8"), device="cuda")
+
+
+def test_a_target_of_a_later_version_is_refused(bundle_of: BundleOf) -> None:
+    bundle = bundle_of("opt", "cpu-int8")
+    target = replace(bundle.manifest.target, runtime="abacus")
+    later = Bundle(bundle.path, replace(bundle.manifest, target=target))
+    with pytest.raises(AltogetherError, match="needs the runtime abacus"):
+        open_runtime(later)
+
+
+def test_a_missing_runtime_is_named(bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = bundle_of("opt", "cpu-int8")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'altogether-rt\[cpu\]'"):
+        open_runtime(bundle)
+
+
+def test_there_is_a_core() -> None:
+    assert available_cores() >= 1

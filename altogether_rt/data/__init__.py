@@ -1,0 +1,1 @@
+"""What comes in and what goes out: images, alt-texts, folders, rows, sheets. No runtime in here."""

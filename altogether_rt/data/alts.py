@@ -1,0 +1,230 @@
+"""Reads alt-texts: which texts the web gave to which file.
+
+JSON lines with `file_name` and `alt` (a text or a list), `alts`, or `text` (Hugging Face's
+`metadata.jsonl`); a JSON object `{file: text}`; or CSV/TSV with such columns. What cannot be read
+is counted, shown by its line, and left out: one bad line does not cost the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from altogether_rt.data.problems import Problems
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["MAX_ALT_CHARS", "AltTable", "Alts", "clean_text", "read_alts"]
+
+#: Characters kept of one image's alt-texts together. A prompt holds some hundred tokens; what is
+#: cut here was never going to be read, and ten million characters must not be held.
+MAX_ALT_CHARS: Final = 8192
+
+#: Bytes of one line, and of a file that must be parsed whole.
+_MAX_LINE_BYTES: Final = 64 * 1024 * 1024
+_MAX_WHOLE_BYTES: Final = 512 * 1024 * 1024
+
+#: Where the text may stand, the first that is there.
+_TEXT_KEYS: Final = ("alt", "alts", "text")
+
+#: C0 and C1 controls (line ends among them), line and paragraph separators.
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Alts:
+    """The alt-texts of one image, in the order in which they were read."""
+
+    texts: tuple[str, ...] = ()
+    truncated: bool = False  # something beyond MAX_ALT_CHARS was left out
+
+    @property
+    def json(self) -> str | list[str]:
+        """As a row shows them: a text, "" for none, a list for several."""
+        return list(self.texts) if len(self.texts) > 1 else "".join(self.texts)
+
+
+@dataclass
+class AltTable:
+    """Alt-texts by file name."""
+
+    by_name: dict[str, Alts] = field(default_factory=dict)
+    problems: Problems = field(default_factory=Problems)  # lines left out
+    num_truncated: int = 0
+
+    def get(self, name: str) -> Alts:
+        """Those of a file, by its path relative to the folder; composed or not (macOS)."""
+        found = self.by_name.get(name)
+        if found is None and not name.isascii():
+            forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+            found = next((self.by_name[f] for f in forms if f in self.by_name), None)
+        return found or Alts()
+
+    def without_image(self, names: Iterable[str]) -> Problems:
+        """The files that have alt-texts but are not among `names`."""
+        known = set(names)
+        known |= {unicodedata.normalize("NFC", name) for name in known if not name.isascii()}
+        missing = Problems()
+        for name in self.by_name:
+            if name not in known and unicodedata.normalize("NFC", name) not in known:
+                missing.add(name)
+        return missing
+
+    def add(self, name: str, texts: Iterable[str]) -> None:
+        before = self.by_name.get(name, Alts())
+        room = MAX_ALT_CHARS - sum(map(len, before.texts))
+        kept, truncated = [], before.truncated
+        for text in texts:
+            # Cut before cleaning as well, so that ten megabytes are not normalised for nothing.
+            clean = clean_text(text[: 4 * MAX_ALT_CHARS])
+            truncated |= len(clean) > room or len(text) > 4 * MAX_ALT_CHARS
+            clean = clean[:room].rstrip()
+            room -= len(clean)
+            if clean:
+                kept.append(clean)
+        self.num_truncated += truncated and not before.truncated
+        self.by_name[name] = Alts(before.texts + tuple(kept), truncated)
+
+
+def clean_text(text: str) -> str:
+    """One line of well-formed text: line ends and controls become spaces, runs of them one."""
+    text = _CONTROLS.sub(" ", text)
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text).strip()
+
+
+def read_alts(path: str | Path, root: str | Path | None = None) -> AltTable:
+    """The alt-texts in a file. Absolute file names within `root` are taken as relative to it.
+
+    Raises AltogetherError if the file cannot be read at all.
+    """
+    path = Path(path)
+    table = AltTable()
+    try:
+        if not path.is_file():
+            raise AltogetherError(f"there is no alt-text file {path}.")
+        with path.open("rb") as file:
+            for where, record in _records(path, file, table.problems):
+                _add_record(table, where, record, root)
+    except OSError as error:
+        raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
+    return table
+
+
+def _records(
+    path: Path, file: BinaryIO, problems: Problems
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """(where, record) for each; what is not even a record goes to `problems`."""
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        yield from _csv_records(file, "\t" if suffix == ".tsv" else ",", problems)
+    elif suffix == ".json":
+        yield from _json_records(path, file, problems)
+    else:
+        for number, line in _lines(file, problems):
+            record = _parse(line, f"line {number}", problems)
+            if record is not None:
+                yield f"line {number}", record
+
+
+def _lines(file: BinaryIO, problems: Problems) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank, numbered from 1; endless ones are skipped without being held."""
+    number = 0
+    while line := file.readline(_MAX_LINE_BYTES):
+        number += 1
+        if len(line) == _MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while (rest := file.readline(_MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            problems.add(f"line {number}: longer than {_MAX_LINE_BYTES:,} bytes")
+        elif line.strip():
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def _parse(line: bytes, where: str, problems: Problems) -> Mapping[Any, Any] | None:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        problems.add(f"{where}: not UTF-8")
+    except (ValueError, RecursionError):
+        problems.add(f"{where}: not JSON")
+    else:
+        if isinstance(record, dict):
+            return record
+        problems.add(f"{where}: not a JSON object")
+    return None
+
+
+def _json_records(
+    path: Path, file: BinaryIO, problems: Problems
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """`{file: text}`, or a list of records."""
+    raw = file.read(_MAX_WHOLE_BYTES + 1)
+    try:
+        if len(raw) > _MAX_WHOLE_BYTES:
+            raise AltogetherError(f"{path} is too large for one JSON value: use JSON lines.")
+        data = json.loads(raw.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        hint = "one record a line is .jsonl"
+        raise AltogetherError(f"{path} is not a JSON file in UTF-8 ({hint}).") from error
+    if isinstance(data, dict):
+        for name, alt in data.items():
+            yield f"entry {name[:80]!r}", {"file_name": name, "alt": alt}
+    elif isinstance(data, list):
+        for number, record in enumerate(data, 1):
+            if isinstance(record, dict):
+                yield f"record {number}", record
+            else:
+                problems.add(f"record {number}: not a JSON object")
+    else:
+        raise AltogetherError(f"{path} must hold an object or a list of records.")
+
+
+def _csv_records(
+    file: BinaryIO, delimiter: str, problems: Problems
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+    rows = csv.DictReader(text, delimiter=delimiter)
+    while True:
+        where = f"line {rows.line_num + 1}"
+        try:
+            record = next(rows, None)
+        except csv.Error as error:  # a field beyond csv's own limit, a stray quote
+            problems.add(f"{where}: {error}")
+            continue
+        if record is None:
+            return
+        yield where, record
+
+
+def _add_record(
+    table: AltTable, where: str, record: Mapping[Any, Any], root: str | Path | None
+) -> None:
+    name = record.get("file_name")
+    if not isinstance(name, str) or not name:
+        table.problems.add(f"{where}: no file_name")
+        return
+    key = next((key for key in _TEXT_KEYS if key in record), None)
+    if key is None:
+        table.problems.add(f"{where}: no {', '.join(_TEXT_KEYS)}")
+        return
+    alt = record[key]
+    texts = alt if isinstance(alt, list) else [] if alt is None else [alt]
+    if not all(isinstance(text, str) for text in texts):
+        table.problems.add(f"{where}: {key} is neither a text nor a list of texts")
+        return
+    table.add(_relative(name, root), texts)
+
+
+def _relative(name: str, root: str | Path | None) -> str:
+    name = posixpath.normpath(name)
+    if root is not None and name.startswith("/"):
+        prefix = Path(root).resolve().as_posix().rstrip("/") + "/"
+        name = name.removeprefix(prefix)
+    return name

@@ -1,0 +1,288 @@
+"""One image file → RGB, whatever the file really is, in bounded memory.
+
+Files come from the web: everything about them may be a lie. The order of the guards matters:
+what kind of file (a FIFO would block), how many bytes, what the bytes begin with, how many pixels
+the header claims, and only then a decoder, the one for that format and no other.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from PIL import Image, UnidentifiedImageError
+
+from altogether_rt.data.quiet import QuietPillow
+from altogether_rt.data.rgb import to_rgb
+from altogether_rt.data.sniff import SNIFF_BYTES, UNSUPPORTED, sniff_format, webp_size
+from altogether_rt.errors import ImageError, MissingDependencyError
+
+__all__ = [
+    "IMAGE_ERROR_KINDS",
+    "ImageLimits",
+    "PixelGate",
+    "free_large_images",
+    "load_image",
+    "open_image",
+    "to_rgb",
+]
+
+#: Every `ImageError.kind` of this module.
+IMAGE_ERROR_KINDS: Final = (
+    "empty",  # no bytes
+    "not_a_file",  # a FIFO, a device, a folder, a broken link
+    "not_an_image",  # text, HTML, another kind of file
+    "unsupported",  # an image, in a format or mode that is not read
+    "too_large",  # more bytes or pixels than the limits
+    "truncated",  # the end is missing
+    "damaged",  # the decoder refuses it
+    "unreadable",  # the system refuses it: permission, I/O error
+)
+
+#: Formats whose decoders read the file into memory whole, and the bytes they may have.
+_READ_WHOLE: Final = frozenset({"AVIF", "HEIF", "WEBP"})
+MAX_BYTES_READ_WHOLE: Final = 64 * 1024 * 1024
+
+#: What a pixel of these formats costs, in pixels of the others: their decoders hold integer
+#: planes, canvases and copies beside the image. Measured peaks, in bytes a pixel: RGB JPEG 4,
+#: turned upright 8, progressive CMYK JPEG 12, WebP 18, AVIF 14 (8-bit), JPEG 2000 25.
+_PIXEL_WEIGHT: Final = {"AVIF": 1.5, "JPEG2000": 2.2, "WEBP": 1.5}
+
+#: EXIF orientation (EXIF 2.32, tag 0x0112) → what brings the picture upright.
+_ORIENTATION_TAG: Final = 0x0112
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """How large an image may be. The defaults keep decoding under 800 MB, whatever the format."""
+
+    max_pixels: int = 50_000_000  # formats with greedy decoders: fewer (_PIXEL_WEIGHT)
+    max_bytes: int = 256 * 1024 * 1024
+
+
+class PixelGate:
+    """Lets images be decoded at once while their pixels together stay within `max_pixels`.
+
+    Many small images decode side by side; a huge one has the gate to itself.
+    """
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._held = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        pixels = min(pixels, self._max_pixels)  # the largest goes alone, and does go
+        with self._changed:
+            self._changed.wait_for(lambda: self._held + pixels <= self._max_pixels)
+            self._held += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= pixels
+                self._changed.notify_all()
+
+
+def free_large_images() -> None:
+    """Has Pillow, in this process, give the memory of large images back when they are done with.
+
+    The C library keeps freed blocks of up to 32 MB for the thread that freed them, and Pillow takes
+    blocks of 16 MB: threads that decode large images would each keep hundreds of megabytes.
+    Larger blocks go back to the system at once.
+    """
+    pillow: Any = vars(Image)["core"]  # what PILLOW_BLOCK_SIZE sets; typed by no stub
+    pillow.set_block_size(max(pillow.get_block_size(), 64 * 1024 * 1024))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An open image file, and what its first bytes say it is."""
+
+    file: BinaryIO
+    name: str
+    format: str
+
+
+def load_image(path: str | Path, limits: ImageLimits | None = None) -> Image.Image:
+    """The image in `path`: RGB, upright, its first frame, alpha on white.
+
+    For a plain RGB file the pixels are exactly Pillow's. Raises ImageError, with a `kind` of
+    IMAGE_ERROR_KINDS.
+    """
+    with open_image(path, limits) as image:
+        return image
+
+
+@contextmanager
+def open_image(
+    path: str | Path, limits: ImageLimits | None = None, gate: PixelGate | None = None
+) -> Iterator[Image.Image]:
+    """As `load_image`, with the `gate` held from before decoding until the block is left."""
+    limits = limits or ImageLimits()
+    name = os.path.basename(path)
+    with _open_regular(path, name, limits) as file, QuietPillow():
+        source = _Source(file, name, _identify(file, name))
+        _check_before_header(source, limits)
+        image = _read_header(source)
+        pixels = _check_pixels(source, image.size, limits)
+        with (gate or PixelGate(pixels)).hold(pixels):
+            owner = [image]
+            del image  # `_decode` drops what it no longer needs: the only reference is in `owner`
+            yield _decode(source, owner)
+
+
+@contextmanager
+def _open_regular(path: str | Path, name: str, limits: ImageLimits) -> Iterator[BinaryIO]:
+    """The file, open for reading, if it is a regular one of a sensible size."""
+    try:
+        _check_file(os.stat(path), name, limits)  # first, for opening a device can have effects
+        # O_NONBLOCK: should a FIFO have taken the file's place meanwhile, opening must not wait.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ImageError("not_a_file", f"{name} is not there, or is a broken link.") from error
+    except (OSError, ValueError) as error:
+        raise ImageError("unreadable", f"{name} cannot be opened: {_reason(error)}.") from error
+    with os.fdopen(descriptor, "rb") as file:
+        _check_file(os.fstat(descriptor), name, limits)
+        yield file
+
+
+def _check_file(status: os.stat_result, name: str, limits: ImageLimits) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("not_a_file", f"{name} is not a regular file.")
+    if status.st_size == 0:
+        raise ImageError("empty", f"{name} is empty.")
+    _check_bytes(status.st_size, limits.max_bytes, name)
+
+
+def _check_bytes(size: int, limit: int, name: str) -> None:
+    if size > limit:
+        raise ImageError("too_large", f"{name} has {size:,} bytes; the limit is {limit:,}.")
+
+
+def _identify(file: BinaryIO, name: str) -> str:
+    try:
+        head = file.read(SNIFF_BYTES)
+        file.seek(0)
+    except OSError as error:
+        raise ImageError("unreadable", f"{name} cannot be read: {_reason(error)}.") from error
+    image_format = sniff_format(head)
+    if image_format is None:
+        raise ImageError("not_an_image", f"{name} does not begin like an image of a known format.")
+    if image_format == UNSUPPORTED:
+        raise ImageError("unsupported", f"{name} is in an image format that is not read here.")
+    return image_format
+
+
+def _check_before_header(source: _Source, limits: ImageLimits) -> None:
+    """For the decoders that take memory as soon as they are given the file."""
+    if source.format in _READ_WHOLE:
+        size = os.fstat(source.file.fileno()).st_size
+        _check_bytes(size, min(limits.max_bytes, MAX_BYTES_READ_WHOLE), source.name)
+    if source.format == "WEBP":
+        claimed = webp_size(source.file.read(SNIFF_BYTES))
+        source.file.seek(0)
+        if claimed is not None:
+            _check_pixels(source, claimed, limits)
+
+
+def _read_header(source: _Source) -> Image.Image:
+    """The image with its header read and its pixels not."""
+    try:
+        if source.format == "HEIF":
+            return _read_heif_header(source)
+        return Image.open(source.file, formats=[source.format])
+    except (ImageError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise _decoder_error(source, error, "headers") from error
+
+
+def _read_heif_header(source: _Source) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        needed = MissingDependencyError("pillow-heif", "heic", f"{source.name} is HEIC, which")
+        raise ImageError("unsupported", str(needed)) from error
+    opener: Callable[[BinaryIO], Image.Image] = HeifImageFile
+    return opener(source.file)  # not registered with Pillow, whose plugins are global
+
+
+def _check_pixels(source: _Source, size: tuple[int, int], limits: ImageLimits) -> int:
+    """The image's pixels, weighted by what they cost. Raises ImageError if they are too many."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError("damaged", f"{source.name} claims {width} x {height} pixels.")
+    weight = _PIXEL_WEIGHT.get(source.format, 1.0)
+    if width * height * weight > limits.max_pixels:
+        limit = int(limits.max_pixels / weight)
+        raise ImageError(
+            "too_large",
+            f"{source.name} has {width} x {height} pixels; "
+            f"the limit for {source.format} is {limit:,} (see --max-pixels).",
+        )
+    return max(1, int(width * height * weight))
+
+
+def _decode(source: _Source, owner: list[Image.Image]) -> Image.Image:
+    """The pixels of the one image in `owner`, which is taken out of it."""
+    image = owner.pop()
+    try:
+        image.load()
+        orientation = _orientation(image)
+        image = to_rgb(image)
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        raise _decoder_error(source, error, "pixels") from error
+    image.info = {}  # nobody downstream may turn it upright once more
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 where the EXIF is absent or too broken to tell."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # a parser at the mercy of the file: struct, Type, Value, OS, Syntax errors
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _decoder_error(source: _Source, error: Exception, part: str) -> ImageError:
+    """What a decoder's exception means for the user."""
+    name, image_format = source.name, source.format
+    if isinstance(error, (MemoryError, Image.DecompressionBombError)):
+        return ImageError("too_large", f"{name} claims more pixels than can be decoded.")
+    if isinstance(error, OSError) and error.errno is not None:
+        return ImageError("unreadable", f"{name} cannot be read: {_reason(error)}.")
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError("damaged", f"{name} has broken {image_format} headers.")
+    reason = _reason(error)
+    if isinstance(error, EOFError) or "truncated" in reason.lower():
+        return ImageError("truncated", f"{name} is cut off within its {image_format} {part}.")
+    return ImageError("damaged", f"{name} has broken {image_format} {part}: {reason}.")
+
+
+def _reason(error: Exception) -> str:
+    """A decoder's own words, made to fit into a sentence."""
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(words).split())[:160].rstrip(".")

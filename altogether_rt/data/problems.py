@@ -1,0 +1,31 @@
+"""Counts what went wrong in an input and remembers the first examples, however many there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["Problems"]
+
+_MAX_EXAMPLES: Final = 5
+
+
+@dataclass
+class Problems:
+    """A count, and a few of what was counted."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        self.count += 1
+        if len(self.examples) < _MAX_EXAMPLES:
+            self.examples.append(example)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __str__(self) -> str:
+        """`a; b; and 3 more`"""
+        rest = self.count - len(self.examples)
+        return "; ".join([*self.examples, *([f"and {rest} more"] if rest else [])])

@@ -1,0 +1,113 @@
+"""Any mode that Pillow decodes → RGB, without clipping, guessing or big copies.
+
+An image is converted in bands of rows, so that the decoded image and its RGB twin are all that
+is ever held: 8 bytes a pixel at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["to_rgb"]
+
+#: Pixels converted at a time.
+BAND_PIXELS = 1 << 20
+
+Convert = Callable[[Image.Image], Image.Image]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`image` (loaded) in RGB: alpha on white, 16-bit and float scaled to 8-bit.
+
+    An RGB image without transparency is returned as it is. Raises ValueError for a mode that
+    Pillow cannot convert.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _in_bands(image, _grey_converter(image))
+    if image.mode == "LAB":
+        return _in_bands(image, _lab_converter())
+    if image.has_transparency_data:
+        return _in_bands(image, _on_white)
+    # Palettes and the rest convert row by row inside Pillow: no intermediate copy to avoid.
+    return image.convert("RGB")
+
+
+def _in_bands(image: Image.Image, convert: Convert) -> Image.Image:
+    """RGB image of the same size, `convert` applied to a band of rows at a time."""
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // max(1, width))
+    result = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(height, top + rows)))
+        result.paste(convert(band), (0, top))
+    return result
+
+
+def _on_white(band: Image.Image) -> Image.Image:
+    rgba = band.convert("RGBA")  # understands palettes, single transparent colours, premultiplied
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
+    return white
+
+
+def _grey_converter(image: Image.Image) -> Convert:
+    """For one channel of more than 8 bits, black at 0.
+
+    White is 65535 for integers (1 for floats) unless the image goes beyond, where it is its
+    brightest value: a scientific TIFF has no agreed white.
+    """
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I;16"):
+        white = 65535.0
+    else:
+        brightest = _brightest(image)
+        usual = 1.0 if image.mode == "F" else 65535.0
+        if image.mode == "F" and 1.0 < brightest <= 255.0:
+            usual = 255.0  # 8-bit values stored as floats
+        white = max(usual, brightest)
+
+    def convert(band: Image.Image) -> Image.Image:
+        values = np.asarray(band)  # (rows, width)
+        if white == 65535.0:  # the high byte, as Pillow does for 16-bit colour
+            grey = (np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
+        else:
+            finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=white, neginf=0.0)
+            grey = np.rint(np.clip(finite / white, 0.0, 1.0) * 255.0).astype(np.uint8)
+        if isinstance(transparent, int):
+            grey = np.where(values == transparent, np.uint8(255), grey)
+        return Image.fromarray(grey).convert("RGB")
+
+    return convert
+
+
+def _brightest(image: Image.Image) -> float:
+    """The largest finite value, band by band."""
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // max(1, width))
+    brightest = 0.0
+    for top in range(0, height, rows):
+        band: NDArray[np.generic] = np.asarray(image.crop((0, top, width, min(height, top + rows))))
+        finite = band[np.isfinite(band)]
+        if finite.size:
+            brightest = max(brightest, float(finite.max()))
+    return brightest
+
+
+def _lab_converter() -> Convert:
+    from PIL import ImageCms
+
+    lab = ImageCms.createProfile("LAB")
+    srgb = ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+    def convert(band: Image.Image) -> Image.Image:
+        converted = ImageCms.applyTransform(band, transform)
+        return band.convert("RGB") if converted is None else converted
+
+    return convert

@@ -1,0 +1,85 @@
+"""One output row an input: its JSON, and reading it back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, Final
+
+from altogether_rt.data.alts import Alts, clean_text
+from altogether_rt.errors import ImageError
+from altogether_rt.generation.params import Caption, CaptionParams
+
+__all__ = ["Row", "RunStamp", "caption_row", "encode_row", "error_row", "parse_row", "read_rows"]
+
+Row = Mapping[str, Any]
+
+#: Characters that some readers take for the end of a line, or that UTF-8 cannot hold: a row that
+#: has one (file names may) is written in ASCII.
+_NEEDS_ASCII: Final = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunStamp:
+    """What the captions of one output file have in common; another stamp is another run."""
+
+    bundle: str
+    params: CaptionParams
+
+    def fields(self) -> dict[str, Any]:
+        return {"bundle": self.bundle, "params": dataclasses.asdict(self.params)}
+
+
+def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row:
+    return {
+        "file_name": name,
+        "alt": alts.json,
+        "caption": clean_text(caption.text),
+        "finish_reason": caption.finish_reason,
+        "tokens": caption.tokens,
+        "alt_truncated": caption.alt_truncated or alts.truncated,
+        **stamp.fields(),
+        "seed": caption.seed,
+    }
+
+
+def error_row(name: str, alts: Alts, error: ImageError) -> Row:
+    return {
+        "file_name": name,
+        "alt": alts.json,
+        "error": {"class": error.kind, "message": str(error)},
+    }
+
+
+def encode_row(row: Row) -> bytes:
+    """One line, with its end."""
+    text = json.dumps(row, ensure_ascii=False)
+    if _NEEDS_ASCII.search(text):
+        text = json.dumps(row)
+    return text.encode("utf-8") + b"\n"
+
+
+def parse_row(line: bytes) -> Row | None:
+    """The row in a line, or None if it is not one, or not a whole one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+        return None
+    if isinstance(row.get("caption"), str):
+        return row
+    error = row.get("error")
+    return row if isinstance(error, dict) and isinstance(error.get("class"), str) else None
+
+
+def read_rows(file: BinaryIO) -> Iterator[tuple[int, Row | None, int]]:
+    """(offset, row, bytes) of every line from the file's start; None for a line that is no row."""
+    offset = 0
+    for line in file:
+        yield offset, parse_row(line), len(line)
+        offset += len(line)

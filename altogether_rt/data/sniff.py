@@ -1,0 +1,98 @@
+"""Tells what a file is from its name and its first bytes, before any decoder sees it.
+
+A name is only a hint (crawls are full of HTML named .jpg); the bytes decide which decoder runs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "SNIFF_BYTES",
+    "UNSUPPORTED",
+    "has_image_suffix",
+    "sniff_format",
+    "webp_size",
+]
+
+#: First bytes of a file that `sniff_format` wants to see.
+SNIFF_BYTES: Final = 64
+
+_READABLE_SUFFIXES = (
+    "jpg jpeg jpe jfif png apng webp avif avifs gif bmp dib tif tiff ppm pgm pbm pnm pfm "
+    "jp2 j2k j2c jpc jpf jpx jpm psd heic heics heif heifs hif"
+)
+#: Images by their name that no decoder here reads: they get a row that says so.
+_UNREADABLE_SUFFIXES = (
+    "svg svgz eps ico icns cur tga dds jxl pcx xbm xpm sgi ras qoi exr hdr wmf emf fli flc "
+    "cr2 cr3 nef arw orf rw2 raf pef"
+)
+#: Lower-case endings, with the dot, that make a file an input whatever its bytes.
+IMAGE_SUFFIXES: Final = frozenset(
+    "." + suffix for suffix in (_READABLE_SUFFIXES + " " + _UNREADABLE_SUFFIXES).split()
+)
+
+#: `sniff_format` of an image in a format that is recognised but not read.
+UNSUPPORTED: Final = "unsupported"
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG\r\n\x1a\n", "PNG"),
+    (rb"GIF8[79]a", "GIF"),
+    (rb"RIFF.{4}WEBP", "WEBP"),
+    (rb"II\*\x00|MM\x00\*|II\+\x00|MM\x00\+", "TIFF"),
+    (rb"BM.{4}\x00{4}", "BMP"),  # the size, then two fields that are always zero
+    (rb"P[1-6]\s+[\d#]|P[fF]\s+\d", "PPM"),
+    (rb"\xff\x4f\xff\x51|\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG2000"),
+    (rb"8BPS\x00[\x01\x02]", "PSD"),
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL |%!PS|\xc5\xd0\xd3\xc6|icns|DDS |qoif", UNSUPPORTED),
+    (rb"\x00\x00[\x01\x02]\x00[^\x00]\x00|.{4}[\x11\x12]\xaf|\x59\xa6\x6a\x95", UNSUPPORTED),
+    (rb"\s*(<\?xml[^>]*>\s*)?<svg", UNSUPPORTED),
+)
+_FORMATS = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in _MAGIC)
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether the name ends like an image's, in any case: `photo.JPEG`."""
+    dot = name.rfind(".")
+    return dot >= 0 and name[dot:].lower() in IMAGE_SUFFIXES
+
+
+def sniff_format(head: bytes) -> str | None:
+    """The decoder for a file that begins so (at least SNIFF_BYTES of it, or all).
+
+    Pillow's name of the format ("JPEG"), "HEIF", UNSUPPORTED for an image that is not read here,
+    or None for what is not an image.
+    """
+    if head[4:8] == b"ftyp":
+        length = min(int.from_bytes(head[:4], "big"), len(head))
+        brands = {head[8:12]} | {head[at : at + 4] for at in range(16, length, 4)}
+        if brands & _AVIF_BRANDS:
+            return "AVIF"
+        return "HEIF" if brands & _HEIF_BRANDS else None
+    return next((name for pattern, name in _FORMATS if pattern.match(head)), None)
+
+
+def webp_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height that a WebP file claims (RFC 9649), or None if it claims none."""
+    if len(head) < 30:
+        return None
+    kind = head[12:16]
+    if kind == b"VP8X":  # 24 bits each, less one
+        return _le(head[24:27]) + 1, _le(head[27:30]) + 1
+    if kind == b"VP8L":  # 14 bits each, less one, after the signature byte
+        bits = _le(head[21:25])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":  # 14 bits each and 2 of scaling, after frame tag and start code
+        return _le(head[26:28]) & 0x3FFF, _le(head[28:30]) & 0x3FFF
+    return None
+
+
+def _le(raw: bytes) -> int:
+    return int.from_bytes(raw, "little")

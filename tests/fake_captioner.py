@@ -1,0 +1,79 @@
+"""A captioner without a model, for tests of everything around it; also a program to be killed.
+
+python tests/fake_captioner.py DIR OUT [ALTS [SIDECAR]]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest
+
+
+class FakePreprocessor:
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        assert image.mode == "RGB"
+        return np.asarray(image.resize((8, 8)))
+
+
+class FakeCaptioner:
+    """Captions say what came in. Draws requests in batches, as a real one does."""
+
+    def __init__(self, bundle_id: str = "fake", batch_size: int = 3, delay_s: float = 0.0) -> None:
+        self.bundle_id = bundle_id
+        self.preprocessor = FakePreprocessor()
+        self.batch_size = batch_size
+        self.delay_s = delay_s
+        self.requests: list[CaptionRequest] = []
+        self.interrupt_after: int | None = None
+
+    def params(self, **overrides: Any) -> CaptionParams:
+        given = {key: value for key, value in overrides.items() if value is not None}
+        return CaptionParams(**{"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, **given})
+
+    def stream(
+        self, requests: Iterable[CaptionRequest], params: CaptionParams | None = None
+    ) -> Iterator[Caption]:
+        pending = iter(requests)
+        while batch := list(itertools.islice(pending, self.batch_size)):
+            for request in batch:
+                if self.interrupt_after is not None and len(self.requests) >= self.interrupt_after:
+                    raise KeyboardInterrupt
+                self.requests.append(request)
+                time.sleep(self.delay_s)
+                digest = hashlib.sha1(request.pixels.tobytes()).hexdigest()[:8]
+                alt = "; ".join(request.alts)[:100]
+                yield Caption(f"{digest} é [{alt}]", "eos", 3, False, 7)
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> FakeCaptioner:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+def main() -> None:
+    from altogether_rt.pipeline import CaptionJob, caption_folder, read_inputs
+
+    folder, out, *rest = sys.argv[1:]
+    alts = Path(rest[0]) if rest else None
+    job = CaptionJob(Path(folder), Path(out), alts, sidecar=rest[1] if len(rest) > 1 else None)
+    captioner = FakeCaptioner(delay_s=0.01)
+    caption_folder(job, read_inputs(job), captioner, captioner.params())
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import types
 import typing
@@ -67,6 +68,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         _require(self.image_size > 0, "encoder.image_size must be positive.")
         _require(self.embed_dim > 0, "encoder.embed_dim must be positive.")
+        _require(all(s > 0 for s in self.std), "encoder.std must be positive.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class MapperConfig:
     mlp_ratio: float = 2.0  # transformer only
 
     def __post_init__(self) -> None:
-        _require(self.prefix_length > 0, "mapper.prefix_length must be positive.")
+        for name in ("prefix_length", "clip_length", "layers", "heads", "mlp_ratio"):
+            _require(0 < getattr(self, name) < math.inf, f"mapper.{name} must be positive.")
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,12 @@ class DecoderConfig:
     tied_head: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("vocab_size", "layers", "width", "heads", "ffn_width", "max_positions"):
+            _require(getattr(self, name) > 0, f"decoder.{name} must be positive.")
+        _require(self.num_kv_heads > 0, "decoder.kv_heads must be positive.")
+        _require(self.token_width > 0, "decoder.embed_width must be positive.")
+        _require(self.position_offset >= 0, "decoder.position_offset must not be negative.")
+        _require(0 < self.norm_eps < 1, "decoder.norm_eps must be between 0 and 1.")
         _require(self.width % self.heads == 0, "decoder.width must be a multiple of decoder.heads.")
         _require(
             self.heads % self.num_kv_heads == 0,
@@ -170,7 +179,10 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         _require(self.max_new_tokens > 0, "generation.max_new_tokens must be positive.")
-        _require(self.temperature >= 0, "generation.temperature must not be negative.")
+        _require(
+            0 <= self.temperature < math.inf,
+            "generation.temperature must be a number that is not negative.",
+        )
         _require(0 < self.top_p <= 1, "generation.top_p must be in (0, 1].")
 
 
@@ -191,6 +203,11 @@ class CaptionerConfig:
                 self.decoder.token_width % self.mapper.heads == 0,
                 "the decoder's token width must be a multiple of mapper.heads.",
             )
+        special = (*self.prompt.suffix_ids, *self.generation.stop_ids)
+        _require(
+            all(0 <= token < self.decoder.vocab_size for token in special),
+            "prompt.suffix_ids or generation.stop_ids has an id outside the vocabulary.",
+        )
         _require(
             self.max_prompt_tokens < self.decoder.max_positions,
             "decoder.max_positions leaves no room for a caption after the prompt.",

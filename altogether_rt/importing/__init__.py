@@ -1,0 +1,1 @@
+"""Weights published elsewhere become checkpoints: ClipCap, Altogether, Hugging Face decoders."""

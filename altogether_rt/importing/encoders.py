@@ -1,0 +1,155 @@
+"""Which image encoder a captioner was trained with; its weights are published on their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from altogether_rt.checkpoint import file_sha256
+from altogether_rt.config import CLIP_MEAN, CLIP_STD, EncoderConfig, from_dict
+from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.model._torchvision import make_torchvision_importable
+from altogether_rt.model.encoder import build_encoder, is_published
+
+__all__ = [
+    "check_encoder_weights",
+    "embedded_encoder",
+    "encoder_config",
+    "encoder_reference",
+    "published_weights",
+]
+
+#: Width of the embedding -> the encoder (open_clip's name) that the published captioners use:
+#: ClipCap's two (OpenAI's CLIP) and Altogether's (MetaCLIP).
+_BY_WIDTH = {512: "ViT-B-32-quickgelu", 640: "RN50x4-quickgelu", 1024: "ViT-H-14-quickgelu"}
+
+
+def published_weights(name: str, family: str) -> str | None:
+    """The weights (open_clip's tag) that captioners of a decoder family use; None if unknown.
+
+    A published model is its own weights.
+    """
+    if is_published(name):
+        return name
+    if name == "ViT-B-32-quickgelu":
+        return "openai" if family == "gpt2" else "metaclip_fullcc"
+    return {"RN50x4-quickgelu": "openai", "ViT-H-14-quickgelu": "metaclip_fullcc"}.get(name)
+
+
+def encoder_config(
+    embed_dim: int, *, normalize: bool, name: str | None = None, tag: str | None = None
+) -> EncoderConfig:
+    """The encoder of embeddings of width `embed_dim`.
+
+    name: open_clip's name, a published model (`hf-hub:org/repo`, `local-dir:path`) or a JSON file
+    in open_clip's format; None: the one that published captioners of that width use. tag: its
+    weights, which may ask for other channel statistics. Raises AltogetherError if there is no such
+    encoder, ConfigError if its width is another.
+    """
+    name = name or _BY_WIDTH.get(embed_dim)
+    if name is None:
+        raise AltogetherError(
+            f"no published encoder has embeddings of {embed_dim}: say which one the captioner "
+            "was trained with (--encoder-name)."
+        )
+    model, pixels = _describe(name, tag)
+    try:
+        width, size = model["embed_dim"], model["vision_cfg"]["image_size"]
+    except (KeyError, TypeError) as error:
+        raise AltogetherError(f"{name} describes no open_clip model: it lacks {error}.") from error
+    if width != embed_dim:
+        raise ConfigError(f"{name} makes embeddings of {width}; the captioner takes {embed_dim}.")
+    custom = name.endswith(".json")
+    values = {
+        "name": Path(name).stem if custom else name,
+        "embed_dim": embed_dim,
+        "image_size": size,
+        "resize": "squash" if pixels.get("resize_mode") == "squash" else "shortest_center_crop",
+        "interpolation": pixels.get("interpolation", "bicubic"),
+        "mean": pixels.get("mean", CLIP_MEAN),
+        "std": pixels.get("std", CLIP_STD),
+        "normalize": normalize,
+        "model": model if custom else None,
+    }
+    return from_dict(EncoderConfig, values, "encoder")
+
+
+def _describe(name: str, tag: str | None) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A model's configuration and how its weights want their pixels, both in open_clip's terms."""
+    if name.endswith(".json"):
+        return _read_table(Path(name)), {}
+    if is_published(name):
+        about = _read_table(_published_description(name))
+        return about.get("model_cfg", about), about.get("preprocess_cfg", {})
+    make_torchvision_importable()
+    import open_clip
+
+    model = open_clip.get_model_config(name)
+    if model is None:
+        raise AltogetherError(f"open_clip knows no model {name!r}: see open_clip.list_models().")
+    return model, open_clip.get_pretrained_cfg(name, tag) if tag else {}
+
+
+def _published_description(name: str) -> Path:
+    """The file in which a model on the hub or in a folder describes itself."""
+    scheme, _, place = name.partition(":")
+    file = "open_clip_config.json"
+    if scheme == "local-dir":
+        return Path(place) / file
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(place, file))
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise AltogetherError(f"{name} cannot be fetched from the hub: {reason}.") from error
+
+
+def check_encoder_weights(config: EncoderConfig, weights: str) -> None:
+    """Raises AltogetherError if `weights` is nothing that `build_encoder` can load: neither a file
+    nor a tag that open_clip has for the model nor a published model (`hf-hub:org/repo`)."""
+    if Path(weights).is_file() or is_published(weights):
+        return
+    make_torchvision_importable()
+    import open_clip
+
+    tags = [] if config.model else open_clip.list_pretrained_tags_by_model(config.name)
+    if weights not in tags:
+        raise AltogetherError(
+            f"{weights} is neither a file nor weights of {config.name} that open_clip knows "
+            f"({', '.join(tags) or 'it knows none'})."
+        )
+
+
+def embedded_encoder(config: EncoderConfig, weights: str | None) -> dict[str, Tensor]:
+    """The encoder's weights as a checkpoint embeds them, `encoder.*`; random without `weights`.
+
+    Raises AltogetherError if they cannot be loaded.
+    """
+    visual = build_encoder(config, weights).visual
+    return {f"encoder.{name}": tensor for name, tensor in visual.state_dict().items()}
+
+
+def encoder_reference(weights: str | None) -> dict[str, Any]:
+    """What checkpoint.json says of the encoder: the tag to load it by, or of the file that was
+    embedded its name and hash."""
+    if weights is None:
+        return {}
+    path = Path(weights)
+    if not path.is_file():
+        return {"encoder_weights": weights}
+    return {"encoder_file": path.name, "encoder_sha256": file_sha256(path)}
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        model = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AltogetherError(f"{path} is no open_clip configuration: {error}.") from error
+    if not isinstance(model, dict):
+        raise AltogetherError(f"{path} is no open_clip configuration: it is not a table of keys.")
+    return model

@@ -1,0 +1,177 @@
+"""How published weights are called, and what they are called here: one table a family.
+
+A table maps modules (`layers.#.fc1`, where `#` is any layer's number) or single parameters to ours.
+Nothing outside a table is taken silently: a weight that no row names is an error, for a model with
+an unknown part would caption, and wrongly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from altogether_rt.errors import AltogetherError
+
+__all__ = [
+    "CLIPCAP_MLP",
+    "CLIPCAP_TRANSFORMER",
+    "GPT2",
+    "LLAMA",
+    "OPT",
+    "NameTable",
+    "rename",
+]
+
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+#: Rows that name a parameter, not a module with weight and bias.
+_PARAMETERS = ("prefix",)
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """The names of one family's weights."""
+
+    family: str  # for messages
+    names: Mapping[str, str | tuple[str, ...]]  # several names: one weight, split among them
+    prefixes: tuple[str, ...] = ("",)  # that the names may carry, the longest first
+    transposed: tuple[str, ...] = ()  # ours whose matrices are stored (in, out): GPT-2's Conv1D
+    ignored: tuple[str, ...] = ()  # buffers of old dumps, computed when needed
+
+
+OPT = NameTable(
+    "OPT",
+    {
+        "embed_tokens": "embed",
+        "embed_positions": "positions",
+        "project_in": "project_in",
+        "project_out": "project_out",
+        "layers.#.self_attn_layer_norm": "layers.#.norm1",
+        "layers.#.self_attn.q_proj": "layers.#.q",
+        "layers.#.self_attn.k_proj": "layers.#.k",
+        "layers.#.self_attn.v_proj": "layers.#.v",
+        "layers.#.self_attn.out_proj": "layers.#.out",
+        "layers.#.final_layer_norm": "layers.#.norm2",
+        "layers.#.fc1": "layers.#.fc1",
+        "layers.#.fc2": "layers.#.fc2",
+        "final_layer_norm": "norm",
+        "lm_head": "head",
+    },
+    prefixes=("model.decoder.", "decoder.", ""),
+    ignored=("version",),
+)
+
+GPT2 = NameTable(
+    "GPT-2",
+    {
+        "wte": "embed",
+        "wpe": "positions",
+        "h.#.ln_1": "layers.#.norm1",
+        "h.#.attn.c_attn": ("layers.#.q", "layers.#.k", "layers.#.v"),
+        "h.#.attn.c_proj": "layers.#.out",
+        "h.#.ln_2": "layers.#.norm2",
+        "h.#.mlp.c_fc": "layers.#.fc1",
+        "h.#.mlp.c_proj": "layers.#.fc2",
+        "ln_f": "norm",
+        "lm_head": "head",
+    },
+    prefixes=("transformer.", ""),
+    transposed=("q", "k", "v", "out", "fc1", "fc2"),
+    ignored=("h.#.attn.bias", "h.#.attn.masked_bias"),
+)
+
+LLAMA = NameTable(
+    "Llama",
+    {
+        "embed_tokens": "embed",
+        "layers.#.input_layernorm": "layers.#.norm1",
+        "layers.#.self_attn.q_proj": "layers.#.q",
+        "layers.#.self_attn.k_proj": "layers.#.k",
+        "layers.#.self_attn.v_proj": "layers.#.v",
+        "layers.#.self_attn.o_proj": "layers.#.out",
+        "layers.#.post_attention_layernorm": "layers.#.norm2",
+        "layers.#.mlp.gate_proj": "layers.#.gate",
+        "layers.#.mlp.up_proj": "layers.#.fc1",
+        "layers.#.mlp.down_proj": "layers.#.fc2",
+        "norm": "norm",
+        "lm_head": "head",
+    },
+    prefixes=("model.", ""),
+    ignored=("layers.#.self_attn.rotary_emb.inv_freq",),
+)
+
+CLIPCAP_TRANSFORMER = NameTable(
+    "ClipCap's transformer mapper",
+    {
+        "linear": "linear",
+        "prefix_const": "prefix",
+        "transformer.layers.#.norm1": "layers.#.norm1",
+        "transformer.layers.#.attn.to_queries": "layers.#.q",
+        "transformer.layers.#.attn.to_keys_values": "layers.#.kv",
+        "transformer.layers.#.attn.project": "layers.#.out",
+        "transformer.layers.#.norm2": "layers.#.norm2",
+        "transformer.layers.#.mlp.fc1": "layers.#.fc1",
+        "transformer.layers.#.mlp.fc2": "layers.#.fc2",
+    },
+)
+
+CLIPCAP_MLP = NameTable("ClipCap's MLP mapper", {"model.0": "fc1", "model.2": "fc2"})
+
+
+def rename(table: NameTable, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under our names, in our layout, as fp32.
+
+    Raises AltogetherError for a weight that the table does not know.
+    """
+    renamed: dict[str, Tensor] = {}
+    for full_name, weight in weights.items():
+        name = full_name.removeprefix(next(p for p in table.prefixes if full_name.startswith(p)))
+        if _LAYER.sub("#", name) in table.ignored:
+            continue
+        targets = _targets(table, name)
+        if not targets:
+            raise AltogetherError(
+                f"the weights hold {full_name!r}, which is no part of {table.family}: "
+                "this is another architecture."
+            )
+        # GPT-2's Conv1D is stored (in, out), so what is split is the last axis in both cases.
+        plain = weight.is_floating_point() and weight.layout == torch.strided
+        if not plain or weight.ndim not in (1, 2) or weight.shape[-1] % len(targets):
+            raise AltogetherError(
+                f"the weight {full_name!r} is {weight.dtype} of shape {tuple(weight.shape)}, which "
+                f"no {table.family} has: the file is damaged or of another kind."
+            )
+        for ours, part in zip(targets, _parts(table, targets, weight.float()), strict=True):
+            if ours in renamed:
+                raise AltogetherError(f"the weights hold {full_name!r} under two names.")
+            renamed[ours] = part
+    return renamed
+
+
+def _targets(table: NameTable, name: str) -> tuple[str, ...]:
+    """Our names of one published name, prefix removed; none if the table does not know it."""
+    number = _LAYER.search(name)
+    for suffix in (".weight", ".bias", ""):
+        if not name.endswith(suffix):
+            continue
+        module = name.removesuffix(suffix)
+        row = table.names.get(module) or table.names.get(_LAYER.sub("#", module))
+        if row is not None and (suffix or row in _PARAMETERS):
+            rows = (row,) if isinstance(row, str) else row
+            return tuple(r.replace("#", number[0] if number else "") + suffix for r in rows)
+    return ()
+
+
+def _parts(table: NameTable, targets: tuple[str, ...], weight: Tensor) -> list[Tensor]:
+    """One weight in our layout (out, in), split evenly among its targets."""
+    module = targets[0].rpartition(".")[0].rpartition(".")[2]
+    if weight.ndim == 2 and module in table.transposed:
+        weight = weight.t()
+    if len(targets) == 1:
+        return [weight]
+    # Copies, for a file holds each weight by itself.
+    return [part.clone() for part in weight.chunk(len(targets))]

@@ -1,0 +1,149 @@
+"""What a decoder and a mapper look like, read off the shapes of their weights.
+
+Works on weights that have our names (`names.rename`). What shapes cannot tell, the number of
+attention heads, is looked up by width among the published models or given by the user.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from altogether_rt.config import CaptionerConfig, DecoderConfig, MapperConfig, from_dict
+from altogether_rt.errors import AltogetherError
+from altogether_rt.model.captioner import Captioner
+
+__all__ = ["check_fit", "decoder_structure", "mapper_structure", "tie_head"]
+
+#: Heads of the published sizes by width. OPT 125m to 175b: table 1 of Zhang et al. 2022
+#: (arXiv 2205.01068). GPT-2 small to XL: 64 wide each (Radford et al. 2019).
+_HEADS = {
+    "opt": {
+        768: 12,
+        1024: 16,
+        2048: 32,
+        2560: 32,
+        4096: 32,
+        5120: 40,
+        7168: 56,
+        9216: 72,
+        12288: 96,
+    },
+    "gpt2": {768: 12, 1024: 16, 1280: 20, 1600: 25},
+}
+
+#: OPT's table of positions starts with two rows that are never used.
+_POSITION_OFFSET = {"opt": 2, "gpt2": 0}
+_ACTIVATION = {"opt": "relu", "gpt2": "gelu_tanh"}
+
+
+def tie_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without its head where that repeats the embedding, as most files have it."""
+    head, embed = state.get("head.weight"), state.get("embed.weight")
+    tied = head is not None and embed is not None and torch.equal(head, embed)
+    return {name: tensor for name, tensor in state.items() if not (tied and name == "head.weight")}
+
+
+def decoder_structure(
+    state: Mapping[str, Tensor],
+    family: str,
+    *,
+    eos_id: int,
+    pad_id: int,
+    heads: int | None = None,
+) -> DecoderConfig:
+    """The structure of an OPT or a GPT-2 (`family`) with these weights.
+
+    heads: attention heads; None: as the published model of that width. Raises AltogetherError if
+    they are unknown or a weight is missing, ConfigError if the numbers cannot be.
+    """
+    vocab_size, token_width = _shape(state, "embed.weight")
+    rows, width = _shape(state, "positions.weight")
+    heads = heads or _HEADS[family].get(width)
+    if heads is None:
+        raise AltogetherError(
+            f"no published {family} has a width of {width}, so its number of attention heads is "
+            "unknown: give it (--decoder-heads)."
+        )
+    final_norm = "norm.weight" in state
+    return from_dict(
+        DecoderConfig,
+        {
+            "family": family,
+            "vocab_size": vocab_size,
+            "layers": _num_layers(state),
+            "width": width,
+            "heads": heads,
+            "ffn_width": _shape(state, "layers.0.fc1.weight")[0],
+            "max_positions": rows - _POSITION_OFFSET[family],
+            "position_offset": _POSITION_OFFSET[family],
+            "eos_id": eos_id,
+            "pad_id": pad_id,
+            "activation": _ACTIVATION[family],
+            # Only OPT-350m has no norm at the end, and it is the one with norms behind the layers.
+            "norm_placement": "pre" if final_norm else "post",
+            "final_norm": final_norm,
+            "embed_width": token_width if "project_in.weight" in state else None,
+            "tied_head": "head.weight" not in state,
+        },
+    )
+
+
+def mapper_structure(
+    state: Mapping[str, Tensor], token_width: int, heads: int
+) -> tuple[MapperConfig, int]:
+    """The structure of a ClipCap mapper with these weights, and the width of its embeddings.
+
+    Raises AltogetherError if a weight is missing or the shapes contradict each other.
+    """
+    if "prefix" not in state:
+        rows, _ = _shape(state, "fc2.weight")
+        mapper = MapperConfig(kind="mlp", prefix_length=_divide(rows, token_width))
+        return mapper, _shape(state, "fc1.weight")[1]
+    rows, embed_dim = _shape(state, "linear.weight")
+    mapper = MapperConfig(
+        kind="transformer",
+        prefix_length=_shape(state, "prefix")[0],
+        clip_length=_divide(rows, token_width),
+        layers=_num_layers(state),
+        heads=heads,
+        mlp_ratio=_shape(state, "layers.0.fc1.weight")[0] / token_width,
+    )
+    return mapper, embed_dim
+
+
+def check_fit(config: CaptionerConfig, state: Mapping[str, Tensor]) -> None:
+    """Raises AltogetherError unless `state` has exactly the weights of `config`, encoder aside."""
+    with torch.device("meta"):  # names and shapes, no memory
+        wanted = {name: tuple(t.shape) for name, t in Captioner(config).state_dict().items()}
+    given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith("encoder.")}
+    for name in sorted(wanted.keys() | given.keys()):
+        if wanted.get(name) != given.get(name):
+            raise AltogetherError(
+                f"the weights do not make a {config.decoder.family} captioner: {name} should be "
+                f"{wanted.get(name, 'absent')} and is {given.get(name, 'absent')}."
+            )
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    tensor = state.get(name)
+    if tensor is None or tensor.ndim != 2:
+        raise AltogetherError(
+            f"the weights have no matrix {name}: the file is damaged or of another architecture."
+        )
+    return int(tensor.shape[0]), int(tensor.shape[1])
+
+
+def _num_layers(state: Mapping[str, Tensor]) -> int:
+    return len({m[0] for name in state if (m := re.match(r"layers\.\d+\.", name))})
+
+
+def _divide(rows: int, token_width: int) -> int:
+    if rows % token_width:
+        raise AltogetherError(
+            f"the mapper's {rows} outputs are no multiple of the decoder's width, {token_width}."
+        )
+    return rows // token_width

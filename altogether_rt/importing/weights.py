@@ -1,0 +1,133 @@
+"""Reads weights that strangers published, without running what they may have put into them.
+
+A file of torch.save is a pickle, and unpickling can run any code. Only tensors and plain containers
+are accepted (`weights_only`); safetensors holds nothing else by design.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["find_state", "read_folder", "read_weights"]
+
+#: How deep in a training checkpoint the weights may lie: {"model": {"state_dict": {…}}}.
+_MAX_DEPTH = 3
+
+#: Most files of a model split in several.
+_MAX_SHARDS = 512
+
+
+def read_weights(path: Path) -> Mapping[str, Any]:
+    """What a .safetensors file or a file of torch.save holds: tensors by name, or a training
+    checkpoint with the tensors somewhere inside. Tensors are mapped into memory where possible.
+
+    Raises AltogetherError if the file is absent, damaged or holds more than tensors.
+    """
+    if not path.is_file():
+        raise AltogetherError(f"{path} does not exist: give a file of weights.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        # Namespace is what training scripts keep their arguments in; it cannot run anything.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except OSError:
+        raise
+    except Exception as error:  # a damaged or hostile file makes the reader fail in any way
+        raise AltogetherError(
+            f"{path} is not a file of weights, is damaged, or holds more than tensors (which could "
+            "run code, so it was not loaded): give a file that torch.save made of a state dict."
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise AltogetherError(f"{path} holds a {type(loaded).__name__}, not weights by name.")
+    _check_sizes(loaded, path)
+    return loaded
+
+
+def find_state(loaded: Mapping[str, Any], marker: str) -> dict[str, Tensor]:
+    """The tensors by name, of a training checkpoint: those beside the ones named `<marker>…`.
+
+    What stands before the marker (`module.`, `model.`) is removed. Empty if nothing is so named.
+    """
+    for candidate in _mappings(loaded, _MAX_DEPTH):
+        names = [name for name in candidate if isinstance(name, str) and marker in name]
+        if names:
+            prefix = min((name[: name.index(marker)] for name in names), key=len)
+            return {
+                name.removeprefix(prefix): tensor
+                for name, tensor in candidate.items()
+                if isinstance(name, str) and isinstance(tensor, Tensor)
+            }
+    return {}
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """All weights of a Hugging Face model folder: one file or several, safetensors before pickles.
+
+    Raises AltogetherError if there are none.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            files = [folder / name]
+        elif index.is_file():
+            files = _shards(index)
+        else:
+            continue
+        weights: dict[str, Tensor] = {}
+        for file in files:
+            weights |= {k: v for k, v in read_weights(file).items() if isinstance(v, Tensor)}
+        return weights
+    raise AltogetherError(
+        f"{folder} has no weights: it needs model.safetensors or pytorch_model.bin."
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        plain = all(Path(file).name == file for file in files)  # beside the index, nowhere else
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AltogetherError(f"{index} is not an index of weights: {error!r}.") from error
+    if not plain or len(files) > _MAX_SHARDS:
+        raise AltogetherError(f"{index} is not an index of weights: it names odd files.")
+    return [index.parent / file for file in files]
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except SafetensorError as error:
+        raise AltogetherError(f"{path} is not a safetensors file: {error}.") from error
+
+
+def _mappings(loaded: Mapping[Any, Any], depth: int) -> Iterator[Mapping[Any, Any]]:
+    """The mapping and those inside it, outermost first."""
+    yield loaded
+    if depth > 1:
+        for value in loaded.values():
+            if isinstance(value, Mapping):
+                yield from _mappings(value, depth - 1)
+
+
+def _check_sizes(loaded: Mapping[Any, Any], path: Path) -> None:
+    """Refuse tensors larger than their file: strides of 0 make terabytes of a few bytes."""
+    size = path.stat().st_size
+    for mapping in _mappings(loaded, _MAX_DEPTH):
+        for name, tensor in mapping.items():
+            if isinstance(tensor, Tensor) and tensor.numel() * tensor.element_size() > size:
+                raise AltogetherError(f"{path} is damaged: {name!r} is larger than the file.")

@@ -1,0 +1,117 @@
+"""Files of weights come from strangers: nothing in them runs, and damage is a sentence."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from altogether_rt.errors import AltogetherError
+from altogether_rt.importing.weights import find_state, read_folder, read_weights
+
+
+class Hostile:
+    """Unpickling runs a command."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, zipped: bool) -> None:
+    mark = tmp_path / "mark"
+    path = tmp_path / "weights.pt"
+    torch.save(
+        {"clip_project.linear.weight": torch.zeros(2), "x": Hostile(mark)},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(AltogetherError, match="more than tensors"):
+        read_weights(path)
+    assert not mark.exists()
+    torch.load(path, weights_only=False)  # the file is indeed hostile
+    assert mark.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_plain_hostile_pickle_is_refused(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    (tmp_path / "w.pt").write_bytes(pickle.dumps(Hostile(mark)))
+    with pytest.raises(AltogetherError, match="not loaded"):
+        read_weights(tmp_path / "w.pt")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_refused(tmp_path: Path, name: str, share: float) -> None:
+    path = tmp_path / name
+    weights = {"a": torch.randn(400)}
+    save_file(weights, path) if name.endswith("rs") else torch.save(weights, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(AltogetherError) as caught:
+        read_weights(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.randn(8), "b": {"c": torch.ones(2)}}, path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        path.write_bytes(damaged)
+        try:
+            read_weights(path)
+        except AltogetherError:
+            continue
+
+
+def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.zeros(1).expand(1 << 40)}, path)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(AltogetherError, match="larger than the file"):
+        read_weights(path)
+
+
+def test_other_content_is_refused(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(AltogetherError, match="holds a list"):
+        read_weights(tmp_path / "list.pt")
+    with pytest.raises(AltogetherError, match="does not exist"):
+        read_weights(tmp_path / "absent.pt")
+
+
+def test_weights_are_found_inside_a_training_checkpoint(tmp_path: Path) -> None:
+    weights = {"module.part.a": torch.ones(2), "module.other.b": torch.ones(3), "step": 4}
+    torch.save({"epoch": 1, "model": {"state_dict": weights}}, tmp_path / "w.pt")
+    found = find_state(read_weights(tmp_path / "w.pt"), "part.")
+    assert set(found) == {"part.a", "other.b"}
+    assert find_state(weights, "absent.") == {}
+
+
+def test_a_folder_of_one_file_or_of_several(tmp_path: Path) -> None:
+    with pytest.raises(AltogetherError, match="has no weights"):
+        read_folder(tmp_path)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    assert set(read_folder(tmp_path)) == {"a"}
+    save_file({"b": torch.zeros(1)}, tmp_path / "one.safetensors")
+    save_file({"c": torch.zeros(1)}, tmp_path / "two.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"b": "one.safetensors", "c": "two.safetensors"}}')
+    assert set(read_folder(tmp_path)) == {"b", "c"}
+    for bad in ('{"weight_map": {"b": "../one.safetensors"}}', '{"weight_map": 3}', "nonsense"):
+        index.write_text(bad)
+        with pytest.raises(AltogetherError, match="not an index"):
+            read_folder(tmp_path)

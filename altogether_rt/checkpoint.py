@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -27,8 +28,7 @@ from altogether_rt import __version__
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.captioner import Captioner
-from altogether_rt.model.encoder import Encoder, build_encoder, encoder_sha256
-from altogether_rt.model.safetensors_file import LazyTensor, write_safetensors
+from altogether_rt.model.encoder import Encoder, build_encoder, encoder_sha256, is_published
 
 __all__ = ["Checkpoint", "file_sha256", "save_checkpoint"]
 
@@ -56,10 +56,10 @@ class Checkpoint:
         if missing:
             raise AltogetherError(f"{folder} is not a checkpoint: it has no {missing[0]}.")
         try:
-            config = CaptionerConfig.from_dict(_read_json(folder / CONFIG))
+            config = CaptionerConfig.from_dict(_read_json(folder, CONFIG))
         except ConfigError as error:
             raise AltogetherError(f"the checkpoint {folder} has a bad {CONFIG}: {error}") from error
-        about = _read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
+        about = _read_json(folder, ABOUT) if (folder / ABOUT).is_file() else {}
         return cls(folder, config, about)
 
     @property
@@ -107,7 +107,7 @@ class Checkpoint:
 
     def _referred_encoder(self) -> Encoder:
         weights = self.about.get("encoder_weights")
-        if weights is None and "encoder_sha256" not in self.about:
+        if weights is None and not is_published(self.config.encoder.name):
             raise AltogetherError(f"{self.folder} neither holds an encoder nor says which it had.")
         wanted = self.about.get("encoder_sha256")
         file = Path(weights) if weights is not None and Path(weights).is_file() else None
@@ -120,8 +120,8 @@ class Checkpoint:
 
     def _other_encoder(self, weights: str | None) -> AltogetherError:
         return AltogetherError(
-            f"the encoder {weights or self.config.encoder.name} is not the one that {self.folder} "
-            "was made with: its hash differs."
+            f"{weights or self.config.encoder.name} is not the encoder that {self.folder} was "
+            "trained with: its hash differs."
         )
 
     def _names(self) -> list[str]:
@@ -156,7 +156,7 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path,
     config: CaptionerConfig,
-    state: Mapping[str, Tensor | LazyTensor],
+    state: Mapping[str, Tensor],
     tokenizer: Path | Tokenizer,
     about: Mapping[str, Any],
 ) -> None:
@@ -172,11 +172,14 @@ def save_checkpoint(
     try:
         new = temporary / "new"
         new.mkdir()
-        write_safetensors(new / WEIGHTS, state)
+        tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+        _flush_to_disk(new / WEIGHTS)
         _write(new / CONFIG, _as_json(config.to_dict()))
         versions = {"altogether_rt": __version__, "torch": torch.__version__}
         _write(new / ABOUT, _as_json({**about, "versions": versions}))
         _write(new / TOKENIZER, _tokenizer_json(tokenizer))
+        shutil.copymode(new / CONFIG, new / WEIGHTS)  # safetensors makes it private
         if folder.exists():
             folder.rename(temporary / "old")
         new.rename(folder)
@@ -190,7 +193,7 @@ def save_checkpoint(
 
 def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise AltogetherError(f"{folder} is a file: give the path of a folder.")
+        raise AltogetherError(f"{folder} is a file: give another folder.")
     if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise AltogetherError(f"{folder} is not empty and no checkpoint: give another folder.")
 
@@ -207,19 +210,23 @@ def _as_json(data: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
+    path.write_text(text, "utf-8")
+    _flush_to_disk(path)
+
+
+def _flush_to_disk(path: Path) -> None:
+    """So that no power cut leaves a renamed folder with empty files."""
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads((folder / name).read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise AltogetherError(f"{path} is not JSON: {error}.") from error
+        raise AltogetherError(f"the checkpoint {folder} has a bad {name}: {error}.") from error
     if not isinstance(data, dict):
-        raise AltogetherError(f"{path} holds no table of keys.")
+        raise AltogetherError(f"the checkpoint {folder} has a bad {name}: it is no table of keys.")
     return data
 
 

@@ -18,8 +18,12 @@ __all__ = ["Preprocessor", "Prompt", "PromptTokenizer", "join_alts"]
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-#: A resized picture of more than this many times the wanted area is never made whole.
+#: An enlarged picture of more than this many times the wanted area is never made whole. (One that
+#: shrinks is smaller than its source.)
 _MAX_RESIZED_AREA_RATIO = 16
+
+#: Pixels on either side of a place that a filter may look at when it enlarges, and one to spare.
+_FILTER_REACH = 3
 
 #: No tokenizer of the supported families makes a token of more characters than this, on average,
 #: from text: longer alt-texts are cut before they are tokenized, which bounds time and memory.
@@ -47,20 +51,50 @@ class Preprocessor:
         return pixels
 
     def _shortest_center_crop(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
         size, short = self._size, min(image.size)
         # The rounding of torchvision's Resize (down) and CenterCrop (half to even).
         new_width, new_height = (int(size * side / short) for side in image.size)
         left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-        if new_width * new_height > _MAX_RESIZED_AREA_RATIO * size * size:
-            # A strip: resampling only the part that the crop keeps gives the same picture (up to
-            # the rounding of filter weights) without one of hundreds of megapixels in between.
-            scale_x, scale_y = width / new_width, height / new_height
-            box = (left * scale_x, top * scale_y, (left + size) * scale_x, (top + size) * scale_y)
-            return image.resize((size, size), self._filter, box=box)
+        if short < size and new_width * new_height > _MAX_RESIZED_AREA_RATIO * size * size:
+            return self._center_of_enlarged(image, (new_width, new_height), (left, top))
         if (new_width, new_height) != image.size:
             image = image.resize((new_width, new_height), self._filter)
         return image.crop((left, top, left + size, top + size))
+
+    def _center_of_enlarged(
+        self, image: Image.Image, new_size: tuple[int, int], corner: tuple[int, int]
+    ) -> Image.Image:
+        """The part that the crop keeps of an enlarged strip, which would be of many megapixels.
+
+        The same picture up to the rounding of filter weights: like Pillow when it enlarges, across
+        first and then down; from a cut-out, because Pillow keeps the place of a box in float32.
+        """
+        size = self._size
+        x, y = (
+            _kept_part(side, new_side, start, size)
+            for side, new_side, start in zip(image.size, new_size, corner, strict=True)
+        )
+        image = image.crop((x.low, y.low, x.high, y.high))
+        rows = image.height
+        image = image.resize((size, rows), self._filter, box=(x.start, 0, x.end, rows))
+        return image.resize((size, size), self._filter, box=(0, y.start, size, y.end))
+
+
+@dataclass(frozen=True)
+class _KeptPart:
+    """Along one side: the pixels that a crop needs, and its place among them."""
+
+    low: int
+    high: int
+    start: float
+    end: float
+
+
+def _kept_part(side: int, new_side: int, new_start: int, size: int) -> _KeptPart:
+    start, end = (place * side / new_side for place in (new_start, new_start + size))
+    low = max(0, int(start) - _FILTER_REACH)
+    high = min(side, int(end) + 1 + _FILTER_REACH)
+    return _KeptPart(low, high, start - low, min(end - low, high - low))
 
 
 def join_alts(alts: Sequence[str], separator: str) -> str:
@@ -83,6 +117,8 @@ class PromptTokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt: PromptConfig, pad_id: int) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        # An alt-text that contains "</s>" is text that somebody wrote, not the end of one.
+        tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._pad_id = pad_id

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altogether_rt.config import CLIP_MEAN, CLIP_STD, EncoderConfig
+from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model._torchvision import make_torchvision_importable
 
-__all__ = ["Encoder", "build_clip", "build_encoder", "describe_encoder", "encoder_sha256"]
+__all__ = [
+    "Encoder",
+    "build_clip",
+    "build_encoder",
+    "encoder_sha256",
+    "is_published",
+]
 
 #: How open_clip names models that it does not carry itself: on a hub, in a folder.
 _SCHEMES = ("hf-hub:", "local-dir:")
@@ -51,6 +55,11 @@ class Encoder(nn.Module):
         return F.normalize(embeddings, dim=-1) if self.config.normalize else embeddings
 
 
+def is_published(name: str) -> bool:
+    """Whether `name` is a whole model, weights included: `hf-hub:org/repo`, `local-dir:path`."""
+    return name.startswith(_SCHEMES)
+
+
 def build_clip(config: EncoderConfig, weights: str | None = None) -> nn.Module:
     """The open_clip model of `config`, text tower included.
 
@@ -61,7 +70,7 @@ def build_clip(config: EncoderConfig, weights: str | None = None) -> nn.Module:
     """
     open_clip = _open_clip()
     with _as_sentences(config, weights):
-        if weights is not None and weights.startswith(_SCHEMES):
+        if weights is not None and is_published(weights):
             model = open_clip.create_model(weights, device="cpu", require_pretrained=True)
         elif config.model is None:
             model = open_clip.create_model(config.name, pretrained=weights, device="cpu")
@@ -79,7 +88,7 @@ def build_encoder(config: EncoderConfig, weights: str | None = None) -> Encoder:
     Raises ConfigError if the model's embedding or image has another size than `config` says.
     """
     clip: Any
-    if weights is None and (config.model is not None or not config.name.startswith(_SCHEMES)):
+    if weights is None and (config.model is not None or not is_published(config.name)):
         clip = _build_vision(config)  # no weights to come: the text tower is not needed
     else:
         clip = build_clip(config, weights)
@@ -93,42 +102,6 @@ def build_encoder(config: EncoderConfig, weights: str | None = None) -> Encoder:
     if width != config.embed_dim:
         raise ConfigError(f"{config.name} makes embeddings of {width}, not {config.embed_dim}.")
     return encoder
-
-
-def describe_encoder(name: str, *, normalize: bool = True) -> EncoderConfig:
-    """The configuration of an encoder that open_clip carries, or of a published one (`hf-hub:..`).
-
-    Raises AltogetherError if there is no such model or its description cannot be read.
-    """
-    if not name.startswith(_SCHEMES):
-        model = _named_model(name)
-        size = int(model["vision_cfg"]["image_size"])
-        return EncoderConfig(name, int(model["embed_dim"]), size, normalize=normalize)
-    try:
-        description = json.loads(_published_description(name).read_text("utf-8"))
-        model, pixels = description["model_cfg"], description.get("preprocess_cfg", {})
-        return EncoderConfig(
-            name=name,
-            embed_dim=int(model["embed_dim"]),
-            image_size=int(model["vision_cfg"]["image_size"]),
-            resize="squash" if pixels.get("resize_mode") == "squash" else "shortest_center_crop",
-            interpolation=pixels.get("interpolation", "bicubic"),
-            mean=tuple(pixels.get("mean", CLIP_MEAN)),
-            std=tuple(pixels.get("std", CLIP_STD)),
-            normalize=normalize,
-            model=model,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AltogetherError(f"the description of {name} cannot be read: {error}.") from error
-
-
-def _published_description(name: str) -> Path:
-    scheme, _, place = name.partition(":")
-    if scheme == "local-dir":
-        return Path(place) / "open_clip_config.json"
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(place, "open_clip_config.json"))
 
 
 def encoder_sha256(encoder: Encoder) -> str:

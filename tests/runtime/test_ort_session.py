@@ -67,7 +67,7 @@ def test_another_provider_than_asked_for_is_an_error(graph: Path) -> None:
 def test_broken_graph_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no graph")
-    with pytest.raises(BundleError, match="onnxruntime cannot load .*: export it again"):
+    with pytest.raises(BundleError, match=r"onnxruntime cannot load .*: export it again"):
         open_session(path, threads=1)
 
 

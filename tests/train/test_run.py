@@ -136,8 +136,8 @@ def test_state_of_another_run_is_refused(undisturbed: Path, tmp_path: Path) -> N
     training = tmp_path / "ckpt.training"
     training.mkdir()
     (training / "state-encoder.pt").write_bytes(b"not a state")
+    recipe = load_recipe(str(write_recipe(tmp_path)))
     with pytest.raises(AltogetherError, match="no state of this run"):
-        recipe = load_recipe(str(write_recipe(tmp_path)))
         train(recipe, tmp_path / "ckpt", resume=True, threads=1, say=lambda _: None)
 
 

@@ -12,7 +12,13 @@ image_size = 32
 [encoder.model]
 embed_dim = 16
 vision_cfg = { image_size = 32, layers = 1, width = 16, patch_size = 16, head_width = 8 }
-text_cfg = { context_length = 16, vocab_size = 300, width = 16, heads = 2, layers = 1, pool_type = "last" }
+[encoder.model.text_cfg]
+context_length = 16
+vocab_size = 300
+width = 16
+heads = 2
+layers = 1
+pool_type = "last"
 [mapper]
 prefix_length = 2
 clip_length = 2

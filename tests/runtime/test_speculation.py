@@ -1,0 +1,66 @@
+"""Speculation on a real int8 graph: the same ids, greedy and sampled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from altogether_rt.generation.engine import Completion, Engine, Work
+from altogether_rt.generation.speculation import DraftPlanner, Speculation
+from altogether_rt.runtime.ort_runtime import OnnxRuntime
+from tests.runtime.conftest import BundleOf
+from tests.tiny import FAMILIES, VOCAB_SIZE
+
+
+class Restless(DraftPlanner):
+    """Brings any number of guesses, more than would pay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rng = np.random.default_rng(0)
+
+    def lengths(self, mode: Speculation, gains: list[list[float]]) -> list[int]:  # type: ignore[override]
+        return [int(self._rng.integers(0, len(row) + 1)) for row in gains]
+
+
+def _write(
+    runtime: OnnxRuntime, work: list[Work], speculation: Speculation, planner: DraftPlanner
+) -> tuple[list[Completion], Engine]:
+    engine = Engine(runtime, eos_id=2, speculation=speculation, planner=planner)
+    return sorted(engine.run(work), key=lambda c: c.key), engine
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_speculation_gives_identical_ids(
+    family: str, temperature: float, bundle_of: BundleOf
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def work(runtime: OnnxRuntime, guesses: list[tuple[int, ...]]) -> list[Work]:
+        visual = rng.normal(size=(len(guesses), 4, runtime.token_width)).astype(np.float32)
+        prompts = [rng.integers(3, VOCAB_SIZE, size).tolist() for size in lengths]
+        return [
+            Work(key, visual[key], prompts[key], 20, key, temperature, 0.9, prompts[key])
+            for key in range(len(guesses))
+        ]
+
+    lengths = rng.integers(0, 11, 24)
+    bundle = bundle_of(family, "cpu-int8")
+    with OnnxRuntime(bundle, threads=1, num_slots=5) as runtime:
+        items = work(runtime, [()] * len(lengths))
+        plain, _ = _write(runtime, items, "off", DraftPlanner())
+        # Random weights copy nothing: guess what will come, with faults, so that guesses are right.
+        known = {c.key: [t if rng.random() < 0.9 else 5 for t in c.ids] for c in plain}
+        items = [
+            Work(w.key, w.visual_tokens, w.prompt_ids, 20, w.key, temperature, 0.9, known[w.key])
+            for w in items
+        ]
+        found, engine = _write(runtime, items, "on", Restless())
+        assert found == plain
+        assert engine.stats.num_accepted_tokens > 50
+        assert engine.stats.num_drafted_tokens > engine.stats.num_accepted_tokens
+    with OnnxRuntime(bundle, threads=1, num_slots=1) as runtime:
+        alone, engine = _write(runtime, items[:6], "auto", DraftPlanner())
+        assert alone == plain[:6]
+        assert engine.stats.num_drafted_tokens > 0

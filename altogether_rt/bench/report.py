@@ -21,7 +21,7 @@ from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.bundle import Bundle
 from altogether_rt.captioner import Captioner
 
-__all__ = ["COLUMNS", "BenchReport", "BenchSettings", "run_bench"]
+__all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "run_bench"]
 
 COLUMNS = ("stage", "batch", "p50 ms", "p95 ms", "p99 ms", "rows/s", "tokens/s", "of ceiling", "by")
 
@@ -96,7 +96,7 @@ class BenchReport:
             "bundle_id": self.bundle_id,
             "target": self.target,
             "settings": {**asdict(self.settings), "batch_sizes": list(self.settings.batch_sizes)},
-            "machine": _machine(),
+            "machine": describe_machine(),
             "load_s": round(self.load_s, 4),
             "stages": [self._stage(result) for result in self.stages],
             "memory_bytes": {**self.memory_bytes, "peak": max(self.memory_bytes.values())},
@@ -181,7 +181,8 @@ def _is_int8(bundle: Bundle) -> bool:
     return bundle.manifest.target.precision.split()[0].strip(",;:") == "int8"
 
 
-def _machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
+    """What every published figure names: processor, system, versions, date."""
     versions = {name: metadata.version(name) for name in ("numpy", "onnxruntime")}
     return {
         "processor": _processor(),

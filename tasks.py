@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ DEV_EXTRAS = "cpu,export,train,heic,dev"
 MIN_COVERAGE_PERCENT = 90
 #: Two processes fill the two cores of a small machine; more would share their caches for little.
 TEST_PROCESSES = 2
-DEMO_SCENES, DEMO_SEED = 24, 2024
+DEMO_SCENES, DEMO_SEED, DEMO_SHOWN = 24, 2024, 3
 LEAN_MARK = "mark.lean"
 #: Packages of the extras `train` and `export`, which the lean environment must not have.
 HEAVY_PACKAGES = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensors")
@@ -106,17 +107,20 @@ def _shown(path: Path) -> str:
 
 def demo() -> None:
     """Caption example scenes with the starter captioner, in an environment without PyTorch."""
-    venv, folder = ROOT / ".venv-demo", ROOT / "demo"
+    venv, folder = ROOT / ".venv-demo", Path("demo")
     install(venv, "cpu")
     tool = script_of(venv, "altogether-rt")
     scenes, captions, sheet = folder / "scenes", folder / "captions.jsonl", folder / "captions.html"
-    shutil.rmtree(scenes, ignore_errors=True)  # drawn anew, so that the demo shows this version
-    captions.unlink(missing_ok=True)
+    shutil.rmtree(ROOT / scenes, ignore_errors=True)  # drawn anew: the demo shows this version
+    (ROOT / captions).unlink(missing_ok=True)
     run(tool, "scenes", scenes, "--num", str(DEMO_SCENES), "--seed", str(DEMO_SEED))
     paths = ("--alt", scenes / "alts.jsonl", "--out", captions, "--sheet", sheet)
     run(tool, "caption", scenes, *paths)
-    print(f"\nCaptions:      {_shown(captions)}")
-    print(f"Contact sheet: {_shown(sheet)} (open it in a browser)")
+    for line in (ROOT / captions).read_text("utf-8").splitlines()[:DEMO_SHOWN]:
+        row = json.loads(line)
+        alt = row["alt"] if isinstance(row["alt"], str) else " | ".join(row["alt"])
+        print(f"\n  {row['file_name']}  alt-text  {alt}\n            caption   {row['caption']}")
+    print(f"\nOpen {sheet} in a browser to see all {DEMO_SCENES} beside their pictures.")
 
 
 def test(pytest_args: list[str]) -> None:

@@ -119,7 +119,8 @@ class JsonlSink:
 
     def _open_locked(self) -> int:
         while True:
-            part = os.open(self._part_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            part = os.open(self._part_path, flags, 0o666)  # less the umask
             try:
                 fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -88,6 +88,8 @@ def _explain_missing(error: ModuleNotFoundError, name: str, spec: CommandSpec) -
     if not package or package == "altogether_rt":
         return error  # our own module is missing: a broken installation, to be seen in full
     extra = EXTRA_OF_PACKAGE.get(package, spec.extra)
+    if extra == "train" and spec.extra == "export":
+        extra = "export"  # which brings that of `train` too
     return MissingDependencyError(package, extra, f"altogether-rt {name}")
 
 

@@ -124,8 +124,9 @@ def test_captioner_is_loaded_as_asked(folder: Path, monkeypatch: pytest.MonkeyPa
         return FakeCaptioner()
 
     monkeypatch.setattr(captioner_module.Captioner, "load", load)
-    assert caption("photos", "--batch-size", "4").exit_code == 0
-    assert calls == [("starter", {"device": "auto", "threads": None, "num_slots": 4})]
+    assert caption("photos", "--batch-size", "4", "--speculation", "off").exit_code == 0
+    options = {"device": "auto", "threads": None, "num_slots": 4, "speculation": "off"}
+    assert calls == [("starter", options)]
 
 
 def test_no_recursion(folder: Path, captioner: FakeCaptioner) -> None:

@@ -125,7 +125,7 @@ def test_a_bug_keeps_its_traceback(add_command: AddCommand) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "extra"), [("onnxruntime", "cpu"), ("torch.nn", "train"), ("anything", "export")]
+    ("package", "extra"), [("onnxruntime", "cpu"), ("torch.nn", "export"), ("anything", "export")]
 )
 def test_a_missing_package_names_its_extra(
     add_command: AddCommand, package: str, extra: str

@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from altogether_rt.bundle import Bundle
-from altogether_rt.export.bundling import write_bundle
-from altogether_rt.export.recipes import find_recipe
-from tests.tiny import tiny_config, tiny_encoder_traced_once, tiny_samples, tiny_source
 
 BundleOf = Callable[[str, str], Bundle]
 
@@ -18,6 +15,11 @@ BundleOf = Callable[[str, str], Bundle]
 @pytest.fixture(scope="session")
 def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> BundleOf:
     """bundle_of(family, target), with the weights of `tiny_model(config, seed=0)`."""
+    # Here, because the lean environment collects this folder and has no torch.
+    from altogether_rt.export.bundling import write_bundle
+    from altogether_rt.export.recipes import find_recipe
+    from tests.tiny import tiny_config, tiny_encoder_traced_once, tiny_samples, tiny_source
+
     made: dict[tuple[str, str], Bundle] = {}
 
     def bundle(family: str, target: str) -> Bundle:

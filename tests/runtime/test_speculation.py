@@ -8,19 +8,9 @@ import pytest
 from altogether_rt.generation.engine import Completion, Engine, Work
 from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.runtime.ort_runtime import OnnxRuntime
+from tests.generation.restless import Restless
 from tests.runtime.conftest import BundleOf
 from tests.tiny import FAMILIES, VOCAB_SIZE
-
-
-class Restless(DraftPlanner):
-    """Brings any number of guesses, more than would pay."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._rng = np.random.default_rng(0)
-
-    def lengths(self, mode: Speculation, gains: list[list[float]]) -> list[int]:  # type: ignore[override]
-        return [int(self._rng.integers(0, len(row) + 1)) for row in gains]
 
 
 def _write(

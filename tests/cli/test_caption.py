@@ -203,8 +203,10 @@ def test_real_interrupt(folder: Path, root: Path) -> None:
     for i in range(40):
         Image.new("RGB", (9, 9), (i, 0, 0)).save(folder / f"{i:02}.png")
     program = (
-        "import sys; from altogether_rt.cli import caption, main\n"
+        "import signal, sys; from altogether_rt.cli import caption, main\n"
         "from tests.fake_captioner import FakeCaptioner\n"
+        # A suite run in the background inherits SIGINT ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "caption._load_captioner = lambda options: FakeCaptioner(delay_s=0.05)\n"
         "sys.argv[1:] = ['caption', 'photos']; main.run()\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from altogether_rt.bundle import Bundle
@@ -10,6 +11,7 @@ from altogether_rt.export.bundling import ExportSource, Report, write_bundle
 from altogether_rt.export.recipes import Recipe
 from altogether_rt.export.samples import draw_samples, read_samples
 from altogether_rt.export.weights import SafetensorsWeights
+from altogether_rt.model.encoder import with_architecture
 from altogether_rt.preprocess import PromptTokenizer
 
 __all__ = ["export_checkpoint"]
@@ -42,7 +44,7 @@ def export_checkpoint(
     report("reading the checkpoint")
     identity = {"name": folder.resolve().name, "sha256": checkpoint.sha256()}
     source = ExportSource(
-        config=config,
+        config=replace(config, encoder=with_architecture(config.encoder)),
         weights=SafetensorsWeights(checkpoint.weights_path),
         load_model=checkpoint.captioner,
         tokenizer_path=checkpoint.tokenizer_path,

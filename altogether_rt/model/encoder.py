@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ __all__ = [
     "build_encoder",
     "encoder_sha256",
     "is_published",
+    "with_architecture",
 ]
 
 #: How open_clip names models that it does not carry itself: on a hub, in a folder.
@@ -171,3 +173,16 @@ def _as_sentences(config: EncoderConfig, weights: str | None) -> Iterator[None]:
         ) from error
     finally:
         logging.disable(disabled)
+
+
+def with_architecture(config: EncoderConfig) -> EncoderConfig:
+    """`config` with open_clip's description of the model written out, where open_clip has one.
+
+    A bundle says so what its encoder is without open_clip: the benchmark counts operations by it.
+    """
+    if config.model is not None:
+        return config
+    open_clip = _open_clip()
+    if config.name not in open_clip.list_models():  # another place's: asking would go to the hub
+        return config
+    return dataclasses.replace(config, model=open_clip.get_model_config(config.name))

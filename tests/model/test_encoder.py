@@ -15,7 +15,7 @@ from torch import Tensor
 from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model._torchvision import make_torchvision_importable
-from altogether_rt.model.encoder import Encoder, build_clip, build_encoder
+from altogether_rt.model.encoder import Encoder, build_clip, build_encoder, with_architecture
 from altogether_rt.preprocess import Preprocessor
 
 make_torchvision_importable()
@@ -176,3 +176,13 @@ def test_weights_that_are_absent_or_of_another_model(tmp_path: Path) -> None:
 def test_another_embedding_width_is_refused() -> None:
     with pytest.raises(ConfigError, match="makes embeddings of 12, not 16"):
         build_encoder(config_of("vit", embed_dim=16))
+
+
+def test_architecture_of_a_model_known_by_name_is_written_out() -> None:
+    described = with_architecture(EncoderConfig("ViT-B-32", embed_dim=512))
+    assert described.model is not None
+    assert described.model["vision_cfg"]["patch_size"] == 32
+    custom = EncoderConfig("mine", embed_dim=8, model={"embed_dim": 8})
+    assert with_architecture(custom) is custom
+    unknown = EncoderConfig("hf-hub:nobody/nothing", embed_dim=8)
+    assert with_architecture(unknown).model is None

@@ -25,9 +25,10 @@ from altogether_rt.bundle import Bundle, find_bundle
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
 from altogether_rt.errors import AltogetherError
-from altogether_rt.generation.engine import Completion, Engine, Work
+from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
 from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest
 from altogether_rt.generation.sampling import row_seed
+from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.preprocess import Preprocessor, PromptTokenizer
 from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
@@ -48,12 +49,16 @@ class Captioner:
         runtime: Runtime,
         tokenizer: PromptTokenizer,
         bundle_id: str,
+        speculation: Speculation = "auto",
     ) -> None:
         self.config = config
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.bundle_id = bundle_id
+        self.speculation: Speculation = speculation
         self.preprocessor = Preprocessor(config.encoder)
+        self.stats = EngineStats()  # of all captions since it was opened
+        self._planner = DraftPlanner()
 
     @classmethod
     def load(
@@ -63,10 +68,13 @@ class Captioner:
         device: str = "auto",
         threads: int | None = None,
         num_slots: int | None = None,
+        speculation: Speculation = "auto",
     ) -> Captioner:
         """Opens a bundle: a folder, or `starter`, which ships with the package.
 
         threads: of the compute kernels, all cores if None. num_slots: captions written at once.
+        speculation: whether several tokens, guessed from the alt-text, are verified in a step; it
+        changes no caption, and `auto` uses it where it is measured to be faster.
         Raises BundleError if the bundle cannot be used, MissingDependencyError without a runtime.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.load(find_bundle(bundle))
@@ -76,7 +84,7 @@ class Captioner:
         )
         slots = DEFAULT_SLOTS if num_slots is None else num_slots
         runtime = open_runtime(opened, device=device, threads=threads, num_slots=slots)
-        return cls(config, runtime, tokenizer, opened.bundle_id)
+        return cls(config, runtime, tokenizer, opened.bundle_id, speculation)
 
     def params(self, **overrides: Any) -> CaptionParams:
         """The bundle's defaults, with overrides that are not None (`temperature=0`, …)."""
@@ -121,16 +129,28 @@ class Captioner:
             yield CaptionRequest(self.preprocessor.pixels(_as_rgb(image)), listed)
 
     def stream(
-        self, requests: Iterable[CaptionRequest], params: CaptionParams | None = None
+        self,
+        requests: Iterable[CaptionRequest],
+        params: CaptionParams | None = None,
+        *,
+        speculation: Speculation | None = None,
     ) -> Iterator[Caption]:
         """Captions in the order of the requests, each as soon as it and those before it are done.
 
         Requests are drawn as slots become free: no more than two batches are held at once.
+        speculation: as for `load`; None: as it was given there.
         """
         params = params or self.params()
         held: dict[int, tuple[bool, int]] = {}  # key -> alt_truncated, seed
         done: dict[int, Caption] = {}
-        engine = Engine(self.runtime, self.config.decoder.eos_id, self.config.generation.stop_ids)
+        engine = Engine(
+            self.runtime,
+            self.config.decoder.eos_id,
+            self.config.generation.stop_ids,
+            speculation=speculation or self.speculation,
+            planner=self._planner,
+            stats=self.stats,
+        )
         next_key = 0
         for completion in engine.run(self._work(requests, params, held)):
             done[completion.key] = self._finish(completion, *held.pop(completion.key))
@@ -163,7 +183,14 @@ class Captioner:
                     seed,
                     params.temperature,
                     params.top_p,
+                    self._alt_ids(prompt.ids),
                 )
+
+    def _alt_ids(self, prompt_ids: Sequence[int]) -> tuple[int, ...]:
+        """The alt-text within a prompt: without padding before it and suffix behind it."""
+        end = len(prompt_ids) - len(self.config.prompt.suffix_ids)
+        pad_id = self.config.decoder.pad_id
+        return tuple(itertools.dropwhile(lambda token: token == pad_id, prompt_ids[:end]))
 
     def _finish(self, completion: Completion, alt_truncated: bool, seed: int) -> Caption:
         return Caption(
@@ -173,6 +200,13 @@ class Captioner:
             alt_truncated=alt_truncated,
             seed=seed,
         )
+
+    def forget_phrases(self) -> None:
+        """Drops what captions so far have taught: the next ones are as slow as the first.
+
+        For measurements that write the same captions again; captions do not change.
+        """
+        self._planner = DraftPlanner()
 
     def close(self) -> None:
         """Frees the runtime; calling it again does nothing."""

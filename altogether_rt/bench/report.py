@@ -119,6 +119,8 @@ class BenchReport:
             "bytes": None if costs is None else sum(cost.bytes for cost in costs),
             "fraction_of_ceiling": None if fraction is None else round(fraction, 4),
             "limit": self.limit(result),
+            "tokens_per_decode": _rounded(result.tokens_per_decode),
+            "draft_acceptance": _rounded(result.acceptance),
         }
 
 
@@ -199,6 +201,10 @@ def _processor() -> str:
         return platform.processor()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _digits(value: float) -> str:

@@ -17,6 +17,7 @@ from altogether_rt.data.rows import Row
 from altogether_rt.data.sheet import write_sheet
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.params import CaptionParams
+from altogether_rt.generation.speculation import Speculation
 from altogether_rt.pipeline import CaptionJob, CaptionSummary, Inputs, caption_folder, read_inputs
 
 if TYPE_CHECKING:
@@ -53,6 +54,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace captions a
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads; all cores if not set.")]
+SpeculationOption = Annotated[
+    Speculation,
+    typer.Option(
+        metavar="auto|on|off",
+        help="Verify several tokens at once, guessed from the alt-text; changes no caption.",
+    ),
+]
 MaxPixels = Annotated[
     int,
     typer.Option(
@@ -72,6 +80,7 @@ class _CaptionerOptions:
     threads: int | None
     batch_size: int | None
     params: dict[str, Any]
+    speculation: Speculation = "auto"
 
 
 def caption_command(
@@ -92,6 +101,7 @@ def caption_command(
     retry_errors: RetryErrors = False,
     device: Device = "auto",
     threads: Threads = None,
+    speculation: SpeculationOption = "auto",
     max_pixels: MaxPixels = ImageLimits.max_pixels,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -109,7 +119,7 @@ def caption_command(
         "top_p": top_p,
         "seed": seed,
     }
-    options = _CaptionerOptions(bundle, device, threads, batch_size, params)
+    options = _CaptionerOptions(bundle, device, threads, batch_size, params, speculation)
     _run(job, options, sheet, Output(as_json=as_json, quiet=quiet))
 
 
@@ -139,6 +149,7 @@ def _load_captioner(options: _CaptionerOptions) -> Captioner:
         device=options.device,
         threads=options.threads,
         num_slots=options.batch_size,
+        speculation=options.speculation,
     )
 
 

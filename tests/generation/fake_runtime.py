@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from types import TracebackType
 
 import numpy as np
@@ -12,6 +13,7 @@ from altogether_rt.runtime.base import StepBatch, StepResult
 
 VOCAB = 50
 EOS = 2
+SEPARATOR = 1  # ends the prompt, for `CopyingRuntime`
 
 
 class FakeRuntime:
@@ -25,6 +27,7 @@ class FakeRuntime:
         self.token_width = token_width
         self.slots: list[list[int]] = [[] for _ in range(num_slots)]
         self.batch_sizes: list[int] = []
+        self.num_tokens = 0  # computed in all steps
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return pixels.reshape(len(pixels), -1)[:, :4].astype(np.float32)
@@ -41,23 +44,27 @@ class FakeRuntime:
         tokens = batch.token_ids.copy()
         tokens[batch.visual_index] = 1000 + batch.visual_tokens[:, 0].astype(np.int64)
         ends = np.cumsum(batch.query_lengths)
-        logits = np.zeros((len(batch.logit_index), VOCAB), np.float32)
-        by_end = {}
+        before = {}  # packed place -> all tokens of its slot up to there
         for slot in range(rows):
             past = int(batch.past_lengths[slot])
             assert past <= len(self.slots[slot]), "the slot has fewer tokens than claimed"
-            new = tokens[ends[slot] - batch.query_lengths[slot] : ends[slot]]
-            self.slots[slot] = self.slots[slot][:past] + new.tolist()
+            start, end = int(ends[slot] - batch.query_lengths[slot]), int(ends[slot])
+            # What the slot held behind `past` was taken back: it is overwritten.
+            self.slots[slot] = self.slots[slot][:past] + tokens[start:end].tolist()
             assert len(self.slots[slot]) <= self.capacity
-            by_end[int(ends[slot]) - 1] = self.slots[slot]
-        for i, place in enumerate(batch.logit_index):
-            sequence = by_end[int(place)]
-            rng = np.random.default_rng(sequence)
-            logits[i] = rng.normal(size=VOCAB)
-            if rng.random() < 0.1:
-                logits[i, EOS] = 10
-        ids = logits.argmax(axis=1)
-        return StepResult(ids, logits if want_logits else None)
+            for place in range(start, end):
+                before[place] = self.slots[slot][: past + place - start + 1]
+        self.num_tokens += len(tokens)
+        logits = np.stack([self.next_logits(before[int(place)]) for place in batch.logit_index])
+        return StepResult(logits.argmax(axis=1), logits if want_logits else None)
+
+    def next_logits(self, sequence: list[int]) -> NDArray[np.float32]:
+        """Logits after the tokens of one slot: (VOCAB,)."""
+        rng = np.random.default_rng(sequence)
+        logits = rng.normal(size=VOCAB).astype(np.float32)
+        if rng.random() < 0.1:
+            logits[EOS] = 10
+        return logits
 
     def move_slot(self, src: int, dst: int) -> None:
         self.slots[dst] = list(self.slots[src])
@@ -75,3 +82,33 @@ class FakeRuntime:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class CopyingRuntime(FakeRuntime):
+    """Its captions are the alt-text with edits: words left out, put in and changed.
+
+    Prompts are alt-text tokens and SEPARATOR. A caption that left the course goes on at random.
+    """
+
+    def next_logits(self, sequence: list[int]) -> NDArray[np.float32]:
+        seed = zlib.crc32(np.array(sequence).tobytes())  # quicker than a seed of many numbers
+        logits = np.random.default_rng(seed).normal(size=VOCAB).astype(np.float32)
+        end = sequence.index(SEPARATOR)
+        caption, written = edited(sequence[3:end]), sequence[end + 1 :]
+        if len(written) < len(caption) and written == caption[: len(written)]:
+            logits[caption[len(written)]] += 7
+        return logits
+
+
+def edited(alt: list[int]) -> list[int]:
+    """The caption of an alt-text, EOS at its end: every sixth word or so is edited."""
+    rng = np.random.default_rng(alt)
+    caption: list[int] = []
+    for token in alt:
+        edit = rng.integers(0, 18)
+        if edit == 0:
+            continue
+        if edit == 1:
+            caption += rng.integers(3, VOCAB, rng.integers(1, 4)).tolist()
+        caption.append(int(rng.integers(3, VOCAB)) if edit == 2 else token)
+    return [*caption, EOS]

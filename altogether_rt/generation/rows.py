@@ -1,0 +1,171 @@
+"""One caption being written: what it brings to a decoder step, and what it takes from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.generation.drafts import MAX_DRAFT, Draft, Drafter
+from altogether_rt.generation.sampling import row_uniforms, sample_top_p
+from altogether_rt.generation.speculation import Acceptance, DraftPlanner
+from altogether_rt.runtime.base import StepBatch, StepResult
+
+__all__ = ["Completion", "EndTokens", "FinishReason", "Row", "Work", "build_batch"]
+
+FinishReason = Literal["eos", "length"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One caption to write."""
+
+    key: int  # given back with the completion
+    visual_tokens: NDArray[np.float32]  # (P, W)
+    prompt_ids: Sequence[int]  # after the visual tokens
+    max_new_tokens: int
+    seed: int = 0
+    temperature: float = 0.0  # 0: greedy
+    top_p: float = 1.0
+    alt_ids: Sequence[int] = ()  # what the caption may copy: guesses are made from it
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.visual_tokens) + len(self.prompt_ids)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A written caption: its token ids without EOS."""
+
+    key: int
+    ids: tuple[int, ...]
+    num_tokens: int  # chosen tokens, EOS included
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class EndTokens:
+    """Tokens that end a caption: EOS, which is left out of it, and stop tokens, which stay."""
+
+    eos_id: int
+    stop_ids: frozenset[int] = frozenset()
+
+
+class Row:
+    """The state of one active slot."""
+
+    def __init__(self, work: Work, ends: EndTokens) -> None:
+        self.work = work
+        self.length = 0  # tokens in the slot's cache; what is behind them there does not count
+        self.ids: list[int] = []
+        self._ends = ends
+        self._drafter: Drafter | None = None
+        self._acceptance: Acceptance | None = None
+        self._uniforms: NDArray[np.float64] | None = None
+        if work.temperature > 0:
+            self._uniforms = row_uniforms(work.seed, work.max_new_tokens)
+
+    @property
+    def prefilled(self) -> bool:
+        return self.length > 0
+
+    @property
+    def sampled(self) -> bool:
+        return self._uniforms is not None
+
+    def propose(self, planner: DraftPlanner, min_reached: float) -> Draft:
+        """Guesses of the next tokens.
+
+        No more than could be written, so that a slot never holds more than plain decoding puts
+        there; and no more tokens than the prompt had, which the runtime took in one step.
+        """
+        if self._drafter is None or self._acceptance is None:
+            self._drafter = Drafter(self.work.alt_ids, planner.phrases)
+            self._acceptance = planner.acceptance.of_row()
+        to_write = self.work.max_new_tokens - len(self.ids)
+        limit = min(MAX_DRAFT, to_write - 1, self.work.prompt_length - 1)
+        return self._drafter.propose(self.ids, self._acceptance.rate, max(limit, 0), min_reached)
+
+    def observe(self, draft: Draft, num_written: int, finished: bool) -> None:
+        """Learn how good the guesses for the last `num_written` tokens were, verified or not."""
+        if self._acceptance is None or self._drafter is None or not draft.tokens:
+            return
+        self._acceptance.observe(draft, self.ids[len(self.ids) - num_written :])
+        if finished:
+            self._drafter.write(self.ids)  # phrases to the caption's end, for others
+
+    def take(
+        self, result: StepResult, place: int, guesses: Sequence[int]
+    ) -> tuple[int, FinishReason | None]:
+        """Writes what the model chose: a token, and one more for each leading guess that was right.
+
+        place: of this row's first choice in the result; the others follow it. Returns the number
+        of tokens written and, if the caption is finished, why. The caller has put the prompt or the
+        last token and the guesses into the slot; `length` becomes what of that is valid.
+        """
+        before = len(self.ids)
+        self.length += 1 if self.prefilled else self.work.prompt_length
+        for guess in (*guesses, None):
+            token = self._choose(result, place + len(self.ids) - before)
+            self.ids.append(token)
+            reason = self._finish_reason()
+            if reason is not None or token != guess:
+                break
+            self.length += 1
+        return len(self.ids) - before, reason
+
+    def completion(self, reason: FinishReason) -> Completion:
+        """The finished caption."""
+        ids = self.ids[:-1] if self.ids[-1] == self._ends.eos_id else self.ids
+        return Completion(self.work.key, tuple(ids), len(self.ids), reason)
+
+    def _choose(self, result: StepResult, place: int) -> int:
+        if self._uniforms is None or result.logits is None:
+            return int(result.greedy_ids[place])
+        uniform = float(self._uniforms[len(self.ids)])
+        return sample_top_p(result.logits[place], uniform, self.work.temperature, self.work.top_p)
+
+    def _finish_reason(self) -> FinishReason | None:
+        if self.ids[-1] == self._ends.eos_id or self.ids[-1] in self._ends.stop_ids:
+            return "eos"
+        return "length" if len(self.ids) == self.work.max_new_tokens else None
+
+
+def build_batch(
+    rows: Sequence[Row], guesses: Sequence[Sequence[int]], token_width: int
+) -> StepBatch:
+    """One decoder call: prompts of new rows; of the others the last token and `guesses`.
+
+    The next token is asked for behind a prompt, and behind each token of the other rows.
+    """
+    ids: list[int] = []
+    lengths: list[int] = []
+    visual = [np.zeros((0, token_width), np.float32)]
+    visual_index: list[int] = []
+    logit_index: list[int] = []
+    for row, guessed in zip(rows, guesses, strict=True):
+        start = len(ids)
+        if row.prefilled:
+            ids += (row.ids[-1], *guessed)
+            logit_index += range(start, len(ids))
+        else:
+            assert not guessed
+            prefix = len(row.work.visual_tokens)
+            visual.append(row.work.visual_tokens)
+            visual_index += range(start, start + prefix)
+            ids += [0] * prefix
+            ids += row.work.prompt_ids
+            logit_index.append(len(ids) - 1)
+        lengths.append(len(ids) - start)
+    return StepBatch(
+        token_ids=np.array(ids, np.int64),
+        query_lengths=np.array(lengths, np.int32),
+        past_lengths=np.array([row.length for row in rows], np.int32),
+        visual_tokens=np.concatenate(visual),
+        visual_index=np.array(visual_index, np.int64),
+        logit_index=np.array(logit_index, np.int64),
+    )

@@ -1,0 +1,197 @@
+"""How many guesses to verify in a step: from how often they were right and what a step costs.
+
+Lengths steer time only. The tokens written are those of plain decoding whatever is decided here, so
+decisions may rest on clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from altogether_rt.generation.drafts import NUM_KINDS, PRIOR_RATES, Draft, PhraseBook
+
+__all__ = ["Acceptance", "DraftPlanner", "Speculation", "StepCost"]
+
+#: auto: where it is measured to be faster. on: each row as if it were alone. off: never.
+Speculation = Literal["auto", "on", "off"]
+
+#: Relative cost of a step, of a row in it and of a token, before anything is measured: OPT-1.3B in
+#: int8 on two AVX512 cores.
+_DEFAULT_COST = (25.0, 1.3, 4.6)
+
+#: With several rows, drafts must promise to be this much faster: estimates are rough.
+_MARGIN = 0.03
+
+#: Most steps with several rows that look for no drafts after drafts did not pay.
+_MAX_REST = 63
+
+#: Of the looks that find drafts not to pay, one in so many verifies some all the same: what is
+#: never done is never measured.
+_EXPLORE_EVERY = 4
+
+
+class Acceptance:
+    """How often guesses of each kind are right, with a fading memory.
+
+    A row's estimate starts from that of all rows (`parent`), theirs from `PRIOR_RATES`.
+    """
+
+    _PRIOR_WEIGHT = 4.0
+
+    def __init__(self, parent: Acceptance | None = None, memory: float = 0.998) -> None:
+        self._parent = parent
+        self._memory = memory
+        self._right = [0.0] * NUM_KINDS
+        self._seen = [0.0] * NUM_KINDS
+
+    def of_row(self) -> Acceptance:
+        """An estimate for one row, which also teaches this one."""
+        return Acceptance(self, memory=0.9)
+
+    def record(self, kind: int, right: bool) -> None:
+        """Learn that a guess of `kind` was right or wrong."""
+        self._right[kind] = self._right[kind] * self._memory + right
+        self._seen[kind] = self._seen[kind] * self._memory + 1
+        if self._parent is not None:
+            self._parent.record(kind, right)
+
+    def observe(self, draft: Draft, written: Sequence[int]) -> None:
+        """Compare a draft, verified or not, with the tokens that were written in its place."""
+        for guess, kind, token in zip(draft.tokens, draft.kinds, written, strict=False):
+            self.record(kind, guess == token)
+            if guess != token:
+                return
+
+    def rate(self, kind: int) -> float:
+        """Probability that a guess of `kind` is right, given that those before it are."""
+        prior = PRIOR_RATES[kind] if self._parent is None else self._parent.rate(kind)
+        weight = self._PRIOR_WEIGHT
+        return (self._right[kind] + weight * prior) / (self._seen[kind] + weight)
+
+
+class StepCost:
+    """Seconds of a decoder step: a constant, and so much for each row and each token.
+
+    Fitted to the last steps measured by least squares, drawn towards the proportions of a default
+    where they do not say (plain decoding has as many tokens as rows and cannot tell them apart).
+    """
+
+    _MEMORY = 0.98
+    _PRIOR_WEIGHT = 0.003
+    _MAX_OUTLIER = 3.0
+
+    def __init__(self) -> None:
+        self._products = np.zeros((3, 3))
+        self._targets = np.zeros(3)
+        self._measured = self._predicted = 0.0  # seconds, and the default's units for the same
+        self._factors: tuple[float, ...] | None = (1.0, 1.0, 1.0)  # of _DEFAULT_COST
+
+    def record(self, rows: int, tokens: int, seconds: float) -> None:
+        """Learn from a step without prompts. A step held up by something else counts for less."""
+        if seconds <= 0:
+            return
+        if self._measured:
+            seconds = min(seconds, self._MAX_OUTLIER * self.step_s(rows, tokens))
+        parts = np.array([1.0, rows, tokens]) * _DEFAULT_COST
+        # Relative errors count: a big step must not drown the small ones.
+        weight = 1 / float(parts.sum()) ** 2
+        self._products = self._MEMORY * self._products + weight * np.outer(parts, parts)
+        self._targets = self._MEMORY * self._targets + weight * seconds * parts
+        self._measured = self._MEMORY * self._measured + seconds / float(parts.sum())
+        self._predicted = self._MEMORY * self._predicted + 1
+        self._factors = None
+
+    def step_s(self, rows: int, tokens: int) -> float:
+        """Expected seconds of a step (in arbitrary units before the first measurement)."""
+        constant, row, token = self._coefficients()
+        return constant + row * rows + token * tokens
+
+    @property
+    def token_s(self) -> float:
+        """Expected seconds that one more token adds."""
+        return self._coefficients()[2]
+
+    def _coefficients(self) -> tuple[float, float, float]:
+        if self._factors is None:
+            scale = self._measured / self._predicted
+            weight = self._PRIOR_WEIGHT * self._predicted
+            solution = np.linalg.solve(
+                self._products + weight * np.eye(3), self._targets + weight * scale
+            )
+            self._factors = tuple(np.maximum(solution, 0.02 * scale).tolist())
+        constant, row, token = (
+            factor * cost for factor, cost in zip(self._factors, _DEFAULT_COST, strict=True)
+        )
+        return constant, row, token
+
+
+class DraftPlanner:
+    """Decides which rows verify how many guesses. What it has learnt may outlive an engine."""
+
+    def __init__(self) -> None:
+        self.cost = StepCost()
+        self.acceptance = Acceptance()
+        self.phrases = PhraseBook()
+        self._draft_s = 0.0  # seconds that looking for a row's guesses takes, without verification
+        self._rest = 0  # length of the current pause from drafting
+        self._pause = 0  # steps of it still to come
+        self._fruitless = 0  # plans without drafts, since the last with some
+
+    def wants_drafts(self, mode: Speculation, rows: int) -> bool:
+        """Whether this step is worth looking for drafts; ask once a step."""
+        if mode == "off" or rows == 0:
+            return False
+        if mode == "on" or rows == 1 or self._pause == 0:
+            return True
+        self._pause -= 1
+        return False
+
+    def min_reached(self, mode: Speculation, rows: int) -> float:
+        """A guess that is less likely to be reached than this cannot pay."""
+        together = 1 if mode == "on" else rows
+        return self.cost.token_s * together / self.cost.step_s(together, together)
+
+    def record_drafting(self, rows: int, seconds: float) -> None:
+        """Learn how long it took to look for guesses for `rows` rows."""
+        self._draft_s += 0.05 * (seconds / rows - self._draft_s)
+
+    def lengths(self, mode: Speculation, gains: Sequence[Sequence[float]]) -> list[int]:
+        """Guesses to verify for each row; `gains`: those of their drafts."""
+        if mode == "on" or len(gains) == 1:
+            return self._each_alone(gains)
+        lengths = self._together(gains)
+        if any(lengths):
+            self._rest = self._fruitless = 0
+            return lengths
+        self._rest = self._pause = min(2 * self._rest + 1, _MAX_REST)
+        self._fruitless += 1
+        return lengths if self._fruitless % _EXPLORE_EVERY else self._each_alone(gains)
+
+    def _each_alone(self, gains: Sequence[Sequence[float]]) -> list[int]:
+        return [self._together([row])[0] for row in gains]
+
+    def _together(self, gains: Sequence[Sequence[float]]) -> list[int]:
+        """The lengths with most expected tokens a second, in one step of all rows.
+
+        The likeliest guesses first, as long as a guess earns more for its time than the step does.
+        """
+        rows = len(gains)
+        plain_s, token_s = self.cost.step_s(rows, rows), self.cost.token_s
+        lengths, tokens, seconds = [0] * rows, float(rows), plain_s
+        # Gains fall along a row: any leading part of this order holds leading parts of the rows.
+        ordered = sorted(
+            ((gain, row) for row, listed in enumerate(gains) for gain in listed),
+            key=lambda pair: -pair[0],
+        )
+        for gain, row in ordered:
+            if gain * seconds <= tokens * token_s:
+                break
+            lengths[row] += 1
+            tokens += gain
+            seconds += token_s
+        if rows > 1:  # a row alone has already been drafted for: only what comes counts
+            seconds = (seconds + rows * self._draft_s) * (1 + _MARGIN)
+        return lengths if tokens * plain_s >= rows * seconds else [0] * rows

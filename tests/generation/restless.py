@@ -1,0 +1,31 @@
+"""A planner that verifies any number of guesses: tokens must not depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from altogether_rt.generation.speculation import Acceptance, DraftPlanner, Speculation
+
+
+class Credulous(Acceptance):
+    """Believes every guess, and so gets long drafts."""
+
+    def of_row(self) -> Acceptance:
+        return self
+
+    def rate(self, kind: int) -> float:
+        return 0.9 + kind / 1000
+
+
+class Restless(DraftPlanner):
+    """Draws the number of guesses at random, up to all there are."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.acceptance = Credulous()
+        self._rng = np.random.default_rng(seed)
+
+    def lengths(self, mode: Speculation, gains: Sequence[Sequence[float]]) -> list[int]:
+        return [int(self._rng.integers(0, len(row) + 1)) for row in gains]

@@ -37,7 +37,11 @@ class OnnxRuntime:
         assert num_slots >= 1
         config = bundle.config
         self._encoder, self._mapper, self._decoder = (
-            open_session(bundle.graph_path(name), threads=threads)
+            open_session(
+                bundle.graph_path(name),
+                threads=threads,
+                spin=name == "decoder",  # the one that runs again and again
+            )
             for name in ("encoder", "mapper", "decoder")
         )
         self._min_chunk = bundle.manifest.cache.min_chunk

@@ -51,8 +51,17 @@ def products_saturate() -> bool:
     return any(bool((row != exact).any()) for row in rows)
 
 
-def open_session(path: Path, *, threads: int | None, provider: str = "CPUExecutionProvider") -> Any:
+def open_session(
+    path: Path,
+    *,
+    threads: int | None,
+    spin: bool = True,
+    provider: str = "CPUExecutionProvider",
+) -> Any:
     """An InferenceSession for `path`, its external weights mapped into memory.
+
+    spin: whether its idle threads wait busily. That suits one session with many short runs; each
+    session has threads of its own, and two that spin take the cores from each other.
 
     Raises BundleError if the graph cannot be loaded or another provider took it.
     """
@@ -61,6 +70,8 @@ def open_session(path: Path, *, threads: int | None, provider: str = "CPUExecuti
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERROR
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:

@@ -11,7 +11,7 @@ __all__ = ["FORMULA", "Cost"]
 #: The fraction of the ceiling that the benchmark prints.
 FORMULA = (
     "fraction = floor / median time;  floor = max(linear / GEMM rate + attention / fp32 GEMM rate, "
-    "bytes / memory bandwidth)"
+    "bytes / memory bandwidth);  whole: the floor of writing a token a step"
 )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -99,12 +97,7 @@ class TorchRuntime:
     def __enter__(self) -> TorchRuntime:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,12 +74,7 @@ class FakeRuntime:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

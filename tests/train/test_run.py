@@ -121,6 +121,21 @@ def test_accumulation_changes_the_memory_not_the_gradient(tmp_path: Path) -> Non
         assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.999
 
 
+def test_bf16_trains_float32_weights_to_nearly_the_same(undisturbed: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    recipe.write_text(
+        recipe.read_text().replace("warmup_steps", 'precision = "bf16"\nwarmup_steps')
+    )
+    train(load_recipe(str(recipe)), tmp_path / "ckpt", threads=1, say=lambda _: None)
+    wanted = load_file(undisturbed / "model.safetensors")
+    found = load_file(tmp_path / "ckpt" / "model.safetensors")
+    name = "decoder.layers.0.fc1.weight"
+    assert found[name].dtype == torch.float32
+    assert not torch.equal(found[name], wanted[name])
+    one, two = (w[name].numpy().ravel() for w in (wanted, found))
+    assert np.corrcoef(one, two)[0, 1] > 0.99
+
+
 def test_unfinished_run_needs_resume_and_finished_one_is_kept(
     undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -34,8 +34,6 @@ from altogether_rt.runtime.base import Runtime
 
 __all__ = ["Captioner"]
 
-DEFAULT_SLOTS = 16
-
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 
 
@@ -81,8 +79,7 @@ class Captioner:
         tokenizer = PromptTokenizer.from_file(
             opened.tokenizer_path, config.prompt, config.decoder.pad_id
         )
-        slots = DEFAULT_SLOTS if num_slots is None else num_slots
-        runtime = open_runtime(opened, device=device, threads=threads, num_slots=slots)
+        runtime = open_runtime(opened, device=device, threads=threads, num_slots=num_slots)
         return cls(config, runtime, tokenizer, opened.bundle_id, speculation)
 
     def params(self, **overrides: Any) -> CaptionParams:

@@ -8,7 +8,6 @@ the tensors).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,12 +24,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from altogether_rt import __version__
+from altogether_rt.bundle import hash_file
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.captioner import Captioner
 from altogether_rt.model.encoder import Encoder, build_encoder, encoder_sha256, is_published
 
-__all__ = ["Checkpoint", "file_sha256", "save_checkpoint"]
+__all__ = ["Checkpoint", "save_checkpoint"]
 
 CONFIG, WEIGHTS, TOKENIZER, ABOUT = (
     "config.json",
@@ -72,7 +72,7 @@ class Checkpoint:
 
     def sha256(self) -> str:
         """Hash of the weights file."""
-        return file_sha256(self.weights_path)
+        return hash_file(self.weights_path)
 
     @property
     def has_encoder(self) -> bool:
@@ -111,7 +111,7 @@ class Checkpoint:
             raise AltogetherError(f"{self.folder} neither holds an encoder nor says which it had.")
         wanted = self.about.get("encoder_sha256")
         file = Path(weights) if weights is not None and Path(weights).is_file() else None
-        if file is not None and wanted is not None and file_sha256(file) != wanted:
+        if file is not None and wanted is not None and hash_file(file) != wanted:
             raise self._other_encoder(weights)
         encoder = build_encoder(self.config.encoder, weights)
         if file is None and wanted is not None and encoder_sha256(encoder) != wanted:
@@ -228,12 +228,3 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise AltogetherError(f"the checkpoint {folder} has a bad {name}: it is no table of keys.")
     return data
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

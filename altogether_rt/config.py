@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -19,12 +18,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from altogether_rt import toml
 from altogether_rt.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - exercised on Python 3.10 only
-    import tomli as tomllib
 
 __all__ = [
     "CaptionerConfig",
@@ -312,7 +307,7 @@ def named_config(name: str) -> CaptionerConfig:
             f"no configuration is called {name!r}; there are {', '.join(named_configs())}."
         )
     text = resources.files("altogether_rt").joinpath("configs", f"{name}.toml").read_text("utf-8")
-    return CaptionerConfig.from_dict({"name": name, **tomllib.loads(text)})
+    return CaptionerConfig.from_dict({"name": name, **toml.loads(text)})
 
 
 def load_config(name_or_path: str) -> CaptionerConfig:
@@ -324,7 +319,7 @@ def load_config(name_or_path: str) -> CaptionerConfig:
     if path.suffix != ".toml":
         return named_config(name_or_path)
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
+        data = toml.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a configuration: {error}.") from error
     return CaptionerConfig.from_dict({"name": path.stem, **data})

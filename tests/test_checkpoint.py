@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from altogether_rt import __version__
-from altogether_rt.checkpoint import Checkpoint, file_sha256, save_checkpoint
+from altogether_rt.bundle import hash_file
+from altogether_rt.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.config import CaptionerConfig, EncoderConfig
 from altogether_rt.errors import AltogetherError
 from altogether_rt.model.captioner import Captioner
@@ -87,7 +88,7 @@ def test_the_encoder_by_reference(tmp_path: Path) -> None:
     clip: Any = build_clip(config.encoder)
     weights = tmp_path / "clip.pt"
     torch.save(clip.state_dict(), weights)
-    about = {"encoder_weights": str(weights), "encoder_sha256": file_sha256(weights)}
+    about = {"encoder_weights": str(weights), "encoder_sha256": hash_file(weights)}
     save(tmp_path / "ckpt", config, state_of(config, embed_encoder=False), **about)
     loaded = Checkpoint.load(tmp_path / "ckpt")
     assert not loaded.has_encoder
@@ -104,7 +105,7 @@ def test_the_hash_is_of_the_weights_file(tmp_path: Path) -> None:
     save(tmp_path / "one", config, state)
     save(tmp_path / "two", config, state)
     one, two = (Checkpoint.load(tmp_path / name) for name in ("one", "two"))
-    assert one.sha256() == two.sha256() == file_sha256(one.weights_path)
+    assert one.sha256() == two.sha256() == hash_file(one.weights_path)
     state["decoder.norm.bias"] += 1
     save(tmp_path / "two", config, state)
     assert Checkpoint.load(tmp_path / "two").sha256() != one.sha256()

@@ -60,7 +60,8 @@ def import_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.")] = False,
 ) -> None:
     """Turn the weights of ClipCap or of Altogether's public code into a checkpoint."""
-    from altogether_rt.checkpoint import file_sha256, save_checkpoint
+    from altogether_rt.bundle import hash_file
+    from altogether_rt.checkpoint import save_checkpoint
     from altogether_rt.importing.captioner import import_captioner, read_captioner
     from altogether_rt.importing.encoders import embedded_encoder, encoder_reference
 
@@ -87,7 +88,7 @@ def import_command(
         state |= embedded_encoder(config.encoder, encoder_weights)
     about = {
         "imported_from": source.name,
-        "imported_sha256": file_sha256(source),
+        "imported_sha256": hash_file(source),
         **encoder_reference(encoder_weights),
     }
     save_checkpoint(out, config, state, words, about)

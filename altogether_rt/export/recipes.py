@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from altogether_rt import toml
 from altogether_rt.config import from_dict
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.manifest import TargetSpec
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - exercised on Python 3.10 only
-    import tomli as tomllib
 
 __all__ = [
     "DEFAULT_TARGET",
@@ -99,7 +94,7 @@ def find_recipe(target: str) -> Recipe:
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe file. Raises ConfigError if it is not a valid one."""
     try:
-        return _parse(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
+        return _parse(path.stem, toml.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise ConfigError(f"recipe {path} cannot be read: {error}.") from error
     except ConfigError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from altogether_rt.checkpoint import file_sha256
+from altogether_rt.bundle import hash_file
 from altogether_rt.config import CLIP_MEAN, CLIP_STD, EncoderConfig, from_dict
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model._torchvision import make_torchvision_importable
@@ -142,7 +142,7 @@ def encoder_reference(weights: str | None) -> dict[str, Any]:
     path = Path(weights)
     if not path.is_file():
         return {"encoder_weights": weights}
-    return {"encoder_file": path.name, "encoder_sha256": file_sha256(path)}
+    return {"encoder_file": path.name, "encoder_sha256": hash_file(path)}
 
 
 def _read_table(path: Path) -> dict[str, Any]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+from altogether_rt import toml
 from altogether_rt.config import from_dict
 from altogether_rt.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - exercised on Python 3.10 only
-    import tomli as tomllib
 
 __all__ = ["DataRecipe", "EncoderStage", "Optimization", "Stage", "TrainRecipe", "load_recipe"]
 
@@ -114,7 +109,7 @@ def load_recipe(name_or_path: str) -> TrainRecipe:
             )
         text = folder.joinpath(f"{name_or_path}.toml").read_text("utf-8")
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = toml.loads(text)
+    except toml.TOMLDecodeError as error:
         raise ConfigError(f"{name_or_path} is not valid TOML: {error}.") from error
     return from_dict(TrainRecipe, data)

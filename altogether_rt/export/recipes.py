@@ -35,7 +35,13 @@ class LoweringNames:
 
     linear: Literal["fp32", "int8-row"]
     table: Literal["fp32", "int8-row"]
-    attention: Literal["group-query"]
+    attention: Literal["group-query", "group-query-int8"]
+    #: How much of the activations' outliers is moved into weights, 0 to 1 (see `export.smooth`).
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing <= 1:
+            raise ConfigError("lowering.smoothing must be between 0 and 1.")
 
 
 @dataclass(frozen=True)

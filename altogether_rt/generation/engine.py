@@ -171,7 +171,7 @@ class Engine:
         """Takes a row out; the last active slot fills the gap."""
         row, last = rows[index], len(rows) - 1
         if index != last:
-            self._runtime.move_slot(last, index)
+            self._runtime.move_slot(last, index, rows[last].length)
             rows[index] = rows[last]
         rows.pop()
         return row

@@ -83,8 +83,11 @@ class Runtime(Protocol):
         them there. The result owns its arrays.
         """
 
-    def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst` (to keep active slots a prefix after a row has left)."""
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`.
+
+        Keeps active slots a prefix after a row has left.
+        """
 
     def close(self) -> None:
         """Free sessions and cache; calling it again does nothing."""

@@ -96,7 +96,8 @@ class OnnxRuntime:
         }
         binding = self._binding(rows, want_logits)
         for name, array in inputs.items():
-            _bind_input(binding, name, array)
+            assert array.flags.c_contiguous, f"{name} is not contiguous"
+            binding.bind_cpu_input(name, array)  # as it is; a third of the time of bind_input
         greedy_ids = np.empty(wanted, np.int64)
         _bind_output(binding, "greedy_ids", greedy_ids)
         logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
@@ -105,9 +106,9 @@ class OnnxRuntime:
         self._decoder.run_with_iobinding(binding)
         return StepResult(greedy_ids, logits)
 
-    def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst`."""
-        self._cache.move_slot(src, dst)
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`."""
+        self._cache.move_slot(src, dst, length)
 
     def close(self) -> None:
         """Free sessions and cache."""

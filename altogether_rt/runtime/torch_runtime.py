@@ -40,6 +40,16 @@ class TorchRuntime:
         self._cache = KVCache.zeros(decoder, num_slots, self._capacity, self._device, dtype)
 
     @property
+    def model(self) -> Captioner:
+        """The captioner it runs."""
+        return self._model
+
+    @property
+    def cache(self) -> KVCache:
+        """What its slots hold."""
+        return self._cache
+
+    @property
     def num_slots(self) -> int:
         return self._num_slots
 
@@ -84,10 +94,10 @@ class TorchRuntime:
         greedy_ids = logits.argmax(dim=-1).cpu().numpy()
         return StepResult(greedy_ids, _to_numpy(logits) if want_logits else None)
 
-    def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst`."""
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`."""
         for part in (self._cache.keys, self._cache.values):
-            part[:, dst] = part[:, src]
+            part[:, dst, :, :length] = part[:, src, :, :length]
 
     def close(self) -> None:
         """Free model and cache."""

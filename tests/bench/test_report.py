@@ -78,7 +78,7 @@ class StandIn:
         self.steps.append(batch)
         return StepResult(np.full(len(batch.logit_index), 5, np.int64))
 
-    def move_slot(self, src: int, dst: int) -> None: ...
+    def move_slot(self, src: int, dst: int, length: int) -> None: ...
 
     def close(self) -> None:
         self.closed = True

@@ -65,8 +65,8 @@ class FakeRuntime:
             logits[EOS] = 10
         return logits
 
-    def move_slot(self, src: int, dst: int) -> None:
-        self.slots[dst] = list(self.slots[src])
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        self.slots[dst] = self.slots[src][:length]
 
     def close(self) -> None:
         self.slots = []

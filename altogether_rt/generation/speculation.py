@@ -82,10 +82,13 @@ class StepCost:
     _MEMORY = 0.98
     _PRIOR_WEIGHT = 0.003
     _MAX_OUTLIER = 3.0
+    #: Measurements between two fits, once there are a few: a fit takes as long as a small step.
+    _FIT_EVERY = 16
 
     def __init__(self) -> None:
         self._products = np.zeros((3, 3))
         self._targets = np.zeros(3)
+        self._num_records = 0
         self._measured = self._predicted = 0.0  # seconds, and the default's units for the same
         self._factors: tuple[float, ...] | None = (1.0, 1.0, 1.0)  # of _DEFAULT_COST
 
@@ -102,7 +105,9 @@ class StepCost:
         self._targets = self._MEMORY * self._targets + weight * seconds * parts
         self._measured = self._MEMORY * self._measured + seconds / float(parts.sum())
         self._predicted = self._MEMORY * self._predicted + 1
-        self._factors = None
+        self._num_records += 1
+        if self._num_records <= self._FIT_EVERY or self._num_records % self._FIT_EVERY == 0:
+            self._factors = None
 
     def step_s(self, rows: int, tokens: int) -> float:
         """Expected seconds of a step (in arbitrary units before the first measurement)."""

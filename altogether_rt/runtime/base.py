@@ -63,6 +63,10 @@ class Runtime(Protocol):
         """Tokens that fit in a slot."""
 
     @property
+    def max_chunk(self) -> int:
+        """Most tokens that a row may bring in one step; no less than the longest prompt."""
+
+    @property
     def token_width(self) -> int:
         """Width W of a visual token."""
 

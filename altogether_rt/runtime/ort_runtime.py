@@ -15,14 +15,18 @@ from altogether_rt.runtime.packing import pack_indices
 
 __all__ = ["OnnxRuntime"]
 
+#: Room behind the longest prompt in a step, so that it too can bring guesses of what follows.
+_MAX_GUESSES = 16
+
 
 class OnnxRuntime:
     """Runs a bundle's graphs on the CPU; fulfils `Runtime`.
 
     The cache is bound once for every number of rows that occurs; a step binds its few index arrays
     and a preallocated output, and copies nothing else. `max_chunk` bounds what one row may bring in
-    one step (the longest prompt by default): the cache has that much room beyond `capacity`,
-    because attention needs the padded chunk of every row to fit behind what the row already has.
+    one step (by default the longest prompt and some guesses): the cache has that much room beyond
+    `capacity`, because attention needs the padded chunk of every row to fit behind what the row
+    already has.
     """
 
     def __init__(
@@ -44,7 +48,8 @@ class OnnxRuntime:
             for name in ("encoder", "mapper", "decoder")
         )
         self._min_chunk = bundle.manifest.cache.min_chunk
-        self._max_chunk = max(max_chunk or config.max_prompt_tokens, self._min_chunk)
+        longest = config.max_prompt_tokens + _MAX_GUESSES
+        self._max_chunk = max(max_chunk or longest, self._min_chunk)
         self._capacity = config.capacity
         self._token_width = config.decoder.token_width
         self._vocab_size = config.decoder.vocab_size
@@ -59,6 +64,10 @@ class OnnxRuntime:
     @property
     def capacity(self) -> int:
         return self._capacity
+
+    @property
+    def max_chunk(self) -> int:
+        return self._max_chunk
 
     @property
     def token_width(self) -> int:

@@ -58,6 +58,10 @@ class TorchRuntime:
         return self._capacity
 
     @property
+    def max_chunk(self) -> int:
+        return self._capacity
+
+    @property
     def token_width(self) -> int:
         return self._token_width
 

@@ -24,6 +24,7 @@ class FakeRuntime:
         self.num_slots = num_slots
         self.capacity = capacity
         self.token_width = token_width
+        self.max_chunk = capacity
         self.slots: list[list[int]] = [[] for _ in range(num_slots)]
         self.batch_sizes: list[int] = []
         self.num_tokens = 0  # computed in all steps

@@ -116,7 +116,7 @@ class Engine:
         batch = build_batch(rows, guesses, self._runtime.token_width)
         result = self._runtime.step(batch, want_logits=any(row.sampled for row in rows))
         finished = self._take(rows, drafts, guesses, result)
-        if not num_new:  # reading prompts costs another rate
+        if not num_new and self._speculation != "off":  # reading prompts costs another rate
             seconds = self._clock() - start_s
             self._planner.cost.record(len(rows), len(batch.token_ids), seconds)
         # From the last slot down, so that a slot moved into a gap is never one that finished too.

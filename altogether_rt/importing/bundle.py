@@ -73,7 +73,8 @@ def recover_checkpoint(source: Path, out: Path) -> Checkpoint:
 
 
 def _recover_state(bundle: Bundle) -> dict[str, Tensor]:
-    config, state = bundle.config, {}
+    config = bundle.config
+    state: dict[str, Tensor] = {}
     with torch.device("meta"):
         expected = Captioner(config).state_dict()
     for part in ("mapper", "decoder"):

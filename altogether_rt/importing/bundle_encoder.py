@@ -48,8 +48,8 @@ def recover_encoder(graph: GraphWeights, config: EncoderConfig) -> dict[str, Ten
     marks = _Marks.make(encoder.visual)
     with tempfile.TemporaryDirectory() as folder:
         marked = _export(encoder, config, Path(folder))
-        for place, name in _pairs(marked, graph):
-            marks.assign(place, graph.read(name))
+        for place, weights in _pairs(marked, graph):
+            marks.assign(place, weights)
     return marks.state()
 
 
@@ -82,7 +82,7 @@ class _Marks:
 
     def state(self) -> dict[str, Tensor]:
         sizes = [tensor.numel() for tensor in self.marked.values()]
-        parts = torch.from_numpy(self.values).split(sizes)
+        parts = torch.split(torch.from_numpy(self.values), sizes)
         found = {
             name: part.view(tensor.shape)
             for (name, tensor), part in zip(self.marked.items(), parts, strict=True)
@@ -118,20 +118,25 @@ def _export(encoder: nn.Module, config: EncoderConfig, folder: Path) -> GraphWei
     return GraphWeights(path)
 
 
-def _pairs(marked: GraphWeights, graph: GraphWeights) -> Iterator[tuple[NDArray[np.float32], str]]:
-    """The marks and the name of the weight, at every place of the graphs where one is used."""
-    places, names = list(marked.uses()), list(graph.uses())
-    problem = f"{len(names)} weights are used and not {len(places)}"
-    if len(places) == len(names):
-        for place, name in zip(places, names, strict=True):
-            marks, shape = marked.read(place), graph.read(name).shape
-            if marks.shape != shape:
-                problem = f"{name} is of shape {shape} and not {marks.shape}"
-                break
-            yield marks, name
-        else:
-            return
-    raise BundleError(
+def _pairs(
+    marked: GraphWeights, graph: GraphWeights
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Marks and weights, at every place of the graphs where weights are used."""
+    uses = list(graph.uses())
+    for operator, place in marked.uses():
+        found, name = uses[0] if uses else ("nothing", "nothing")
+        marks = marked.read(place)
+        if found == operator and graph.read(name).shape == marks.shape:
+            yield marks, graph.read(name)
+            uses.pop(0)
+        elif not (operator == "Add" and place.endswith(".bias")):  # torch leaves biases of 0 out
+            raise _unknown(graph, f"{name} in {found} stands where {place} in {operator} should")
+    if uses:
+        raise _unknown(graph, f"{uses[0][1]} in {uses[0][0]} is one too many")
+
+
+def _unknown(graph: GraphWeights, problem: str) -> BundleError:
+    return BundleError(
         f"{graph.path} is built otherwise than this version exports such an encoder ({problem}): "
         "its weights cannot be told apart; use the version that exported it."
     )

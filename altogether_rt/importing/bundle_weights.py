@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from altogether_rt.errors import BundleError
@@ -24,6 +24,8 @@ Floats = NDArray[np.float32]
 
 INT8, SCALE = "_int8", "_scale"
 POSITIONS, EMBEDDING = "decoder.positions.weight", "decoder.embed.weight"
+#: Tables that the exporter computes from the configuration.
+DERIVED = ("decoder.rotary_cos", "decoder.rotary_sin")
 _CONSTANT = re.compile(r"const_|.*_scale$")
 
 
@@ -38,20 +40,25 @@ class GraphWeights:
         except (DecodeError, OSError) as error:
             raise BundleError(f"{path} is not a graph: export the bundle again.") from error
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
-        self._used = [name for node in graph.node for name in node.input if name in self._stored]
+        self._uses = [
+            (node.op_type, name)
+            for node in graph.node
+            for name in node.input
+            if name in self._stored
+        ]
 
     def names(self) -> list[str]:
         """Every weight once."""
-        return list(dict.fromkeys(self.uses()))
+        return list(dict.fromkeys(name for _, name in self.uses()))
 
-    def uses(self) -> Iterator[str]:
-        """The weight of every use, in the order of the nodes."""
-        for name in self._used:
+    def uses(self) -> Iterator[tuple[str, str]]:
+        """Operator and weight of every use, in the order of the nodes; precision left aside."""
+        for operator, name in self._uses:
             dtype = self._stored[name].data_type
             if dtype == onnx.TensorProto.INT8 and name.endswith(INT8):
-                yield name.removesuffix(INT8)
+                yield operator.removesuffix("Integer"), name.removesuffix(INT8)
             elif dtype == onnx.TensorProto.FLOAT and not _CONSTANT.match(name):
-                yield name
+                yield operator, name
 
     def read(self, name: str, *, scaled_axis: int = -1) -> Floats:
         """A weight as the graph has it, a linear layer as (in, out).
@@ -90,6 +97,8 @@ def recover_parameters(
     """
     found: dict[str, Floats] = {}
     for name in graph.names():
+        if name in DERIVED:
+            continue
         parts = _parts(name)
         unknown = [part for part in parts if part not in shapes]
         if unknown:

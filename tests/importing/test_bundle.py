@@ -165,6 +165,9 @@ def test_int8_weights_come_back_as_their_values_times_their_scales(
     assert recovered.about["recovered_from_bundle"] == int8_bundle.bundle_id
     assert recovered.about["recovered_from_target"] == "cpu-int8"
     assert recovered.about["original_checkpoint"]["sha256"] == resnet.sha256()
+    # Rounding what was rounded changes nothing: exported again, it is the same bundle.
+    again = export_checkpoint(recovered.folder, find_recipe("cpu-int8"), tmp_path / "again")
+    assert again.bundle_id == int8_bundle.bundle_id
 
 
 def test_import_and_export_take_a_bundle(int8_bundle: Bundle, tmp_path: Path) -> None:
@@ -208,9 +211,24 @@ def drop_the_last_weight(graph: Any) -> None:
     del add.input[1:]
 
 
-def swap_two_weights(graph: Any) -> None:
-    by_use = [node for node in graph.node if node.op_type == "MatMulInteger"]
-    by_use[0].input[1], by_use[1].input[1] = by_use[1].input[1], by_use[0].input[1]
+def swap_two_layers(graph: Any) -> None:
+    first, second = (f"mapper.layers.{index}.out.weight_int8" for index in range(2))
+    users = {node.input[1]: node for node in graph.node if node.op_type == "MatMulInteger"}
+    users[first].input[1], users[second].input[1] = second, first
+
+
+def subtract_the_positions(graph: Any) -> None:
+    next(node for node in graph.node if "encoder.unsqueeze" in node.input).op_type = "Sub"
+
+
+def use_a_weight_more(graph: Any) -> None:
+    graph.node.append(onnx.helper.make_node("Neg", ["encoder.visual.conv1.weight"], ["unused"]))
+
+
+def spoil_a_scale(graph: Any) -> None:
+    name = "mapper.layers.0.out.weight_scale"
+    scale = next(tensor for tensor in graph.initializer if tensor.name == name)
+    scale.dims[:] = [1, *scale.dims]
 
 
 def reshape_a_weight(graph: Any) -> None:
@@ -233,12 +251,14 @@ def rename_a_norm(graph: Any) -> None:
 @pytest.mark.parametrize(
     ("graph", "alter", "says"),
     [
-        ("encoder", drop_the_last_weight, "weights are used and not"),
-        ("encoder", reshape_a_weight, "is of shape"),
+        ("encoder", subtract_the_positions, "unsqueeze in Sub stands where"),
+        ("encoder", use_a_weight_more, "conv1.weight in Neg is one too many"),
+        ("encoder", reshape_a_weight, "conv1.weight in Conv stands where"),
         ("encoder", negate_the_result, "the encoder of .* does not compute what its weights do"),
-        ("mapper", swap_two_weights, "scales that do not fit"),
+        ("mapper", swap_two_layers, "the mapper of .* does not compute what its weights do"),
+        ("mapper", spoil_a_scale, "scales that do not fit"),
         ("mapper", rename_a_norm, "holds mapper.layers.7.norm1.weight"),
-        ("decoder", drop_the_last_weight, "no decoder.layers.1.fc2.bias of shape"),
+        ("decoder", drop_the_last_weight, "no decoder.norm.weight of shape"),
     ],
 )
 def test_graphs_that_cannot_be_taken_apart(

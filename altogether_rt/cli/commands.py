@@ -54,6 +54,7 @@ COMMANDS: dict[str, CommandSpec] = {
         (
             "altogether-rt export --ckpt my-checkpoint",
             "altogether-rt export --ckpt my-checkpoint --target cpu-fp32 --out my-bundle",
+            "altogether-rt export --ckpt starter --target cpu-fp32",
             "altogether-rt export --list-targets",
         ),
         "export",
@@ -69,8 +70,11 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "import": CommandSpec(
         "altogether_rt.cli.import_:import_command",
-        "Turn ClipCap's or Altogether's weights into a checkpoint.",
-        ("altogether-rt import coco_weights.pt --out clipcap",),
+        "Turn ClipCap's or Altogether's weights, or a bundle, into a checkpoint.",
+        (
+            "altogether-rt import coco_weights.pt --out clipcap",
+            "altogether-rt import starter --out starter",
+        ),
         "train",
     ),
     "init": CommandSpec(

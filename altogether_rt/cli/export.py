@@ -20,7 +20,13 @@ __all__ = ["export_command"]
 
 
 def export_command(
-    ckpt: Annotated[Path | None, typer.Option(help="The checkpoint's folder.")] = None,
+    ckpt: Annotated[
+        Path | None,
+        typer.Option(
+            help="The checkpoint's folder; or a bundle for the CPU, or `starter`, which ships with "
+            "the package."
+        ),
+    ] = None,
     target: Annotated[str, typer.Option(help="What to export for.")] = DEFAULT_TARGET,
     out: Annotated[
         Path | None,
@@ -51,19 +57,23 @@ def export_command(
     out = out or Path(f"{ckpt.resolve().name}-{target}")
     from altogether_rt.bundle import BundleWriter
     from altogether_rt.export.from_checkpoint import export_checkpoint
+    from altogether_rt.importing.bundle import checkpoint_folder
 
     BundleWriter(out, overwrite=overwrite)  # fails now if `out` cannot be used, not in ten minutes
     start = time.monotonic()
-    bundle = export_checkpoint(
-        ckpt,
-        recipe,
-        out,
-        calibration_images=calibration_images,
-        overwrite=overwrite,
-        report=lambda message: output.note(
-            f"[{format_duration(time.monotonic() - start)}] {message}"
-        ),
-    )
+
+    def report(message: str) -> None:
+        output.note(f"[{format_duration(time.monotonic() - start)}] {message}")
+
+    with checkpoint_folder(ckpt, report) as folder:
+        bundle = export_checkpoint(
+            folder,
+            recipe,
+            out,
+            calibration_images=calibration_images,
+            overwrite=overwrite,
+            report=report,
+        )
     size = sum(spec.bytes for spec in bundle.manifest.files.values())
     parity = bundle.manifest.parity
     rows = [

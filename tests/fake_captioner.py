@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from altogether_rt.generation.engine import EngineStats
 from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest
 
 
@@ -36,13 +37,18 @@ class FakeCaptioner:
         self.delay_s = delay_s
         self.requests: list[CaptionRequest] = []
         self.interrupt_after: int | None = None
+        self.stats = EngineStats()
 
     def params(self, **overrides: Any) -> CaptionParams:
         given = {key: value for key, value in overrides.items() if value is not None}
         return CaptionParams(**{"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, **given})
 
     def stream(
-        self, requests: Iterable[CaptionRequest], params: CaptionParams | None = None
+        self,
+        requests: Iterable[CaptionRequest],
+        params: CaptionParams | None = None,
+        *,
+        keep_embeddings: bool = False,
     ) -> Iterator[Caption]:
         pending = iter(requests)
         while batch := list(itertools.islice(pending, self.batch_size)):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +21,16 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.params import CaptionParams
 from altogether_rt.generation.speculation import Speculation
 from altogether_rt.pipeline import CaptionJob, CaptionSummary, Inputs, caption_folder, read_inputs
+from altogether_rt.tasks import SupportsCaptions
+from altogether_rt.workers import WorkerPool
 
 if TYPE_CHECKING:
     from altogether_rt.captioner import Captioner
 
 __all__ = ["caption_command"]
+
+#: Where the time went, summed over workers: waiting for decoded images, encoder, mapper, decoder.
+_STAGE_SECONDS = ("decode_wait_s", "encode_s", "map_s", "decoder_s")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, or one image.")]
 Alts = Annotated[
@@ -53,7 +60,13 @@ Sheet = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace captions already there.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads; all cores if not set.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes that share the images; the captions are the same.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Compute threads of a worker; if not set they share all cores."),
+]
 SpeculationOption = Annotated[
     Speculation,
     typer.Option(
@@ -81,6 +94,7 @@ class _CaptionerOptions:
     batch_size: int | None
     params: dict[str, Any]
     speculation: Speculation = "auto"
+    workers: int = 1
 
 
 def caption_command(
@@ -101,6 +115,7 @@ def caption_command(
     retry_errors: RetryErrors = False,
     device: Device = "auto",
     threads: Threads = None,
+    workers: Workers = 1,
     speculation: SpeculationOption = "auto",
     max_pixels: MaxPixels = ImageLimits.max_pixels,
     as_json: Json = False,
@@ -119,15 +134,14 @@ def caption_command(
         "top_p": top_p,
         "seed": seed,
     }
-    options = _CaptionerOptions(bundle, device, threads, batch_size, params, speculation)
+    options = _CaptionerOptions(bundle, device, threads, batch_size, params, speculation, workers)
     _run(job, options, sheet, Output(as_json=as_json, quiet=quiet))
 
 
 def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output: Output) -> None:
     inputs = read_inputs(job)
     _note_inputs(job, inputs, output)
-    with _load_captioner(options) as captioner:
-        params = captioner.params(**options.params)
+    with _opened(options) as (captioner, params):
         try:
             summary = _caption_with_progress(job, inputs, captioner, params, output)
         except KeyboardInterrupt:
@@ -139,6 +153,41 @@ def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output
     if sheet is not None:
         shown = write_sheet(job.out, inputs.scan.root, sheet, limits=job.limits)
     _report(job, inputs, summary, sheet if shown else None, output)
+
+
+@contextmanager
+def _opened(
+    options: _CaptionerOptions,
+) -> Iterator[tuple[SupportsCaptions | WorkerPool, CaptionParams]]:
+    """What captions with these options, here or in workers, and its parameters."""
+    if options.workers > 1:
+        yield _make_pool(options)
+    else:
+        with _load_captioner(options) as captioner:
+            yield captioner, captioner.params(**options.params)
+
+
+def _make_pool(options: _CaptionerOptions) -> tuple[WorkerPool, CaptionParams]:
+    from altogether_rt.bundle import Bundle
+    from altogether_rt.captioner import Captioner, caption_params
+    from altogether_rt.runtime.ort_session import available_cores
+    from altogether_rt.runtime.select import DEFAULT_SLOTS
+
+    bundle = Bundle.load(options.bundle)  # checked once, for all of them
+    slots = options.batch_size or DEFAULT_SLOTS
+    threads = options.threads or max(1, available_cores() // options.workers)
+    open_captioner = partial(
+        Captioner.load,
+        bundle,
+        device=options.device,
+        threads=threads,
+        num_slots=slots,
+        speculation=options.speculation,
+    )
+    pool = WorkerPool(
+        options.workers, open_captioner, bundle.bundle_id, slots=slots, read_threads=threads
+    )
+    return pool, caption_params(bundle.config, **options.params)
 
 
 def _load_captioner(options: _CaptionerOptions) -> Captioner:
@@ -154,7 +203,11 @@ def _load_captioner(options: _CaptionerOptions) -> Captioner:
 
 
 def _caption_with_progress(
-    job: CaptionJob, inputs: Inputs, captioner: Captioner, params: CaptionParams, output: Output
+    job: CaptionJob,
+    inputs: Inputs,
+    captioner: SupportsCaptions | WorkerPool,
+    params: CaptionParams,
+    output: Output,
 ) -> CaptionSummary:
     with ExitStack() as stack:
         progress: list[Progress] = []
@@ -229,6 +282,7 @@ def _summary_data(
         "skipped": summary.skipped,
         "failed": dict(summary.failed),
         "seconds": round(summary.seconds, 3),
+        **{name: round(getattr(summary.stats, name), 3) for name in _STAGE_SECONDS},
         "other_files": inputs.scan.num_other,
         "folders_left_out": _problems_data(inputs.scan.problems),
         "alt_lines_unusable": _problems_data(inputs.alts.problems),

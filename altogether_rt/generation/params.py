@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.config import GenerationConfig
 from altogether_rt.errors import ConfigError
+from altogether_rt.generation.sampling import content_hash
 
 __all__ = ["Caption", "CaptionParams", "CaptionRequest"]
 
@@ -43,10 +44,19 @@ class CaptionParams:
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """One image to caption."""
+    """One image to caption: its pixels, or what the encoder made of them."""
 
-    pixels: NDArray[np.uint8]  # (H, W, 3), as `Preprocessor.pixels` returns it
+    pixels: NDArray[np.uint8] | None  # (H, W, 3), as `Preprocessor.pixels` returns it
     alts: tuple[str, ...] = ()
+    embedding: NDArray[np.float32] | None = None  # (E,): then pixels are not needed
+    content: bytes = b""  # `content_hash` of the pixels; needed beside an embedding
+
+    def content_hash(self) -> bytes:
+        """What stands for the picture, computed unless it was given."""
+        if self.content:
+            return self.content
+        assert self.pixels is not None, "an embedding comes with its content hash"
+        return content_hash(self.pixels)
 
 
 @dataclass(frozen=True)
@@ -58,3 +68,5 @@ class Caption:
     tokens: int  # caption tokens chosen, EOS included
     alt_truncated: bool
     seed: int  # of this row: derived from its content and the run's seed
+    #: (E,) what the encoder made of the image; kept where it was asked for.
+    embedding: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)

@@ -27,7 +27,7 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
-from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest
+from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest, EmbeddedImage
 from altogether_rt.generation.requests import ListedRequests, Recent, RequestSource
 from altogether_rt.generation.sampling import row_seed
 from altogether_rt.generation.speculation import DraftPlanner, Speculation
@@ -49,7 +49,7 @@ class _Held:
 
     alt_truncated: bool
     seed: int
-    embedding: NDArray[np.float32]
+    embedded: EmbeddedImage
 
 
 def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
@@ -207,7 +207,8 @@ class Captioner:
                 prompt = self.tokenizer.prompt(request.alts)
                 seed = row_seed(content, request.alts, params.seed)
                 key = next(keys)
-                held[key] = _Held(prompt.alt_truncated, seed, embeddings[content])
+                embedded = EmbeddedImage(content, embeddings[content])
+                held[key] = _Held(prompt.alt_truncated, seed, embedded)
                 yield Work(
                     key,
                     tokens[content],
@@ -229,9 +230,11 @@ class Captioner:
         found: dict[bytes, NDArray[np.float32]] = {}
         missing: dict[bytes, NDArray[np.uint8]] = {}
         for request, content in zip(batch, contents, strict=True):
-            given = recent.get(content) if request.embedding is None else request.embedding
-            if given is not None:
-                found[content] = given
+            known = recent.get(content)
+            if request.embedded is not None:
+                found[content] = request.embedded.embedding
+            elif known is not None:
+                found[content] = known
             elif request.pixels is not None:
                 missing[content] = request.pixels
         if missing:
@@ -264,7 +267,7 @@ class Captioner:
             tokens=completion.num_tokens,
             alt_truncated=held.alt_truncated,
             seed=held.seed,
-            embedding=held.embedding if keep_embedding else None,
+            embedded=held.embedded if keep_embedding else None,
         )
 
     def forget_phrases(self) -> None:

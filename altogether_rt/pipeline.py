@@ -12,10 +12,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from altogether_rt.data.alts import AltTable, read_alts
+from altogether_rt.data.embedding_sink import EmbeddingSink
+from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.folder import FolderScan, scan_folder
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.problems import Problems
@@ -24,7 +27,7 @@ from altogether_rt.data.sidecars import Sidecars
 from altogether_rt.data.sinks import JsonlSink
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import EngineStats
-from altogether_rt.generation.params import CaptionParams
+from altogether_rt.generation.params import Caption, CaptionParams
 from altogether_rt.tasks import (
     Answer,
     CaptionPlan,
@@ -51,6 +54,9 @@ class CaptionJob:
     overwrite: bool = False
     retry_errors: bool = False
     limits: ImageLimits = field(default_factory=ImageLimits)
+    embeddings: Path | None = None  # read instead of the images
+    save_embeddings: Path | None = None
+    encoder: EncoderStamp | None = None  # of the bundle; needed with either of the two
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class CaptionSummary:
     failed: Counter[str] = field(default_factory=Counter)  # by class of error
     seconds: float = 0.0
     sidecars_kept: Problems = field(default_factory=Problems)
+    embeddings_missing: int = 0  # rows of earlier runs, which did not save them
     stats: EngineStats = field(default_factory=EngineStats)  # of all workers together
 
     @property
@@ -126,7 +133,14 @@ def caption_folder(
     if job.sidecar is not None:
         sidecars = Sidecars(inputs.scan.root, job.sidecar, job.overwrite)
         summary.sidecars_kept = sidecars.kept
-    with JsonlSink(job.out) as sink:
+    with ExitStack() as stack:
+        sink = stack.enter_context(JsonlSink(job.out))
+        embeddings = None
+        if job.save_embeddings is not None:
+            assert job.encoder is not None
+            embeddings = stack.enter_context(
+                EmbeddingSink(job.save_embeddings, job.encoder, overwrite=job.overwrite)
+            )
         done = sink.recover(
             _row_check(inputs, stamp), overwrite=job.overwrite, retry_errors=job.retry_errors
         )
@@ -134,6 +148,11 @@ def caption_folder(
             _write_sidecars(sidecars, sink.rows(), set(inputs.names))
         todo = [name for name in inputs.names if name not in done]
         summary.skipped = len(inputs.names) - len(todo)
+        if embeddings is not None:
+            rows = sink.rows() if done else ()
+            summary.embeddings_missing = sum(
+                "error" not in row and row["file_name"] not in embeddings for row in rows
+            )
         on_start(len(todo))
 
         def finish_row(row: Row) -> None:
@@ -149,18 +168,30 @@ def caption_folder(
         def answer(index: int, answer: Answer) -> None:
             name = todo[index]
             alts = inputs.alts.get(name)
+            if embeddings is not None and isinstance(answer, Caption):
+                assert answer.embedded is not None
+                embeddings.write(name, answer.embedded)  # before the row
             if isinstance(answer, ImageError):
                 finish_row(error_row(name, alts, answer))
             else:
                 finish_row(caption_row(name, alts, answer, stamp))
 
-        plan = CaptionPlan(inputs.scan.root, params, job.limits)
+        plan = CaptionPlan(
+            inputs.scan.root,
+            params,
+            job.limits,
+            embeddings=job.embeddings,
+            encoder=job.encoder,
+            keep_embeddings=embeddings is not None,
+        )
         tasks = (Task(i, name, inputs.alts.get(name).texts) for i, name in enumerate(todo))
         if isinstance(captioner, WorkerPool):
             summary.stats = captioner.caption(tasks, plan, answer)
         else:
             caption_tasks(ListedTasks(tasks), captioner, plan, answer)
             summary.stats = captioner.stats
+        if embeddings is not None:
+            embeddings.finish()
         sink.finish()
     summary.seconds = time.monotonic() - start
     return summary

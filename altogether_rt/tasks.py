@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import Self
 
+from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
 from altogether_rt.data.images import ImageLimits, PixelGate, free_large_images, open_image
 from altogether_rt.errors import ImageError
 from altogether_rt.generation.engine import EngineStats
@@ -115,9 +116,19 @@ class CaptionPlan:
     params: CaptionParams
     limits: ImageLimits
     read_threads: int | None = None
+    embeddings: Path | None = None  # a file of them, instead of the images
+    encoder: EncoderStamp | None = None  # of the captioner; needed with `embeddings`
+    keep_embeddings: bool = False  # captions come with theirs
 
     def reader(self, captioner: SupportsCaptions) -> Callable[[Task], CaptionRequest]:
         """What turns a task into a request; called by several threads; raises ImageError."""
+        if self.embeddings is None:
+            return self._image_reader(captioner)
+        assert self.encoder is not None
+        saved = SavedEmbeddings(self.embeddings, self.encoder)
+        return lambda task: CaptionRequest(None, task.alts, embedded=saved.get(task.name))
+
+    def _image_reader(self, captioner: SupportsCaptions) -> Callable[[Task], CaptionRequest]:
         free_large_images()
         gate = PixelGate(self.limits.max_pixels)
 
@@ -143,7 +154,9 @@ def caption_tasks(
     answers = _Answers(emit)
     threads = plan.read_threads or os.cpu_count() or 1
     with _Requests(tasks, plan.reader(captioner), answers, min(4, threads)) as requests:
-        for caption in captioner.stream(requests, plan.params):
+        for caption in captioner.stream(
+            requests, plan.params, keep_embeddings=plan.keep_embeddings
+        ):
             answers.resolve(caption)
 
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from altogether_rt.cli.output import Output, Progress, format_duration
-from altogether_rt.data.alts import MAX_ALT_CHARS
+from altogether_rt.cli.caption_report import note_inputs, report
+from altogether_rt.cli.output import Output, Progress
+from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
-from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import Row
 from altogether_rt.data.sheet import write_sheet
-from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.params import CaptionParams
 from altogether_rt.generation.speculation import Speculation
 from altogether_rt.pipeline import CaptionJob, CaptionSummary, Inputs, caption_folder, read_inputs
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from altogether_rt.captioner import Captioner
 
 __all__ = ["caption_command"]
-
-#: Where the time went, summed over workers: waiting for decoded images, encoder, mapper, decoder.
-_STAGE_SECONDS = ("decode_wait_s", "encode_s", "map_s", "decoder_s")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, or one image.")]
 Alts = Annotated[
@@ -56,6 +52,14 @@ Sidecar = Annotated[
 ]
 Sheet = Annotated[
     Path | None, typer.Option(metavar="FILE.html", help="Also write a contact sheet to look at.")
+]
+Embeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Saved embeddings (.npy, .parquet) to use for the images."),
+]
+SaveEmbeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also save the images' embeddings (.npy, .parquet)."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace captions already there.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
@@ -111,6 +115,8 @@ def caption_command(
     limit: Limit = None,
     sidecar: Sidecar = None,
     sheet: Sheet = None,
+    embeddings: Embeddings = None,
+    save_embeddings: SaveEmbeddings = None,
     overwrite: Overwrite = False,
     retry_errors: RetryErrors = False,
     device: Device = "auto",
@@ -127,7 +133,16 @@ def caption_command(
     where it was when the same command is given again; captions that are there are kept.
     """
     limits = ImageLimits(max_pixels=max_pixels)
+    if embeddings is not None and save_embeddings is not None:
+        raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
     job = CaptionJob(folder, out, alt, recursive, limit, sidecar, overwrite, retry_errors, limits)
+    if embeddings is not None or save_embeddings is not None:
+        job = dataclasses.replace(
+            job,
+            embeddings=embeddings,
+            save_embeddings=save_embeddings,
+            encoder=_encoder_stamp(bundle),
+        )
     params = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -140,7 +155,7 @@ def caption_command(
 
 def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output: Output) -> None:
     inputs = read_inputs(job)
-    _note_inputs(job, inputs, output)
+    note_inputs(job, inputs, output)
     with _opened(options) as (captioner, params):
         try:
             summary = _caption_with_progress(job, inputs, captioner, params, output)
@@ -152,7 +167,14 @@ def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output
     shown = None
     if sheet is not None:
         shown = write_sheet(job.out, inputs.scan.root, sheet, limits=job.limits)
-    _report(job, inputs, summary, sheet if shown else None, output)
+    report(job, inputs, summary, sheet if shown else None, output)
+
+
+def _encoder_stamp(bundle: str) -> EncoderStamp:
+    from altogether_rt.bundle import Bundle
+
+    manifest = Bundle.load(bundle, verify_hashes=False).manifest  # checked when it is opened
+    return EncoderStamp(manifest.encoder_id, manifest.config.encoder.embed_dim)
 
 
 @contextmanager
@@ -219,78 +241,3 @@ def _caption_with_progress(
             progress[0].advance()
 
         return caption_folder(job, inputs, captioner, params, on_start, on_row)
-
-
-def _note_inputs(job: CaptionJob, inputs: Inputs, output: Output) -> None:
-    """What the user should know about the inputs before waiting for the captions."""
-    if inputs.scan.problems:
-        output.note(f"Left out in {job.folder}: {inputs.scan.problems}.")
-    for problems, what in (
-        (inputs.alts.problems, "lines of the alt-text file cannot be used"),
-        (inputs.alts_without_image, "alt-texts have no image in the folder"),
-    ):
-        if problems:
-            output.note(f"{problems.count:,} {what}: {problems}.")
-    if inputs.alts.num_truncated:
-        output.note(
-            f"{inputs.alts.num_truncated:,} images have alt-texts of more than "
-            f"{MAX_ALT_CHARS:,} characters: the rest is left out, and the rows say so."
-        )
-    if job.alts is None:
-        for name in ("alts.jsonl", "metadata.jsonl"):
-            if (inputs.scan.root / name).is_file():
-                output.note(f"{job.folder} holds {name}: give --alt {name} to use its alt-texts.")
-
-
-def _report(
-    job: CaptionJob, inputs: Inputs, summary: CaptionSummary, sheet: Path | None, output: Output
-) -> None:
-    """The summary; exits with 1 if not one image could be captioned."""
-    if summary.sidecars_kept:
-        kept = summary.sidecars_kept
-        output.note(f"{kept.count:,} sidecar files hold other text and were left alone: {kept}.")
-    output.result(_summary_data(job, inputs, summary, sheet), _sentence(job, summary))
-    if sheet is not None:
-        output.show(f"Look at them in {sheet}.")
-    if summary.num_failed and not summary.captioned and not summary.skipped:
-        raise AltogetherError(
-            f"none of the {summary.num_failed:,} images could be captioned: "
-            f"{job.out} says why for each."
-        )
-
-
-def _sentence(job: CaptionJob, summary: CaptionSummary) -> str:
-    rate = summary.captioned / summary.seconds if summary.seconds > 0 else 0.0
-    took = f" in {format_duration(summary.seconds)} ({rate:.1f} images/s)"
-    parts = [f"{summary.captioned:,} captioned" + (took if summary.captioned else "")]
-    if summary.skipped:
-        parts.append(f"{summary.skipped:,} skipped (already there)")
-    if summary.num_failed:
-        classes = ", ".join(f"{count:,} {kind}" for kind, count in summary.failed.most_common())
-        parts.append(f"{summary.num_failed:,} failed ({classes})")
-    return f"{job.out}: {', '.join(parts)}."
-
-
-def _summary_data(
-    job: CaptionJob, inputs: Inputs, summary: CaptionSummary, sheet: Path | None
-) -> dict[str, Any]:
-    return {
-        "out": str(job.out),
-        "sheet": None if sheet is None else str(sheet),
-        "images": len(inputs.names),
-        "captioned": summary.captioned,
-        "skipped": summary.skipped,
-        "failed": dict(summary.failed),
-        "seconds": round(summary.seconds, 3),
-        **{name: round(getattr(summary.stats, name), 3) for name in _STAGE_SECONDS},
-        "other_files": inputs.scan.num_other,
-        "folders_left_out": _problems_data(inputs.scan.problems),
-        "alt_lines_unusable": _problems_data(inputs.alts.problems),
-        "alts_without_image": _problems_data(inputs.alts_without_image),
-        "alts_truncated": inputs.alts.num_truncated,
-        "sidecars_kept": _problems_data(summary.sidecars_kept),
-    }
-
-
-def _problems_data(problems: Problems) -> dict[str, Any]:
-    return {"count": problems.count, "examples": problems.examples}

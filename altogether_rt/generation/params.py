@@ -13,7 +13,7 @@ from altogether_rt.config import GenerationConfig
 from altogether_rt.errors import ConfigError
 from altogether_rt.generation.sampling import content_hash
 
-__all__ = ["Caption", "CaptionParams", "CaptionRequest"]
+__all__ = ["Caption", "CaptionParams", "CaptionRequest", "EmbeddedImage"]
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,28 @@ class CaptionParams:
 
 
 @dataclass(frozen=True)
+class EmbeddedImage:
+    """What can stand for an image's pixels."""
+
+    content: bytes  # their `content_hash`
+    embedding: NDArray[np.float32]  # (E,)
+
+
+@dataclass(frozen=True)
 class CaptionRequest:
     """One image to caption: its pixels, or what the encoder made of them."""
 
     pixels: NDArray[np.uint8] | None  # (H, W, 3), as `Preprocessor.pixels` returns it
     alts: tuple[str, ...] = ()
-    embedding: NDArray[np.float32] | None = None  # (E,): then pixels are not needed
-    content: bytes = b""  # `content_hash` of the pixels; needed beside an embedding
+    content: bytes = b""  # `content_hash` of the pixels, where it is known
+    embedded: EmbeddedImage | None = None  # then pixels are not needed
 
     def content_hash(self) -> bytes:
         """What stands for the picture, computed unless it was given."""
-        if self.content:
-            return self.content
-        assert self.pixels is not None, "an embedding comes with its content hash"
-        return content_hash(self.pixels)
+        if self.embedded is not None:
+            return self.embedded.content
+        assert self.pixels is not None, "a request has pixels or an embedding"
+        return self.content or content_hash(self.pixels)
 
 
 @dataclass(frozen=True)
@@ -68,5 +76,5 @@ class Caption:
     tokens: int  # caption tokens chosen, EOS included
     alt_truncated: bool
     seed: int  # of this row: derived from its content and the run's seed
-    #: (E,) what the encoder made of the image; kept where it was asked for.
-    embedding: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    #: What the encoder made of the image; kept where it was asked for.
+    embedded: EmbeddedImage | None = field(default=None, compare=False, repr=False)

@@ -54,6 +54,7 @@ class CaptionJob:
     overwrite: bool = False
     retry_errors: bool = False
     limits: ImageLimits = field(default_factory=ImageLimits)
+    fast_jpeg: bool = False
     embeddings: Path | None = None  # read instead of the images
     save_embeddings: Path | None = None
     encoder: EncoderStamp | None = None  # of the bundle; needed with either of the two
@@ -127,7 +128,7 @@ def caption_folder(
     finished so far are kept, and calling it again goes on behind them.
     """
     start = time.monotonic()
-    stamp = RunStamp(captioner.bundle_id, params)
+    stamp = RunStamp(captioner.bundle_id, params, job.fast_jpeg)
     summary = CaptionSummary()
     sidecars = None
     if job.sidecar is not None:
@@ -180,6 +181,7 @@ def caption_folder(
             inputs.scan.root,
             params,
             job.limits,
+            job.fast_jpeg,
             embeddings=job.embeddings,
             encoder=job.encoder,
             keep_embeddings=embeddings is not None,
@@ -212,6 +214,8 @@ def _row_check(inputs: Inputs, stamp: RunStamp) -> Callable[[Row], str | None]:
             return f"of bundle {row.get('bundle')}, and this one is {expected['bundle']}"
         if row.get("params") != expected["params"]:
             return "written with other parameters"
+        if row.get("fast_jpeg") != expected.get("fast_jpeg"):
+            return f"written {'with' if row.get('fast_jpeg') else 'without'} --fast-jpeg"
         return None
 
     return check

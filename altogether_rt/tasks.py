@@ -50,10 +50,17 @@ _CAPTIONS_KEPT = 4096
 #: Tasks that are answered without the captioner, before it gets on with its own work.
 _MOST_ANSWERED = 64
 
+#: With `fast_jpeg`, a JPEG is decoded at a part of its size if that is still this many times what
+#: the encoder sees. On photographs the pixels it sees then differ by 1.6 of 255 on average at most,
+#: each by 22; with a factor of 3 fine print differs by 14 on average.
+_FAST_JPEG_SIDES = 4
+
 Answer = Caption | ImageError
 
 
 class _Preprocessor(Protocol):
+    @property
+    def size(self) -> int: ...
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]: ...
 
 
@@ -115,6 +122,7 @@ class CaptionPlan:
     root: Path
     params: CaptionParams
     limits: ImageLimits
+    fast_jpeg: bool = False  # decode large JPEGs at a part of their size
     read_threads: int | None = None
     embeddings: Path | None = None  # a file of them, instead of the images
     encoder: EncoderStamp | None = None  # of the captioner; needed with `embeddings`
@@ -131,10 +139,12 @@ class CaptionPlan:
     def _image_reader(self, captioner: SupportsCaptions) -> Callable[[Task], CaptionRequest]:
         free_large_images()
         gate = PixelGate(self.limits.max_pixels)
+        draft = _FAST_JPEG_SIDES * captioner.preprocessor.size if self.fast_jpeg else None
 
         def read(task: Task) -> CaptionRequest:
             try:
-                with open_image(self.root / task.name, self.limits, gate) as image:
+                path = self.root / task.name
+                with open_image(path, self.limits, gate, draft_side=draft) as image:
                     pixels = captioner.preprocessor.pixels(image)
             except MemoryError as error:
                 message = f"{task.name} does not fit into memory."

@@ -26,6 +26,8 @@ from altogether_rt.generation.params import (
 
 
 class FakePreprocessor:
+    size = 8
+
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         assert image.mode == "RGB"
         return np.asarray(image.resize((8, 8)))

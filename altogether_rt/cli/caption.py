@@ -84,6 +84,13 @@ MaxPixels = Annotated[
         min=1, help="Larger images are not decoded; memory grows with it (12 bytes each)."
     ),
 ]
+FastJpeg = Annotated[
+    bool,
+    typer.Option(
+        "--fast-jpeg",
+        help="Decode large JPEGs at a part of their size: faster, and pixels differ a little.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="The summary as one JSON line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 
@@ -124,6 +131,7 @@ def caption_command(
     workers: Workers = 1,
     speculation: SpeculationOption = "auto",
     max_pixels: MaxPixels = ImageLimits.max_pixels,
+    fast_jpeg: FastJpeg = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -135,13 +143,15 @@ def caption_command(
     limits = ImageLimits(max_pixels=max_pixels)
     if embeddings is not None and save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
-    job = CaptionJob(folder, out, alt, recursive, limit, sidecar, overwrite, retry_errors, limits)
+    job = CaptionJob(
+        folder, out, alt, recursive, limit, sidecar, overwrite, retry_errors, limits, fast_jpeg
+    )
     if embeddings is not None or save_embeddings is not None:
         job = dataclasses.replace(
             job,
             embeddings=embeddings,
             save_embeddings=save_embeddings,
-            encoder=_encoder_stamp(bundle),
+            encoder=_encoder_stamp(bundle, fast_jpeg),
         )
     params = {
         "max_new_tokens": max_new_tokens,
@@ -170,11 +180,12 @@ def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output
     report(job, inputs, summary, sheet if shown else None, output)
 
 
-def _encoder_stamp(bundle: str) -> EncoderStamp:
+def _encoder_stamp(bundle: str, fast_jpeg: bool) -> EncoderStamp:
     from altogether_rt.bundle import Bundle
 
     manifest = Bundle.load(bundle, verify_hashes=False).manifest  # checked when it is opened
-    return EncoderStamp(manifest.encoder_id, manifest.config.encoder.embed_dim)
+    decoding = "fast-jpeg" if fast_jpeg else "exact"
+    return EncoderStamp(manifest.encoder_id, manifest.config.encoder.embed_dim, decoding)
 
 
 @contextmanager

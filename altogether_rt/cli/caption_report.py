@@ -9,12 +9,10 @@ from altogether_rt.cli.output import Output, format_duration
 from altogether_rt.data.alts import MAX_ALT_CHARS
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
+from altogether_rt.generation.engine import STAGE_SECONDS
 from altogether_rt.pipeline import CaptionJob, CaptionSummary, Inputs
 
 __all__ = ["note_inputs", "report"]
-
-#: Where the time went, summed over workers: waiting for decoded images, encoder, mapper, decoder.
-_STAGE_SECONDS = ("decode_wait_s", "encode_s", "map_s", "decoder_s")
 
 
 def note_inputs(job: CaptionJob, inputs: Inputs, output: Output) -> None:
@@ -83,7 +81,7 @@ def _summary_data(
         "skipped": summary.skipped,
         "failed": dict(summary.failed),
         "seconds": round(summary.seconds, 3),
-        **{name: round(getattr(summary.stats, name), 3) for name in _STAGE_SECONDS},
+        **{name: round(getattr(summary.stats, name), 3) for name in STAGE_SECONDS},
         "other_files": inputs.scan.num_other,
         "folders_left_out": _problems_data(inputs.scan.problems),
         "alt_lines_unusable": _problems_data(inputs.alts.problems),

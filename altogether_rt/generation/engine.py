@@ -24,7 +24,10 @@ from altogether_rt.generation.rows import (
 from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.runtime.base import Runtime, StepResult
 
-__all__ = ["Completion", "Engine", "EngineStats", "Work"]
+__all__ = ["STAGE_SECONDS", "Completion", "Engine", "EngineStats", "Work"]
+
+#: Fields of `EngineStats` that say where the time went.
+STAGE_SECONDS = ("decode_wait_s", "encode_s", "map_s", "decoder_s")
 
 
 @dataclass

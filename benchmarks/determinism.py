@@ -5,7 +5,8 @@
 Greedy and sampled: batches of 1, 7 and 32, shuffled input, one and three workers, and speculation
 on, off and auto, all compared with batches of 16 without speculation in input order. Workers are
 those of `altogether-rt caption`; everything else goes through the Python API. Writes
-benchmarks/results/determinism.json; exits with 1 if anything differs.
+benchmarks/results/determinism.json; exits with 1 if anything differs. Ctrl-C ends it, with what is
+known by then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,9 +126,8 @@ def caption_in_workers(
     return [tuple(row[key] for key in keys) for row in rows]  # type: ignore[misc]
 
 
-def measure(bundle: str, num: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Mismatches by kind of choice and way."""
-    table: dict[str, dict[str, Any]] = {}
+def measure(bundle: str, num: int, seed: int, table: dict[str, dict[str, Any]]) -> None:
+    """Fills the table: mismatches by kind of choice and way."""
     with tempfile.TemporaryDirectory(prefix="determinism-") as work:
         inputs = Inputs(Path(work) / "scenes", num, seed)
         for _ in write_scenes(inputs.folder, num, seed, "test"):
@@ -143,7 +144,6 @@ def measure(bundle: str, num: int, seed: int) -> dict[str, dict[str, Any]]:
                 start = time.monotonic()
                 captions = caption_in_workers(workers, bundle, out, inputs, temperature)
                 table[f"{choice}, workers {workers}"] = compare(reference, captions, start)
-    return table
 
 
 def compare(reference: list[Written], captions: list[Written], start: float) -> dict[str, Any]:
@@ -170,7 +170,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    table = measure(arguments.bundle, arguments.num, arguments.seed)
+    table: dict[str, dict[str, Any]] = {}
+    with suppress(KeyboardInterrupt):
+        measure(arguments.bundle, arguments.num, arguments.seed, table)
     with Captioner.load(arguments.bundle) as captioner:
         bundle_id = captioner.bundle_id
     result = {

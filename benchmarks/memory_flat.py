@@ -6,7 +6,7 @@ Draws the images, all different, into a tree of folders under WORK (they are use
 there), each with an alt-text of its own, and runs `altogether-rt caption` on them as a process of
 its own; options after `--` go to it. Memory is the resident set (RSS) of the process and of its
 workers. Processor time is what it used, which says more than the clock where others compute too.
-Writes benchmarks/results/memory-flat.json.
+Ctrl-C ends the run and reports it up to there. Writes benchmarks/results/memory-flat.json.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -159,9 +160,15 @@ def main() -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "altogether_rt.cli.main", *command], stdout=subprocess.PIPE
     )
-    samples = list(watch(run, Path(f"{out}.part")))
+    samples: list[Sample] = []
+    try:
+        samples.extend(watch(run, Path(f"{out}.part")))
+    except KeyboardInterrupt:
+        run.send_signal(signal.SIGINT)
     assert run.stdout is not None
-    summary = json.loads(run.stdout.read())
+    printed = run.stdout.read()
+    run.wait()
+    summary = json.loads(printed) if printed else {"captioned": samples[-1].rows}
     after_5000 = next(sample for sample in samples if sample.rows >= 5000)
     result = {
         "command": "python benchmarks/memory_flat.py WORK " + " ".join(sys.argv[2:]),
@@ -169,7 +176,7 @@ def main() -> None:
         "machine": describe_machine(),
         "images": arguments.num,
         "captioned": summary["captioned"],
-        "seconds": summary["seconds"],
+        "seconds": round(samples[-1].seconds, 1),
         "stage_seconds": {k: summary[k] for k in summary if k.endswith("_s")},
         "rss_mb_after_5000": round(after_5000.rss_bytes / 1e6, 1),
         "rss_mb_at_the_end": round(samples[-1].rss_bytes / 1e6, 1),

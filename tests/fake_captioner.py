@@ -95,7 +95,7 @@ def main() -> None:
     alts = Path(rest[0]) if rest else None
     job = CaptionJob(Path(folder), Path(out), alts, sidecar=rest[1] if len(rest) > 1 else None)
     captioner = FakeCaptioner(delay_s=0.01)
-    pool = WorkerPool(2, partial(FakeCaptioner, delay_s=0.01), "fake", slots=3)
+    pool = WorkerPool(2, partial(FakeCaptioner, delay_s=0.04), "fake", slots=3)
     workers = pool if "workers" in rest else captioner
     caption_folder(job, read_inputs(job), workers, captioner.params())
 

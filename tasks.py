@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-DEV_EXTRAS = "cpu,export,train,heic,dev"
+DEV_EXTRAS = "cpu,export,train,heic,parquet,dev"
 MIN_COVERAGE_PERCENT = 90
 #: Two processes fill the two cores of a small machine; more would share their caches for little.
 TEST_PROCESSES = 2

@@ -107,6 +107,7 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "open_clip": "train",
     "pillow_heif": "heic",
+    "pyarrow": "parquet",
     "safetensors": "train",
     "tensorboard": "train",
     "tensorrt": "tensorrt",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from altogether_rt.generation.drafts import Draft
 from altogether_rt.generation.rows import (
@@ -24,7 +24,10 @@ from altogether_rt.generation.rows import (
 from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.runtime.base import Runtime, StepResult
 
-__all__ = ["Completion", "Engine", "EngineStats", "Work"]
+__all__ = ["STAGE_SECONDS", "Completion", "Engine", "EngineStats", "Work"]
+
+#: Fields of `EngineStats` that say where the time went.
+STAGE_SECONDS = ("decode_wait_s", "encode_s", "map_s", "decoder_s")
 
 
 @dataclass
@@ -39,6 +42,16 @@ class EngineStats:
     num_accepted_tokens: int = 0  # of the guessed ones, those that were right
     num_written_tokens: int = 0  # chosen for captions, EOS included
     num_first_tokens: int = 0  # of these, in the step that reads the prompt
+    # Where the time went, in seconds. Whoever feeds the engine counts the first three.
+    decode_wait_s: float = 0.0  # nothing to write: no image was decoded yet
+    encode_s: float = 0.0
+    map_s: float = 0.0
+    decoder_s: float = 0.0
+
+    def add(self, other: EngineStats) -> None:
+        """Counts what another engine has done as well."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     @property
     def acceptance(self) -> float | None:
@@ -82,25 +95,33 @@ class Engine:
         self._clock = clock
         self.stats = EngineStats() if stats is None else stats
 
-    def run(self, work: Iterable[Work]) -> Iterator[Completion]:
-        """Completions as they finish; `work` is drawn from as slots become free."""
+    def run(self, work: Iterable[Work | None]) -> Iterator[Completion]:
+        """Completions as they finish; `work` is drawn from as slots become free.
+
+        A None from `work` says that nothing is ready now: the engine goes on with the rows that it
+        has and asks again after the next step.
+        """
         waiting = iter(work)
         rows: list[Row] = []  # row i lives in slot i
         exhausted = False
         while True:
             if not exhausted:
                 exhausted = self._admit(waiting, rows)
-            if not rows:
+            if rows:
+                yield from self._step(rows)
+            elif exhausted:
                 return
-            yield from self._step(rows)
 
-    def _admit(self, waiting: Iterator[Work], rows: list[Row]) -> bool:
+    def _admit(self, waiting: Iterator[Work | None], rows: list[Row]) -> bool:
         """Fills free slots up to the prefill budget; True when no work is left."""
         budget = self._max_prefill_tokens
         while len(rows) < self._runtime.num_slots and budget > 0:
-            work = next(waiting, None)
-            if work is None:
+            try:
+                work = next(waiting)
+            except StopIteration:
                 return True
+            if work is None:
+                return False
             # The last token chosen is never fed back, so it needs no place in the slot.
             fits = work.prompt_length + work.max_new_tokens - 1 <= self._runtime.capacity
             assert fits, "the prompt and the caption do not fit in a cache slot"
@@ -114,7 +135,9 @@ class Engine:
         start_s = self._clock()
         num_new = sum(not row.prefilled for row in rows)
         batch = build_batch(rows, guesses, self._runtime.token_width)
+        step_start_s = time.perf_counter()
         result = self._runtime.step(batch, want_logits=any(row.sampled for row in rows))
+        self.stats.decoder_s += time.perf_counter() - step_start_s
         finished = self._take(rows, drafts, guesses, result)
         if not num_new and self._speculation != "off":  # reading prompts costs another rate
             seconds = self._clock() - start_s

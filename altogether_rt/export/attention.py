@@ -33,13 +33,25 @@ class AttentionLowering(Protocol):
     def min_chunk(self) -> int:
         """Fewest tokens a row of the padded view may have room for."""
 
+    @property
+    def cache_dtype(self) -> str:
+        """NumPy's name of the cache's type."""
+
     def check(self, config: DecoderConfig) -> None:
         """Raises ConfigError for a decoder that these operators cannot compute."""
 
     def start(
-        self, g: GraphBuilder, config: DecoderConfig, query_lengths: str, past_lengths: str
+        self,
+        g: GraphBuilder,
+        config: DecoderConfig,
+        query_lengths: str,
+        past_lengths: str,
+        places: int,
     ) -> AttentionState:
-        """Declare the cache and compute what all layers share; both lengths are int32 (B,)."""
+        """Compute what all layers share; both lengths are int32 (B,).
+
+        places: size of a cache slot, for operators that must know it; others take any.
+        """
 
 
 class GroupQueryAttention:
@@ -65,6 +77,7 @@ class GroupQueryAttention:
     """
 
     min_chunk = 2
+    cache_dtype = "float32"
 
     def check(self, config: DecoderConfig) -> None:
         """Raises ConfigError for a decoder that these operators cannot compute."""
@@ -76,7 +89,12 @@ class GroupQueryAttention:
             )
 
     def start(
-        self, g: GraphBuilder, config: DecoderConfig, query_lengths: str, past_lengths: str
+        self,
+        g: GraphBuilder,
+        config: DecoderConfig,
+        query_lengths: str,
+        past_lengths: str,
+        places: int,
     ) -> AttentionState:
         attended = g.op("Max", query_lengths, g.constant(self.min_chunk, np.int32))  # (B,)
         lengths = g.op("Add", past_lengths, attended)

@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from torch import nn
 
 from altogether_rt.bundle import Bundle, BundleWriter
 from altogether_rt.config import CaptionerConfig
+from altogether_rt.export.activations import Activations
 from altogether_rt.export.attention import AttentionLowering, GroupQueryAttention
 from altogether_rt.export.decoder import build_decoder
 from altogether_rt.export.encoder import build_encoder
-from altogether_rt.export.graph import GraphBuilder, tensor_specs
+from altogether_rt.export.graph import OPSET, GraphBuilder, tensor_specs
+from altogether_rt.export.half import HalfLinear, HalfTable
 from altogether_rt.export.lowering import (
     Fp32Linear,
     Fp32Table,
@@ -31,6 +34,7 @@ from altogether_rt.export.lowering import (
 from altogether_rt.export.mapper import build_mapper
 from altogether_rt.export.recipes import LoweringNames, Recipe
 from altogether_rt.export.samples import Samples
+from altogether_rt.export.scatter_attention import SCATTER_OPSET, ScatterAttention
 from altogether_rt.export.verify import Recording, check_parity, compare, record
 from altogether_rt.export.weights import WeightsFile, WeightSource
 from altogether_rt.manifest import (
@@ -66,10 +70,27 @@ class ExportSource:
 
 def build_lowering(names: LoweringNames) -> Lowering:
     """The lowering that a recipe names."""
-    linear: dict[str, LinearLowering] = {"fp32": Fp32Linear(), "int8-row": Int8Linear()}
-    table: dict[str, TableLowering] = {"fp32": Fp32Table(), "int8-row": Int8Table()}
-    attention: dict[str, AttentionLowering] = {"group-query": GroupQueryAttention()}
-    return Lowering(linear[names.linear], table[names.table], attention[names.attention])
+    linear: dict[str, LinearLowering] = {
+        "fp32": Fp32Linear(),
+        "int8-row": Int8Linear(),
+        "fp16": HalfLinear(),
+    }
+    table: dict[str, TableLowering] = {
+        "fp32": Fp32Table(),
+        "int8-row": Int8Table(),
+        "fp16": HalfTable(),
+    }
+    attention: dict[str, AttentionLowering] = {
+        "group-query": GroupQueryAttention(),
+        "scatter": ScatterAttention(),
+    }
+    return Lowering(
+        linear[names.linear],
+        table[names.table],
+        attention[names.attention],
+        Activations(np.float16 if names.activations == "fp16" else np.float32),
+        SCATTER_OPSET if names.attention == "scatter" else OPSET,
+    )
 
 
 def write_bundle(
@@ -115,15 +136,17 @@ def _write_graphs(
     source: ExportSource, encoder: nn.Module, lowering: Lowering, folder: Path, report: Report
 ) -> None:
     config, weights = source.config, source.weights
+    # The longest chunk fits behind a full slot, as `runtime.ort_runtime` makes its cache too.
+    places = config.capacity + config.max_prompt_tokens
     emitters: dict[str, Callable[[GraphBuilder], None]] = {
         "encoder": lambda g: build_encoder(g, config.encoder, encoder, lowering),
         "mapper": lambda g: build_mapper(g, config, weights, lowering),
-        "decoder": lambda g: build_decoder(g, config.decoder, weights, lowering),
+        "decoder": lambda g: build_decoder(g, config.decoder, weights, lowering, places),
     }
     with WeightsFile(folder / WEIGHTS_NAME) as weights_file:
         for name, emit in emitters.items():
             report(f"writing the {name}")
-            g = GraphBuilder(name, weights_file)
+            g = GraphBuilder(name, weights_file, lowering.opset)
             emit(g)
             g.save(folder / f"{name}.onnx")
 
@@ -142,7 +165,7 @@ def _describe(
             layers=decoder.layers,
             kv_heads=decoder.num_kv_heads,
             head_dim=decoder.head_dim,
-            dtype="float32",
+            dtype=lowering.attention.cache_dtype,
             min_chunk=lowering.attention.min_chunk,
         ),
         provenance={

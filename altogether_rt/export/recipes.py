@@ -33,9 +33,17 @@ STAGES = ("encoder", "mapper", "prefill", "step")
 class LoweringNames:
     """The operators a target is spelt in, by name."""
 
-    linear: Literal["fp32", "int8-row"]
-    table: Literal["fp32", "int8-row"]
-    attention: Literal["group-query"]
+    linear: Literal["fp32", "int8-row", "fp16"]
+    table: Literal["fp32", "int8-row", "fp16"]
+    attention: Literal["group-query", "scatter"]
+    activations: Literal["fp32", "fp16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        half = (self.linear == "fp16", self.table == "fp16", self.attention == "scatter")
+        if set(half) != {self.activations == "fp16"}:
+            raise ConfigError(
+                "lowering mixes precisions: activations, linear, table and attention go together."
+            )
 
 
 @dataclass(frozen=True)

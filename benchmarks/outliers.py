@@ -1,11 +1,12 @@
-"""int8 and activation outliers: a random checkpoint with outlier channels, with and without smoothing.
+"""int8 and activation outliers: a random checkpoint that has some, with and without smoothing.
 
-    python benchmarks/outliers.py --ckpt CHECKPOINT --work /tmp/outliers [--smoothing 0,0.5]
+    python benchmarks/outliers.py --ckpt CHECKPOINT --work /tmp/outliers --name opt-125m
 
-Trained OPT models have a few channels whose activations are tens of times larger than the others, in
-every layer; random weights have none. Here --channels channels of every norm of the decoder (and of
-the mapper) are made 20 to 50 times larger in a copy of CHECKPOINT, which is then exported to cpu-int8
-once for each --smoothing. Writes the parity figures, stage by stage, to benchmarks/results/.
+Trained OPT models have a few channels whose activations are tens of times larger than the others,
+in every layer; random weights have none. Here --channels channels of every norm of the decoder and
+of the mapper are made 20 to 50 times larger in a copy of CHECKPOINT, which is then exported to
+cpu-int8 once for each --smoothing. Writes the parity figures, stage by stage, to
+benchmarks/results/outliers-NAME.json.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def inject(source: Path, target: Path, channels: int) -> None:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
             metadata = stream.metadata()
         for name, tensor in tensors.items():
-            layer, _, part = name.rpartition(".")
+            layer, _, _ = name.rpartition(".")
             if not (name.startswith(("decoder.layers.", "mapper.layers.")) and ".norm" in layer):
                 continue
             key = (layer, len(tensor))

@@ -49,9 +49,17 @@ class AttentionLowering(Protocol):
         """Raises ConfigError for a decoder that these operators cannot compute."""
 
     def start(
-        self, g: GraphBuilder, config: DecoderConfig, query_lengths: str, past_lengths: str
+        self,
+        g: GraphBuilder,
+        config: DecoderConfig,
+        query_lengths: str,
+        past_lengths: str,
+        places: int,
     ) -> AttentionState:
-        """Declare the cache and compute what all layers share; both lengths are int32 (B,)."""
+        """Compute what all layers share; both lengths are int32 (B,).
+
+        places: size of a cache slot, for operators that must know it; others take any.
+        """
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,12 @@ class GroupQueryAttention:
             )
 
     def start(
-        self, g: GraphBuilder, config: DecoderConfig, query_lengths: str, past_lengths: str
+        self,
+        g: GraphBuilder,
+        config: DecoderConfig,
+        query_lengths: str,
+        past_lengths: str,
+        places: int,
     ) -> AttentionState:
         assert not self._int8_cache or self._scales is not None, "an int8 cache needs scales"
         attended = query_lengths

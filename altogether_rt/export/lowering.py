@@ -6,15 +6,16 @@ lowering says in which operators. Attention, which knows the cache, is in `expor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from altogether_rt.export.activations import Activations
 from altogether_rt.export.attention import MICROSOFT, AttentionLowering
-from altogether_rt.export.graph import GraphBuilder
+from altogether_rt.export.graph import OPSET, GraphBuilder
 from altogether_rt.export.quantize import INT8_MAX, quantize_rows
 
 __all__ = [
@@ -74,6 +75,8 @@ class Lowering:
     linear: LinearLowering
     table: TableLowering
     attention: AttentionLowering
+    activations: Activations = field(default_factory=Activations)
+    opset: int = OPSET
 
 
 class Fp32Linear:

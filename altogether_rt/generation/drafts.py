@@ -17,10 +17,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from altogether_rt.config import MAX_GUESSES
+
 __all__ = ["MAX_DRAFT", "NUM_KINDS", "PRIOR_RATES", "Draft", "Drafter", "PhraseBook"]
 
-#: Most tokens guessed at a time: with the token before them they fill a tile of 16 rows.
-MAX_DRAFT = 15
+#: Most tokens guessed at a time.
+MAX_DRAFT = MAX_GUESSES
 
 #: Tokens that are looked up, at most.
 _MAX_NGRAM = 3

@@ -2,8 +2,8 @@
 
 Every step is one ragged decoder call: rows that have just arrived bring their whole prompt, the
 others their last token and all, where it saves time, guesses of the next ones, of which those are
-kept that the model would have chosen. A finished row leaves at once; the last active slot moves into its
-place, so that active slots stay a prefix and no idle row is computed.
+kept that the model would have chosen. A finished row leaves at once; the last active slot moves
+into its place, so that active slots stay a prefix and no idle row is computed.
 """
 
 from __future__ import annotations

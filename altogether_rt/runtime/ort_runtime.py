@@ -15,9 +15,6 @@ from altogether_rt.runtime.packing import pack_indices
 
 __all__ = ["OnnxRuntime"]
 
-#: Room behind the longest prompt in a step, so that it too can bring guesses of what follows.
-_MAX_GUESSES = 16
-
 
 class OnnxRuntime:
     """Runs a bundle's graphs on the CPU; fulfils `Runtime`.
@@ -44,12 +41,12 @@ class OnnxRuntime:
                 bundle.graph_path(name),
                 threads=threads,
                 spin=name == "decoder",  # the one that runs again and again
+                half=bundle.manifest.cache.dtype == "float16",
             )
             for name in ("encoder", "mapper", "decoder")
         )
         self._min_chunk = bundle.manifest.cache.min_chunk
-        longest = config.max_prompt_tokens + _MAX_GUESSES
-        self._max_chunk = max(max_chunk or longest, self._min_chunk)
+        self._max_chunk = max(max_chunk or config.max_chunk_tokens, self._min_chunk)
         self._capacity = config.capacity
         self._token_width = config.decoder.token_width
         self._vocab_size = config.decoder.vocab_size

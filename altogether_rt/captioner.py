@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import Self
 
-from altogether_rt.bundle import Bundle, find_bundle
+from altogether_rt.bundle import Bundle
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
 from altogether_rt.errors import AltogetherError
@@ -29,8 +29,8 @@ from altogether_rt.generation.params import Caption, CaptionParams, CaptionReque
 from altogether_rt.generation.sampling import row_seed
 from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.preprocess import Preprocessor, PromptTokenizer
-from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.select import load_bundle, open_runtime
 
 __all__ = ["Captioner"]
 
@@ -74,7 +74,7 @@ class Captioner:
         changes no caption, and `auto` uses it where it is measured to be faster.
         Raises BundleError if the bundle cannot be used, MissingDependencyError without a runtime.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.load(find_bundle(bundle))
+        opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, device)
         config = opened.config
         tokenizer = PromptTokenizer.from_file(
             opened.tokenizer_path, config.prompt, config.decoder.pad_id

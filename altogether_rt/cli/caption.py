@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, Progress, format_duration
 from altogether_rt.data.alts import MAX_ALT_CHARS
 from altogether_rt.data.images import ImageLimits
@@ -52,7 +53,6 @@ Sheet = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace captions already there.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads; all cores if not set.")]
 SpeculationOption = Annotated[
     Speculation,
@@ -99,7 +99,7 @@ def caption_command(
     sheet: Sheet = None,
     overwrite: Overwrite = False,
     retry_errors: RetryErrors = False,
-    device: Device = "auto",
+    device: DeviceOption = "auto",
     threads: Threads = None,
     speculation: SpeculationOption = "auto",
     max_pixels: MaxPixels = ImageLimits.max_pixels,
@@ -124,6 +124,7 @@ def caption_command(
 
 
 def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output: Output) -> None:
+    check_gpu(options.device)
     inputs = read_inputs(job)
     _note_inputs(job, inputs, output)
     with _load_captioner(options) as captioner:

@@ -1,0 +1,160 @@
+"""TensorRT's engines and execution contexts, over `tensorrt_rtx` or `tensorrt` alike."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from altogether_rt.errors import AltogetherError, BundleError, MissingDependencyError
+from altogether_rt.runtime.device import TENSORRT_MODULES
+
+__all__ = ["Context", "Engine", "TensorRT", "import_tensorrt"]
+
+BuilderName = Literal["tensorrt", "tensorrt_rtx"]
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """A TensorRT module that could be imported."""
+
+    name: BuilderName
+    version: str
+    module: Any
+
+    def load(self, file: Path) -> Engine:
+        """Deserialise an engine. Raises BundleError if this TensorRT cannot."""
+        logger = self.module.Logger(self.module.Logger.ERROR)
+        runtime = self.module.Runtime(logger)
+        engine = runtime.deserialize_cuda_engine(file.read_bytes())
+        if engine is None:
+            raise BundleError(
+                f"{self.name} {self.version} cannot load {file}: export the bundle again on this "
+                "machine."
+            )
+        return Engine(self.module, runtime, engine, file)
+
+
+def import_tensorrt(preferred: tuple[str, ...] = TENSORRT_MODULES) -> TensorRT:
+    """The first of the modules that works.
+
+    Raises MissingDependencyError if none is installed, AltogetherError if one is there and does not
+    load: its own words say which library is missing.
+    """
+    broken: AltogetherError | None = None
+    for name in preferred:
+        assert name in TENSORRT_MODULES
+        builder: BuilderName = "tensorrt_rtx" if name == "tensorrt_rtx" else "tensorrt"
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name == name:
+                continue
+            broken = broken or _broken(name, error)
+            continue
+        except (ImportError, OSError, RuntimeError) as error:
+            broken = broken or _broken(name, error)
+            continue
+        if not hasattr(module, "Runtime"):
+            broken = broken or _broken(name, "the package has none of TensorRT's libraries")
+            continue
+        return TensorRT(builder, str(module.__version__), module)
+    if broken is not None:
+        raise broken
+    raise MissingDependencyError(preferred[0], "tensorrt", "captioning with TensorRT")
+
+
+def _broken(name: str, reason: object) -> AltogetherError:
+    first_line = (str(reason).splitlines() or [""])[0]
+    return AltogetherError(
+        f"{name} is installed but does not load ({first_line}): run "
+        f"pip install --force-reinstall {name.replace('_', '-')}."
+    )
+
+
+class Engine:
+    """A deserialised engine."""
+
+    def __init__(self, module: Any, runtime: Any, engine: Any, file: Path) -> None:
+        self._module = module
+        self._runtime = runtime  # must outlive the engine
+        self._engine = engine
+        self.file = file
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """Of its inputs and outputs."""
+        return tuple(
+            self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)
+        )
+
+    def is_input(self, name: str) -> bool:
+        return bool(self._engine.get_tensor_mode(name) == self._module.TensorIOMode.INPUT)
+
+    @property
+    def num_profiles(self) -> int:
+        return int(self._engine.num_optimization_profiles)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Device memory that a context needs while it runs, whatever its profile."""
+        return int(self._engine.device_memory_size_v2)
+
+    def context(self, profile: int, scratch: int, stream: int) -> Context:
+        """An execution context in `profile` that works in the memory at `scratch`.
+
+        Contexts that never run at the same time may share that memory.
+        """
+        config = self._engine.create_runtime_config()
+        managed = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
+        config.set_execution_context_allocation_strategy(managed)
+        eager = getattr(self._module, "DynamicShapesKernelSpecializationStrategy", None)
+        if eager is not None:  # of tensorrt_rtx: compile for the sizes at once, not in the back
+            config.dynamic_shapes_kernel_specialization_strategy = eager.EAGER
+        context = self._engine.create_execution_context(config)
+        if context is None:
+            raise AltogetherError(
+                f"TensorRT cannot prepare {self.file}, as a rule for want of GPU memory: use a "
+                "smaller --batch-size."
+            )
+        context.set_device_memory(scratch, self.scratch_bytes)
+        self._check(context.set_optimization_profile_async(profile, stream), "takes no profile")
+        return Context(context, self.file)
+
+    def _check(self, done: bool, what: str) -> None:
+        if not done:
+            raise BundleError(f"the engine {self.file} {what}: export the bundle again.")
+
+
+class Context:
+    """An execution context: sizes and addresses are bound, then it is run on a stream."""
+
+    def __init__(self, context: Any, file: Path) -> None:
+        self._context = context
+        self._file = file
+
+    def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
+        """shapes: of the inputs; addresses: of inputs and outputs. They stay until bound anew."""
+        for name, shape in shapes.items():
+            if not self._context.set_input_shape(name, shape):
+                raise BundleError(
+                    f"the engine {self._file} takes no {name} of shape {shape}: export the bundle "
+                    "again."
+                )
+        for name, address in addresses.items():
+            done = self._context.set_tensor_address(name, address)
+            assert done, f"{self._file} has no tensor {name}"
+
+    def run(self, stream: int) -> None:
+        """Give the work to `stream`."""
+        if not self._context.execute_async_v3(stream):
+            raise AltogetherError(
+                f"TensorRT could not run {self._file}: see what nvidia-smi says of the GPU."
+            )
+
+    def capturable(self, stream: int) -> bool:
+        """Whether `run` may be noted down as a CUDA graph, as far as TensorRT tells."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return True if ask is None else bool(ask(stream))

@@ -90,8 +90,12 @@ def open_runtime(
     Raises AltogetherError for a device this bundle cannot run on, MissingDependencyError where the
     backend is not installed.
     """
-    check_device(bundle, device)
+    resolved = check_device(bundle, device)
     slots = num_slots or DEFAULT_SLOTS
+    if bundle.manifest.target.runtime == "tensorrt":
+        from altogether_rt.runtime.tensorrt_open import open_tensorrt
+
+        return open_tensorrt(bundle, resolved, slots)
     from altogether_rt.runtime.ort_runtime import OnnxRuntime
 
     return OnnxRuntime(bundle, threads=threads, num_slots=slots)

@@ -30,6 +30,7 @@ HEAVY = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensor
 LEAN_PACKAGES = {
     *("numpy", "onnxruntime", "PIL", "pillow_heif", "rich", "tokenizers", "tomli", "typer"),
     "typing_extensions",
+    *("cuda",),  # where the runtime for it is opened
 }
 #: The modules that may import heavy packages; everything else in the package is lean.
 HEAVY_PARTS = ("model", "train", "export", "importing", "checkpoint", "runtime.torch_runtime")

@@ -107,13 +107,16 @@ class Engine:
 
         Contexts that never run at the same time may share that memory.
         """
-        config = self._engine.create_runtime_config()
         managed = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
-        config.set_execution_context_allocation_strategy(managed)
-        eager = getattr(self._module, "DynamicShapesKernelSpecializationStrategy", None)
-        if eager is not None:  # of tensorrt_rtx: compile for the sizes at once, not in the back
-            config.dynamic_shapes_kernel_specialization_strategy = eager.EAGER
-        context = self._engine.create_execution_context(config)
+        if hasattr(self._engine, "create_runtime_config"):
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(managed)
+            kernels = getattr(self._module, "DynamicShapesKernelSpecializationStrategy", None)
+            if kernels is not None:  # of tensorrt_rtx: kernels for the sizes at once, not later
+                config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
+            context = self._engine.create_execution_context(config)
+        else:
+            context = self._engine.create_execution_context(managed)
         if context is None:
             raise AltogetherError(
                 f"TensorRT cannot prepare {self.file}, as a rule for want of GPU memory: use a "

@@ -11,7 +11,7 @@ from onnx import helper
 
 from altogether_rt.export.graph import GraphBuilder
 
-__all__ = ["Activations"]
+__all__ = ["Activations", "onnx_type"]
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,5 @@ class Activations:
 
 
 def onnx_type(dtype: Any) -> int:
+    """ONNX's number of a NumPy type."""
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

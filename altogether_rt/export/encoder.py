@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from altogether_rt.config import EncoderConfig
+from altogether_rt.export.activations import onnx_type
 from altogether_rt.export.graph import OPSET, GraphBuilder
 from altogether_rt.export.lowering import Lowering
 from altogether_rt.export.typed_values import NORMS, TypedValues, wants_narrow
@@ -75,7 +76,9 @@ class _Transcriber:
     def transcribe(self, graph: ir.Graph) -> str:
         """Returns the name of the graph's one result, float32."""
         (source,), (result,) = graph.inputs, graph.outputs
-        self._values.define(str(source.name), "pixels", narrow=False)
+        # TensorRT computes nothing on uint8 but its cast; torch transposes first.
+        pixels = self._g.op("Cast", "pixels", to=onnx_type(np.float32)) if self._half else "pixels"
+        self._values.define(str(source.name), pixels, narrow=False)
         for node in graph:
             assert not node.domain, f"unexpected operator {node.domain}::{node.op_type}"
             weight = _linear_weight(node)

@@ -29,7 +29,8 @@ class ScatterAttention:
     - Unseen places are multiplied by zero, so the cache must start with finite numbers.
     - Who sees what is an explicit mask, (B, 1, S, places), shared by all layers. Attention's own
       causal rule would do as the standard has it since onnx 1.23 (aligned to the end of each row),
-      but versions before, and other runtimes, align it to the start.
+      but versions before, and other runtimes, align it to the start. The lengths beside the mask
+      change no result; a kernel may skip what lies behind them.
     """
 
     min_chunk = 1
@@ -68,18 +69,26 @@ class ScatterAttention:
             write_at,
             past=g.op("Unsqueeze", write_at, axis),
             last=g.op("Unsqueeze", last, axis),
+            lengths=g.op("Add", write_at, attended),
         )
 
 
 class _ScatterState:
     def __init__(
-        self, config: DecoderConfig, places: int, write_at: str, past: str, last: str
+        self,
+        config: DecoderConfig,
+        places: int,
+        write_at: str,
+        past: str,
+        last: str,
+        lengths: str,
     ) -> None:
         self._config = config
         self._places = places
         self._write_at = write_at
         self._past = past  # (B, 1) tokens before a row's first
         self._last = last  # (B, 1) where in its row the last real token stands
+        self._lengths = lengths  # (B,) places that hold tokens
         self._mask = ""
 
     def attend(self, g: GraphBuilder, qkv: str, layer: int) -> str:
@@ -93,7 +102,8 @@ class _ScatterState:
             for kind, new in (("key", k), ("value", v))
         )
         self._mask = self._mask or self._visible(g, query)
-        mixed = g.op("Attention", query, keys, values, self._mask)  # (B, heads, S, D)
+        cached = (keys, values, self._mask, "", "", self._lengths)
+        mixed = g.op("Attention", query, *cached)  # (B, heads, S, D)
         mixed = g.op("Transpose", mixed, perm=[0, 2, 1, 3])
         return g.op("Reshape", mixed, g.constant([0, 0, config.width], np.int64))
 

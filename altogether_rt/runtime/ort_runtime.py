@@ -40,6 +40,7 @@ class OnnxRuntime:
                 bundle.graph_path(name),
                 threads=threads,
                 spin=name == "decoder",  # the one that runs again and again
+                half=bundle.manifest.cache.dtype == "float16",
             )
             for name in ("encoder", "mapper", "decoder")
         )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from altogether_rt.errors import AltogetherError, BundleError, MissingDependencyError
 from altogether_rt.runtime.device import TENSORRT_MODULES
+from altogether_rt.runtime.device_graph import Tensor
 
 __all__ = ["Context", "Engine", "TensorRT", "import_tensorrt"]
 
@@ -75,7 +76,7 @@ def _broken(name: str, reason: object) -> AltogetherError:
 
 
 class Engine:
-    """A deserialised engine."""
+    """A deserialised engine; fulfils `DeviceGraph`."""
 
     def __init__(self, module: Any, runtime: Any, engine: Any, file: Path) -> None:
         self._module = module
@@ -90,23 +91,15 @@ class Engine:
             self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)
         )
 
-    def is_input(self, name: str) -> bool:
-        return bool(self._engine.get_tensor_mode(name) == self._module.TensorIOMode.INPUT)
-
-    @property
-    def num_profiles(self) -> int:
-        return int(self._engine.num_optimization_profiles)
-
     @property
     def scratch_bytes(self) -> int:
         """Device memory that a context needs while it runs, whatever its profile."""
         return int(self._engine.device_memory_size_v2)
 
-    def context(self, profile: int, scratch: int, stream: int) -> Context:
-        """An execution context in `profile` that works in the memory at `scratch`.
-
-        Contexts that never run at the same time may share that memory.
-        """
+    def context(
+        self, profile: int, scratch: int, stream: int, *, dedicated: bool = False
+    ) -> Context:
+        """See `DeviceGraph.context`."""
         managed = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(self._engine, "create_runtime_config"):
             config = self._engine.create_runtime_config()
@@ -132,22 +125,22 @@ class Engine:
 
 
 class Context:
-    """An execution context: sizes and addresses are bound, then it is run on a stream."""
+    """An execution context; fulfils `DeviceContext`."""
 
     def __init__(self, context: Any, file: Path) -> None:
         self._context = context
         self._file = file
 
-    def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
-        """shapes: of the inputs; addresses: of inputs and outputs. They stay until bound anew."""
-        for name, shape in shapes.items():
-            if not self._context.set_input_shape(name, shape):
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+        """See `DeviceContext.bind`."""
+        for name, tensor in inputs.items():
+            if not self._context.set_input_shape(name, tensor.shape):
                 raise BundleError(
-                    f"the engine {self._file} takes no {name} of shape {shape}: export the bundle "
-                    "again."
+                    f"the engine {self._file} takes no {name} of shape {tensor.shape}: export the "
+                    "bundle again."
                 )
-        for name, address in addresses.items():
-            done = self._context.set_tensor_address(name, address)
+        for name, tensor in (*inputs.items(), *outputs.items()):
+            done = self._context.set_tensor_address(name, tensor.address)
             assert done, f"{self._file} has no tensor {name}"
 
     def run(self, stream: int) -> None:

@@ -15,11 +15,11 @@ from altogether_rt.errors import AltogetherError, BundleError, MissingDependency
 from altogether_rt.runtime import device as device_module
 from altogether_rt.runtime import tensorrt_open
 from altogether_rt.runtime.cuda_python import CudaPython
+from altogether_rt.runtime.device_runtime import DeviceRuntime
 from altogether_rt.runtime.gpu import Gpu
 from altogether_rt.runtime.select import open_runtime
 from altogether_rt.runtime.tensorrt_engine import TensorRT, import_tensorrt
 from altogether_rt.runtime.tensorrt_open import choose_engines, preferred_modules
-from altogether_rt.runtime.tensorrt_runtime import TensorRTRuntime
 from tests.runtime.fake_cuda import FakeCuda
 from tests.runtime.fake_driver import pretend_gpus
 from tests.runtime.fake_tensorrt import VERSION, fake_tensorrt, with_engines
@@ -87,7 +87,7 @@ def test_a_runtime_is_opened(compiled: Bundle, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(tensorrt_open, "CudaPython", open_cuda)
     with open_runtime(compiled, "cuda:1", num_slots=2) as runtime:
-        assert isinstance(runtime, TensorRTRuntime)
+        assert isinstance(runtime, DeviceRuntime)
         assert runtime.device == "cuda:1"
         assert runtime.num_slots == 2
     assert opened == [1]

@@ -19,8 +19,9 @@ from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.generation.params import CaptionRequest
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.device_runtime import DeviceRuntime
 from altogether_rt.runtime.ort_runtime import OnnxRuntime
-from altogether_rt.runtime.tensorrt_runtime import TensorRTRuntime
+from altogether_rt.runtime.tensorrt_open import tensorrt_runtime
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
 from tests.runtime.fake_cuda import FakeCuda
@@ -50,7 +51,7 @@ def cuda() -> Iterator[FakeCuda]:
 
 
 @pytest.fixture
-def runtime(compiled: Bundle, cuda: FakeCuda) -> Iterator[TensorRTRuntime]:
+def runtime(compiled: Bundle, cuda: FakeCuda) -> Iterator[DeviceRuntime]:
     with open_fake(compiled, cuda) as opened:
         yield opened
 
@@ -61,9 +62,9 @@ def reference(starter: Bundle) -> Iterator[OnnxRuntime]:
         yield opened
 
 
-def open_fake(bundle: Bundle, cuda: FakeCuda, num_slots: int = SLOTS) -> TensorRTRuntime:
+def open_fake(bundle: Bundle, cuda: FakeCuda, num_slots: int = SLOTS) -> DeviceRuntime:
     engines = {engine.graph: engine for engine in bundle.manifest.engines}
-    return TensorRTRuntime(bundle, engines, fake_tensorrt(cuda), cuda, num_slots=num_slots)
+    return tensorrt_runtime(bundle, engines, fake_tensorrt(cuda), cuda, num_slots=num_slots)
 
 
 def visual_tokens(runtime: Runtime, rows: int) -> NDArray[np.float32]:
@@ -102,7 +103,7 @@ def history(runtime: Runtime, want_logits: bool = True) -> list[NDArray[np.float
 
 
 def test_steps_are_those_of_onnxruntime(
-    runtime: TensorRTRuntime, reference: OnnxRuntime, cuda: FakeCuda
+    runtime: DeviceRuntime, reference: OnnxRuntime, cuda: FakeCuda
 ) -> None:
     wanted = history(reference)
     for found, expected in zip(history(runtime), wanted, strict=True):
@@ -110,9 +111,7 @@ def test_steps_are_those_of_onnxruntime(
     assert cuda.launches > 3
 
 
-def test_ids_alone_are_those_of_the_logits(
-    runtime: TensorRTRuntime, reference: OnnxRuntime
-) -> None:
+def test_ids_alone_are_those_of_the_logits(runtime: DeviceRuntime, reference: OnnxRuntime) -> None:
     wanted = history(reference, want_logits=False)
     for found, expected in zip(history(runtime, want_logits=False), wanted, strict=True):
         assert np.array_equal(found, expected)
@@ -120,7 +119,7 @@ def test_ids_alone_are_those_of_the_logits(
 
 @pytest.mark.parametrize("images", [1, 2, 3, 4, 7])
 def test_images_are_encoded_in_chunks(
-    images: int, runtime: TensorRTRuntime, reference: OnnxRuntime
+    images: int, runtime: DeviceRuntime, reference: OnnxRuntime
 ) -> None:
     rng = np.random.default_rng(images)
     pixels = rng.integers(0, 256, (images, 64, 64, 3), np.uint8)
@@ -157,7 +156,7 @@ def test_captions_are_those_of_onnxruntime(
     assert cuda.launches > 0
 
 
-def test_a_step_is_one_copy_up(runtime: TensorRTRuntime, cuda: FakeCuda) -> None:
+def test_a_step_is_one_copy_up(runtime: DeviceRuntime, cuda: FakeCuda) -> None:
     row = Row()
     run_step(runtime, [row.bring([5, 6])])
     for _ in range(2):
@@ -170,7 +169,7 @@ def test_a_step_is_one_copy_up(runtime: TensorRTRuntime, cuda: FakeCuda) -> None
 
 
 def test_what_a_slot_behind_the_step_holds_stays(
-    runtime: TensorRTRuntime, reference: OnnxRuntime
+    runtime: DeviceRuntime, reference: OnnxRuntime
 ) -> None:
     answers = []
     for each in (runtime, reference):
@@ -206,7 +205,7 @@ def test_an_engine_that_cannot_be_read_is_named(
         open_fake(bundle, cuda)
 
 
-def test_what_does_not_fit_is_refused(runtime: TensorRTRuntime) -> None:
+def test_what_does_not_fit_is_refused(runtime: DeviceRuntime) -> None:
     assert runtime.device == "cuda:0"
     assert runtime.num_slots == SLOTS
     with pytest.raises(AssertionError, match="6 rows, but 5 slots"):

@@ -1,4 +1,4 @@
-"""Encoder and mapper on TensorRT: chunk after chunk, copies of one beside the computing of another.
+"""Encoder and mapper on a GPU: chunk after chunk, copies of one beside the computing of another.
 
     copy stream     | upload 0 | upload 1 |          | upload 2 | …
     compute stream             | run 0    | down 0   | run 1    | down 1 …
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.errors import BundleError
-from altogether_rt.manifest import EngineProfile, GraphSpec
+from altogether_rt.manifest import GraphSpec
 from altogether_rt.runtime.cuda_api import Cuda, HostBuffer
-from altogether_rt.runtime.tensorrt_engine import Context, Engine
+from altogether_rt.runtime.device_graph import DeviceContext, DeviceGraph, Tensor
 
 __all__ = ["BatchShape", "Stage", "VisionStreams", "batch_shape"]
 
@@ -55,12 +55,11 @@ class BatchShape:
         }
 
 
-def batch_shape(name: str, graph: GraphSpec, profile: EngineProfile) -> BatchShape:
-    """Reads a graph with one input and one output, and the batch its profile takes."""
+def batch_shape(name: str, graph: GraphSpec, least: int, largest: int) -> BatchShape:
+    """Reads a graph with one input and one output; `least` to `largest` images go in at a time."""
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise BundleError(f"the {name} of this bundle is not understood: update altogether-rt.")
     (source,), (result,) = graph.inputs, graph.outputs
-    least, _, largest = profile.shapes[source.name]
     return BatchShape(
         source.name,
         result.name,
@@ -68,8 +67,8 @@ def batch_shape(name: str, graph: GraphSpec, profile: EngineProfile) -> BatchSha
         tuple(map(int, result.shape[1:])),
         source.dtype,
         result.dtype,
-        least[0],
-        largest[0],
+        least,
+        largest,
     )
 
 
@@ -109,7 +108,7 @@ class Stage:
     def __init__(
         self,
         cuda: Cuda,
-        engine: Engine,
+        graph: DeviceGraph,
         shape: BatchShape,
         streams: VisionStreams,
         addresses: dict[str, int],
@@ -119,7 +118,7 @@ class Stage:
         self._cuda = cuda
         self._shape = shape
         self._streams = streams
-        self._context: Context = engine.context(0, scratch, streams.compute)
+        self._context: DeviceContext = graph.context(0, scratch, streams.compute)
         self._turns = [
             _Turn(
                 cuda.host_alloc(shape.input_bytes * shape.largest),
@@ -159,8 +158,8 @@ class Stage:
         cuda.record(turn.uploaded, copy)
         cuda.wait(compute, turn.uploaded)
         self._context.bind(
-            {shape.input_name: (size, *shape.input_item)},
-            {shape.input_name: turn.device_input, shape.output_name: turn.device_output},
+            {shape.input_name: Tensor(turn.device_input, (size, *shape.input_item))},
+            {shape.output_name: Tensor(turn.device_output, (size, *shape.output_item))},
         )
         self._context.run(compute)
         nbytes = len(chunk) * shape.output_bytes

@@ -1,8 +1,8 @@
-"""Decoder steps on TensorRT: one upload, one execution, ids back."""
+"""Decoder steps on a GPU: one upload, one execution, ids back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from altogether_rt.manifest import TensorSpec
 from altogether_rt.runtime.base import StepBatch, StepResult
 from altogether_rt.runtime.cuda_api import Cuda, HostBuffer
+from altogether_rt.runtime.device_graph import DeviceContext, DeviceGraph, Tensor
 from altogether_rt.runtime.device_plan import (
     CacheLayout,
     input_layout,
@@ -18,9 +19,8 @@ from altogether_rt.runtime.device_plan import (
 )
 from altogether_rt.runtime.step_inputs import padded_inputs, wanted_places
 from altogether_rt.runtime.step_sizes import DecoderProfile, PlannedCall, StepSizes, plan_calls
-from altogether_rt.runtime.tensorrt_engine import Context, Engine
 
-__all__ = ["DecoderMemory", "TensorRTDecoder", "cache_addresses", "decoder_sizes"]
+__all__ = ["DecoderMemory", "DeviceDecoder", "cache_tensors", "decoder_sizes"]
 
 _IDS, _LOGITS = "greedy_ids", "logits"
 #: Captured graphs that are kept, each with a context of its own (some MB of host memory).
@@ -58,41 +58,43 @@ def decoder_sizes(
 class _Prepared:
     """A way to run calls of one bucket: a context, bound to it, or a graph of the same."""
 
-    context: Context
+    context: DeviceContext
     graph: int | None = None
 
 
-class TensorRTDecoder:
-    """Runs steps on a stream of its own.
+class DeviceDecoder:
+    """Runs steps on one stream.
 
     A call's inputs lie one behind the other in pinned memory and travel in one copy; a layer's
     `past` and `present` are one address, so the cache is updated in place. Calls without prompts
     are captured as a CUDA graph the second time their bucket occurs, each with a context of its
-    own, as TensorRT asks; all contexts share one scratch, because they run one after the other.
+    own, as TensorRT asks; all contexts share one scratch, because they run one after the other. A
+    graph that is not to be captured from outside (onnxruntime does it itself) is run as it is.
     """
 
     def __init__(
         self,
         cuda: Cuda,
-        engine: Engine,
+        graph: DeviceGraph,
         profiles: Sequence[DecoderProfile],
         specs: Sequence[TensorSpec],
         cache: CacheLayout,
         memory: DecoderMemory,
         vocab_size: int,
+        stream: int,
     ) -> None:
-        """specs: of the graph's inputs without the cache; those the engine kept are bound."""
+        """specs: of the graph's inputs without the cache; those it kept when compiled are bound."""
         self._cuda = cuda
-        self._engine = engine
+        self._graph = graph
         self._profiles = profiles
-        kept = set(engine.tensor_names)
+        kept = set(graph.tensor_names)
         self._specs = [spec for spec in specs if spec.name in kept]
         self._cache = cache
         self._memory = memory
         self._vocab_size = vocab_size
-        self._stream = cuda.create_stream()
+        self._stream = stream
         self._held = np.zeros(cache.num_slots, np.int32)  # tokens that each slot may hold
-        self._contexts: dict[int, Context] = {}  # by profile
+        self._contexts: dict[int, DeviceContext] = {}  # by profile
         self._bound: dict[int, _Key] = {}  # by profile: what its context is bound to
         self._prepared: dict[_Key, _Prepared] = {}
         self._seen: set[_Key] = set()
@@ -148,7 +150,6 @@ class TensorRTDecoder:
         for buffer in (self._host_inputs, self._host_ids, self._host_logits):
             if buffer is not None:
                 self._cuda.host_free(buffer)
-        self._cuda.destroy_stream(self._stream)
 
     def _run(self, batch: StepBatch, call: PlannedCall) -> None:
         layout = input_layout(self._specs, call.bucket)
@@ -185,7 +186,7 @@ class TensorRTDecoder:
 
         The first run is this call itself: running it again writes the same into the cache.
         """
-        context = self._new_context(call.profile)
+        context = self._new_context(call.profile, dedicated=True)
         self._bind(context, call)
         self._enqueue(call, context)
         self._cuda.synchronize(self._stream)
@@ -195,21 +196,28 @@ class TensorRTDecoder:
         self._enqueue(call, context)
         return _Prepared(context, self._cuda.end_capture(self._stream))
 
-    def _new_context(self, profile: DecoderProfile) -> Context:
-        return self._engine.context(profile.index, self._memory.scratch, self._stream)
+    def _new_context(self, profile: DecoderProfile, dedicated: bool = False) -> DeviceContext:
+        scratch = self._memory.scratch
+        return self._graph.context(profile.index, scratch, self._stream, dedicated=dedicated)
 
-    def _bind(self, context: Context, call: PlannedCall) -> None:
-        layout = input_layout(self._specs, call.bucket)
-        shapes = {spec.name: tensor_shape(spec, call.bucket) for spec in self._specs}
-        addresses = {name: self._memory.inputs + part.offset for name, part in layout.items()}
-        addresses |= {_IDS: self._memory.greedy_ids, _LOGITS: self._memory.logits}
-        for name, address in cache_addresses(self._cache, self._memory.cache, call.first).items():
-            addresses[name] = address
-            if name.startswith("past_"):
-                shapes[name] = self._cache.shape(call.bucket.rows)
-        context.bind(shapes, addresses)
+    def _bind(self, context: DeviceContext, call: PlannedCall) -> None:
+        bucket, memory = call.bucket, self._memory
+        layout = input_layout(self._specs, bucket)
+        inputs = {
+            spec.name: Tensor(memory.inputs + layout[spec.name].offset, tensor_shape(spec, bucket))
+            for spec in self._specs
+        }
+        outputs = {
+            _IDS: Tensor(memory.greedy_ids, (bucket.wanted,)),
+            _LOGITS: Tensor(memory.logits, (bucket.wanted, self._vocab_size)),
+        }
+        cache = cache_tensors(self._cache, memory.cache, call.first, bucket.rows)
+        context.bind(
+            inputs | {f"past_{name}": tensor for name, tensor in cache.items()},
+            outputs | {f"present_{name}": tensor for name, tensor in cache.items()},
+        )
 
-    def _enqueue(self, call: PlannedCall, context: Context) -> None:
+    def _enqueue(self, call: PlannedCall, context: DeviceContext) -> None:
         memory, cuda = self._memory, self._cuda
         nbytes = layout_bytes(self._specs, call.bucket)
         cuda.upload(memory.inputs, self._host_inputs, 0, nbytes, self._stream)
@@ -230,12 +238,13 @@ def _key(call: PlannedCall) -> _Key:
     return call.profile.index, call.first, call.bucket
 
 
-def cache_addresses(cache: CacheLayout, base: int, first: int) -> Mapping[str, int]:
-    """Address of every cache tensor, from slot `first` on; past and present have the same."""
-    addresses = {}
-    for layer in range(cache.spec.layers):
-        for part, kind in enumerate(("key", "value")):
-            address = base + cache.offset(layer, part, first)
-            addresses[f"past_{kind}.{layer}"] = address
-            addresses[f"present_{kind}.{layer}"] = address
-    return addresses
+def cache_tensors(cache: CacheLayout, base: int, first: int, rows: int) -> dict[str, Tensor]:
+    """Keys and values of every layer, of slots from `first` on: `key.0`, `value.0`, …
+
+    Past and present of a layer are the same tensor.
+    """
+    return {
+        f"{kind}.{layer}": Tensor(base + cache.offset(layer, part, first), cache.shape(rows))
+        for layer in range(cache.spec.layers)
+        for part, kind in enumerate(("key", "value"))
+    }

@@ -99,13 +99,13 @@ def check_tensorrt(modules: tuple[str, ...] = TENSORRT_MODULES) -> None:
     """Raises MissingDependencyError where TensorRT or its way to CUDA is not installed."""
     if not any(has_module(name) for name in modules):
         raise MissingDependencyError(modules[0], "tensorrt", "captioning with TensorRT")
-    check_cuda_python("captioning with TensorRT")
+    check_cuda_python("captioning with TensorRT", "tensorrt")
 
 
-def check_cuda_python(purpose: str) -> None:
+def check_cuda_python(purpose: str, extra: str) -> None:
     """Raises MissingDependencyError where cuda-python is not installed."""
     if not has_module("cuda.bindings"):
-        raise MissingDependencyError("cuda-python", "tensorrt", purpose)
+        raise MissingDependencyError("cuda-python", extra, purpose)
 
 
 def has_module(name: str) -> bool:

@@ -9,6 +9,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.device import (
     Device,
+    check_cuda_python,
     check_onnxruntime_gpu,
     check_tensorrt,
     find_gpu,
@@ -54,6 +55,7 @@ def check_device(bundle: Bundle, device: str = "auto") -> Device:
         check_tensorrt()
     elif resolved.on_gpu:
         check_onnxruntime_gpu()
+        check_cuda_python("captioning on CUDA", "gpu")
     return resolved
 
 
@@ -96,6 +98,10 @@ def open_runtime(
         from altogether_rt.runtime.tensorrt_open import open_tensorrt
 
         return open_tensorrt(bundle, resolved, slots)
+    if resolved.on_gpu:
+        from altogether_rt.runtime.ort_gpu import open_onnx_gpu
+
+        return open_onnx_gpu(bundle, resolved, slots)
     from altogether_rt.runtime.ort_runtime import OnnxRuntime
 
     return OnnxRuntime(bundle, threads=threads, num_slots=slots)

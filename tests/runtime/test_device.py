@@ -149,6 +149,10 @@ def test_onnxruntime_without_cuda(
     with pytest.raises(AltogetherError, match=sentence):
         check_device(bundle_for("onnxruntime", "cuda"))
     pretend_packages(monkeypatch, {"onnxruntime-gpu": "1.31.1"}, ("onnxruntime",))
+    with pytest.raises(MissingDependencyError, match=r"needs cuda-python, .*altogether-rt\[gpu\]"):
+        check_device(bundle_for("onnxruntime", "cuda"))
+    modules = ("onnxruntime", "cuda.bindings")
+    pretend_packages(monkeypatch, {"onnxruntime-gpu": "1.31.1"}, modules)
     assert check_device(bundle_for("onnxruntime", "cuda")) == Device("cuda")
     assert check_device(bundle_for("onnxruntime", "cuda"), "cuda:0") == Device("cuda", 0)
 
@@ -171,7 +175,7 @@ def test_tensorrt_that_is_not_installed(
 
 def test_a_bundle_for_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpus(monkeypatch, 89)
-    pretend_packages(monkeypatch, {"onnxruntime-gpu": "1.31.1"})
+    pretend_packages(monkeypatch, {"onnxruntime-gpu": "1.31.1"}, ("cuda.bindings",))
     with pytest.raises(AltogetherError, match=r"exported for cpu, not for cuda:0: .* for cuda\."):
         check_device(bundle_for("onnxruntime", "cpu"), "cuda:0")
     with pytest.raises(AltogetherError, match="exported for cuda, not for cpu"):

@@ -42,6 +42,7 @@ from altogether_rt.manifest import (
     TOKENIZER_NAME,
     BundleManifest,
     CacheSpec,
+    EngineSpec,
     FileSpec,
     GraphSpec,
 )
@@ -49,12 +50,13 @@ from altogether_rt.model.captioner import Captioner
 from altogether_rt.runtime.ort_runtime import OnnxRuntime
 from altogether_rt.runtime.torch_runtime import TorchRuntime
 
-__all__ = ["ExportSource", "build_lowering", "write_bundle"]
+__all__ = ["CompileEngines", "ExportSource", "build_lowering", "write_bundle"]
 
 WEIGHTS_NAME = "weights.bin"
 _TOOLS = ("altogether-rt", "torch", "onnx", "onnxruntime", "onnxscript", "open_clip_torch")
 
 Report = Callable[[str], None]
+CompileEngines = Callable[[Bundle], tuple[EngineSpec, ...]]
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,13 @@ def write_bundle(
     samples: Samples,
     *,
     overwrite: bool = False,
+    compile_engines: CompileEngines | None = None,
     report: Report = lambda message: None,
 ) -> Bundle:
     """Export `source` by `recipe` to the folder `out`, which is whole or absent.
 
-    `report` is told what is being done, a sentence a stage. Raises ParityError if a graph differs
+    `report` is told what is being done, a sentence a stage. `compile_engines` may add engines of
+    the finished graphs to the bundle's folder. Raises ParityError if a graph differs
     from the torch reference by more than the recipe allows, BundleError if `out` cannot be used.
     """
     lowering = build_lowering(recipe.lowering)
@@ -121,7 +125,10 @@ def write_bundle(
             agreements = compare(recording, candidate)
         figures = check_parity(agreements, recipe.parity)
         parity = {"inputs": samples.origin, "images": num_slots, **figures}
-        return writer.commit(replace(manifest, parity=parity))
+        manifest = replace(manifest, parity=parity)
+        if compile_engines is not None:
+            manifest = _add_engines(manifest, writer.folder, compile_engines)
+        return writer.commit(manifest)
 
 
 def _run_reference(source: ExportSource, samples: Samples) -> tuple[Recording, nn.Module]:
@@ -174,6 +181,16 @@ def _describe(
             "tools": _tool_versions(),
         },
     )
+
+
+def _add_engines(
+    manifest: BundleManifest, folder: Path, compile_engines: CompileEngines
+) -> BundleManifest:
+    engines = compile_engines(Bundle(folder, manifest))
+    plans = {
+        spec.file: FileSpec((folder / spec.file).stat().st_size, spec.sha256) for spec in engines
+    }
+    return replace(manifest, engines=engines, files={**manifest.files, **plans})
 
 
 def _describe_graph(folder: Path, name: str, files: Mapping[str, FileSpec]) -> GraphSpec:

@@ -13,12 +13,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from altogether_rt.engines.builder import BUILDERS
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.runtime import gpu
 
 __all__ = [
     "DEVICE_NAMES",
-    "TENSORRT_MODULES",
     "Device",
     "check_cuda_python",
     "check_onnxruntime_gpu",
@@ -30,8 +30,6 @@ __all__ = [
 ]
 
 DEVICE_NAMES = "auto, cpu, cuda, cuda:N or tensorrt"
-#: Modules with TensorRT's Python interface, by preference.
-TENSORRT_MODULES = ("tensorrt_rtx", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,10 @@ def check_onnxruntime_gpu() -> None:
         )
 
 
-def check_tensorrt(modules: tuple[str, ...] = TENSORRT_MODULES) -> None:
+def check_tensorrt() -> None:
     """Raises MissingDependencyError where TensorRT or its way to CUDA is not installed."""
-    if not any(has_module(name) for name in modules):
-        raise MissingDependencyError(modules[0], "tensorrt", "captioning with TensorRT")
+    if not any(has_module(name) for name in BUILDERS):
+        raise MissingDependencyError(BUILDERS[0], "tensorrt", "captioning with TensorRT")
     check_cuda_python("captioning with TensorRT", "tensorrt")
 
 

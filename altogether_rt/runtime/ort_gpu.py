@@ -25,7 +25,7 @@ from altogether_rt.runtime.step_sizes import DecoderProfile, StepSizes
 
 __all__ = ["OrtGraph", "call_limits", "missing_library", "onnx_gpu_runtime", "open_onnx_gpu"]
 
-_ERROR = 3
+_ERROR, _SILENT = 3, 5
 #: Most images of one call of the encoder.
 _MAX_IMAGES = 32
 #: Tokens that the prompts of one step may have together, besides one prompt that goes beyond.
@@ -113,6 +113,7 @@ def _open_session(
         # The others compute a shape or two there.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     wanted = providers[0][0]
+    ort.set_default_logger_severity(_SILENT)  # what goes wrong is said below, in a sentence
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
         running = session.get_providers()[0]

@@ -2,77 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from altogether_rt.errors import AltogetherError, BundleError, MissingDependencyError
-from altogether_rt.runtime.device import TENSORRT_MODULES
+from altogether_rt.engines.builder import Builder
+from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.runtime.device_graph import Tensor
 
-__all__ = ["Context", "Engine", "TensorRT", "import_tensorrt"]
-
-BuilderName = Literal["tensorrt", "tensorrt_rtx"]
+__all__ = ["Context", "Engine", "load_engine"]
 
 
-@dataclass(frozen=True)
-class TensorRT:
-    """A TensorRT module that could be imported."""
-
-    name: BuilderName
-    version: str
-    module: Any
-
-    def load(self, file: Path) -> Engine:
-        """Deserialise an engine. Raises BundleError if this TensorRT cannot."""
-        logger = self.module.Logger(self.module.Logger.ERROR)
-        runtime = self.module.Runtime(logger)
-        engine = runtime.deserialize_cuda_engine(file.read_bytes())
-        if engine is None:
-            raise BundleError(
-                f"{self.name} {self.version} cannot load {file}: export the bundle again on this "
-                "machine."
-            )
-        return Engine(self.module, runtime, engine, file)
-
-
-def import_tensorrt(preferred: tuple[str, ...] = TENSORRT_MODULES) -> TensorRT:
-    """The first of the modules that works.
-
-    Raises MissingDependencyError if none is installed, AltogetherError if one is there and does not
-    load: its own words say which library is missing.
-    """
-    broken: AltogetherError | None = None
-    for name in preferred:
-        assert name in TENSORRT_MODULES
-        builder: BuilderName = "tensorrt_rtx" if name == "tensorrt_rtx" else "tensorrt"
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name == name:
-                continue
-            broken = broken or _broken(name, error)
-            continue
-        except (ImportError, OSError, RuntimeError) as error:
-            broken = broken or _broken(name, error)
-            continue
-        if not hasattr(module, "Runtime"):
-            broken = broken or _broken(name, "the package has none of TensorRT's libraries")
-            continue
-        return TensorRT(builder, str(module.__version__), module)
-    if broken is not None:
-        raise broken
-    raise MissingDependencyError(preferred[0], "tensorrt", "captioning with TensorRT")
-
-
-def _broken(name: str, reason: object) -> AltogetherError:
-    first_line = (str(reason).splitlines() or [""])[0]
-    return AltogetherError(
-        f"{name} is installed but does not load ({first_line}): run "
-        f"pip install --force-reinstall {name.replace('_', '-')}."
-    )
+def load_engine(builder: Builder, file: Path) -> Engine:
+    """Deserialise an engine with the package that built it. Raises BundleError if it cannot."""
+    module = builder.module
+    runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(file.read_bytes())
+    if engine is None:
+        raise BundleError(
+            f"{builder.name} {builder.version} cannot load {file}: delete that file, or export the "
+            "bundle again."
+        )
+    return Engine(module, runtime, engine, file)
 
 
 class Engine:

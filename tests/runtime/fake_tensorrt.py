@@ -18,8 +18,9 @@ import numpy as np
 import onnxruntime
 
 from altogether_rt.bundle import Bundle
+from altogether_rt.engines.builder import Builder
+from altogether_rt.engines.find import EngineFile
 from altogether_rt.manifest import EngineProfile, EngineSpec, FileSpec
-from altogether_rt.runtime.tensorrt_engine import TensorRT
 from tests.runtime.fake_cuda import CudaMisuse, FakeCuda, as_array
 
 VERSION = "1.7.1.116"
@@ -232,8 +233,32 @@ def _tensor(cuda: FakeCuda, address: int, dtype: str, shape: tuple[int, ...]) ->
     return as_array(cuda.view(address, nbytes), dtype, shape)
 
 
-def fake_tensorrt(cuda: FakeCuda) -> TensorRT:
-    return TensorRT("tensorrt_rtx", VERSION, FakeModule(cuda))
+@dataclass(frozen=True)
+class FakeBuilder(Builder):
+    """Its plans are JSON that names the graph."""
+
+    def compile(
+        self,
+        graph: Path,
+        profiles: Sequence[EngineProfile],
+        sms: Sequence[int],
+        out: Path,
+        *,
+        timing_cache: Path | None = None,
+    ) -> None:
+        shapes = [profile.shapes for profile in profiles]
+        out.write_text(json.dumps({"graph": str(graph), "profiles": shapes}))
+
+
+def fake_tensorrt(cuda: FakeCuda) -> FakeBuilder:
+    return FakeBuilder("tensorrt_rtx", VERSION, FakeModule(cuda))
+
+
+def engines_of(bundle: Bundle) -> dict[str, EngineFile]:
+    return {
+        str(spec.graph): EngineFile(spec, bundle.path / spec.file)
+        for spec in bundle.manifest.engines
+    }
 
 
 def decoder_profiles(bundle: Bundle, num_slots: int, chunk: int) -> tuple[EngineProfile, ...]:

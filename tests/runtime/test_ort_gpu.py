@@ -23,7 +23,7 @@ from altogether_rt.runtime.ort_gpu import (
 from altogether_rt.runtime.ort_runtime import OnnxRuntime
 from tests.runtime.conftest import BundleOf
 from tests.runtime.fake_cuda import FakeCuda
-from tests.runtime.rows import Row, run_step
+from tests.runtime.rows import speak
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 
@@ -37,6 +37,9 @@ class FakeOnnxruntime:
         self.raises = raises
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.entries: dict[str, str] = {}
+
+    def set_default_logger_severity(self, severity: int) -> None:
+        assert severity == 5  # beyond fatal: nothing
 
     def SessionOptions(self) -> SimpleNamespace:
         return SimpleNamespace(add_session_config_entry=self.entries.__setitem__)
@@ -184,29 +187,11 @@ def test_steps_are_those_of_the_processor(bundle_of: BundleOf) -> None:
         session = QueuedSession(cuda, bundle.graph_path(name), stream)
         return OrtGraph(session, kind="cpu")
 
-    rng = np.random.default_rng(1)
-    size = bundle.config.encoder.image_size
-    pixels = rng.integers(0, 256, (3, size, size, 3), np.uint8)
-    answers = []
     with (
         onnx_gpu_runtime(bundle, cuda, load, num_slots=4) as gpu,
         OnnxRuntime(bundle, threads=1, num_slots=4) as reference,
     ):
-        for runtime in (gpu, reference):
-            visual = runtime.map(runtime.encode(pixels))
-            rows = [Row(), Row(), Row()]
-            results = run_step(
-                runtime, [row.bring([5 + i, 9], visual[i]) for i, row in enumerate(rows[:2])]
-            )
-            for token in (10, 11, 12):
-                results += run_step(runtime, [row.bring([token]) for row in rows[:2]])
-            results += run_step(
-                runtime,
-                [rows[0].bring([20, 21, 22]), rows[1].bring([30]), rows[2].bring([7], visual[2])],
-            )
-            runtime.move_slot(2, 0)
-            results += run_step(runtime, [rows[2].bring([40]), rows[1].bring([41, 42])])
-            answers.append(results)
+        answers = [speak(runtime, bundle) for runtime in (gpu, reference)]
     cuda.finish()
     for found, wanted in zip(*answers, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())

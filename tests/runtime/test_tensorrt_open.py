@@ -1,30 +1,31 @@
-"""Which engines run here, and every sentence for when none does."""
+"""Engines are found or compiled, CUDA is called as it wants, and what is missing is said."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from altogether_rt.bundle import Bundle
-from altogether_rt.errors import AltogetherError, BundleError, MissingDependencyError
+from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.runtime import device as device_module
 from altogether_rt.runtime import tensorrt_open
 from altogether_rt.runtime.cuda_python import CudaPython
 from altogether_rt.runtime.device_runtime import DeviceRuntime
 from altogether_rt.runtime.gpu import Gpu
+from altogether_rt.runtime.ort_runtime import OnnxRuntime
 from altogether_rt.runtime.select import open_runtime
-from altogether_rt.runtime.tensorrt_engine import TensorRT, import_tensorrt
-from altogether_rt.runtime.tensorrt_open import choose_engines, preferred_modules
+from altogether_rt.runtime.tensorrt_open import preferred_builders
+from tests.runtime.conftest import BundleOf
 from tests.runtime.fake_cuda import FakeCuda
 from tests.runtime.fake_driver import pretend_gpus
-from tests.runtime.fake_tensorrt import VERSION, fake_tensorrt, with_engines
-
-pytestmark = pytest.mark.lean
+from tests.runtime.fake_tensorrt import fake_tensorrt, with_engines
+from tests.runtime.rows import speak
 
 ADA = Gpu(0, "Ada", 89, 1 << 34)
 
@@ -39,46 +40,21 @@ def with_manifest(bundle: Bundle, **changes: Any) -> Bundle:
     return Bundle(bundle.path, replace(bundle.manifest, **changes))
 
 
-def test_engines_for_this_gpu_are_taken(compiled: Bundle) -> None:
-    others = [replace(engine, sm=120) for engine in compiled.manifest.engines]
-    both = with_manifest(compiled, engines=(*others, *compiled.manifest.engines))
-    chosen = choose_engines(both, ADA, "tensorrt_rtx", VERSION)
-    assert {name: engine.graph for name, engine in chosen.items()} == {
-        name: name for name in ("encoder", "mapper", "decoder")
-    }
-    assert {engine.sm for engine in chosen.values()} == {89}
-
-
-@pytest.mark.parametrize(
-    ("sm", "version", "keep", "sentence"),
-    [
-        (86, VERSION, 3, r"engines for compute capability 8.9, and GPU has 8.6: export"),
-        (89, "1.6.0", 3, r"were built by tensorrt_rtx 1.7.1.116, and tensorrt_rtx 1.6.0 is inst"),
-        (89, VERSION, 2, r"has no engine of its decoder for GPU: export"),
-        (89, VERSION, 0, r"holds no engines: export"),
-    ],
-)
-def test_engines_that_do_not_run_here(
-    sm: int, version: str, keep: int, sentence: str, compiled: Bundle
-) -> None:
-    bundle = with_manifest(compiled, engines=compiled.manifest.engines[:keep])
-    with pytest.raises(BundleError, match=sentence):
-        choose_engines(bundle, Gpu(0, "GPU", sm, 1), "tensorrt_rtx", version)
-
-
+@pytest.mark.lean
 def test_the_builder_of_the_engines_is_preferred(compiled: Bundle) -> None:
-    assert preferred_modules(compiled, ADA) == ("tensorrt_rtx", "tensorrt")
+    assert preferred_builders(compiled, ADA) == ("tensorrt_rtx", "tensorrt")
     engines = tuple(replace(engine, builder="tensorrt") for engine in compiled.manifest.engines)
     other = with_manifest(compiled, engines=engines)
-    assert preferred_modules(other, ADA) == ("tensorrt", "tensorrt_rtx")
-    assert preferred_modules(other, replace(ADA, sm=75)) == ("tensorrt_rtx", "tensorrt")
+    assert preferred_builders(other, ADA) == ("tensorrt", "tensorrt_rtx")
+    assert preferred_builders(other, replace(ADA, sm=75)) == ("tensorrt_rtx", "tensorrt")
 
 
+@pytest.mark.lean
 def test_a_runtime_is_opened(compiled: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = FakeCuda()
     pretend_gpus(monkeypatch, 75, 89)
     monkeypatch.setattr(device_module, "has_module", lambda name: True)
-    monkeypatch.setattr(tensorrt_open, "import_tensorrt", lambda preferred: fake_tensorrt(cuda))
+    monkeypatch.setattr(tensorrt_open, "open_builder", lambda names: fake_tensorrt(cuda))
     opened: list[int] = []
 
     def open_cuda(index: int) -> FakeCuda:
@@ -94,49 +70,34 @@ def test_a_runtime_is_opened(compiled: Bundle, monkeypatch: pytest.MonkeyPatch) 
     cuda.finish()
 
 
-def install(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> None:
-    """tensorrt_rtx and tensorrt: a module, or None for one that is not installed."""
-    for name in ("tensorrt_rtx", "tensorrt"):
-        monkeypatch.setitem(sys.modules, name, modules.get(name))
-
-
-def working(version: str) -> Any:
-    return SimpleNamespace(__version__=version, Runtime=object)
-
-
-def test_the_first_module_that_works_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    rtx, full = working("1.7"), working("11.4")
-    install(monkeypatch, tensorrt_rtx=rtx, tensorrt=full)
-    assert import_tensorrt() == TensorRT("tensorrt_rtx", "1.7", rtx)
-    assert import_tensorrt(("tensorrt", "tensorrt_rtx")) == TensorRT("tensorrt", "11.4", full)
-    install(monkeypatch, tensorrt_rtx=ModuleType("tensorrt_rtx"), tensorrt=full)
-    assert import_tensorrt().name == "tensorrt"
-
-
-def test_a_stub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, tensorrt_rtx=ModuleType("tensorrt_rtx"))
-    sentence = "tensorrt_rtx is installed but does not load .the package has none of"
-    with pytest.raises(AltogetherError, match=sentence):
-        import_tensorrt(("tensorrt_rtx",))
-
-
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "tensorrt_rtx", raising=False)
-    library = "libtensorrt_rtx.so.1: cannot open shared object file"
-    (tmp_path / "tensorrt_rtx.py").write_text(f"raise ImportError({library!r})\n")
-    with pytest.raises(AltogetherError, match=rf"\({library}\): run pip install --force-reinstall"):
-        import_tensorrt(("tensorrt_rtx",))
-
-
-def test_none_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.import_module", _not_found)
-    with pytest.raises(MissingDependencyError, match="needs tensorrt_rtx, which is not installed"):
-        import_tensorrt()
-
-
-def _not_found(name: str) -> Any:
-    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+def test_engines_that_the_bundle_lacks_are_compiled_once(
+    bundle_of: BundleOf,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The real recipe's graphs, with the real profiles, against the processor."""
+    bundle = bundle_of("opt", "tensorrt-fp16")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cuda = FakeCuda()
+    pretend_gpus(monkeypatch, 89)
+    monkeypatch.setattr(device_module, "has_module", lambda name: True)
+    monkeypatch.setattr(tensorrt_open, "open_builder", lambda names: fake_tensorrt(cuda))
+    monkeypatch.setattr(tensorrt_open, "CudaPython", lambda index: cuda)
+    with (
+        open_runtime(bundle, num_slots=4) as runtime,
+        OnnxRuntime(bundle, threads=1, num_slots=4) as reference,
+    ):
+        answers = [speak(each, bundle) for each in (runtime, reference)]
+    for found, wanted in zip(*answers, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
+        assert np.array_equal(found.argmax(-1), wanted.argmax(-1))
+    assert "compiling the decoder for SM 89, once for this GPU" in caplog.text
+    caplog.clear()
+    with open_runtime(bundle, num_slots=4):
+        assert "compiling" not in caplog.text
+    assert cuda.launches > 0
+    cuda.finish()
 
 
 class FakeBindings:
@@ -176,6 +137,7 @@ class Failure(int):
     name = "cudaErrorMemoryAllocation"
 
 
+@pytest.mark.lean
 def test_cuda_python_is_called_as_it_wants() -> None:
     bindings = FakeBindings()
     cuda = CudaPython(1, bindings)
@@ -227,6 +189,7 @@ def test_cuda_python_is_called_as_it_wants() -> None:
     ]
 
 
+@pytest.mark.lean
 def test_cuda_errors_are_sentences() -> None:
     bindings = FakeBindings()
     cuda = CudaPython(0, bindings)
@@ -237,6 +200,7 @@ def test_cuda_errors_are_sentences() -> None:
         cuda.free(1)
 
 
+@pytest.mark.lean
 def test_the_real_bindings_have_what_is_called() -> None:
     """Where cuda-python is installed; without a GPU it says so itself."""
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-python")
@@ -249,6 +213,7 @@ def test_the_real_bindings_have_what_is_called() -> None:
     assert runtime.cudaError_t.cudaErrorMemoryAllocation.name == Failure.name
 
 
+@pytest.mark.lean
 def test_without_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'altogether-rt\[tensorrt\]'"):

@@ -25,7 +25,7 @@ from altogether_rt.runtime.tensorrt_open import tensorrt_runtime
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
 from tests.runtime.fake_cuda import FakeCuda
-from tests.runtime.fake_tensorrt import fake_tensorrt, with_engines
+from tests.runtime.fake_tensorrt import engines_of, fake_tensorrt, with_engines
 from tests.runtime.rows import Row, run_step
 
 pytestmark = pytest.mark.lean
@@ -63,8 +63,9 @@ def reference(starter: Bundle) -> Iterator[OnnxRuntime]:
 
 
 def open_fake(bundle: Bundle, cuda: FakeCuda, num_slots: int = SLOTS) -> DeviceRuntime:
-    engines = {engine.graph: engine for engine in bundle.manifest.engines}
-    return tensorrt_runtime(bundle, engines, fake_tensorrt(cuda), cuda, num_slots=num_slots)
+    return tensorrt_runtime(
+        bundle, engines_of(bundle), fake_tensorrt(cuda), cuda, num_slots=num_slots
+    )
 
 
 def visual_tokens(runtime: Runtime, rows: int) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from altogether_rt.bench.cost import FORMULA
 from altogether_rt.bench.inputs import make_inputs
 from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
-from altogether_rt.bundle import Bundle
+from altogether_rt.bundle import is_checkpoint
 from altogether_rt.captioner import Captioner
 from altogether_rt.runtime.device import installed_version
 from altogether_rt.runtime.gpu import find_gpus
@@ -139,16 +139,13 @@ def run_bench(
     """
     memory = {"start": peak_memory_bytes()}
     start = time.perf_counter()
-    opened = load_bundle(bundle, settings.device)
-    slots = max(settings.batch_sizes)
-    with Captioner.load(
-        opened, device=settings.device, threads=settings.threads, num_slots=slots
-    ) as captioner:
+    subject = _open(bundle, settings)
+    with subject.captioner as captioner:
         load_s = time.perf_counter() - start
         memory["load"] = peak_memory_bytes()
         advance("load")
         ran_on = captioner.runtime.device
-        runner = _runner(captioner, opened, settings)
+        runner = _runner(subject, settings)
         results = []
         for stage in STAGES:
             for batch in settings.batch_sizes:
@@ -161,9 +158,9 @@ def run_bench(
     advance("ceilings")
     return BenchReport(
         bundle=str(bundle),
-        bundle_id=opened.bundle_id,
-        target=opened.manifest.target.name,
-        int8=_is_int8(opened),
+        bundle_id=captioner.bundle_id,
+        target=subject.target,
+        int8=subject.weights == "int8",
         settings=settings,
         load_s=load_s,
         stages=tuple(results),
@@ -173,29 +170,43 @@ def run_bench(
     )
 
 
-def _runner(captioner: Captioner, bundle: Bundle, settings: BenchSettings) -> StageRunner:
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured."""
+
+    captioner: Captioner
+    target: str
+    weights: str  # their type: `int8`, `float16`
+    cache: str
+
+
+def _open(bundle: str | Path, settings: BenchSettings) -> _Subject:
+    options: dict[str, Any] = {
+        "device": settings.device,
+        "threads": settings.threads,
+        "num_slots": max(settings.batch_sizes),
+    }
+    if is_checkpoint(bundle):
+        captioner = Captioner.from_checkpoint(bundle, **options)
+        precision = "float32" if captioner.runtime.device == "cpu" else "float16"
+        return _Subject(captioner, "torch", precision, precision)
+    opened = load_bundle(bundle, settings.device)
+    target, cache = opened.manifest.target, opened.manifest.cache
+    weights = target.precision.split()[0].strip(",;:")  # the first word of a target's precision
+    return _Subject(Captioner.load(opened, **options), target.name, weights, cache.dtype)
+
+
+def _runner(subject: _Subject, settings: BenchSettings) -> StageRunner:
+    captioner = subject.captioner
     return StageRunner(
         captioner,
         make_inputs(captioner, max(settings.batch_sizes)),
-        weight_bytes=_weight_bytes(bundle),
-        cache_bytes=np.dtype(bundle.manifest.cache.dtype).itemsize,
+        weight_bytes=np.dtype(subject.weights).itemsize,
+        cache_bytes=np.dtype(subject.cache).itemsize,
         new_tokens=min(settings.new_tokens, captioner.config.max_caption_tokens),
         budget_s=0.05 if settings.quick else 1.5,
         min_repeats=2 if settings.quick else 5,
     )
-
-
-def _is_int8(bundle: Bundle) -> bool:
-    return _weight_type(bundle) == "int8"
-
-
-def _weight_bytes(bundle: Bundle) -> int:
-    return {"int8": 1, "float16": 2, "fp16": 2, "bfloat16": 2}.get(_weight_type(bundle), 4)
-
-
-def _weight_type(bundle: Bundle) -> str:
-    """The first word of a target's precision."""
-    return bundle.manifest.target.precision.split()[0].strip(",;:")
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from altogether_rt.runtime.device import (
     parse_device,
 )
 
-__all__ = ["check_device", "load_bundle", "open_runtime", "resolve_device"]
+__all__ = ["DEFAULT_SLOTS", "check_device", "load_bundle", "open_runtime", "resolve_device"]
 
 DEFAULT_SLOTS = 16
 

@@ -50,7 +50,7 @@ from altogether_rt.model.captioner import Captioner
 from altogether_rt.runtime.ort_runtime import OnnxRuntime
 from altogether_rt.runtime.torch_runtime import TorchRuntime
 
-__all__ = ["CompileEngines", "ExportSource", "build_lowering", "write_bundle"]
+__all__ = ["CompileEngines", "ExportSource", "build_lowering", "write_bundle", "write_graphs"]
 
 WEIGHTS_NAME = "weights.bin"
 _TOOLS = ("altogether-rt", "torch", "onnx", "onnxruntime", "onnxscript", "open_clip_torch")
@@ -117,7 +117,7 @@ def write_bundle(
     with BundleWriter(out, overwrite=overwrite) as writer:
         report("running the torch reference")
         recording, encoder = _run_reference(source, samples)
-        _write_graphs(source, encoder, lowering, writer.folder, report)
+        write_graphs(source.config, source.weights, encoder, lowering, writer.folder, report)
         shutil.copyfile(source.tokenizer_path, writer.folder / TOKENIZER_NAME)
         report("comparing the graphs with the reference")
         manifest = _describe(source, recipe, lowering, writer)
@@ -139,10 +139,18 @@ def _run_reference(source: ExportSource, samples: Samples) -> tuple[Recording, n
         return record(reference, samples), model.encoder
 
 
-def _write_graphs(
-    source: ExportSource, encoder: nn.Module, lowering: Lowering, folder: Path, report: Report
+def write_graphs(
+    config: CaptionerConfig,
+    weights: WeightSource,
+    encoder: nn.Module,
+    lowering: Lowering,
+    folder: Path,
+    report: Report = lambda message: None,
 ) -> None:
-    config, weights = source.config, source.weights
+    """Write `encoder.onnx`, `mapper.onnx`, `decoder.onnx` and the weights they share.
+
+    weights: of mapper and decoder. encoder: from uint8 pixels to embeddings.
+    """
     # The longest chunk fits behind a full slot, as `runtime.ort_runtime` makes its cache too.
     places = config.capacity + config.max_prompt_tokens
     emitters: dict[str, Callable[[GraphBuilder], None]] = {

@@ -21,6 +21,7 @@ __all__ = [
     "DEVICE_NAMES",
     "Device",
     "check_cuda_python",
+    "check_driver",
     "check_onnxruntime_gpu",
     "check_tensorrt",
     "find_gpu",
@@ -29,6 +30,8 @@ __all__ = [
     "parse_device",
 ]
 
+#: What the extras `gpu` and `tensorrt` are built for.
+CUDA_MAJOR = 13
 DEVICE_NAMES = "auto, cpu, cuda, cuda:N or tensorrt"
 
 
@@ -74,6 +77,16 @@ def find_gpu(device: Device) -> gpu.Gpu:
         have = "cuda:0 only" if last == 0 else f"cuda:0 to cuda:{last}"
         raise AltogetherError(f"{device} is not there: this machine has {have}.")
     return report.gpus[index]
+
+
+def check_driver() -> None:
+    """Raises AltogetherError if the driver is older than the CUDA that packages are built for."""
+    supported = gpu.find_gpus().cuda_version
+    if supported is not None and int(supported.partition(".")[0]) < CUDA_MAJOR:
+        raise AltogetherError(
+            f"the NVIDIA driver supports CUDA up to {supported}, and {CUDA_MAJOR} is needed: update "
+            "the driver."
+        )
 
 
 def check_onnxruntime_gpu() -> None:

@@ -125,8 +125,16 @@ class DeviceDecoder:
         self._held[:rows] = batch.past_lengths + batch.query_lengths
         return StepResult(greedy_ids, logits)
 
+    @property
+    def max_chunk(self) -> int:
+        """Most tokens that a row may bring in one step."""
+        return max(profile.largest.chunk for profile in self._profiles)
+
     def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst`; the next step comes after it on the stream."""
+        """Copy slot `src` over slot `dst`; the next step comes after it on the stream.
+
+        All of it, in one call: the memory is quicker than so many calls for parts would be.
+        """
         cache = self._cache
         base = self._memory.cache
         self._cuda.copy_columns(

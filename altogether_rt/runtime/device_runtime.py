@@ -117,6 +117,11 @@ class DeviceRuntime:
         return self._capacity
 
     @property
+    def max_chunk(self) -> int:
+        """Most tokens that a row may bring in one step."""
+        return self._decoder.max_chunk
+
+    @property
     def token_width(self) -> int:
         return self._token_width
 
@@ -140,8 +145,8 @@ class DeviceRuntime:
         assert reach <= self._capacity, f"{reach} tokens in a slot, but capacity {self._capacity}"
         return self._decoder.step(batch, want_logits)
 
-    def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst`."""
+    def move_slot(self, src: int, dst: int, length: int | None = None) -> None:
+        """Copy slot `src`, or at least its first `length` tokens, over slot `dst`."""
         self._decoder.move_slot(src, dst)
 
     def close(self) -> None:

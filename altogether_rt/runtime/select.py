@@ -10,6 +10,7 @@ from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.device import (
     Device,
     check_cuda_python,
+    check_driver,
     check_onnxruntime_gpu,
     check_tensorrt,
     find_gpu,
@@ -51,6 +52,8 @@ def check_device(bundle: Bundle, device: str = "auto") -> Device:
     if resolved.on_gpu and not wanted.on_gpu:
         find_gpu(resolved)
     runtime = bundle.manifest.target.runtime
+    if resolved.on_gpu:
+        check_driver()
     if runtime == "tensorrt":
         check_tensorrt()
     elif resolved.on_gpu:

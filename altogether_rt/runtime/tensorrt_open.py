@@ -29,6 +29,7 @@ def open_tensorrt(bundle: Bundle, device: Device, num_slots: int) -> DeviceRunti
     """Raises AltogetherError, BundleError or MissingDependencyError for what is in the way."""
     gpu = find_gpu(device)
     builder = open_builder(preferred_builders(bundle, gpu))
+    cuda = CudaPython(gpu.index)  # first: it also decides which GPU is compiled for
     engines = ensure_engines(
         bundle,
         gpu.sm,
@@ -36,7 +37,6 @@ def open_tensorrt(bundle: Bundle, device: Device, num_slots: int) -> DeviceRunti
         gpu="" if builder.targets else gpu.name,  # who compiles for here only, for one model
         report=lambda message: _LOGGER.warning("%s, once for this GPU …", message),
     )
-    cuda = CudaPython(gpu.index)
     return tensorrt_runtime(bundle, engines, builder, cuda, index=gpu.index, num_slots=num_slots)
 
 

@@ -58,14 +58,14 @@ class FakeDriver:
             raise AssertionError(f"{name} is not part of what is used")
 
 
-def pretend_gpus(monkeypatch: pytest.MonkeyPatch, *sms: int) -> None:
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, *sms: int, cuda_version: int = 13010) -> None:
     """A machine with GPUs of these compute capabilities; none: one without a driver."""
 
     def load(name: str) -> FakeDriver:
         assert name == gpu.DRIVER_LIBRARY
         if not sms:
             raise OSError(f"{name}: cannot open shared object file")
-        return FakeDriver(sms)
+        return FakeDriver(sms, cuda_version=cuda_version)
 
     found = find_gpus(load)
     monkeypatch.setattr(gpu, "find_gpus", lambda: found)

@@ -121,6 +121,13 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         check_device(bundle, "cuda:3")
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
+def test_a_driver_that_is_too_old(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, 89, cuda_version=12040)
+    with pytest.raises(AltogetherError, match=r"CUDA up to 12\.4, and 13 is needed: update"):
+        check_device(bundle_for(runtime, "cuda"))
+
+
 @pytest.mark.parametrize(
     ("versions", "modules", "sentence"),
     [

@@ -218,3 +218,24 @@ def test_without_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'altogether-rt\[tensorrt\]'"):
         CudaPython()
+
+
+@pytest.mark.lean
+def test_the_real_package_has_what_is_called() -> None:
+    """Where it is installed; it needs no GPU to be looked at."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx")
+    assert hasattr(trt.Runtime, "deserialize_cuda_engine")
+    assert hasattr(trt.Logger, "ERROR")
+    assert "USER_MANAGED" in dir(trt.ExecutionContextAllocationStrategy)
+    assert "EAGER" in dir(trt.DynamicShapesKernelSpecializationStrategy)
+    engine = ("num_io_tensors", "get_tensor_name", "device_memory_size_v2")
+    contexts = ("create_runtime_config", "create_execution_context")
+    assert all(hasattr(trt.ICudaEngine, name) for name in (*engine, *contexts))
+    config = (
+        "set_execution_context_allocation_strategy",
+        "dynamic_shapes_kernel_specialization_strategy",
+    )
+    assert all(hasattr(trt.IRuntimeConfig, name) for name in config)
+    sizes = ("set_optimization_profile_async", "set_input_shape", "set_tensor_address")
+    running = ("set_device_memory", "execute_async_v3", "is_stream_capturable")
+    assert all(hasattr(trt.IExecutionContext, name) for name in (*sizes, *running))

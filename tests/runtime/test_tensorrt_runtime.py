@@ -206,9 +206,10 @@ def test_an_engine_that_cannot_be_read_is_named(
         open_fake(bundle, cuda)
 
 
-def test_what_does_not_fit_is_refused(runtime: DeviceRuntime) -> None:
+def test_what_does_not_fit_is_refused(runtime: DeviceRuntime, starter: Bundle) -> None:
     assert runtime.device == "cuda:0"
     assert runtime.num_slots == SLOTS
+    assert runtime.max_chunk >= starter.config.max_prompt_tokens
     with pytest.raises(AssertionError, match="6 rows, but 5 slots"):
         run_step(runtime, [Row().bring([5]) for _ in range(6)])
     with pytest.raises(AssertionError, match="tokens in a slot, but capacity"):

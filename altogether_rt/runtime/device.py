@@ -84,8 +84,8 @@ def check_driver() -> None:
     supported = gpu.find_gpus().cuda_version
     if supported is not None and int(supported.partition(".")[0]) < CUDA_MAJOR:
         raise AltogetherError(
-            f"the NVIDIA driver supports CUDA up to {supported}, and {CUDA_MAJOR} is needed: update "
-            "the driver."
+            f"the NVIDIA driver supports CUDA up to {supported}, and {CUDA_MAJOR} is needed: "
+            "update the driver."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +148,9 @@ def test_commands_take_a_checkpoint(folder: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert out.read_text().count('"caption"') == 1
+    arguments = ["bench", "--bundle", str(folder), "--quick", "--batch-sizes", "2", "--quiet"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["target"], report["device"]) == ("torch", "cpu")
+    assert {stage["stage"] for stage in report["stages"]} >= {"encoder", "decode", "whole"}

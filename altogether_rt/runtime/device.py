@@ -66,11 +66,14 @@ def parse_device(text: str) -> Device:
     return Device(kinds[found[1]])
 
 
-def find_gpu(device: Device) -> gpu.Gpu:
-    """The GPU that `device` means. Raises AltogetherError if this machine does not have it."""
+def find_gpu(device: Device, instead: str = "use --device cpu") -> gpu.Gpu:
+    """The GPU that `device` means. Raises AltogetherError if this machine does not have it.
+
+    instead: what else helps where there is none.
+    """
     report = gpu.find_gpus()
     if report.problem is not None:
-        raise AltogetherError(f"{device} cannot be used: {report.problem}, or use --device cpu.")
+        raise AltogetherError(f"{device} cannot be used: {report.problem}, or {instead}.")
     index = device.index or 0
     if index >= len(report.gpus):
         last = len(report.gpus) - 1

@@ -49,8 +49,8 @@ def check_device(bundle: Bundle, device: str = "auto") -> Device:
     if wanted.on_gpu:
         find_gpu(wanted)
     resolved = resolve_device(bundle, wanted)
-    if resolved.on_gpu and not wanted.on_gpu:
-        find_gpu(resolved)
+    if resolved.on_gpu:
+        find_gpu(resolved, instead="give a bundle that was exported for cpu")
     runtime = bundle.manifest.target.runtime
     if resolved.on_gpu:
         check_driver()

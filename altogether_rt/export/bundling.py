@@ -75,7 +75,7 @@ class ExportSource:
 
 
 #: A cache channel may become this much larger than it was on the samples before it is clipped.
-CACHE_MARGIN = 1.25
+CACHE_MARGIN = 2.0
 
 
 def build_lowering(names: LoweringNames, scales: CacheScales | None = None) -> Lowering:

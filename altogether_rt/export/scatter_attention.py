@@ -58,36 +58,17 @@ class ScatterAttention:
         places: int,
     ) -> AttentionState:
         """See `AttentionLowering.start`."""
-        axis = g.constant([1], np.int64)
         write_at = g.op("Cast", past_lengths, to=_INT64)  # (B,)
         # A row without tokens is attended as if it had one: no row of the mask is empty.
         attended = g.op("Max", g.op("Cast", query_lengths, to=_INT64), g.constant(1, np.int64))
-        last = g.op("Sub", attended, g.constant(1, np.int64))
-        return _ScatterState(
-            config,
-            places,
-            write_at,
-            past=g.op("Unsqueeze", write_at, axis),
-            last=g.op("Unsqueeze", last, axis),
-            lengths=g.op("Add", write_at, attended),
-        )
+        return _ScatterState(config, places, write_at, lengths=g.op("Add", write_at, attended))
 
 
 class _ScatterState:
-    def __init__(
-        self,
-        config: DecoderConfig,
-        places: int,
-        write_at: str,
-        past: str,
-        last: str,
-        lengths: str,
-    ) -> None:
+    def __init__(self, config: DecoderConfig, places: int, write_at: str, lengths: str) -> None:
         self._config = config
         self._places = places
         self._write_at = write_at
-        self._past = past  # (B, 1) tokens before a row's first
-        self._last = last  # (B, 1) where in its row the last real token stands
         self._lengths = lengths  # (B,) places that hold tokens
         self._mask = ""
 
@@ -101,7 +82,7 @@ class _ScatterState:
             self._cached(g, f"{kind}.{layer}", self._heads(g, new, config.num_kv_heads))
             for kind, new in (("key", k), ("value", v))
         )
-        self._mask = self._mask or self._visible(g, query)
+        self._mask = self._mask or self._visible(g)
         cached = (keys, values, self._mask, "", "", self._lengths)
         mixed = g.op("Attention", query, *cached)  # (B, heads, S, D)
         mixed = g.op("Transpose", mixed, perm=[0, 2, 1, 3])
@@ -121,12 +102,11 @@ class _ScatterState:
         shape = g.constant([0, 0, heads, self._config.head_dim], np.int64)
         return g.op("Transpose", g.op("Reshape", x, shape), perm=[0, 2, 1, 3])
 
-    def _visible(self, g: GraphBuilder, query: str) -> str:
+    def _visible(self, g: GraphBuilder) -> str:
         """Which places of its slot each token sees, bool (B, 1, S, places)."""
-        longest = g.op("Squeeze", g.op("Shape", query, start=2, end=3))
-        column = g.op("Range", g.constant(0, np.int64), longest, g.constant(1, np.int64))  # (S,)
-        column = g.op("Min", column, self._last)  # (B, S); padding sees what the last token sees
-        reach = g.op("Add", column, self._past)
+        # A token sees up to its own place; padding repeats the row's last token. No shape is asked
+        # for: that would be computed on the processor in the middle of a step.
+        reach = g.op("Gather", "positions", "pad_index", axis=0)  # (B, S)
         reach = g.op("Unsqueeze", reach, g.constant([1, 3], np.int64))  # (B, 1, S, 1)
         places = g.weight("decoder.places", np.arange(self._places))
         return g.op("LessOrEqual", places, reach)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export_command"]
 
+FIRST_SM_WITH_FP8 = 89
+
 
 def export_command(
     ckpt: Annotated[
@@ -135,6 +137,11 @@ def _compiler(
         raise ConfigError(
             f"the target {recipe.target.name} has no engines: leave --sm and --timing-cache out, "
             "or choose a target such as tensorrt-fp16."
+        )
+    if recipe.lowering.linear == "fp8-static" and any(sm < FIRST_SM_WITH_FP8 for sm in sms):
+        raise ConfigError(
+            f"fp8 needs a GPU of SM {FIRST_SM_WITH_FP8} or later: leave SM {min(sms)} out, or "
+            "export with tensorrt-int8 or tensorrt-fp16."
         )
     from altogether_rt.engines.build import build_engines
     from altogether_rt.engines.builder import open_builder

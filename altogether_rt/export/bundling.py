@@ -39,6 +39,7 @@ from altogether_rt.export.recipes import LoweringNames, Recipe
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.scatter_attention import SCATTER_OPSET, ScatterAttention
 from altogether_rt.export.smooth import SmoothedWeights
+from altogether_rt.export.static_quant import FP8, INT8, StaticLinear
 from altogether_rt.export.verify import Recording, check_parity, compare, record
 from altogether_rt.export.weights import WeightsFile, WeightSource
 from altogether_rt.manifest import (
@@ -78,12 +79,21 @@ class ExportSource:
 CACHE_MARGIN = 2.0
 
 
-def build_lowering(names: LoweringNames, scales: CacheScales | None = None) -> Lowering:
-    """The lowering that a recipe names. scales: of the cache, where it is int8."""
+def build_lowering(
+    names: LoweringNames,
+    scales: CacheScales | None = None,
+    ranges: Mapping[str, float] | None = None,
+) -> Lowering:
+    """The lowering that a recipe names.
+
+    scales: of the cache, where it is int8. ranges: of inputs, for layers with static scales.
+    """
     linear: dict[str, LinearLowering] = {
         "fp32": Fp32Linear(),
         "int8-row": Int8Linear(),
         "fp16": HalfLinear(),
+        "int8-static": StaticLinear(INT8, ranges),
+        "fp8-static": StaticLinear(FP8, ranges),
     }
     table: dict[str, TableLowering] = {
         "fp32": Fp32Table(),
@@ -128,7 +138,8 @@ def write_bundle(
         smoothed = SmoothedWeights(
             source.weights, source.config, calibration, recipe.lowering.smoothing
         )
-        lowering = build_lowering(recipe.lowering, _cache_scales(source.config, smoothed))
+        scales = _cache_scales(source.config, smoothed)
+        lowering = build_lowering(recipe.lowering, scales, smoothed.input_ranges())
         write_graphs(source.config, smoothed, encoder, lowering, writer.folder, report)
         shutil.copyfile(source.tokenizer_path, writer.folder / TOKENIZER_NAME)
         report("comparing the graphs with the reference")

@@ -75,6 +75,13 @@ class SmoothedWeights:
     def __contains__(self, name: str) -> bool:
         return name in self._weights
 
+    def input_ranges(self) -> dict[str, float]:
+        """Largest input of each linear layer of mapper and decoder with these weights."""
+        return {
+            name: float((seen / self._multiplied.get(f"{name}.weight", 1)).max())
+            for name, seen in self._calibration.inputs.items()
+        }
+
     def keys(self, layer: int) -> Floats:
         """Largest cached keys of a decoder layer, (kv_heads, head_dim): smoothing leaves them."""
         return self._calibration.keys[layer]

@@ -96,6 +96,14 @@ def test_export_with_own_images_and_json(checkpoint: Path, tmp_path: Path) -> No
         ([], 2, "give the folder of a checkpoint"),
         (["--ckpt", "nowhere"], 1, "nowhere is not a checkpoint"),
         (["--ckpt", "{ckpt}", "--target", "abacus"], 1, "no target is called 'abacus'"),
+        (["--ckpt", "{ckpt}", "--sm", "89"], 1, "the target cpu-int8 has no engines"),
+        (["--ckpt", "{ckpt}", "--timing-cache", "t"], 1, "leave --sm and --timing-cache out"),
+        (["--ckpt", "{ckpt}", "--target", "tensorrt-fp16", "--sm", "new"], 2, "compute"),
+        (
+            ["--ckpt", "{ckpt}", "--target", "tensorrt-fp8", "--sm", "80,89"],
+            1,
+            "fp8 needs a GPU of SM 89 or later: leave SM 80 out",
+        ),
         (["--ckpt", "{ckpt}", "--calibration-images", "nowhere"], 1, "there is no folder nowhere"),
         (["--ckpt", "{ckpt}", "--calibration-images", "."], 1, "no image in . can be read"),
     ],
@@ -114,6 +122,21 @@ def test_what_cannot_be_exported(
     assert says in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_with_engines(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt (Linux on x86-64)")
+    command = ["export", "--ckpt", str(checkpoint), "--target", "tensorrt-fp16", "--json"]
+    refused = runner.invoke(app, [*command, "--out", str(tmp_path / "b"), "--sm", "33"])
+    assert refused.exit_code == 1
+    assert "not for 33" in refused.stderr
+    result = runner.invoke(app, [*command, "--out", str(tmp_path / "b"), "--sm", "8.9,120"])
+    assert result.exit_code == 0, result.output
+    assert "compiling the decoder for SM 89, 120" in result.stderr
+    told = json.loads(result.stdout)
+    assert told["engines"] == [f"{name}.sm89-120.plan" for name in ("decoder", "encoder", "mapper")]
+    shown = runner.invoke(app, ["inspect", str(tmp_path / "b")])
+    assert "SM 89, 120, by tensorrt_rtx" in shown.stdout
 
 
 def test_targets_are_listed() -> None:

@@ -82,9 +82,35 @@ def test_a_bundle_with_engines(builder: Builder, tmp_path: Path) -> None:
         Bundle.load(tmp_path / "b")
 
 
-def refusal(builder: Builder, graph: Path, profiles: tuple[EngineProfile, ...] = ()) -> str:
+@pytest.mark.parametrize("target", ["tensorrt-int8", "tensorrt-fp8"])
+def test_narrow_linear_layers(builder: Builder, target: str, tmp_path: Path) -> None:
+    with tiny_encoder_traced_once():
+        bundle = write_bundle(
+            tiny_source(tiny_config(), tmp_path),
+            find_recipe(target),
+            tmp_path / "b",
+            tiny_samples(),
+            compile_engines=lambda bundle: build_engines(bundle, (89, 120), bundle.path, builder),
+        )
+    assert set(find_engines(bundle, 89, builder.name, builder.version)) == set(GRAPH_NAMES)
+    if target == "tensorrt-fp8":
+        assert "fp8" in refusal(
+            builder, bundle.graph_path("mapper"), profiles_for("mapper", bundle.config), 86
+        )
+    else:
+        builder.compile(
+            bundle.graph_path("decoder"),
+            profiles_for("decoder", bundle.config),
+            [75, 80],
+            tmp_path / "plan",
+        )
+
+
+def refusal(
+    builder: Builder, graph: Path, profiles: tuple[EngineProfile, ...] = (), sm: int = 89
+) -> str:
     with pytest.raises(EngineError) as caught:
-        builder.compile(graph, profiles, [89], graph.with_suffix(".plan"))
+        builder.compile(graph, profiles, [sm], graph.with_suffix(".plan"))
     assert not graph.with_suffix(".plan").exists()
     message = str(caught.value)
     assert message.endswith("export for another target, such as cpu-int8.")

@@ -25,7 +25,8 @@ from altogether_rt.runtime.tensorrt_open import tensorrt_runtime
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
 from tests.runtime.fake_cuda import FakeCuda
-from tests.runtime.fake_tensorrt import engines_of, fake_tensorrt, with_engines
+from tests.runtime.fake_engines import engines_of, with_engines
+from tests.runtime.fake_tensorrt import fake_tensorrt
 from tests.runtime.rows import Row, run_step
 
 pytestmark = pytest.mark.lean

@@ -36,6 +36,7 @@ from altogether_rt.export.recipes import LoweringNames, Recipe
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.scatter_attention import SCATTER_OPSET, ScatterAttention
 from altogether_rt.export.verify import Recording, check_parity, compare, record
+from altogether_rt.export.weight_only import WeightOnlyLinear
 from altogether_rt.export.weights import WeightsFile, WeightSource
 from altogether_rt.manifest import (
     GRAPH_NAMES,
@@ -76,6 +77,8 @@ def build_lowering(names: LoweringNames) -> Lowering:
         "fp32": Fp32Linear(),
         "int8-row": Int8Linear(),
         "fp16": HalfLinear(),
+        "int8-weight": WeightOnlyLinear(8),
+        "int4-weight": WeightOnlyLinear(4),
     }
     table: dict[str, TableLowering] = {
         "fp32": Fp32Table(),

@@ -33,13 +33,14 @@ STAGES = ("encoder", "mapper", "prefill", "step")
 class LoweringNames:
     """The operators a target is spelt in, by name."""
 
-    linear: Literal["fp32", "int8-row", "fp16"]
+    linear: Literal["fp32", "int8-row", "fp16", "int8-weight", "int4-weight"]
     table: Literal["fp32", "int8-row", "fp16"]
     attention: Literal["group-query", "scatter"]
     activations: Literal["fp32", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
-        half = (self.linear == "fp16", self.table == "fp16", self.attention == "scatter")
+        half_products = self.linear in ("fp16", "int8-weight", "int4-weight")
+        half = (half_products, self.table == "fp16", self.attention == "scatter")
         if set(half) != {self.activations == "fp16"}:
             raise ConfigError(
                 "lowering mixes precisions: activations, linear, table and attention go together."

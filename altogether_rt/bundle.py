@@ -28,6 +28,7 @@ __all__ = [
     "Bundle",
     "BundleWriter",
     "find_bundle",
+    "find_source",
     "hash_file",
     "is_checkpoint",
 ]
@@ -97,6 +98,17 @@ def find_bundle(name_or_path: str | Path) -> Path:
         )
         raise BundleError(f"{path} is no bundle, it has no {MANIFEST_NAME}: {advice}.")
     return path
+
+
+def find_source(path: Path) -> Path | None:
+    """The folder of the bundle where a checkpoint or weights may be too; None if there is none.
+
+    `starter` is the bundle inside the package, unless there is a file or folder of that name.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        return path
+    is_starter = str(path) == "starter" and not path.exists()
+    return find_bundle("starter") if is_starter else None
 
 
 def is_checkpoint(path: str | Path) -> bool:

@@ -164,6 +164,22 @@ class BundleManifest:
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def encoder_id(self) -> str:
+        """12 hex digits that change with anything that can change an embedding.
+
+        Bundles share them where encoder graph, file of weights and preprocessing are the same.
+        """
+        graph = self.graphs["encoder"]
+        encoder = self.config.to_dict()["encoder"]
+        identity = {
+            "encoder": encoder,
+            "target": [self.target.runtime, self.target.device],
+            "files": [self.files[name].sha256 for name in (graph.file, *graph.weights)],
+        }
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `from_dict` of it gives the same manifest."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))

@@ -124,6 +124,7 @@ class BenchReport:
             "limit": self.limit(result),
             "tokens_per_decode": _rounded(result.tokens_per_decode),
             "draft_acceptance": _rounded(result.acceptance),
+            **{name: round(seconds, 6) for name, seconds in (result.stage_s or {}).items()},
         }
 
 

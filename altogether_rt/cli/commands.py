@@ -60,6 +60,7 @@ COMMANDS: dict[str, CommandSpec] = {
         (
             "altogether-rt export --ckpt my-checkpoint",
             "altogether-rt export --ckpt my-checkpoint --target cpu-fp32 --out my-bundle",
+            "altogether-rt export --ckpt starter --target cpu-fp32",
             "altogether-rt export --list-targets",
         ),
         "export",
@@ -75,8 +76,11 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "import": CommandSpec(
         "altogether_rt.cli.import_:import_command",
-        "Turn ClipCap's or Altogether's weights into a checkpoint.",
-        ("altogether-rt import coco_weights.pt --out clipcap",),
+        "Turn ClipCap's or Altogether's weights, or a bundle, into a checkpoint.",
+        (
+            "altogether-rt import coco_weights.pt --out clipcap",
+            "altogether-rt import starter --out starter",
+        ),
         "train",
     ),
     "init": CommandSpec(
@@ -109,6 +113,7 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "open_clip": "train",
     "pillow_heif": "heic",
+    "pyarrow": "parquet",
     "safetensors": "train",
     "tensorboard": "train",
     "cuda": "tensorrt",

@@ -26,7 +26,13 @@ __all__ = ["export_command"]
 
 
 def export_command(
-    ckpt: Annotated[Path | None, typer.Option(help="The checkpoint's folder.")] = None,
+    ckpt: Annotated[
+        Path | None,
+        typer.Option(
+            help="The checkpoint's folder; or a bundle for the CPU, or `starter`, which ships with "
+            "the package."
+        ),
+    ] = None,
     target: Annotated[str, typer.Option(help="What to export for.")] = DEFAULT_TARGET,
     out: Annotated[
         Path | None,
@@ -74,17 +80,19 @@ def export_command(
     compile_engines = _compiler(recipe, _parse_sms(sm), timing_cache, report)
     from altogether_rt.bundle import BundleWriter
     from altogether_rt.export.from_checkpoint import export_checkpoint
+    from altogether_rt.importing.bundle import checkpoint_folder
 
     BundleWriter(out, overwrite=overwrite)
-    bundle = export_checkpoint(
-        ckpt,
-        recipe,
-        out,
-        calibration_images=calibration_images,
-        overwrite=overwrite,
-        compile_engines=compile_engines,
-        report=report,
-    )
+    with checkpoint_folder(ckpt, report) as folder:
+        bundle = export_checkpoint(
+            folder,
+            recipe,
+            out,
+            calibration_images=calibration_images,
+            overwrite=overwrite,
+            compile_engines=compile_engines,
+            report=report,
+        )
     size = sum(spec.bytes for spec in bundle.manifest.files.values())
     parity = bundle.manifest.parity
     rows = [

@@ -39,7 +39,7 @@ def profiles_for(graph: str, config: CaptionerConfig) -> tuple[EngineProfile, ..
 
 
 def _decoder_profiles(config: CaptionerConfig) -> tuple[EngineProfile, ...]:
-    prompt, prefix = config.max_prompt_tokens, config.mapper.prefix_length
+    prompt, prefix = config.max_chunk_tokens, config.mapper.prefix_length
     verified = MAX_ROWS * VERIFY_TOKENS_A_ROW
     prefilled = _round_up(PREFILL_PROMPTS * prompt, 128)
     room = 8  # for the visual token that is none, in whole groups of eight as GEMMs like them
@@ -65,7 +65,7 @@ def _shapes(
     config: CaptionerConfig, rows: int, chunk: int, tokens: int, visual: int, wanted: int
 ) -> Mapping[str, tuple[int, ...]]:
     decoder = config.decoder
-    places = config.capacity + config.max_prompt_tokens  # as the exporter writes into the graph
+    places = config.slot_places  # as the exporter writes into the graph
     return {
         **dict.fromkeys(("token_ids", "positions", "unpad_index"), (tokens,)),
         "visual_tokens": (visual, decoder.token_width),

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import nn
 
 from altogether_rt.bundle import Bundle, BundleWriter
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.export.activations import Activations
-from altogether_rt.export.attention import AttentionLowering, GroupQueryAttention
+from altogether_rt.export.attention import AttentionLowering, CacheScales, GroupQueryAttention
+from altogether_rt.export.calibrate import Calibration, calibrating
 from altogether_rt.export.decoder import build_decoder
 from altogether_rt.export.encoder import build_encoder
 from altogether_rt.export.graph import OPSET, GraphBuilder, tensor_specs
@@ -32,9 +34,11 @@ from altogether_rt.export.lowering import (
     TableLowering,
 )
 from altogether_rt.export.mapper import build_mapper
+from altogether_rt.export.quantize import INT8_MAX
 from altogether_rt.export.recipes import LoweringNames, Recipe
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.scatter_attention import SCATTER_OPSET, ScatterAttention
+from altogether_rt.export.smooth import SmoothedWeights
 from altogether_rt.export.verify import Recording, check_parity, compare, record
 from altogether_rt.export.weight_only import WeightOnlyLinear
 from altogether_rt.export.weights import WeightsFile, WeightSource
@@ -71,8 +75,12 @@ class ExportSource:
     provenance: Mapping[str, Any]
 
 
-def build_lowering(names: LoweringNames) -> Lowering:
-    """The lowering that a recipe names."""
+#: A cache channel may become this much larger than it was on the samples before it is clipped.
+CACHE_MARGIN = 1.25
+
+
+def build_lowering(names: LoweringNames, scales: CacheScales | None = None) -> Lowering:
+    """The lowering that a recipe names. scales: of the cache, where it is int8."""
     linear: dict[str, LinearLowering] = {
         "fp32": Fp32Linear(),
         "int8-row": Int8Linear(),
@@ -87,6 +95,7 @@ def build_lowering(names: LoweringNames) -> Lowering:
     }
     attention: dict[str, AttentionLowering] = {
         "group-query": GroupQueryAttention(),
+        "group-query-int8": GroupQueryAttention(int8_cache=True, scales=scales),
         "scatter": ScatterAttention(),
     }
     return Lowering(
@@ -114,13 +123,16 @@ def write_bundle(
     the finished graphs to the bundle's folder. Raises ParityError if a graph differs
     from the torch reference by more than the recipe allows, BundleError if `out` cannot be used.
     """
-    lowering = build_lowering(recipe.lowering)
-    lowering.attention.check(source.config.decoder)
+    build_lowering(recipe.lowering).attention.check(source.config.decoder)
     num_slots = len(samples.pixels)
     with BundleWriter(out, overwrite=overwrite) as writer:
         report("running the torch reference")
-        recording, encoder = _run_reference(source, samples)
-        write_graphs(source.config, source.weights, encoder, lowering, writer.folder, report)
+        recording, encoder, calibration = _run_reference(source, samples)
+        smoothed = SmoothedWeights(
+            source.weights, source.config, calibration, recipe.lowering.smoothing
+        )
+        lowering = build_lowering(recipe.lowering, _cache_scales(source.config, smoothed))
+        write_graphs(source.config, smoothed, encoder, lowering, writer.folder, report)
         shutil.copyfile(source.tokenizer_path, writer.folder / TOKENIZER_NAME)
         report("comparing the graphs with the reference")
         manifest = _describe(source, recipe, lowering, writer)
@@ -134,12 +146,30 @@ def write_bundle(
         return writer.commit(manifest)
 
 
-def _run_reference(source: ExportSource, samples: Samples) -> tuple[Recording, nn.Module]:
+def _run_reference(
+    source: ExportSource, samples: Samples
+) -> tuple[Recording, nn.Module, Calibration]:
     """What torch answers, and the encoder; mapper and decoder are given up before the export."""
     model = source.load_model()
     assert model.encoder is not None
     with TorchRuntime(model, num_slots=len(samples.pixels)) as reference:
-        return record(reference, samples), model.encoder
+        with calibrating(reference) as calibration:
+            recording = record(reference, samples)
+        return recording, model.encoder, calibration
+
+
+def _cache_scales(config: CaptionerConfig, smoothed: SmoothedWeights) -> CacheScales:
+    def scales(largest: NDArray[np.float32]) -> NDArray[np.float32]:
+        # A channel that was 0 on all samples may be anything: it gets the step of the largest one.
+        seen = np.where(largest > 0, largest, max(float(largest.max()), 1.0))
+        step: NDArray[np.float32] = (seen * (CACHE_MARGIN / INT8_MAX)).astype(np.float32)
+        return step
+
+    layers = range(config.decoder.layers)
+    return CacheScales(
+        [scales(smoothed.keys(layer)) for layer in layers],
+        [scales(smoothed.values(layer)) for layer in layers],
+    )
 
 
 def write_graphs(
@@ -154,8 +184,7 @@ def write_graphs(
 
     weights: of mapper and decoder. encoder: from uint8 pixels to embeddings.
     """
-    # The longest chunk fits behind a full slot, as `runtime.ort_runtime` makes its cache too.
-    places = config.capacity + config.max_prompt_tokens
+    places = config.slot_places
     emitters: dict[str, Callable[[GraphBuilder], None]] = {
         "encoder": lambda g: build_encoder(g, config.encoder, encoder, lowering),
         "mapper": lambda g: build_mapper(g, config, weights, lowering),

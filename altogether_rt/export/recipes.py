@@ -35,8 +35,10 @@ class LoweringNames:
 
     linear: Literal["fp32", "int8-row", "fp16", "int8-weight", "int4-weight"]
     table: Literal["fp32", "int8-row", "fp16"]
-    attention: Literal["group-query", "scatter"]
+    attention: Literal["group-query", "group-query-int8", "scatter"]
     activations: Literal["fp32", "fp16"] = "fp32"
+    #: How much of the activations' outliers is moved into weights, 0 to 1 (see `export.smooth`).
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         half_products = self.linear in ("fp16", "int8-weight", "int4-weight")
@@ -45,6 +47,8 @@ class LoweringNames:
             raise ConfigError(
                 "lowering mixes precisions: activations, linear, table and attention go together."
             )
+        if not 0 <= self.smoothing <= 1:
+            raise ConfigError("lowering.smoothing must be between 0 and 1.")
 
 
 @dataclass(frozen=True)

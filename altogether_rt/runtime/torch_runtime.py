@@ -53,11 +53,25 @@ class TorchRuntime:
         self._cache = KVCache.zeros(decoder, num_slots, self._capacity, self._device, cached)
 
     @property
+    def model(self) -> Captioner:
+        """The captioner it runs."""
+        return self._model
+
+    @property
+    def cache(self) -> KVCache:
+        """What its slots hold."""
+        return self._cache
+
+    @property
     def num_slots(self) -> int:
         return self._num_slots
 
     @property
     def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def max_chunk(self) -> int:
         return self._capacity
 
     @property
@@ -114,10 +128,10 @@ class TorchRuntime:
         found = greedy_ids[wanted].cpu().numpy()
         return StepResult(found, _to_numpy(logits[wanted]) if want_logits else None)
 
-    def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst`."""
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`."""
         for part in (self._cache.keys, self._cache.values):
-            part[:, dst] = part[:, src]
+            part[:, dst, :, :length] = part[:, src, :, :length]
 
     def close(self) -> None:
         """Free model and cache."""

@@ -98,7 +98,7 @@ def history(runtime: Runtime, want_logits: bool = True) -> list[NDArray[np.float
     )  # fmt: skip
     for token in (43, 44, 45):
         step(*(row.bring([token]) for row in (a, b, c, d, e)))
-    runtime.move_slot(4, 1)  # b has left, e takes its place
+    runtime.move_slot(4, 1, e.past)  # b has left, e takes its place
     for token in (46, 47):
         step(*(row.bring([token]) for row in (a, e, c, d)))
     return results

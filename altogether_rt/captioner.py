@@ -11,30 +11,64 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import Self
 
-from altogether_rt.bundle import Bundle, find_bundle
+from altogether_rt.bundle import Bundle, is_checkpoint
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
-from altogether_rt.errors import AltogetherError
+from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
-from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest
+from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest, EmbeddedImage
+from altogether_rt.generation.requests import ListedRequests, Recent, RequestSource
 from altogether_rt.generation.sampling import row_seed
 from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.preprocess import Preprocessor, PromptTokenizer
-from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.device import find_gpu, has_module, parse_device
+from altogether_rt.runtime.select import DEFAULT_SLOTS, load_bundle, open_runtime
 
-__all__ = ["Captioner"]
+if TYPE_CHECKING:
+    from altogether_rt.runtime.torch_open import Dtype
+
+__all__ = ["Captioner", "caption_params"]
+
+#: Embeddings that a stream remembers, should an image come again: 16 MB of the widest ones.
+_EMBEDDINGS_KEPT = 4096
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a caption needs besides its tokens."""
+
+    alt_truncated: bool
+    seed: int
+    embedded: EmbeddedImage
+
+
+def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
+    """The defaults of a captioner, with overrides that are not None (`temperature=0`, …).
+
+    Raises AltogetherError for captions that are longer than it has room for.
+    """
+    limit = config.max_caption_tokens
+    defaults = dataclasses.replace(config.generation, max_new_tokens=limit)
+    params = CaptionParams.from_config(defaults, **overrides)
+    if params.max_new_tokens > limit:
+        raise AltogetherError(
+            f"max_new_tokens is {params.max_new_tokens}, but this captioner has room for {limit}."
+        )
+    return params
 
 
 class Captioner:
@@ -74,7 +108,11 @@ class Captioner:
         changes no caption, and `auto` uses it where it is measured to be faster.
         Raises BundleError if the bundle cannot be used, MissingDependencyError without a runtime.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.load(find_bundle(bundle))
+        if not isinstance(bundle, Bundle) and is_checkpoint(bundle):
+            return cls.from_checkpoint(
+                bundle, device=device, threads=threads, num_slots=num_slots, speculation=speculation
+            )
+        opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, device)
         config = opened.config
         tokenizer = PromptTokenizer.from_file(
             opened.tokenizer_path, config.prompt, config.decoder.pad_id
@@ -82,17 +120,46 @@ class Captioner:
         runtime = open_runtime(opened, device=device, threads=threads, num_slots=num_slots)
         return cls(config, runtime, tokenizer, opened.bundle_id, speculation)
 
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: str | Path,
+        *,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        threads: int | None = None,
+        num_slots: int | None = None,
+        speculation: Speculation = "auto",
+    ) -> Captioner:
+        """Opens a checkpoint as it was trained, with PyTorch: no export, and no parity to lose.
+
+        dtype: of mapper and decoder, `float32`, `float16` or `bfloat16`; `auto` is float16 on a
+        GPU, float32 elsewhere. The rest is as for `load`. Raises AltogetherError for what is no
+        checkpoint or a device that is not there, MissingDependencyError without PyTorch.
+        """
+        if parse_device(device).on_gpu:
+            find_gpu(parse_device(device))
+        for package in ("torch", "safetensors", "open_clip"):
+            if not has_module(package):
+                raise MissingDependencyError(package, "train", "captioning with a checkpoint")
+        from altogether_rt.runtime.torch_open import open_checkpoint
+
+        opened = open_checkpoint(
+            Path(checkpoint),
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            num_slots=num_slots or DEFAULT_SLOTS,
+        )
+        config = opened.config
+        tokenizer = PromptTokenizer.from_file(
+            opened.tokenizer_path, config.prompt, config.decoder.pad_id
+        )
+        return cls(config, opened.runtime, tokenizer, opened.identity, speculation)
+
     def params(self, **overrides: Any) -> CaptionParams:
         """The bundle's defaults, with overrides that are not None (`temperature=0`, …)."""
-        limit = self.config.max_caption_tokens
-        defaults = dataclasses.replace(self.config.generation, max_new_tokens=limit)
-        params = CaptionParams.from_config(defaults, **overrides)
-        if params.max_new_tokens > limit:
-            raise AltogetherError(
-                f"max_new_tokens is {params.max_new_tokens}, but this captioner has room for "
-                f"{limit}."
-            )
-        return params
+        return caption_params(self.config, **overrides)
 
     def caption(
         self,
@@ -130,14 +197,17 @@ class Captioner:
         params: CaptionParams | None = None,
         *,
         speculation: Speculation | None = None,
+        keep_embeddings: bool = False,
     ) -> Iterator[Caption]:
         """Captions in the order of the requests, each as soon as it and those before it are done.
 
-        Requests are drawn as slots become free: no more than two batches are held at once.
-        speculation: as for `load`; None: as it was given there.
+        Requests are drawn as slots become free: no more than two batches are held at once. Those of
+        a `RequestSource` are waited for only while there is nothing to write. speculation: as for
+        `load`; None: as it was given there. keep_embeddings: captions come with theirs.
         """
+        source = requests if isinstance(requests, RequestSource) else ListedRequests(requests)
         params = params or self.params()
-        held: dict[int, tuple[bool, int]] = {}  # key -> alt_truncated, seed
+        held: dict[int, _Held] = {}
         done: dict[int, Caption] = {}
         engine = Engine(
             self.runtime,
@@ -148,32 +218,45 @@ class Captioner:
             stats=self.stats,
         )
         next_key = 0
-        for completion in engine.run(self._work(requests, params, held)):
-            done[completion.key] = self._finish(completion, *held.pop(completion.key))
+        for completion in engine.run(self._work(source, params, held)):
+            done[completion.key] = self._finish(
+                completion, held.pop(completion.key), keep_embeddings
+            )
             while next_key in done:
                 yield done.pop(next_key)
                 next_key += 1
 
     def _work(
-        self,
-        requests: Iterable[CaptionRequest],
-        params: CaptionParams,
-        held: dict[int, tuple[bool, int]],
-    ) -> Iterator[Work]:
-        """Encodes and maps requests a batch at a time, ahead of the decoder."""
+        self, source: RequestSource, params: CaptionParams, held: dict[int, _Held]
+    ) -> Iterator[Work | None]:
+        """Encodes and maps what is ready, a batch at a time, ahead of the decoder.
+
+        None while nothing is ready and there are captions to write; without any, it waits.
+        """
         keys = itertools.count()
-        pending = iter(requests)
-        while batch := list(itertools.islice(pending, self.runtime.num_slots)):
-            pixels = np.stack([request.pixels for request in batch])
-            visual_tokens = self.runtime.map(self.runtime.encode(pixels))
-            for request, tokens in zip(batch, visual_tokens, strict=True):
-                key = next(keys)
+        recent = Recent[bytes, NDArray[np.float32]](_EMBEDDINGS_KEPT)
+        while True:
+            start_s, idle = time.perf_counter(), not held
+            batch = source.take(self.runtime.num_slots, wait=idle)
+            if idle:
+                self.stats.decode_wait_s += time.perf_counter() - start_s
+            if batch is None:
+                return
+            if not batch:
+                yield None
+                continue
+            contents = [request.content_hash() for request in batch]
+            embeddings = self._embed(batch, contents, recent)
+            tokens = self._map(embeddings)
+            for request, content in zip(batch, contents, strict=True):
                 prompt = self.tokenizer.prompt(request.alts)
-                seed = row_seed(request.pixels, request.alts, params.seed)
-                held[key] = (prompt.alt_truncated, seed)
+                seed = row_seed(content, request.alts, params.seed)
+                key = next(keys)
+                embedded = EmbeddedImage(content, embeddings[content])
+                held[key] = _Held(prompt.alt_truncated, seed, embedded)
                 yield Work(
                     key,
-                    tokens,
+                    tokens[content],
                     prompt.ids,
                     params.max_new_tokens,
                     seed,
@@ -182,19 +265,54 @@ class Captioner:
                     self._alt_ids(prompt.ids),
                 )
 
+    def _embed(
+        self,
+        batch: Sequence[CaptionRequest],
+        contents: Sequence[bytes],
+        recent: Recent[bytes, NDArray[np.float32]],
+    ) -> dict[bytes, NDArray[np.float32]]:
+        """Embeddings of a batch by content; the same picture is encoded once."""
+        found: dict[bytes, NDArray[np.float32]] = {}
+        missing: dict[bytes, NDArray[np.uint8]] = {}
+        for request, content in zip(batch, contents, strict=True):
+            known = recent.get(content)
+            if request.embedded is not None:
+                found[content] = request.embedded.embedding
+            elif known is not None:
+                found[content] = known
+            elif request.pixels is not None:
+                missing[content] = request.pixels
+        if missing:
+            start_s = time.perf_counter()
+            encoded = self.runtime.encode(np.stack(list(missing.values())))
+            self.stats.encode_s += time.perf_counter() - start_s
+            for content, embedding in zip(missing, encoded, strict=True):
+                found[content] = embedding.copy()  # not a view, which would hold the batch
+                recent.put(content, found[content])
+        return found
+
+    def _map(
+        self, embeddings: dict[bytes, NDArray[np.float32]]
+    ) -> dict[bytes, NDArray[np.float32]]:
+        start_s = time.perf_counter()
+        tokens = self.runtime.map(np.stack(list(embeddings.values())))
+        self.stats.map_s += time.perf_counter() - start_s
+        return dict(zip(embeddings, tokens, strict=True))
+
     def _alt_ids(self, prompt_ids: Sequence[int]) -> tuple[int, ...]:
         """The alt-text within a prompt: without padding before it and suffix behind it."""
         end = len(prompt_ids) - len(self.config.prompt.suffix_ids)
         pad_id = self.config.decoder.pad_id
         return tuple(itertools.dropwhile(lambda token: token == pad_id, prompt_ids[:end]))
 
-    def _finish(self, completion: Completion, alt_truncated: bool, seed: int) -> Caption:
+    def _finish(self, completion: Completion, held: _Held, keep_embedding: bool) -> Caption:
         return Caption(
             text=self.tokenizer.decode(completion.ids),
             finish_reason=completion.finish_reason,
             tokens=completion.num_tokens,
-            alt_truncated=alt_truncated,
-            seed=seed,
+            alt_truncated=held.alt_truncated,
+            seed=held.seed,
+            embedded=held.embedded if keep_embedding else None,
         )
 
     def forget_phrases(self) -> None:

@@ -1,5 +1,7 @@
 """The errors a user can cause. Each message is one sentence: what is wrong, where, what to do."""
 
+from __future__ import annotations
+
 __all__ = ["AltogetherError", "BundleError", "ConfigError", "ImageError", "MissingDependencyError"]
 
 
@@ -21,6 +23,9 @@ class ImageError(AltogetherError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return ImageError, (self.kind, str(self))  # from a worker to the process that writes rows
 
 
 class MissingDependencyError(AltogetherError):

@@ -1,57 +1,44 @@
 """A folder of images and their alt-texts → a file of captions: the work of `caption`.
 
-    scan ─▶ decode (threads, a bounded number ahead) ─▶ captioner ─▶ rows, in input order
+    scan ─▶ tasks ─▶ a captioner here, or several in processes of their own ─▶ rows, in input order
 
-Decoding overlaps with captioning; memory does not grow with the folder, save for its file names.
+Rows are written by this process alone. Memory does not grow with the folder, save for its file
+names and alt-texts.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from altogether_rt.data.alts import Alts, AltTable, read_alts
+from altogether_rt.data.alts import AltTable, read_alts
+from altogether_rt.data.embedding_sink import EmbeddingSink
+from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.folder import FolderScan, scan_folder
-from altogether_rt.data.images import ImageLimits, PixelGate, free_large_images, open_image
+from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import Row, RunStamp, caption_row, error_row
 from altogether_rt.data.sidecars import Sidecars
 from altogether_rt.data.sinks import JsonlSink
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest
+from altogether_rt.generation.engine import EngineStats
+from altogether_rt.generation.params import Caption, CaptionParams
+from altogether_rt.tasks import (
+    Answer,
+    CaptionPlan,
+    ListedTasks,
+    SupportsCaptions,
+    Task,
+    caption_tasks,
+)
+from altogether_rt.workers import WorkerPool
 
 __all__ = ["CaptionJob", "CaptionSummary", "Inputs", "caption_folder", "find_alts", "read_inputs"]
-
-#: Decoded images (150 kB each at 224 px) that may wait for the captioner.
-_DECODED_AHEAD = 32
-
-
-class _Preprocessor(Protocol):
-    def pixels(self, image: Image.Image) -> NDArray[np.uint8]: ...
-
-
-class SupportsCaptions(Protocol):
-    """What the pipeline needs of a `Captioner`."""
-
-    @property
-    def bundle_id(self) -> str: ...
-    @property
-    def preprocessor(self) -> _Preprocessor: ...
-    def stream(
-        self, requests: Iterable[CaptionRequest], params: CaptionParams | None = None
-    ) -> Iterator[Caption]: ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +54,10 @@ class CaptionJob:
     overwrite: bool = False
     retry_errors: bool = False
     limits: ImageLimits = field(default_factory=ImageLimits)
+    fast_jpeg: bool = False
+    embeddings: Path | None = None  # read instead of the images
+    save_embeddings: Path | None = None
+    encoder: EncoderStamp | None = None  # of the bundle; needed with either of the two
 
 
 @dataclass(frozen=True)
@@ -88,6 +79,8 @@ class CaptionSummary:
     failed: Counter[str] = field(default_factory=Counter)  # by class of error
     seconds: float = 0.0
     sidecars_kept: Problems = field(default_factory=Problems)
+    embeddings_missing: int = 0  # rows of earlier runs, which did not save them
+    stats: EngineStats = field(default_factory=EngineStats)  # of all workers together
 
     @property
     def num_failed(self) -> int:
@@ -124,7 +117,7 @@ def read_inputs(job: CaptionJob) -> Inputs:
 def caption_folder(
     job: CaptionJob,
     inputs: Inputs,
-    captioner: SupportsCaptions,
+    captioner: SupportsCaptions | WorkerPool,
     params: CaptionParams,
     on_start: Callable[[int], None] = lambda todo: None,
     on_row: Callable[[Row], None] = lambda row: None,
@@ -135,13 +128,20 @@ def caption_folder(
     finished so far are kept, and calling it again goes on behind them.
     """
     start = time.monotonic()
-    stamp = RunStamp(captioner.bundle_id, params)
+    stamp = RunStamp(captioner.bundle_id, params, job.fast_jpeg)
     summary = CaptionSummary()
     sidecars = None
     if job.sidecar is not None:
         sidecars = Sidecars(inputs.scan.root, job.sidecar, job.overwrite)
         summary.sidecars_kept = sidecars.kept
-    with JsonlSink(job.out) as sink:
+    with ExitStack() as stack:
+        sink = stack.enter_context(JsonlSink(job.out))
+        embeddings = None
+        if job.save_embeddings is not None:
+            assert job.encoder is not None
+            embeddings = stack.enter_context(
+                EmbeddingSink(job.save_embeddings, job.encoder, overwrite=job.overwrite)
+            )
         done = sink.recover(
             _row_check(inputs, stamp), overwrite=job.overwrite, retry_errors=job.retry_errors
         )
@@ -149,6 +149,11 @@ def caption_folder(
             _write_sidecars(sidecars, sink.rows(), set(inputs.names))
         todo = [name for name in inputs.names if name not in done]
         summary.skipped = len(inputs.names) - len(todo)
+        if embeddings is not None:
+            rows = sink.rows() if done else ()
+            summary.embeddings_missing = sum(
+                "error" not in row and row["file_name"] not in embeddings for row in rows
+            )
         on_start(len(todo))
 
         def finish_row(row: Row) -> None:
@@ -161,8 +166,34 @@ def caption_folder(
             sink.write(row)
             on_row(row)
 
-        work = _Work(inputs.scan.root, inputs.alts, captioner, stamp, job.limits)
-        _caption_all(todo, work, finish_row)
+        def answer(index: int, answer: Answer) -> None:
+            name = todo[index]
+            alts = inputs.alts.get(name)
+            if embeddings is not None and isinstance(answer, Caption):
+                assert answer.embedded is not None
+                embeddings.write(name, answer.embedded)  # before the row
+            if isinstance(answer, ImageError):
+                finish_row(error_row(name, alts, answer))
+            else:
+                finish_row(caption_row(name, alts, answer, stamp))
+
+        plan = CaptionPlan(
+            inputs.scan.root,
+            params,
+            job.limits,
+            job.fast_jpeg,
+            embeddings=job.embeddings,
+            encoder=job.encoder,
+            keep_embeddings=embeddings is not None,
+        )
+        tasks = (Task(i, name, inputs.alts.get(name).texts) for i, name in enumerate(todo))
+        if isinstance(captioner, WorkerPool):
+            summary.stats = captioner.caption(tasks, plan, answer)
+        else:
+            caption_tasks(ListedTasks(tasks), captioner, plan, answer)
+            summary.stats = captioner.stats
+        if embeddings is not None:
+            embeddings.finish()
         sink.finish()
     summary.seconds = time.monotonic() - start
     return summary
@@ -183,6 +214,8 @@ def _row_check(inputs: Inputs, stamp: RunStamp) -> Callable[[Row], str | None]:
             return f"of bundle {row.get('bundle')}, and this one is {expected['bundle']}"
         if row.get("params") != expected["params"]:
             return "written with other parameters"
+        if row.get("fast_jpeg") != expected.get("fast_jpeg"):
+            return f"written {'with' if row.get('fast_jpeg') else 'without'} --fast-jpeg"
         return None
 
     return check
@@ -193,105 +226,3 @@ def _write_sidecars(sidecars: Sidecars, rows: Iterable[Row], names: set[str]) ->
     for row in rows:
         if "error" not in row and row["file_name"] in names:
             sidecars.write(row["file_name"], row["caption"])
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What every image of a run is treated with."""
-
-    root: Path
-    alts: AltTable
-    captioner: SupportsCaptions
-    stamp: RunStamp
-    limits: ImageLimits
-
-
-def _caption_all(names: list[str], work: _Work, finish_row: Callable[[Row], None]) -> None:
-    """Calls `finish_row` once for each name, in order."""
-    if not names:
-        return
-    order = _InOrder(work.stamp, finish_row)
-
-    def requests(
-        decoded: Iterable[tuple[str, NDArray[np.uint8] | ImageError]],
-    ) -> Iterator[CaptionRequest]:
-        for name, pixels in decoded:
-            alts = work.alts.get(name)
-            if isinstance(pixels, ImageError):
-                order.add(error_row(name, alts, pixels))
-            else:
-                order.add(_Waiting(name, alts))
-                yield CaptionRequest(pixels, alts.texts)
-
-    with closing(_decode_ahead(names, work)) as decoded:
-        for caption in work.captioner.stream(requests(decoded), work.stamp.params):
-            order.resolve(caption)
-
-
-def _decode_ahead(
-    names: list[str], work: _Work
-) -> Generator[tuple[str, NDArray[np.uint8] | ImageError], None, None]:
-    """Each name with its pixels, or with what is wrong; decoded by threads, in order."""
-    free_large_images()
-    gate = PixelGate(work.limits.max_pixels)
-
-    def decode(name: str) -> NDArray[np.uint8] | ImageError:
-        try:
-            with open_image(work.root / name, work.limits, gate) as image:
-                return work.captioner.preprocessor.pixels(image)
-        except ImageError as error:
-            return error
-        except MemoryError:
-            return ImageError("too_large", f"{name} does not fit into memory.")
-
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
-    try:
-        ahead: deque[tuple[str, Future[NDArray[np.uint8] | ImageError]]] = deque()
-        for name in names:
-            ahead.append((name, pool.submit(decode, name)))
-            if len(ahead) >= _DECODED_AHEAD:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        while ahead:
-            first, future = ahead.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    name: str
-    alts: Alts
-
-
-class _InOrder:
-    """Rows leave in the order in which their images came, though captions take longer than errors.
-
-    The captioner may draw requests from a thread of its own: hence the lock.
-    """
-
-    def __init__(self, stamp: RunStamp, finish_row: Callable[[Row], None]) -> None:
-        self._stamp = stamp
-        self._finish_row = finish_row
-        self._queue: deque[Row | _Waiting] = deque()
-        self._lock = threading.Lock()
-
-    def add(self, entry: Row | _Waiting) -> None:
-        """A finished row, or an image whose caption is to come."""
-        with self._lock:
-            self._queue.append(entry)
-            self._release()
-
-    def resolve(self, caption: Caption) -> None:
-        """The caption of the first image that waits has come."""
-        with self._lock:
-            first = self._queue.popleft()
-            assert isinstance(first, _Waiting), "rows before it were released"
-            self._finish_row(caption_row(first.name, first.alts, caption, self._stamp))
-            self._release()
-
-    def _release(self) -> None:
-        while self._queue and not isinstance(first := self._queue[0], _Waiting):
-            self._queue.popleft()
-            self._finish_row(first)

@@ -38,6 +38,11 @@ class Preprocessor:
         self._squash = encoder.resize == "squash"
         self._filter = _FILTERS[encoder.interpolation]
 
+    @property
+    def size(self) -> int:
+        """Side of the square that `pixels` makes."""
+        return self._size
+
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """An RGB picture as uint8 (image_size, image_size, 3)."""
         assert image.mode == "RGB", "load_image converts to RGB"

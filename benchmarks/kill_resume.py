@@ -67,8 +67,10 @@ def main() -> None:
     parser.add_argument("--alt")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("options", nargs="*", help="options of caption, after --")
-    arguments = parser.parse_args()
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    arguments = parser.parse_args(given[:end])
+    arguments.options = given[end + 1 :]
     rng = random.Random(arguments.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-resume-"))
     undisturbed, out = folder / "undisturbed.jsonl", folder / "killed.jsonl"

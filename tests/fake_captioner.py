@@ -1,11 +1,10 @@
 """A captioner without a model, for tests of everything around it; also a program to be killed.
 
-python tests/fake_captioner.py DIR OUT [ALTS [SIDECAR]]
+python tests/fake_captioner.py DIR OUT [ALTS [SIDECAR [workers]]]
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import sys
 import time
@@ -17,10 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest
+from altogether_rt.generation.engine import EngineStats
+from altogether_rt.generation.params import (
+    Caption,
+    CaptionParams,
+    CaptionRequest,
+    EmbeddedImage,
+)
 
 
 class FakePreprocessor:
+    size = 8
+
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         assert image.mode == "RGB"
         return np.asarray(image.resize((8, 8)))
@@ -36,13 +43,19 @@ class FakeCaptioner:
         self.delay_s = delay_s
         self.requests: list[CaptionRequest] = []
         self.interrupt_after: int | None = None
+        self.stats = EngineStats()
+        self.num_encoded = 0
 
     def params(self, **overrides: Any) -> CaptionParams:
         given = {key: value for key, value in overrides.items() if value is not None}
         return CaptionParams(**{"max_new_tokens": 8, "temperature": 0.0, "top_p": 1.0, **given})
 
     def stream(
-        self, requests: Iterable[CaptionRequest], params: CaptionParams | None = None
+        self,
+        requests: Iterable[CaptionRequest],
+        params: CaptionParams | None = None,
+        *,
+        keep_embeddings: bool = False,
     ) -> Iterator[Caption]:
         pending = iter(requests)
         while batch := list(itertools.islice(pending, self.batch_size)):
@@ -51,9 +64,16 @@ class FakeCaptioner:
                     raise KeyboardInterrupt
                 self.requests.append(request)
                 time.sleep(self.delay_s)
-                digest = hashlib.sha1(request.pixels.tobytes()).hexdigest()[:8]
+                content = request.content_hash()
+                if request.embedded is None:
+                    self.num_encoded += 1
+                embedding = np.frombuffer(content, np.uint8).astype(np.float32)
+                if request.embedded is not None:
+                    assert np.array_equal(request.embedded.embedding, embedding)
                 alt = "; ".join(request.alts)[:100]
-                yield Caption(f"{digest} é [{alt}]", "eos", 3, False, 7)
+                embedded = EmbeddedImage(content, embedding) if keep_embeddings else None
+                text = f"{content.hex()[:8]} é [{alt}]"
+                yield Caption(text, "eos", 3, False, 7, embedded=embedded)
 
     def close(self) -> None:
         pass
@@ -66,13 +86,18 @@ class FakeCaptioner:
 
 
 def main() -> None:
+    from functools import partial
+
     from altogether_rt.pipeline import CaptionJob, caption_folder, read_inputs
+    from altogether_rt.workers import WorkerPool
 
     folder, out, *rest = sys.argv[1:]
     alts = Path(rest[0]) if rest else None
     job = CaptionJob(Path(folder), Path(out), alts, sidecar=rest[1] if len(rest) > 1 else None)
     captioner = FakeCaptioner(delay_s=0.01)
-    caption_folder(job, read_inputs(job), captioner, captioner.params())
+    pool = WorkerPool(2, partial(FakeCaptioner, delay_s=0.04), "fake", slots=3)
+    workers = pool if "workers" in rest else captioner
+    caption_folder(job, read_inputs(job), workers, captioner.params())
 
 
 if __name__ == "__main__":

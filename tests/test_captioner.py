@@ -14,6 +14,7 @@ from altogether_rt.captioner import Captioner
 from altogether_rt.config import CaptionerConfig, DecoderConfig, EncoderConfig, MapperConfig
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.params import CaptionRequest
+from altogether_rt.generation.requests import Recent, RequestSource
 from altogether_rt.preprocess import PromptTokenizer
 from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime
 
@@ -94,6 +95,81 @@ def test_requests_are_drawn_as_captions_are_written() -> None:
 
     next(_captioner(4).stream(requests()))
     assert drawn < 50
+
+
+class CountingRuntime(FakeRuntime):
+    """Counts images encoded."""
+
+    num_encoded = 0
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        self.num_encoded += len(pixels)
+        return super().encode(pixels)
+
+
+def test_the_same_picture_is_encoded_once() -> None:
+    captioner, plain = _captioner(3), _captioner(3)
+    captioner.runtime = runtime = CountingRuntime(3, capacity=400)
+    images = _images(4) * 5
+    alts = [f"{i}" for i in range(20)]
+    assert captioner.caption(images, alts) == [
+        plain.caption([image], [alt])[0] for image, alt in zip(images, alts, strict=True)
+    ]
+    assert runtime.num_encoded == 4
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_an_embedding_stands_for_its_picture(temperature: float) -> None:
+    captioner = _captioner(3)
+    captioner.runtime = runtime = CountingRuntime(3, capacity=400)
+    params = captioner.params(temperature=temperature, max_new_tokens=20)
+    requests = [CaptionRequest(image, (str(i),)) for i, image in enumerate(_images(7))]
+    captions = list(captioner.stream(requests, params, keep_embeddings=True))
+    assert all(caption.embedded is not None for caption in captions)
+    runtime.num_encoded = 0
+    embedded = [
+        CaptionRequest(None, request.alts, embedded=caption.embedded)
+        for request, caption in zip(requests, captions, strict=True)
+    ]
+    assert list(captioner.stream(embedded, params)) == captions
+    assert runtime.num_encoded == 0
+    assert captioner.caption(_images(1))[0].embedded is None
+
+
+class Halting(RequestSource):
+    """Has something ready only every third time it is asked, unless it must wait."""
+
+    def __init__(self, requests: list[CaptionRequest]) -> None:
+        self.left = list(requests)
+        self.asked = 0
+        self.waited = 0
+
+    def take(self, most: int, wait: bool) -> list[CaptionRequest] | None:
+        self.asked += 1
+        self.waited += wait
+        if not self.left:
+            return None
+        return [self.left.pop(0)] if wait or self.asked % 3 == 0 else []
+
+
+def test_captions_go_on_while_no_image_is_ready() -> None:
+    requests = [CaptionRequest(image) for image in _images(12)]
+    captioner = _captioner(4)
+    source = Halting(requests)
+    assert list(captioner.stream(source)) == list(_captioner(4).stream(requests))
+    assert 1 <= source.waited < 12, "it waits only when there is nothing to write"
+    assert captioner.stats.decode_wait_s >= 0
+    assert captioner.stats.decoder_s > 0
+    assert [request.alts for request in Halting(requests)] == [()] * 12
+
+
+def test_recent_forgets_what_was_used_longest_ago() -> None:
+    recent = Recent[str, int](2)
+    recent.put("a", 1)
+    recent.put("b", 2)
+    assert recent.get("a") == 1
+    recent.put("c", 3)
+    assert (recent.get("a"), recent.get("b"), recent.get("c"), len(recent)) == (1, None, 3, 2)
 
 
 def test_lengths_that_differ_are_refused() -> None:

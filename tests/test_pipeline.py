@@ -162,7 +162,7 @@ def test_failing_captioner_keeps_the_rows_so_far(folder: Path, tmp_path: Path) -
             self.delay_s = 0.0
             return super().params(**overrides)
 
-        def stream(self, requests: Any, params: Any = None) -> Any:
+        def stream(self, requests: Any, params: Any = None, **options: Any) -> Any:
             yield from (
                 caption for _, caption in zip(range(3), super().stream(requests), strict=False)
             )
@@ -188,6 +188,22 @@ def test_sidecars_of_old_and_new_rows(folder: Path, tmp_path: Path) -> None:
     (folder / "01.txt").write_text("mine\n")
     assert run(folder, out, sidecar=".txt").sidecars_kept.count == 1
     assert (folder / "01.txt").read_text() == "mine\n"
+
+
+def test_twins_are_captioned_once(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.jsonl"
+    for i in range(100):  # the pixels of 03.png, twice with its alt-texts and else with none
+        Image.open(folder / "03.png").save(folder / f"{20 + i}.bmp")
+    alts = [{"file_name": name, "alt": ["alt 3", "two"]} for name in ("03.png", "20.bmp")]
+    (folder / "alts.jsonl").write_text("".join(json.dumps(alt) + "\n" for alt in alts))
+    captioner = FakeCaptioner()
+    summary = run(folder, out, captioner)
+    assert summary.captioned == 109
+    captions = {row["file_name"]: row.get("caption") for row in rows_of(out)}
+    assert captions["20.bmp"] == captions["03.png"]
+    assert len({captions[f"{20 + i}.bmp"] for i in range(1, 100)}) == 1
+    assert captions["21.bmp"] != captions["20.bmp"]
+    assert len(captioner.requests) == 9 + 1
 
 
 def test_only_broken_images(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ class BenchInputs:
     num_visual: int  # visual tokens that stand before them
 
     def pixels(self, rows: int) -> NDArray[np.uint8]:
-        return np.stack([request.pixels for request in self.requests[:rows]])  # (rows, H, W, 3)
+        pixels = (request.pixels for request in self.requests[:rows])
+        return np.stack([picture for picture in pixels if picture is not None])  # (rows, H, W, 3)
 
     def prompt_lengths(self, rows: int) -> list[int]:
         """Tokens of each row's prompt, the visual ones included."""

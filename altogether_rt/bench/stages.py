@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from altogether_rt.bench.roofline import decoder_cost, mapper_cost, schedule_cos
 from altogether_rt.bench.timing import Timing, measure
 from altogether_rt.bench.vision_cost import encoder_cost
 from altogether_rt.captioner import Captioner
-from altogether_rt.generation.engine import EngineStats
+from altogether_rt.generation.engine import STAGE_SECONDS, EngineStats
 
 __all__ = ["STAGES", "StageResult", "StageRunner"]
 
@@ -34,6 +34,8 @@ class StageResult:
     #: Of `whole`: tokens that a row writes a step, and the share of guesses that were right.
     tokens_per_decode: float | None = None
     acceptance: float | None = None
+    #: Of `whole`: seconds of a call by stage, as `caption --json` names them.
+    stage_s: Mapping[str, float] | None = None
 
     @property
     def rows_per_s(self) -> float:
@@ -120,6 +122,7 @@ class StageRunner:
         stats = captioner.stats
         captioner.stats = EngineStats()
         timing = self._measure(write)
+        num_runs = len(timing.times_s) + 1  # and the one that warms up
         encoder = encoder_cost(captioner.config.encoder, batch, self.weight_bytes)
         costs = None
         if encoder is not None:
@@ -131,6 +134,14 @@ class StageRunner:
                 self.cache_bytes,
             )
             costs = (encoder, mapper_cost(captioner.config, batch, self.weight_bytes), *decoder)
+        runs = captioner.stats
         return StageResult(
-            "whole", batch, timing, sum(tokens), costs, stats.tokens_per_decode, stats.acceptance
+            "whole",
+            batch,
+            timing,
+            sum(tokens),
+            costs,
+            stats.tokens_per_decode,
+            stats.acceptance,
+            {name: getattr(runs, name) / num_runs for name in STAGE_SECONDS},
         )

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from altogether_rt.cli.output import Output, Progress, format_duration
-from altogether_rt.data.alts import MAX_ALT_CHARS
+from altogether_rt.cli.caption_report import note_inputs, report
+from altogether_rt.cli.device import DeviceOption, check_gpu
+from altogether_rt.cli.output import Output, Progress
+from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
-from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import Row
 from altogether_rt.data.sheet import write_sheet
-from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.params import CaptionParams
 from altogether_rt.generation.speculation import Speculation
 from altogether_rt.pipeline import CaptionJob, CaptionSummary, Inputs, caption_folder, read_inputs
+from altogether_rt.tasks import SupportsCaptions
+from altogether_rt.workers import WorkerPool
 
 if TYPE_CHECKING:
     from altogether_rt.captioner import Captioner
@@ -50,10 +54,23 @@ Sidecar = Annotated[
 Sheet = Annotated[
     Path | None, typer.Option(metavar="FILE.html", help="Also write a contact sheet to look at.")
 ]
+Embeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Saved embeddings (.npy, .parquet) to use for the images."),
+]
+SaveEmbeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also save the images' embeddings (.npy, .parquet)."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace captions already there.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Compute threads; all cores if not set.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes that share the images; the captions are the same.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Compute threads of a worker; if not set they share all cores."),
+]
 SpeculationOption = Annotated[
     Speculation,
     typer.Option(
@@ -65,6 +82,13 @@ MaxPixels = Annotated[
     int,
     typer.Option(
         min=1, help="Larger images are not decoded; memory grows with it (12 bytes each)."
+    ),
+]
+FastJpeg = Annotated[
+    bool,
+    typer.Option(
+        "--fast-jpeg",
+        help="Decode large JPEGs at a part of their size: faster, and pixels differ a little.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="The summary as one JSON line.")]
@@ -81,6 +105,7 @@ class _CaptionerOptions:
     batch_size: int | None
     params: dict[str, Any]
     speculation: Speculation = "auto"
+    workers: int = 1
 
 
 def caption_command(
@@ -97,12 +122,16 @@ def caption_command(
     limit: Limit = None,
     sidecar: Sidecar = None,
     sheet: Sheet = None,
+    embeddings: Embeddings = None,
+    save_embeddings: SaveEmbeddings = None,
     overwrite: Overwrite = False,
     retry_errors: RetryErrors = False,
-    device: Device = "auto",
+    device: DeviceOption = "auto",
     threads: Threads = None,
+    workers: Workers = 1,
     speculation: SpeculationOption = "auto",
     max_pixels: MaxPixels = ImageLimits.max_pixels,
+    fast_jpeg: FastJpeg = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -112,22 +141,33 @@ def caption_command(
     where it was when the same command is given again; captions that are there are kept.
     """
     limits = ImageLimits(max_pixels=max_pixels)
-    job = CaptionJob(folder, out, alt, recursive, limit, sidecar, overwrite, retry_errors, limits)
+    if embeddings is not None and save_embeddings is not None:
+        raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
+    job = CaptionJob(
+        folder, out, alt, recursive, limit, sidecar, overwrite, retry_errors, limits, fast_jpeg
+    )
+    if embeddings is not None or save_embeddings is not None:
+        job = dataclasses.replace(
+            job,
+            embeddings=embeddings,
+            save_embeddings=save_embeddings,
+            encoder=_encoder_stamp(bundle, fast_jpeg),
+        )
     params = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
         "seed": seed,
     }
-    options = _CaptionerOptions(bundle, device, threads, batch_size, params, speculation)
+    options = _CaptionerOptions(bundle, device, threads, batch_size, params, speculation, workers)
     _run(job, options, sheet, Output(as_json=as_json, quiet=quiet))
 
 
 def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output: Output) -> None:
+    check_gpu(options.device)
     inputs = read_inputs(job)
-    _note_inputs(job, inputs, output)
-    with _load_captioner(options) as captioner:
-        params = captioner.params(**options.params)
+    note_inputs(job, inputs, output)
+    with _opened(options) as (captioner, params):
         try:
             summary = _caption_with_progress(job, inputs, captioner, params, output)
         except KeyboardInterrupt:
@@ -138,7 +178,50 @@ def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output
     shown = None
     if sheet is not None:
         shown = write_sheet(job.out, inputs.scan.root, sheet, limits=job.limits)
-    _report(job, inputs, summary, sheet if shown else None, output)
+    report(job, inputs, summary, sheet if shown else None, output)
+
+
+def _encoder_stamp(bundle: str, fast_jpeg: bool) -> EncoderStamp:
+    from altogether_rt.bundle import Bundle
+
+    manifest = Bundle.load(bundle, verify_hashes=False).manifest  # checked when it is opened
+    decoding = "fast-jpeg" if fast_jpeg else "exact"
+    return EncoderStamp(manifest.encoder_id, manifest.config.encoder.embed_dim, decoding)
+
+
+@contextmanager
+def _opened(
+    options: _CaptionerOptions,
+) -> Iterator[tuple[SupportsCaptions | WorkerPool, CaptionParams]]:
+    """What captions with these options, here or in workers, and its parameters."""
+    if options.workers > 1:
+        yield _make_pool(options)
+    else:
+        with _load_captioner(options) as captioner:
+            yield captioner, captioner.params(**options.params)
+
+
+def _make_pool(options: _CaptionerOptions) -> tuple[WorkerPool, CaptionParams]:
+    from altogether_rt.bundle import Bundle
+    from altogether_rt.captioner import Captioner, caption_params
+    from altogether_rt.runtime.ort_session import available_cores
+    from altogether_rt.runtime.select import DEFAULT_SLOTS
+
+    bundle = Bundle.load(options.bundle)  # checked once, for all of them
+    slots = options.batch_size or DEFAULT_SLOTS
+    threads = options.threads or max(1, available_cores() // options.workers)
+    open_captioner = partial(
+        Captioner.load,
+        bundle,
+        device=options.device,
+        threads=threads,
+        num_slots=slots,
+        speculation=options.speculation,
+    )
+    pool = WorkerPool(
+        options.workers, open_captioner, bundle.bundle_id, slots=slots, read_threads=threads
+    )
+    return pool, caption_params(bundle.config, **options.params)
 
 
 def _load_captioner(options: _CaptionerOptions) -> Captioner:
@@ -154,7 +237,11 @@ def _load_captioner(options: _CaptionerOptions) -> Captioner:
 
 
 def _caption_with_progress(
-    job: CaptionJob, inputs: Inputs, captioner: Captioner, params: CaptionParams, output: Output
+    job: CaptionJob,
+    inputs: Inputs,
+    captioner: SupportsCaptions | WorkerPool,
+    params: CaptionParams,
+    output: Output,
 ) -> CaptionSummary:
     with ExitStack() as stack:
         progress: list[Progress] = []
@@ -166,77 +253,3 @@ def _caption_with_progress(
             progress[0].advance()
 
         return caption_folder(job, inputs, captioner, params, on_start, on_row)
-
-
-def _note_inputs(job: CaptionJob, inputs: Inputs, output: Output) -> None:
-    """What the user should know about the inputs before waiting for the captions."""
-    if inputs.scan.problems:
-        output.note(f"Left out in {job.folder}: {inputs.scan.problems}.")
-    for problems, what in (
-        (inputs.alts.problems, "lines of the alt-text file cannot be used"),
-        (inputs.alts_without_image, "alt-texts have no image in the folder"),
-    ):
-        if problems:
-            output.note(f"{problems.count:,} {what}: {problems}.")
-    if inputs.alts.num_truncated:
-        output.note(
-            f"{inputs.alts.num_truncated:,} images have alt-texts of more than "
-            f"{MAX_ALT_CHARS:,} characters: the rest is left out, and the rows say so."
-        )
-    if job.alts is None:
-        for name in ("alts.jsonl", "metadata.jsonl"):
-            if (inputs.scan.root / name).is_file():
-                output.note(f"{job.folder} holds {name}: give --alt {name} to use its alt-texts.")
-
-
-def _report(
-    job: CaptionJob, inputs: Inputs, summary: CaptionSummary, sheet: Path | None, output: Output
-) -> None:
-    """The summary; exits with 1 if not one image could be captioned."""
-    if summary.sidecars_kept:
-        kept = summary.sidecars_kept
-        output.note(f"{kept.count:,} sidecar files hold other text and were left alone: {kept}.")
-    output.result(_summary_data(job, inputs, summary, sheet), _sentence(job, summary))
-    if sheet is not None:
-        output.show(f"Look at them in {sheet}.")
-    if summary.num_failed and not summary.captioned and not summary.skipped:
-        raise AltogetherError(
-            f"none of the {summary.num_failed:,} images could be captioned: "
-            f"{job.out} says why for each."
-        )
-
-
-def _sentence(job: CaptionJob, summary: CaptionSummary) -> str:
-    rate = summary.captioned / summary.seconds if summary.seconds > 0 else 0.0
-    took = f" in {format_duration(summary.seconds)} ({rate:.1f} images/s)"
-    parts = [f"{summary.captioned:,} captioned" + (took if summary.captioned else "")]
-    if summary.skipped:
-        parts.append(f"{summary.skipped:,} skipped (already there)")
-    if summary.num_failed:
-        classes = ", ".join(f"{count:,} {kind}" for kind, count in summary.failed.most_common())
-        parts.append(f"{summary.num_failed:,} failed ({classes})")
-    return f"{job.out}: {', '.join(parts)}."
-
-
-def _summary_data(
-    job: CaptionJob, inputs: Inputs, summary: CaptionSummary, sheet: Path | None
-) -> dict[str, Any]:
-    return {
-        "out": str(job.out),
-        "sheet": None if sheet is None else str(sheet),
-        "images": len(inputs.names),
-        "captioned": summary.captioned,
-        "skipped": summary.skipped,
-        "failed": dict(summary.failed),
-        "seconds": round(summary.seconds, 3),
-        "other_files": inputs.scan.num_other,
-        "folders_left_out": _problems_data(inputs.scan.problems),
-        "alt_lines_unusable": _problems_data(inputs.alts.problems),
-        "alts_without_image": _problems_data(inputs.alts_without_image),
-        "alts_truncated": inputs.alts.num_truncated,
-        "sidecars_kept": _problems_data(summary.sidecars_kept),
-    }
-
-
-def _problems_data(problems: Problems) -> dict[str, Any]:
-    return {"count": problems.count, "examples": problems.examples}

@@ -48,6 +48,12 @@ COMMANDS: dict[str, CommandSpec] = {
         ("altogether-rt inspect my-bundle", "altogether-rt inspect starter --json"),
         "cpu",
     ),
+    "doctor": CommandSpec(
+        "altogether_rt.cli.doctor:doctor_command",
+        "Say what this machine can run, and what to install for the rest.",
+        ("altogether-rt doctor", "altogether-rt doctor --json"),
+        "cpu",
+    ),
     "export": CommandSpec(
         "altogether_rt.cli.export:export_command",
         "Turn a checkpoint into a bundle for a target.",
@@ -107,9 +113,12 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "open_clip": "train",
     "pillow_heif": "heic",
+    "pyarrow": "parquet",
     "safetensors": "train",
     "tensorboard": "train",
+    "cuda": "tensorrt",
     "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt",
     "torch": "train",
     "transformers": "train",
 }

@@ -27,9 +27,11 @@ class RunStamp:
 
     bundle: str
     params: CaptionParams
+    fast_jpeg: bool = False
 
     def fields(self) -> dict[str, Any]:
-        return {"bundle": self.bundle, "params": dataclasses.asdict(self.params)}
+        decoding = {"fast_jpeg": True} if self.fast_jpeg else {}
+        return {"bundle": self.bundle, "params": dataclasses.asdict(self.params), **decoding}
 
 
 def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row:

@@ -40,7 +40,8 @@ class JsonlSink:
             raise AltogetherError(f"{self.path} is a folder: --out must name a file.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._part = self._open_locked()
-        #: Where each finished row stands: its offset in OUT, or ~offset in the journal.
+        #: Where each row of earlier runs stands: its offset in OUT, or ~offset in the journal. Of
+        #: this run's rows, which may be millions, nothing is kept.
         self._places: dict[str, int] = {}
         self._part_size = 0  # bytes of whole rows in the journal
         self._part_last = ""  # order key of its last row
@@ -66,6 +67,7 @@ class JsonlSink:
                 if retry_errors and "error" in row:
                     retried.add(row["file_name"])
         for row, num_bytes in self._journal_rows(check):
+            self._places[row["file_name"]] = ~self._part_size
             self._note_journal_row(row["file_name"], num_bytes)
             retried.discard(row["file_name"])
         return self._places.keys() - retried
@@ -178,11 +180,14 @@ class JsonlSink:
         key = order_key(name)
         self._needs_merge |= key <= self._part_last  # a file came into the folder between runs
         self._part_last = key
-        self._places[name] = ~self._part_size
         self._part_size += num_bytes
 
     def _merge(self) -> None:
         """OUT and the journal, in input order, become the new OUT."""
+        offset = 0
+        for row, num_bytes in self._journal_rows(lambda row: None):
+            self._places[row["file_name"]] = ~offset
+            offset += num_bytes
         merged = Path(f"{self.path}.tmp")
         finished_path = self.path if self.path.exists() else Path(os.devnull)
         with (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from altogether_rt.config import GenerationConfig
 from altogether_rt.errors import ConfigError
+from altogether_rt.generation.sampling import content_hash
 
-__all__ = ["Caption", "CaptionParams", "CaptionRequest"]
+__all__ = ["Caption", "CaptionParams", "CaptionRequest", "EmbeddedImage"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,28 @@ class CaptionParams:
 
 
 @dataclass(frozen=True)
-class CaptionRequest:
-    """One image to caption."""
+class EmbeddedImage:
+    """What can stand for an image's pixels."""
 
-    pixels: NDArray[np.uint8]  # (H, W, 3), as `Preprocessor.pixels` returns it
+    content: bytes  # their `content_hash`
+    embedding: NDArray[np.float32]  # (E,)
+
+
+@dataclass(frozen=True)
+class CaptionRequest:
+    """One image to caption: its pixels, or what the encoder made of them."""
+
+    pixels: NDArray[np.uint8] | None  # (H, W, 3), as `Preprocessor.pixels` returns it
     alts: tuple[str, ...] = ()
+    content: bytes = b""  # `content_hash` of the pixels, where it is known
+    embedded: EmbeddedImage | None = None  # then pixels are not needed
+
+    def content_hash(self) -> bytes:
+        """What stands for the picture, computed unless it was given."""
+        if self.embedded is not None:
+            return self.embedded.content
+        assert self.pixels is not None, "a request has pixels or an embedding"
+        return self.content or content_hash(self.pixels)
 
 
 @dataclass(frozen=True)
@@ -58,3 +76,5 @@ class Caption:
     tokens: int  # caption tokens chosen, EOS included
     alt_truncated: bool
     seed: int  # of this row: derived from its content and the run's seed
+    #: What the encoder made of the image; kept where it was asked for.
+    embedded: EmbeddedImage | None = field(default=None, compare=False, repr=False)

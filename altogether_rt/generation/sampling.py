@@ -13,17 +13,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["row_seed", "row_uniforms", "sample_top_p"]
+__all__ = ["content_hash", "row_seed", "row_uniforms", "sample_top_p"]
 
 #: Candidates looked at before a full sort is needed; at low temperature nearly always enough.
 _SHORT_LIST = 64
 
 
-def row_seed(pixels: NDArray[np.uint8], alts: Sequence[str], run_seed: int) -> int:
-    """A 63-bit seed of a row's content and the run's seed."""
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(repr((run_seed, pixels.shape, tuple(alts))).encode("utf-8", "surrogatepass"))
-    digest.update(pixels.tobytes())
+def content_hash(pixels: NDArray[np.uint8]) -> bytes:
+    """16 bytes that stand for a picture: the same for the same pixels, and for no others."""
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
+
+def row_seed(content: bytes, alts: Sequence[str], run_seed: int) -> int:
+    """A 63-bit seed of a row's content and the run's seed.
+
+    content: `content_hash` of its pixels, which a row with a saved embedding has too.
+    """
+    digest = hashlib.blake2b(content, digest_size=8)
+    digest.update(repr((run_seed, tuple(alts))).encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest(), "little") >> 1
 
 

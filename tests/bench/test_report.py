@@ -78,7 +78,7 @@ class StandIn:
         self.steps.append(batch)
         return StepResult(np.full(len(batch.logit_index), 5, np.int64))
 
-    def move_slot(self, src: int, dst: int) -> None: ...
+    def move_slot(self, src: int, dst: int, length: int) -> None: ...
 
     def close(self) -> None:
         self.closed = True
@@ -103,7 +103,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> StandIn:
         assert num_slots == 3
         return Captioner(CONFIG, runtime, tokenizer, bundle.bundle_id)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(report, "Bundle", SimpleNamespace(load=lambda path: bundle))
+    monkeypatch.setattr(report, "load_bundle", lambda path, device: bundle)
     monkeypatch.setattr(report, "Captioner", SimpleNamespace(load=load))
     monkeypatch.setattr(report, "measure_ceilings", lambda threads, quick: MACHINE)
     return runtime
@@ -125,6 +125,12 @@ def test_run_measures_every_stage_at_every_size(runtime: StandIn) -> None:
         assert stage["rows_per_s"] == pytest.approx(1000 * stage["batch"] / latency["p50"], rel=0.1)
         assert 0 < stage["fraction_of_ceiling"] < 1  # Python is far from 1e12 operations a second
         assert stage["limit"] in ("compute", "memory")
+        assert ("decoder_s" in stage) == (stage["stage"] == "whole")
+        if stage["stage"] == "whole":
+            parts = [stage[name] for name in ("decode_wait_s", "encode_s", "map_s", "decoder_s")]
+            assert min(parts) >= 0
+            assert stage["decoder_s"] > 0
+            assert 1000 * sum(parts) <= 1.5 * latency["p99"]  # of the mean run, warm-up included
 
 
 def test_fraction_is_floor_over_median(runtime: StandIn) -> None:

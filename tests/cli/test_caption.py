@@ -129,6 +129,27 @@ def test_captioner_is_loaded_as_asked(folder: Path, monkeypatch: pytest.MonkeyPa
     assert calls == [("starter", options)]
 
 
+@pytest.mark.parametrize(("given", "threads"), [(None, 3), (2, 2)])
+def test_workers_share_the_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: int | None, threads: int
+) -> None:
+    captioner_module = pytest.importorskip("altogether_rt.captioner")
+    session_module = pytest.importorskip("altogether_rt.runtime.ort_session")
+    calls: list[Any] = []
+    monkeypatch.setattr(session_module, "available_cores", lambda: 7)
+    monkeypatch.setattr(
+        captioner_module.Captioner, "load", lambda bundle, **options: calls.append(options)
+    )
+    options = caption_module._CaptionerOptions(
+        "starter", "auto", given, 5, {"seed": 4}, "off", workers=2
+    )
+    pool, params = caption_module._make_pool(options)
+    assert (pool.num, params.seed) == (2, 4)
+    pool._open_captioner()
+    expected = {"device": "auto", "threads": threads, "num_slots": 5, "speculation": "off"}
+    assert calls == [expected]
+
+
 def test_no_recursion(folder: Path, captioner: FakeCaptioner) -> None:
     caption("photos", "--no-recursive")
     assert [row["file_name"] for row in rows()] == ["a.png", "c.gif"]

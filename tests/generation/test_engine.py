@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
-from altogether_rt.generation.engine import Completion, Engine, Work
+from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
 from altogether_rt.runtime.base import StepBatch
 from tests.generation.fake_runtime import EOS, FakeRuntime
@@ -104,6 +106,28 @@ def test_work_is_drawn_only_as_slots_become_free() -> None:
     completions = Engine(FakeRuntime(4), EOS).run(source())  # type: ignore[arg-type]
     next(completions)
     assert drawn < 16
+
+
+def test_rows_go_on_while_no_work_is_ready() -> None:
+    runtime = FakeRuntime(4)
+    steps_when_drawn: list[int] = []
+
+    def source() -> Iterator[Work | None]:
+        for index, work in enumerate(_work(6)):
+            if index % 2:
+                yield from [None] * 3
+            steps_when_drawn.append(len(runtime.batch_sizes))
+            yield work
+
+    done = list(Engine(runtime, EOS).run(source()))
+    assert sorted(done, key=lambda c: c.key) == [_one_by_one(w) for w in _work(6)]
+    assert steps_when_drawn[1] == 3, "a step for every time that nothing was ready"
+
+
+def test_counts_of_several_engines_add_up() -> None:
+    total = EngineStats(num_steps=1, decoder_s=0.5)
+    total.add(EngineStats(num_steps=2, num_written_tokens=3, decoder_s=0.25))
+    assert total == EngineStats(num_steps=3, num_written_tokens=3, decoder_s=0.75)
 
 
 def test_nothing_to_do_is_nothing_done() -> None:

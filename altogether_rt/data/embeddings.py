@@ -1,0 +1,219 @@
+"""Embeddings of images in a file: computed once, captioned from again and again.
+
+`FILE.npy` holds them, float32 (rows, embed_dim), and `FILE.names.jsonl` says which is whose: first
+a line about the encoder, then one for each row with the file's name, the content hash of its pixels
+(sampled captions derive their seed from it) and a checksum of the embedding, which tells that the
+two files belong together. `FILE.parquet` holds all of it: columns file_name, content, embedding.
+
+An embedding is found by its file's name. It is of the picture that the file held when it was saved.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.errors import AltogetherError, ImageError, MissingDependencyError
+from altogether_rt.generation.params import EmbeddedImage
+
+__all__ = ["EncoderStamp", "SavedEmbeddings", "import_parquet", "names_path"]
+
+_FORMAT: Final = "altogether-rt embeddings 1"
+_MAX_LINE_BYTES: Final = 1 << 20
+_CONTENT: Final = re.compile("[0-9a-f]{32}")
+_ROWS_HELD: Final = 2  # row groups of a parquet file
+
+
+@dataclass(frozen=True)
+class EncoderStamp:
+    """What made an embedding; those of another encoder mean nothing to a captioner."""
+
+    encoder: str  # `BundleManifest.encoder_id`: graph, weights, resize mode and the like
+    embed_dim: int
+    decoding: str = "exact"  # or how else pixels were made from files
+
+    def header(self) -> dict[str, Any]:
+        return {"format": _FORMAT, **asdict(self)}
+
+    def check(self, header: Any, path: Path) -> None:
+        """Raises AltogetherError unless `header` is that of embeddings made as this says."""
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise AltogetherError(
+                f"{path} does not hold embeddings saved by --save-embeddings: give one that does."
+            )
+        if header != self.header():
+            theirs = f"{header.get('encoder')} ({header.get('embed_dim')} wide)"
+            if header.get("decoding") != self.decoding:
+                theirs += f", images decoded {header.get('decoding')}"
+            raise AltogetherError(
+                f"{path} holds embeddings of encoder {theirs:.200}, and this bundle's is "
+                f"{self.encoder} ({self.embed_dim} wide, {self.decoding}): save them again with it."
+            )
+
+
+class _Table(Protocol):
+    """Rows of a file: their names, and each one's image."""
+
+    def names(self) -> Iterator[str]: ...
+    def row(self, index: int) -> EmbeddedImage: ...
+
+
+class SavedEmbeddings:
+    """Embeddings by file name; may be read by several threads."""
+
+    def __init__(self, path: Path, stamp: EncoderStamp) -> None:
+        """Raises AltogetherError if the file cannot be used, or is of another encoder."""
+        self.path = path
+        self._stamp = stamp
+        self._table: _Table
+        if path.suffix == ".npy":
+            self._table = _NpyTable(path, stamp)
+        elif path.suffix == ".parquet":
+            self._table = _ParquetTable(path, stamp)
+        else:
+            raise AltogetherError(f"{path} is neither a .npy nor a .parquet file: name one.")
+        self._places = {name: index for index, name in enumerate(self._table.names())}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def names(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def get(self, name: str) -> EmbeddedImage:
+        """Raises ImageError, of kind no_embedding or bad_embedding, if there is none to use."""
+        place = self._places.get(name)
+        if place is None:
+            raise ImageError("no_embedding", f"{name} has no embedding in {self.path.name}.")
+        image = self._table.row(place)
+        if image.embedding.shape != (self._stamp.embed_dim,):
+            raise ImageError("bad_embedding", f"The embedding of {name} has another width.")
+        if not np.isfinite(image.embedding).all():
+            raise ImageError("bad_embedding", f"The embedding of {name} is not finite.")
+        return image
+
+
+def names_path(path: Path) -> Path:
+    """Where the names for a .npy file stand."""
+    return path.with_suffix(".names.jsonl")
+
+
+class _NpyTable:
+    def __init__(self, path: Path, stamp: EncoderStamp) -> None:
+        self._path = path
+        names = names_path(path)
+        try:
+            with names.open("rb") as file:
+                stamp.check(_parse(file.readline(_MAX_LINE_BYTES)), path)
+                self._rows = [_name_row(line, names) for line in file]
+            # Mapped: never unpickled, and what the header claims must be there.
+            array = np.lib.format.open_memmap(path, mode="r")
+        except OSError as error:
+            raise AltogetherError(f"{error.filename or path}: {error.strerror}.") from error
+        except (ValueError, OverflowError, TypeError, SyntaxError, EOFError) as error:
+            raise AltogetherError(
+                f"{path} is not a .npy file: save the embeddings again."
+            ) from error
+        if array.dtype != np.float32 or array.shape != (len(self._rows), stamp.embed_dim):
+            raise AltogetherError(
+                f"{path} holds {array.dtype} {array.shape}, and {names.name} names "
+                f"{len(self._rows)} float32 rows of {stamp.embed_dim}: save the embeddings again."
+            )
+        self._array: NDArray[np.float32] = array
+
+    def names(self) -> Iterator[str]:
+        return (name for name, _, _ in self._rows)
+
+    def row(self, index: int) -> EmbeddedImage:
+        name, content, checksum = self._rows[index]
+        embedding = np.array(self._array[index], np.float32)
+        if zlib.crc32(embedding.tobytes()) != checksum:
+            raise ImageError("bad_embedding", f"The embedding of {name} is not the one saved.")
+        return EmbeddedImage(content, embedding)
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _name_row(line: bytes, path: Path) -> tuple[str, bytes, int]:
+    row = _parse(line) if len(line) < _MAX_LINE_BYTES else None
+    if isinstance(row, dict):
+        name, content, checksum = (row.get(key) for key in ("file_name", "content", "crc32"))
+        if (
+            isinstance(name, str)
+            and isinstance(content, str)
+            and _CONTENT.fullmatch(content)
+            and isinstance(checksum, int)
+        ):
+            return name, bytes.fromhex(content), checksum
+    raise AltogetherError(f"{path} has a line that is not a row's name: save the embeddings again.")
+
+
+def import_parquet() -> Any:
+    """pyarrow's parquet module. Raises MissingDependencyError if it is not installed."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingDependencyError("pyarrow", "parquet", "a .parquet file") from error
+    return parquet
+
+
+class _ParquetTable:
+    """Reads a row group when it is wanted; the order of names is that of a folder's images."""
+
+    def __init__(self, path: Path, stamp: EncoderStamp) -> None:
+        parquet = import_parquet()
+        self._lock = threading.Lock()
+        self._groups: dict[int, Any] = {}
+        try:
+            self._file = parquet.ParquetFile(path)
+            metadata = self._file.schema_arrow.metadata or {}
+            stamp.check(_parse(metadata.get(b"altogether-rt", b"")), path)
+            _check_schema(self._file.schema_arrow, path)
+            self._names: list[str] = []
+            self._starts = [0]
+            for group in range(self._file.num_row_groups):
+                column = self._file.read_row_group(group, columns=["file_name"])["file_name"]
+                self._names += column.to_pylist()
+                self._starts.append(len(self._names))
+        except OSError as error:
+            raise AltogetherError(f"{path} cannot be read: {error}.") from error
+        except ValueError as error:  # pyarrow's own errors derive from it
+            raise AltogetherError(f"{path} is not a parquet file ({error}).") from error
+
+    def names(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def row(self, index: int) -> EmbeddedImage:
+        with self._lock:
+            group = int(np.searchsorted(self._starts, index, side="right")) - 1
+            if group not in self._groups:
+                if len(self._groups) == _ROWS_HELD:
+                    del self._groups[min(self._groups)]
+                self._groups[group] = self._file.read_row_group(group)
+            row = self._groups[group].slice(index - self._starts[group], 1)
+        content, values = row["content"][0].as_py(), row["embedding"][0].as_py()
+        if content is None or values is None or not _CONTENT.fullmatch(content):
+            raise ImageError("bad_embedding", f"The row of {self._names[index]} is not whole.")
+        return EmbeddedImage(bytes.fromhex(content), np.array(values, np.float32))
+
+
+def _check_schema(schema: Any, path: Path) -> None:
+    wanted = {"file_name": "string", "content": "string", "embedding": "list<element: float>"}
+    found = {name: str(schema.field(name).type) for name in schema.names}
+    found = {name: re.sub("list<[a-z]+:", "list<element:", kind) for name, kind in found.items()}
+    if found != wanted:
+        raise AltogetherError(f"{path} has columns {found}, not {wanted}: save them again.")

@@ -1,0 +1,198 @@
+"""Captions the same scenes in many ways and counts the captions that differ: there should be none.
+
+    python benchmarks/determinism.py [--bundle starter] [--num 5000] [--seed 2026]
+
+Greedy and sampled: batches of 1, 7 and 32, shuffled input, one and three workers, and speculation
+on, off and auto, all compared with batches of 16 without speculation in input order. Workers are
+those of `altogether-rt caption`; everything else goes through the Python API. Writes
+benchmarks/results/determinism.json; exits with 1 if anything differs. Ctrl-C ends it, with what is
+known by then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from altogether_rt import Caption, Captioner, CaptionRequest
+from altogether_rt.bench.report import describe_machine
+from altogether_rt.data.alts import read_alts
+from altogether_rt.data.folder import scan_folder
+from altogether_rt.data.images import load_image
+from altogether_rt.generation.speculation import Speculation
+from altogether_rt.scenes.dataset import write_scenes
+
+RESULTS = Path(__file__).parent / "results" / "determinism.json"
+
+TEMPERATURES = {"greedy": 0.0, "sampled": 0.8}
+TOP_P = 0.95
+REFERENCE = "batch 16, speculation off"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to caption, which should change nothing."""
+
+    name: str
+    batch_size: int = 16
+    speculation: Speculation = "off"
+    shuffled: bool = False
+
+
+WAYS = (
+    Way(REFERENCE),
+    Way("batch 1", batch_size=1),
+    Way("batch 7", batch_size=7),
+    Way("batch 32", batch_size=32),
+    Way("shuffled input", shuffled=True),
+    Way("speculation on", speculation="on"),
+    Way("speculation auto", speculation="auto"),
+    Way("speculation auto, batch 7, shuffled", 7, "auto", shuffled=True),
+)
+WORKERS = (1, 3)
+
+#: Of a caption: all that a row says of it.
+Written = tuple[str, str, int, bool, int]
+
+
+def written(caption: Caption) -> Written:
+    return (
+        caption.text,
+        caption.finish_reason,
+        caption.tokens,
+        caption.alt_truncated,
+        caption.seed,
+    )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A folder of scenes of the test split, and their alt-texts."""
+
+    folder: Path
+    num: int
+    seed: int
+
+    def requests(self, captioner: Captioner, order: Sequence[int]) -> Iterator[CaptionRequest]:
+        """Read one by one, so that memory does not grow with their number."""
+        names = scan_folder(self.folder).names
+        alts = read_alts(self.folder / "alts.jsonl")
+        for index in order:
+            pixels = captioner.preprocessor.pixels(load_image(self.folder / names[index]))
+            yield CaptionRequest(pixels, alts.get(names[index]).texts)
+
+
+def caption_in(way: Way, bundle: str, inputs: Inputs, temperature: float) -> list[Written]:
+    """Captions of all requests, in input order, by the Python API."""
+    order = list(range(inputs.num))
+    if way.shuffled:
+        random.Random(1).shuffle(order)
+    with Captioner.load(bundle, num_slots=way.batch_size, speculation=way.speculation) as captioner:
+        params = captioner.params(temperature=temperature, top_p=TOP_P, seed=inputs.seed)
+        captions = captioner.stream(inputs.requests(captioner, order), params)
+        by_index = {index: written(c) for index, c in zip(order, captions, strict=True)}
+    return [by_index[index] for index in range(inputs.num)]
+
+
+def caption_in_workers(
+    workers: int, bundle: str, out: Path, inputs: Inputs, temperature: float
+) -> list[Written]:
+    """The same by the command."""
+    out.unlink(missing_ok=True)
+    options = {
+        "--alt": inputs.folder / "alts.jsonl",
+        "--bundle": bundle,
+        "--out": out,
+        "--workers": workers,
+        "--temperature": temperature,
+        "--top-p": TOP_P,
+        "--seed": inputs.seed,
+    }
+    command = [sys.executable, "-m", "altogether_rt.cli.main", "caption", str(inputs.folder)]
+    command += [str(part) for option in options.items() for part in option]
+    subprocess.run([*command, "--quiet"], check=True)
+    rows = map(json.loads, out.read_text("utf-8").splitlines())
+    keys = ("caption", "finish_reason", "tokens", "alt_truncated", "seed")
+    return [tuple(row[key] for key in keys) for row in rows]  # type: ignore[misc]
+
+
+def measure(bundle: str, num: int, seed: int, table: dict[str, dict[str, Any]]) -> None:
+    """Fills the table: mismatches by kind of choice and way."""
+    with tempfile.TemporaryDirectory(prefix="determinism-") as work:
+        inputs = Inputs(Path(work) / "scenes", num, seed)
+        for _ in write_scenes(inputs.folder, num, seed, "test"):
+            pass
+        out = Path(work) / "captions.jsonl"
+        for choice, temperature in TEMPERATURES.items():
+            reference: list[Written] = []
+            for way in WAYS:
+                start = time.monotonic()
+                captions = caption_in(way, bundle, inputs, temperature)
+                reference = reference or captions
+                table[f"{choice}, {way.name}"] = compare(reference, captions, start)
+            for workers in WORKERS:
+                start = time.monotonic()
+                captions = caption_in_workers(workers, bundle, out, inputs, temperature)
+                table[f"{choice}, workers {workers}"] = compare(reference, captions, start)
+
+
+def compare(reference: list[Written], captions: list[Written], start: float) -> dict[str, Any]:
+    """How many captions differ from the reference, with an example."""
+    pairs = list(zip(reference, captions, strict=True))
+    differing = [(index, *pair) for index, pair in enumerate(pairs) if pair[0] != pair[1]]
+    result: dict[str, Any] = {
+        "captions": len(pairs),
+        "different": len(differing),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    if differing:
+        result["example"] = differing[0]
+    print(json.dumps(result), file=sys.stderr, flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--num", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    table: dict[str, dict[str, Any]] = {}
+    with suppress(KeyboardInterrupt):
+        measure(arguments.bundle, arguments.num, arguments.seed, table)
+    with Captioner.load(arguments.bundle) as captioner:
+        bundle_id = captioner.bundle_id
+    result = {
+        "command": "python " + " ".join(sys.argv),
+        "machine": describe_machine(),
+        "bundle": arguments.bundle,
+        "bundle_id": bundle_id,
+        "scenes": {"num": arguments.num, "seed": arguments.seed, "split": "test"},
+        "reference": REFERENCE,
+        "different": sum(entry["different"] for entry in table.values()),
+        "ways": table,
+    }
+    arguments.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(
+        json.dumps(
+            {"captions": arguments.num, "ways": len(table), "different": result["different"]}
+        )
+    )
+    sys.exit(1 if result["different"] else 0)
+
+
+if __name__ == "__main__":
+    main()

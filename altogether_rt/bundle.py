@@ -23,7 +23,15 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import BundleError, ConfigError
 from altogether_rt.manifest import SCHEMA_VERSION, TOKENIZER_NAME, BundleManifest, FileSpec
 
-__all__ = ["MANIFEST_NAME", "Bundle", "BundleWriter", "find_bundle", "hash_file"]
+__all__ = [
+    "MANIFEST_NAME",
+    "Bundle",
+    "BundleWriter",
+    "find_bundle",
+    "find_source",
+    "hash_file",
+    "is_checkpoint",
+]
 
 MANIFEST_NAME = "bundle.json"
 _MAX_MANIFEST_BYTES = 1 << 20
@@ -85,10 +93,28 @@ def find_bundle(name_or_path: str | Path) -> Path:
             f"there is no bundle at {path}: give a folder made by altogether-rt export."
         )
     if not (path / MANIFEST_NAME).is_file():
-        is_checkpoint = (path / "config.json").is_file()
-        advice = "export this checkpoint first" if is_checkpoint else "give an exported folder"
+        advice = (
+            "export this checkpoint first" if is_checkpoint(path) else "give an exported folder"
+        )
         raise BundleError(f"{path} is no bundle, it has no {MANIFEST_NAME}: {advice}.")
     return path
+
+
+def find_source(path: Path) -> Path | None:
+    """The folder of the bundle where a checkpoint or weights may be too; None if there is none.
+
+    `starter` is the bundle inside the package, unless there is a file or folder of that name.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        return path
+    is_starter = str(path) == "starter" and not path.exists()
+    return find_bundle("starter") if is_starter else None
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether `path` is a folder that training made, not one that export made."""
+    folder = Path(path)
+    return (folder / "config.json").is_file() and not (folder / MANIFEST_NAME).is_file()
 
 
 def hash_file(path: Path) -> str:

@@ -15,25 +15,29 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import Self
 
-from altogether_rt.bundle import Bundle, find_bundle
+from altogether_rt.bundle import Bundle, is_checkpoint
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
-from altogether_rt.errors import AltogetherError
+from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
 from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest, EmbeddedImage
 from altogether_rt.generation.requests import ListedRequests, Recent, RequestSource
 from altogether_rt.generation.sampling import row_seed
 from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.preprocess import Preprocessor, PromptTokenizer
-from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.device import find_gpu, has_module, parse_device
+from altogether_rt.runtime.select import DEFAULT_SLOTS, load_bundle, open_runtime
+
+if TYPE_CHECKING:
+    from altogether_rt.runtime.torch_open import Dtype
 
 __all__ = ["Captioner", "caption_params"]
 
@@ -104,13 +108,54 @@ class Captioner:
         changes no caption, and `auto` uses it where it is measured to be faster.
         Raises BundleError if the bundle cannot be used, MissingDependencyError without a runtime.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.load(find_bundle(bundle))
+        if not isinstance(bundle, Bundle) and is_checkpoint(bundle):
+            return cls.from_checkpoint(
+                bundle, device=device, threads=threads, num_slots=num_slots, speculation=speculation
+            )
+        opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, device)
         config = opened.config
         tokenizer = PromptTokenizer.from_file(
             opened.tokenizer_path, config.prompt, config.decoder.pad_id
         )
         runtime = open_runtime(opened, device=device, threads=threads, num_slots=num_slots)
         return cls(config, runtime, tokenizer, opened.bundle_id, speculation)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: str | Path,
+        *,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        threads: int | None = None,
+        num_slots: int | None = None,
+        speculation: Speculation = "auto",
+    ) -> Captioner:
+        """Opens a checkpoint as it was trained, with PyTorch: no export, and no parity to lose.
+
+        dtype: of mapper and decoder, `float32`, `float16` or `bfloat16`; `auto` is float16 on a
+        GPU, float32 elsewhere. The rest is as for `load`. Raises AltogetherError for what is no
+        checkpoint or a device that is not there, MissingDependencyError without PyTorch.
+        """
+        if parse_device(device).on_gpu:
+            find_gpu(parse_device(device))
+        for package in ("torch", "safetensors", "open_clip"):
+            if not has_module(package):
+                raise MissingDependencyError(package, "train", "captioning with a checkpoint")
+        from altogether_rt.runtime.torch_open import open_checkpoint
+
+        opened = open_checkpoint(
+            Path(checkpoint),
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            num_slots=num_slots or DEFAULT_SLOTS,
+        )
+        config = opened.config
+        tokenizer = PromptTokenizer.from_file(
+            opened.tokenizer_path, config.prompt, config.decoder.pad_id
+        )
+        return cls(config, opened.runtime, tokenizer, opened.identity, speculation)
 
     def params(self, **overrides: Any) -> CaptionParams:
         """The bundle's defaults, with overrides that are not None (`temperature=0`, …)."""

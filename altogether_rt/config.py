@@ -22,6 +22,7 @@ from altogether_rt import toml
 from altogether_rt.errors import ConfigError
 
 __all__ = [
+    "MAX_GUESSES",
     "CaptionerConfig",
     "DecoderConfig",
     "EncoderConfig",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+#: Tokens guessed ahead in a decoder step, at most (with the token before them a tile of 16 rows).
+MAX_GUESSES = 15
 
 #: CLIP's published channel statistics (Radford et al. 2021), the default of open_clip.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -225,6 +229,16 @@ class CaptionerConfig:
     def capacity(self) -> int:
         """Tokens in a cache slot: the longest prompt and the longest caption."""
         return self.max_prompt_tokens + self.max_caption_tokens
+
+    @property
+    def max_chunk_tokens(self) -> int:
+        """Most tokens a row brings in one decoder step: the longest prompt and guesses behind."""
+        return self.max_prompt_tokens + MAX_GUESSES
+
+    @property
+    def slot_places(self) -> int:
+        """Size of a cache slot: attention wants room for a whole chunk behind a full slot."""
+        return self.capacity + self.max_chunk_tokens
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `from_dict(CaptionerConfig, config.to_dict())` gives the same config."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from altogether_rt.config import CaptionerConfig, from_dict
 from altogether_rt.errors import ConfigError
@@ -17,6 +17,8 @@ __all__ = [
     "TOKENIZER_NAME",
     "BundleManifest",
     "CacheSpec",
+    "EngineProfile",
+    "EngineSpec",
     "FileSpec",
     "GraphSpec",
     "TargetSpec",
@@ -68,7 +70,7 @@ class CacheSpec:
     layers: int
     kv_heads: int
     head_dim: int
-    dtype: str
+    dtype: str  # NumPy's name: `float32`, `float16`
     min_chunk: int = 1
 
 
@@ -83,6 +85,41 @@ class TargetSpec:
     description: str = ""
 
 
+ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class EngineProfile:
+    """Sizes that one optimisation profile of an engine takes.
+
+    The decoder's cache inputs are all alike and stand here once, as `past`.
+    """
+
+    name: str  # `decode`, `verify`, `prefill`; `all` where one profile serves
+    shapes: Mapping[str, ShapeRange]  # by input: its least, its usual, its largest shape
+
+    def __post_init__(self) -> None:
+        for name, value in self.shapes.items():
+            where = f"shapes of {name} in profile {self.name}"
+            _require(_is_shape_range(value), f"{where} must be three shapes, the least first.")
+        as_tuples = {name: tuple(map(tuple, value)) for name, value in self.shapes.items()}
+        object.__setattr__(self, "shapes", as_tuples)
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """A graph compiled for one kind of GPU by one version of one builder; it runs nowhere else."""
+
+    graph: Literal["encoder", "mapper", "decoder"]
+    file: str  # `decoder.sm89.plan`
+    sha256: str
+    sm: int  # compute capability, 89 for 8.9
+    builder: Literal["tensorrt", "tensorrt_rtx"]
+    builder_version: str
+    profiles: tuple[EngineProfile, ...]  # in the order of their indices
+    flags: tuple[str, ...] = ()  # of the builder, besides its defaults
+
+
 @dataclass(frozen=True)
 class BundleManifest:
     """All of `bundle.json`."""
@@ -92,6 +129,7 @@ class BundleManifest:
     graphs: Mapping[str, GraphSpec]
     files: Mapping[str, FileSpec]
     cache: CacheSpec
+    engines: tuple[EngineSpec, ...] = ()
     parity: Mapping[str, Any] = field(default_factory=dict)  # measured at export
     provenance: Mapping[str, Any] = field(default_factory=dict)  # checkpoint, tools, date
     schema: int = SCHEMA_VERSION
@@ -104,11 +142,15 @@ class BundleManifest:
         used = {TOKENIZER_NAME}
         for graph in self.graphs.values():
             used |= {graph.file, *graph.weights}
+        used |= {engine.file for engine in self.engines}
         unlisted = sorted(used - set(self.files))
         _require(not unlisted, f"{unlisted[0] if unlisted else ''!r} is used but not in files.")
         for name, graph in self.graphs.items():
             agree = self.files[graph.file].sha256 == graph.sha256
             _require(agree, f"graphs.{name} and files give different hashes for {graph.file}.")
+        for engine in self.engines:
+            agree = self.files[engine.file].sha256 == engine.sha256
+            _require(agree, f"engines and files give different hashes for {engine.file}.")
 
     @property
     def bundle_id(self) -> str:
@@ -168,6 +210,7 @@ class _ManifestRest:
     config: CaptionerConfig
     target: TargetSpec
     cache: CacheSpec
+    engines: tuple[EngineSpec, ...] = ()  # bundles of older versions lack the key
     parity: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -181,6 +224,22 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
     _require(isinstance(value, Mapping), f"{where} must be a table of keys.")
     table: Mapping[str, Any] = value
     return table
+
+
+def _is_shape_range(value: Any) -> bool:
+    """Whether `value` is three shapes of one rank, none of whose sizes falls from one to the next.
+
+    It comes from a file, so it can be anything.
+    """
+
+    def is_shape(shape: Any) -> bool:
+        return isinstance(shape, (list, tuple)) and all(type(n) is int and n >= 0 for n in shape)
+
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(map(is_shape, value)):
+        return False
+    least, usual, largest = value
+    sizes = zip(least, usual, largest, strict=False)
+    return len(least) == len(usual) == len(largest) and all(a <= b <= c for a, b, c in sizes)
 
 
 def _is_plain_name(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from altogether_rt.errors import BundleError
 from altogether_rt.manifest import (
     BundleManifest,
     CacheSpec,
+    EngineProfile,
+    EngineSpec,
     FileSpec,
     GraphSpec,
     TargetSpec,
@@ -114,6 +117,65 @@ def test_the_id_changes_with_what_changes_captions(tmp_path: Path) -> None:
         assert write(tmp_path / "c").bundle_id != first.bundle_id
     finally:
         FILES.update(content)
+
+
+PROFILES = (
+    EngineProfile(
+        "decode", {"token_ids": ((1,), (8,), (16,)), "pad_index": ((1, 1), (8, 1), (16, 1))}
+    ),
+    EngineProfile("prefill", {"token_ids": ((1,), (64,), (2688,))}),
+)
+
+
+def write_with_engine(out: Path) -> Bundle:
+    with BundleWriter(out) as writer:
+        for name, content in FILES.items():
+            (writer.folder / name).write_bytes(content)
+        (writer.folder / "decoder.sm89.plan").write_bytes(b"a plan")
+        files = writer.describe_files()
+        engine = EngineSpec(
+            "decoder",
+            "decoder.sm89.plan",
+            files["decoder.sm89.plan"].sha256,
+            89,
+            "tensorrt_rtx",
+            "1.7.1.116",
+            PROFILES,
+            ("weight streaming",),
+        )
+        return writer.commit(replace(manifest_of(files), engines=(engine,)))
+
+
+def test_engines_are_written_and_read(tmp_path: Path, bundle: Path) -> None:
+    written = write_with_engine(tmp_path / "b")
+    loaded = Bundle.load(tmp_path / "b")
+    assert loaded.manifest == written.manifest
+    assert loaded.manifest.engines[0].profiles == PROFILES
+    assert loaded.manifest.engines[0].profiles[1].shapes["token_ids"] == ((1,), (64,), (2688,))
+    edit(bundle, lambda data: data.pop("engines"))  # as versions without engines wrote it
+    assert Bundle.load(bundle).manifest.engines == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"file": "other.plan"}, "'other.plan' is used but not in files"),
+        ({"file": "mapper.onnx"}, "engines and files give different hashes for mapper.onnx"),
+        ({"graph": "engine"}, "engines.graph is 'engine'; it must be one of 'encoder'"),
+        ({"builder": "gcc"}, "engines.builder is 'gcc'"),
+        ({"sm": "89"}, "engines.sm is '89'; it must be of type int"),
+        ({"builder_version": None}, "engines.builder_version"),
+        ({"profiles": [{"name": "all", "shapes": 1}]}, "shapes must be a table"),
+        *(
+            ({"profiles": [{"name": "all", "shapes": {"x": value}}]}, "shapes of x in profile all")
+            for value in (None, [[1], [2]], [[1], [2], 3], [[1], [2], [1]], [[1], [2], [3, 3]])
+        ),
+    ],
+)
+def test_engines_that_cannot_be(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    path = write_with_engine(tmp_path / "b").path
+    edit(path, lambda data: data["engines"][0].update(change))
+    assert says in complaint(path)
 
 
 def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:

@@ -30,9 +30,13 @@ HEAVY = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensor
 LEAN_PACKAGES = {
     *("numpy", "onnxruntime", "PIL", "pillow_heif", "pyarrow", "rich", "tokenizers", "tomli"),
     *("typer", "typing_extensions"),
+    *("cuda",),  # where the runtime for it is opened
 }
 #: The modules that may import heavy packages; everything else in the package is lean.
-HEAVY_PARTS = ("model", "train", "export", "importing", "checkpoint", "runtime.torch_runtime")
+HEAVY_PARTS = (
+    *("model", "train", "export", "importing", "checkpoint"),
+    *("runtime.torch_decode", "runtime.torch_open", "runtime.torch_runtime"),
+)
 HEAVY_COMMANDS = ("export", "train", "import_", "init")
 
 

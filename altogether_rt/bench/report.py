@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,11 @@ from altogether_rt.bench.cost import FORMULA
 from altogether_rt.bench.inputs import make_inputs
 from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
-from altogether_rt.bundle import Bundle
+from altogether_rt.bundle import is_checkpoint
 from altogether_rt.captioner import Captioner
+from altogether_rt.runtime.device import installed_version
+from altogether_rt.runtime.gpu import find_gpus
+from altogether_rt.runtime.select import load_bundle
 
 __all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "run_bench"]
 
@@ -49,25 +51,25 @@ class BenchReport:
     load_s: float
     stages: tuple[StageResult, ...]
     memory_bytes: dict[str, int]  # peak of the process after each phase, in order
-    ceilings: Ceilings
+    ceilings: Ceilings | None  # None on a GPU: only processors are measured so far
+    device: str = "cpu"
 
     def fraction(self, result: StageResult) -> float | None:
         """Floor over median time: 1 is all that this machine can do (see FORMULA)."""
-        if result.costs is None:
+        ceilings = self.ceilings
+        if result.costs is None or ceilings is None:
             return None
-        floor_s = sum(cost.floor_s(self.ceilings, int8=self.int8) for cost in result.costs)
+        floor_s = sum(cost.floor_s(ceilings, int8=self.int8) for cost in result.costs)
         return floor_s / result.timing.p50_s
 
     def limit(self, result: StageResult) -> str | None:
         """What sets the floor: `compute` or `memory`."""
-        if result.costs is None:
+        ceilings = self.ceilings
+        if result.costs is None or ceilings is None:
             return None
-        compute_s = sum(cost.compute_s(self.ceilings, int8=self.int8) for cost in result.costs)
-        return (
-            "compute"
-            if compute_s > sum(c.memory_s(self.ceilings) for c in result.costs)
-            else "memory"
-        )
+        compute_s = sum(cost.compute_s(ceilings, int8=self.int8) for cost in result.costs)
+        memory_s = sum(cost.memory_s(ceilings) for cost in result.costs)
+        return "compute" if compute_s > memory_s else "memory"
 
     def rows(self) -> list[list[str]]:
         """The table, under COLUMNS."""
@@ -96,12 +98,13 @@ class BenchReport:
             "bundle_id": self.bundle_id,
             "target": self.target,
             "settings": {**asdict(self.settings), "batch_sizes": list(self.settings.batch_sizes)},
-            "machine": describe_machine(),
+            "device": self.device,
+            "machine": describe_machine(self.device),
             "load_s": round(self.load_s, 4),
             "stages": [self._stage(result) for result in self.stages],
             "memory_bytes": {**self.memory_bytes, "peak": max(self.memory_bytes.values())},
-            "ceilings": asdict(self.ceilings),
-            "formula": FORMULA,
+            "ceilings": None if self.ceilings is None else asdict(self.ceilings),
+            "formula": None if self.ceilings is None else FORMULA,
         }
 
     def _stage(self, result: StageResult) -> dict[str, Any]:
@@ -137,58 +140,85 @@ def run_bench(
     """
     memory = {"start": peak_memory_bytes()}
     start = time.perf_counter()
-    opened = Bundle.load(bundle)
-    slots = max(settings.batch_sizes)
-    with Captioner.load(
-        opened, device=settings.device, threads=settings.threads, num_slots=slots
-    ) as captioner:
+    subject = _open(bundle, settings)
+    with subject.captioner as captioner:
         load_s = time.perf_counter() - start
         memory["load"] = peak_memory_bytes()
         advance("load")
-        runner = _runner(captioner, opened, settings)
+        ran_on = captioner.runtime.device
+        runner = _runner(subject, settings)
         results = []
         for stage in STAGES:
             for batch in settings.batch_sizes:
                 results.append(runner.run(stage, batch))
                 advance(f"{stage} {batch}")
             memory[stage] = peak_memory_bytes()
-    ceilings = measure_ceilings(settings.threads, quick=settings.quick)  # after memory was read
+    ceilings = None
+    if ran_on == "cpu":  # after memory was read
+        ceilings = measure_ceilings(settings.threads, quick=settings.quick)
     advance("ceilings")
     return BenchReport(
         bundle=str(bundle),
-        bundle_id=opened.bundle_id,
-        target=opened.manifest.target.name,
-        int8=_is_int8(opened),
+        bundle_id=captioner.bundle_id,
+        target=subject.target,
+        int8=subject.weights == "int8",
         settings=settings,
         load_s=load_s,
         stages=tuple(results),
         memory_bytes=memory,
         ceilings=ceilings,
+        device=ran_on,
     )
 
 
-def _runner(captioner: Captioner, bundle: Bundle, settings: BenchSettings) -> StageRunner:
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured."""
+
+    captioner: Captioner
+    target: str
+    weights: str  # their type: `int8`, `float16`
+    cache: str
+
+
+def _open(bundle: str | Path, settings: BenchSettings) -> _Subject:
+    options: dict[str, Any] = {
+        "device": settings.device,
+        "threads": settings.threads,
+        "num_slots": max(settings.batch_sizes),
+    }
+    if is_checkpoint(bundle):
+        captioner = Captioner.from_checkpoint(bundle, **options)
+        precision = "float32" if captioner.runtime.device == "cpu" else "float16"
+        return _Subject(captioner, "torch", precision, precision)
+    opened = load_bundle(bundle, settings.device)
+    target, cache = opened.manifest.target, opened.manifest.cache
+    weights = target.precision.split()[0].strip(",;:")  # the first word of a target's precision
+    return _Subject(Captioner.load(opened, **options), target.name, weights, cache.dtype)
+
+
+def _runner(subject: _Subject, settings: BenchSettings) -> StageRunner:
+    captioner = subject.captioner
     return StageRunner(
         captioner,
         make_inputs(captioner, max(settings.batch_sizes)),
-        weight_bytes=1 if _is_int8(bundle) else 4,
-        cache_bytes=np.dtype(bundle.manifest.cache.dtype).itemsize,
+        weight_bytes=np.dtype(subject.weights).itemsize,
+        cache_bytes=np.dtype(subject.cache).itemsize,
         new_tokens=min(settings.new_tokens, captioner.config.max_caption_tokens),
         budget_s=0.05 if settings.quick else 1.5,
         min_repeats=2 if settings.quick else 5,
     )
 
 
-def _is_int8(bundle: Bundle) -> bool:
-    """The first word of a target's precision is the weights' type."""
-    return bundle.manifest.target.precision.split()[0].strip(",;:") == "int8"
-
-
-def describe_machine() -> dict[str, Any]:
-    """What every published figure names: processor, system, versions, date."""
-    versions = {name: metadata.version(name) for name in ("numpy", "onnxruntime")}
+def describe_machine(device: str = "cpu") -> dict[str, Any]:
+    """What every published figure names: processor or GPU, system, versions, date."""
+    packages = ("numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "torch")
+    found = {name: installed_version(name) for name in packages}
+    versions = {name: version for name, version in found.items() if version is not None}
+    gpus = () if device == "cpu" else find_gpus().gpus
     return {
         "processor": _processor(),
+        "gpus": [gpu.name for gpu in gpus],
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"altogether-rt": __version__, "python": platform.python_version(), **versions},
         "date": time.strftime("%Y-%m-%d"),

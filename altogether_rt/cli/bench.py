@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.errors import AltogetherError
 
@@ -40,7 +41,7 @@ def bench_command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Compute threads; default: all cores.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run; auto: the bundle's target.")] = "auto",
+    device: DeviceOption = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the JSON line to this file.")
     ] = None,
@@ -57,6 +58,7 @@ def bench_command(
     Prints a table, then one line of JSON.
     """
     sizes = _batch_sizes(batch_sizes)
+    check_gpu(device)
     from altogether_rt.bench.report import COLUMNS, BenchSettings, run_bench
     from altogether_rt.bench.stages import STAGES
 
@@ -65,17 +67,21 @@ def bench_command(
     with out.progress(2 + len(STAGES) * len(sizes), "measurements") as progress:
         report = run_bench(bundle, settings, lambda done: progress.advance(note=done))
 
-    title = f"{report.bundle} ({report.target}), {report.ceilings.threads} threads"
-    out.show(out.table(title, COLUMNS, report.rows()))
     ceilings, memory = report.ceilings, report.memory_bytes
+    where = report.device if ceilings is None else f"{ceilings.threads} threads"
+    title = f"{report.bundle} ({report.target}), {where}"
+    out.show(out.table(title, COLUMNS, report.rows()))
     out.show(
         f"load {1000 * report.load_s:.0f} ms; memory at most {format_bytes(max(memory.values()))}, "
-        f"{format_bytes(memory['load'])} after loading\n"
-        f"this machine: int8 {ceilings.int8_per_s / 1e9:.0f} GOP/s, "
-        f"fp32 {ceilings.fp32_per_s / 1e9:.0f} GFLOP/s, "
-        f"memory {ceilings.bytes_per_s / 1e9:.1f} GB/s\n"
-        f"{report.to_dict()['formula']}"
+        f"{format_bytes(memory['load'])} after loading"
     )
+    if ceilings is not None:
+        out.show(
+            f"this machine: int8 {ceilings.int8_per_s / 1e9:.0f} GOP/s, "
+            f"fp32 {ceilings.fp32_per_s / 1e9:.0f} GFLOP/s, "
+            f"memory {ceilings.bytes_per_s / 1e9:.1f} GB/s\n"
+            f"{report.to_dict()['formula']}"
+        )
     line = json.dumps(report.to_dict(), ensure_ascii=False)
     if json_file is not None:
         _write(json_file, line + "\n")

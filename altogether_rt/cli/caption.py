@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from altogether_rt.cli.caption_report import note_inputs, report
+from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, Progress
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
@@ -63,7 +64,6 @@ SaveEmbeddings = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace captions already there.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes that share the images; the captions are the same.")
 ]
@@ -126,7 +126,7 @@ def caption_command(
     save_embeddings: SaveEmbeddings = None,
     overwrite: Overwrite = False,
     retry_errors: RetryErrors = False,
-    device: Device = "auto",
+    device: DeviceOption = "auto",
     threads: Threads = None,
     workers: Workers = 1,
     speculation: SpeculationOption = "auto",
@@ -164,6 +164,7 @@ def caption_command(
 
 
 def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output: Output) -> None:
+    check_gpu(options.device)
     inputs = read_inputs(job)
     note_inputs(job, inputs, output)
     with _opened(options) as (captioner, params):

@@ -48,12 +48,19 @@ COMMANDS: dict[str, CommandSpec] = {
         ("altogether-rt inspect my-bundle", "altogether-rt inspect starter --json"),
         "cpu",
     ),
+    "doctor": CommandSpec(
+        "altogether_rt.cli.doctor:doctor_command",
+        "Say what this machine can run, and what to install for the rest.",
+        ("altogether-rt doctor", "altogether-rt doctor --json"),
+        "cpu",
+    ),
     "export": CommandSpec(
         "altogether_rt.cli.export:export_command",
         "Turn a checkpoint into a bundle for a target.",
         (
             "altogether-rt export --ckpt my-checkpoint",
             "altogether-rt export --ckpt my-checkpoint --target cpu-fp32 --out my-bundle",
+            "altogether-rt export --ckpt starter --target cpu-fp32",
             "altogether-rt export --list-targets",
         ),
         "export",
@@ -69,8 +76,11 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "import": CommandSpec(
         "altogether_rt.cli.import_:import_command",
-        "Turn ClipCap's or Altogether's weights into a checkpoint.",
-        ("altogether-rt import coco_weights.pt --out clipcap",),
+        "Turn ClipCap's or Altogether's weights, or a bundle, into a checkpoint.",
+        (
+            "altogether-rt import coco_weights.pt --out clipcap",
+            "altogether-rt import starter --out starter",
+        ),
         "train",
     ),
     "init": CommandSpec(
@@ -106,7 +116,9 @@ EXTRA_OF_PACKAGE = {
     "pyarrow": "parquet",
     "safetensors": "train",
     "tensorboard": "train",
+    "cuda": "tensorrt",
     "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt",
     "torch": "train",
     "transformers": "train",
 }

@@ -17,7 +17,12 @@ __all__ = ["import_command"]
 
 def import_command(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Weights: a file of torch.save or safetensors.")
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="Weights: a file of torch.save or safetensors. Or a bundle for the CPU: its "
+            "folder, or `starter`.",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
     tokenizer: Annotated[
@@ -59,8 +64,13 @@ def import_command(
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.")] = False,
 ) -> None:
-    """Turn the weights of ClipCap or of Altogether's public code into a checkpoint."""
-    from altogether_rt.bundle import hash_file
+    """Turn the weights of ClipCap or of Altogether's public code into a checkpoint.
+
+    A bundle holds its weights too: one for the CPU becomes a checkpoint again, which can be
+    exported for other targets. What an int8 bundle rounded stays so; the options that describe
+    weights are not needed.
+    """
+    from altogether_rt.bundle import find_source, hash_file
     from altogether_rt.checkpoint import save_checkpoint
     from altogether_rt.importing.captioner import import_captioner, read_captioner
     from altogether_rt.importing.encoders import embedded_encoder, encoder_reference
@@ -68,6 +78,10 @@ def import_command(
     output = Output(as_json=as_json, quiet=quiet)
     if out.exists():
         raise AltogetherError(f"{out} exists already: give another --out.")
+    bundle = find_source(source)
+    if bundle is not None:
+        _recover(bundle, out, output)
+        return
     weights = read_captioner(source)
     words = Tokenizer.from_str(
         _tokenizer_text(tokenizer, source.parent, weights.published_tokenizer)
@@ -98,6 +112,23 @@ def import_command(
         f"checkpoint in {out}: {config.mapper.kind} mapper of {config.mapper.prefix_length} visual "
         f"tokens, {config.decoder.family} of {config.decoder.layers} layers, encoder "
         f"{config.encoder.name} {where}\naltogether-rt export --ckpt {out}",
+    )
+
+
+def _recover(bundle: Path, out: Path, output: Output) -> None:
+    from altogether_rt.importing.bundle import recover_checkpoint
+
+    checkpoint = recover_checkpoint(bundle, out)
+    config, about = checkpoint.config, checkpoint.about
+    output.result(
+        {
+            "checkpoint": str(out),
+            "config": config.to_dict(),
+            "encoder_embedded": True,
+            "recovered_from_bundle": about["recovered_from_bundle"],
+        },
+        f"checkpoint in {out}: {config.name}, recovered from the {about['recovered_from_target']} "
+        f"bundle {about['recovered_from_bundle']}\naltogether-rt export --ckpt {out}",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from altogether_rt.bundle import Bundle
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.config import CaptionerConfig
+from altogether_rt.manifest import GRAPH_NAMES
 
 __all__ = ["inspect_command"]
 
@@ -62,10 +63,25 @@ def _facts(data: Mapping[str, Any], config: CaptionerConfig) -> Iterator[tuple[s
         "lengths",
         f"prompt {config.max_prompt_tokens}, caption {config.max_caption_tokens} tokens at most",
     )
+    for builder, sms in _engines(data["engines"]).items():
+        yield "engines", f"SM {', '.join(sms)}, by {builder}"
     yield "checkpoint", f"{checkpoint.get('name', 'unknown')} {checkpoint.get('sha256', '')[:12]}"
     yield "made", str(provenance.get("created", "unknown"))
     tools = provenance.get("tools", {})
     yield "with", ", ".join(f"{name} {version}" for name, version in tools.items())
+
+
+def _engines(engines: Sequence[Mapping[str, Any]]) -> Mapping[str, list[str]]:
+    """The compute capabilities that every graph was compiled for, by builder."""
+    graphs: dict[tuple[str, int], set[str]] = {}
+    for engine in engines:
+        builder = f"{engine['builder']} {engine['builder_version']}"
+        graphs.setdefault((builder, engine["sm"]), set()).add(engine["graph"])
+    found: dict[str, list[str]] = {}
+    for (builder, sm), names in sorted(graphs.items()):
+        if names == set(GRAPH_NAMES):
+            found.setdefault(builder, []).append(str(sm))
+    return found
 
 
 def _parity(parity: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

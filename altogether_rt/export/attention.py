@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,13 @@ from altogether_rt.config import DecoderConfig
 from altogether_rt.errors import ConfigError
 from altogether_rt.export.graph import GraphBuilder
 
-__all__ = ["AttentionLowering", "AttentionState", "GroupQueryAttention"]
+__all__ = [
+    "MICROSOFT",
+    "AttentionLowering",
+    "AttentionState",
+    "CacheScales",
+    "GroupQueryAttention",
+]
 
 MICROSOFT = "com.microsoft"
 
@@ -33,13 +41,33 @@ class AttentionLowering(Protocol):
     def min_chunk(self) -> int:
         """Fewest tokens a row of the padded view may have room for."""
 
+    @property
+    def cache_dtype(self) -> str:
+        """NumPy's name of what the cache holds."""
+
     def check(self, config: DecoderConfig) -> None:
         """Raises ConfigError for a decoder that these operators cannot compute."""
 
     def start(
-        self, g: GraphBuilder, config: DecoderConfig, query_lengths: str, past_lengths: str
+        self,
+        g: GraphBuilder,
+        config: DecoderConfig,
+        query_lengths: str,
+        past_lengths: str,
+        places: int,
     ) -> AttentionState:
-        """Declare the cache and compute what all layers share; both lengths are int32 (B,)."""
+        """Compute what all layers share; both lengths are int32 (B,).
+
+        places: size of a cache slot, for operators that must know it; others take any.
+        """
+
+
+@dataclass(frozen=True)
+class CacheScales:
+    """What one step of an int8 cache stands for, layer by layer: (kv_heads, head_dim) each."""
+
+    keys: Sequence[NDArray[np.float32]]
+    values: Sequence[NDArray[np.float32]]
 
 
 class GroupQueryAttention:
@@ -62,9 +90,26 @@ class GroupQueryAttention:
     writes behind the row's end is overwritten by the next token before anything can see it. Plain
     decoding, verification of drafts and prefill then agree bit for bit, for a few percent of a
     step's time.
+
+    With an int8 cache none of this is needed: its kernel is the same for any number of queries, and
+    a token attends to itself and to the tokens of its own chunk as they are stored. It reads a
+    quarter of the bytes and takes half the time at 16 rows.
     """
 
-    min_chunk = 2
+    def __init__(self, *, int8_cache: bool = False, scales: CacheScales | None = None) -> None:
+        """scales: of an int8 cache; needed to write a graph, not to ask what it will need."""
+        self._int8_cache = int8_cache
+        self._scales = scales
+
+    @property
+    def min_chunk(self) -> int:
+        """Fewest tokens a row of the padded view may have room for."""
+        return 1 if self._int8_cache else 2
+
+    @property
+    def cache_dtype(self) -> str:
+        """NumPy's name of what the cache holds."""
+        return "int8" if self._int8_cache else "float32"
 
     def check(self, config: DecoderConfig) -> None:
         """Raises ConfigError for a decoder that these operators cannot compute."""
@@ -76,9 +121,17 @@ class GroupQueryAttention:
             )
 
     def start(
-        self, g: GraphBuilder, config: DecoderConfig, query_lengths: str, past_lengths: str
+        self,
+        g: GraphBuilder,
+        config: DecoderConfig,
+        query_lengths: str,
+        past_lengths: str,
+        places: int,
     ) -> AttentionState:
-        attended = g.op("Max", query_lengths, g.constant(self.min_chunk, np.int32))  # (B,)
+        assert not self._int8_cache or self._scales is not None, "an int8 cache needs scales"
+        attended = query_lengths
+        if self.min_chunk > 1:
+            attended = g.op("Max", query_lengths, g.constant(self.min_chunk, np.int32))  # (B,)
         lengths = g.op("Add", past_lengths, attended)
         return _GroupQueryState(
             config,
@@ -86,6 +139,7 @@ class GroupQueryAttention:
             last_index=g.op("Sub", lengths, g.constant(1, np.int32)),
             longest=g.op("ReduceMax", lengths, keepdims=0),
             rotation=self._rotation(g, config),
+            scales=self._scales if self._int8_cache else None,
         )
 
     def _rotation(self, g: GraphBuilder, config: DecoderConfig) -> tuple[str, str]:
@@ -106,20 +160,24 @@ class _GroupQueryState:
         last_index: str,
         longest: str,
         rotation: tuple[str, str],
+        scales: CacheScales | None,
     ) -> None:
         self._config = config
         self._query_lengths = query_lengths
         self._last_index = last_index
         self._longest = longest
         self._rotation = rotation
+        self._scales = scales
 
     def attend(self, g: GraphBuilder, qkv: str, layer: int) -> str:
         config = self._config
         shape = ("B", config.num_kv_heads, "places", config.head_dim)
-        past = [g.input(f"past_{kind}.{layer}", np.float32, shape) for kind in ("key", "value")]
+        dtype = np.float32 if self._scales is None else np.int8
+        past = [g.input(f"past_{kind}.{layer}", dtype, shape) for kind in ("key", "value")]
         present = [f"present_{kind}.{layer}" for kind in ("key", "value")]
         packed = (qkv, "", "")
-        unused = ("",) * 7  # position ids, bias, sink, cache scales, norms
+        absent = ("",) * 3  # position ids, bias, sink
+        scales, quantization = self._quantization(g, layer)
         out, *_ = g.ops(
             "GroupQueryAttention",
             [f"attention.{layer}", *present],
@@ -128,16 +186,30 @@ class _GroupQueryState:
             self._last_index,
             self._longest,
             *self._rotation,
-            *unused,
+            *absent,
+            *scales,
+            *("", ""),  # norms
             self._query_lengths,
             domain=MICROSOFT,
             num_heads=config.heads,
             kv_num_heads=config.num_kv_heads,
             do_rotary=int(config.position == "rotary"),
+            **quantization,
         )
         for name in present:
-            g.output(name, name, np.float32, shape)
+            g.output(name, name, dtype, shape)
         return out
+
+    def _quantization(self, g: GraphBuilder, layer: int) -> tuple[tuple[str, str], dict[str, Any]]:
+        """The inputs and attributes that say how the cache is stored."""
+        if self._scales is None:
+            return ("", ""), {}
+        keys, values = (
+            g.weight(f"decoder.layers.{layer}.{kind}_scale", scales[layer].reshape(-1))
+            for kind, scales in (("key", self._scales.keys), ("value", self._scales.values))
+        )
+        per_channel = {f"{part}_quant_type": "PER_CHANNEL" for part in ("k", "v")}
+        return (keys, values), {**per_channel, "kv_cache_bit_width": 8}
 
 
 def rotary_angles(config: DecoderConfig, places: int) -> NDArray[np.float32]:

@@ -10,15 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import nn
 
 from altogether_rt.bundle import Bundle, BundleWriter
 from altogether_rt.config import CaptionerConfig
-from altogether_rt.export.attention import AttentionLowering, GroupQueryAttention
+from altogether_rt.export.activations import Activations
+from altogether_rt.export.attention import AttentionLowering, CacheScales, GroupQueryAttention
+from altogether_rt.export.calibrate import Calibration, calibrating
 from altogether_rt.export.decoder import build_decoder
 from altogether_rt.export.encoder import build_encoder
-from altogether_rt.export.graph import GraphBuilder, tensor_specs
+from altogether_rt.export.graph import OPSET, GraphBuilder, tensor_specs
+from altogether_rt.export.half import HalfLinear, HalfTable
 from altogether_rt.export.lowering import (
     Fp32Linear,
     Fp32Table,
@@ -29,8 +34,11 @@ from altogether_rt.export.lowering import (
     TableLowering,
 )
 from altogether_rt.export.mapper import build_mapper
+from altogether_rt.export.quantize import INT8_MAX
 from altogether_rt.export.recipes import LoweringNames, Recipe
 from altogether_rt.export.samples import Samples
+from altogether_rt.export.scatter_attention import SCATTER_OPSET, ScatterAttention
+from altogether_rt.export.smooth import SmoothedWeights
 from altogether_rt.export.verify import Recording, check_parity, compare, record
 from altogether_rt.export.weights import WeightsFile, WeightSource
 from altogether_rt.manifest import (
@@ -38,6 +46,7 @@ from altogether_rt.manifest import (
     TOKENIZER_NAME,
     BundleManifest,
     CacheSpec,
+    EngineSpec,
     FileSpec,
     GraphSpec,
 )
@@ -45,12 +54,13 @@ from altogether_rt.model.captioner import Captioner
 from altogether_rt.runtime.ort_runtime import OnnxRuntime
 from altogether_rt.runtime.torch_runtime import TorchRuntime
 
-__all__ = ["ExportSource", "build_lowering", "write_bundle"]
+__all__ = ["CompileEngines", "ExportSource", "build_lowering", "write_bundle", "write_graphs"]
 
 WEIGHTS_NAME = "weights.bin"
 _TOOLS = ("altogether-rt", "torch", "onnx", "onnxruntime", "onnxscript", "open_clip_torch")
 
 Report = Callable[[str], None]
+CompileEngines = Callable[[Bundle], tuple[EngineSpec, ...]]
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,34 @@ class ExportSource:
     provenance: Mapping[str, Any]
 
 
-def build_lowering(names: LoweringNames) -> Lowering:
-    """The lowering that a recipe names."""
-    linear: dict[str, LinearLowering] = {"fp32": Fp32Linear(), "int8-row": Int8Linear()}
-    table: dict[str, TableLowering] = {"fp32": Fp32Table(), "int8-row": Int8Table()}
-    attention: dict[str, AttentionLowering] = {"group-query": GroupQueryAttention()}
-    return Lowering(linear[names.linear], table[names.table], attention[names.attention])
+#: A cache channel may become this much larger than it was on the samples before it is clipped.
+CACHE_MARGIN = 1.25
+
+
+def build_lowering(names: LoweringNames, scales: CacheScales | None = None) -> Lowering:
+    """The lowering that a recipe names. scales: of the cache, where it is int8."""
+    linear: dict[str, LinearLowering] = {
+        "fp32": Fp32Linear(),
+        "int8-row": Int8Linear(),
+        "fp16": HalfLinear(),
+    }
+    table: dict[str, TableLowering] = {
+        "fp32": Fp32Table(),
+        "int8-row": Int8Table(),
+        "fp16": HalfTable(),
+    }
+    attention: dict[str, AttentionLowering] = {
+        "group-query": GroupQueryAttention(),
+        "group-query-int8": GroupQueryAttention(int8_cache=True, scales=scales),
+        "scatter": ScatterAttention(),
+    }
+    return Lowering(
+        linear[names.linear],
+        table[names.table],
+        attention[names.attention],
+        Activations(np.float16 if names.activations == "fp16" else np.float32),
+        SCATTER_OPSET if names.attention == "scatter" else OPSET,
+    )
 
 
 def write_bundle(
@@ -79,20 +111,25 @@ def write_bundle(
     samples: Samples,
     *,
     overwrite: bool = False,
+    compile_engines: CompileEngines | None = None,
     report: Report = lambda message: None,
 ) -> Bundle:
     """Export `source` by `recipe` to the folder `out`, which is whole or absent.
 
-    `report` is told what is being done, a sentence a stage. Raises ParityError if a graph differs
+    `report` is told what is being done, a sentence a stage. `compile_engines` may add engines of
+    the finished graphs to the bundle's folder. Raises ParityError if a graph differs
     from the torch reference by more than the recipe allows, BundleError if `out` cannot be used.
     """
-    lowering = build_lowering(recipe.lowering)
-    lowering.attention.check(source.config.decoder)
+    build_lowering(recipe.lowering).attention.check(source.config.decoder)
     num_slots = len(samples.pixels)
     with BundleWriter(out, overwrite=overwrite) as writer:
         report("running the torch reference")
-        recording, encoder = _run_reference(source, samples)
-        _write_graphs(source, encoder, lowering, writer.folder, report)
+        recording, encoder, calibration = _run_reference(source, samples)
+        smoothed = SmoothedWeights(
+            source.weights, source.config, calibration, recipe.lowering.smoothing
+        )
+        lowering = build_lowering(recipe.lowering, _cache_scales(source.config, smoothed))
+        write_graphs(source.config, smoothed, encoder, lowering, writer.folder, report)
         shutil.copyfile(source.tokenizer_path, writer.folder / TOKENIZER_NAME)
         report("comparing the graphs with the reference")
         manifest = _describe(source, recipe, lowering, writer)
@@ -100,30 +137,60 @@ def write_bundle(
             agreements = compare(recording, candidate)
         figures = check_parity(agreements, recipe.parity)
         parity = {"inputs": samples.origin, "images": num_slots, **figures}
-        return writer.commit(replace(manifest, parity=parity))
+        manifest = replace(manifest, parity=parity)
+        if compile_engines is not None:
+            manifest = _add_engines(manifest, writer.folder, compile_engines)
+        return writer.commit(manifest)
 
 
-def _run_reference(source: ExportSource, samples: Samples) -> tuple[Recording, nn.Module]:
+def _run_reference(
+    source: ExportSource, samples: Samples
+) -> tuple[Recording, nn.Module, Calibration]:
     """What torch answers, and the encoder; mapper and decoder are given up before the export."""
     model = source.load_model()
     assert model.encoder is not None
     with TorchRuntime(model, num_slots=len(samples.pixels)) as reference:
-        return record(reference, samples), model.encoder
+        with calibrating(reference) as calibration:
+            recording = record(reference, samples)
+        return recording, model.encoder, calibration
 
 
-def _write_graphs(
-    source: ExportSource, encoder: nn.Module, lowering: Lowering, folder: Path, report: Report
+def _cache_scales(config: CaptionerConfig, smoothed: SmoothedWeights) -> CacheScales:
+    def scales(largest: NDArray[np.float32]) -> NDArray[np.float32]:
+        # A channel that was 0 on all samples may be anything: it gets the step of the largest one.
+        seen = np.where(largest > 0, largest, max(float(largest.max()), 1.0))
+        step: NDArray[np.float32] = (seen * (CACHE_MARGIN / INT8_MAX)).astype(np.float32)
+        return step
+
+    layers = range(config.decoder.layers)
+    return CacheScales(
+        [scales(smoothed.keys(layer)) for layer in layers],
+        [scales(smoothed.values(layer)) for layer in layers],
+    )
+
+
+def write_graphs(
+    config: CaptionerConfig,
+    weights: WeightSource,
+    encoder: nn.Module,
+    lowering: Lowering,
+    folder: Path,
+    report: Report = lambda message: None,
 ) -> None:
-    config, weights = source.config, source.weights
+    """Write `encoder.onnx`, `mapper.onnx`, `decoder.onnx` and the weights they share.
+
+    weights: of mapper and decoder. encoder: from uint8 pixels to embeddings.
+    """
+    places = config.slot_places
     emitters: dict[str, Callable[[GraphBuilder], None]] = {
         "encoder": lambda g: build_encoder(g, config.encoder, encoder, lowering),
         "mapper": lambda g: build_mapper(g, config, weights, lowering),
-        "decoder": lambda g: build_decoder(g, config.decoder, weights, lowering),
+        "decoder": lambda g: build_decoder(g, config.decoder, weights, lowering, places),
     }
     with WeightsFile(folder / WEIGHTS_NAME) as weights_file:
         for name, emit in emitters.items():
             report(f"writing the {name}")
-            g = GraphBuilder(name, weights_file)
+            g = GraphBuilder(name, weights_file, lowering.opset)
             emit(g)
             g.save(folder / f"{name}.onnx")
 
@@ -142,7 +209,7 @@ def _describe(
             layers=decoder.layers,
             kv_heads=decoder.num_kv_heads,
             head_dim=decoder.head_dim,
-            dtype="float32",
+            dtype=lowering.attention.cache_dtype,
             min_chunk=lowering.attention.min_chunk,
         ),
         provenance={
@@ -151,6 +218,16 @@ def _describe(
             "tools": _tool_versions(),
         },
     )
+
+
+def _add_engines(
+    manifest: BundleManifest, folder: Path, compile_engines: CompileEngines
+) -> BundleManifest:
+    engines = compile_engines(Bundle(folder, manifest))
+    plans = {
+        spec.file: FileSpec((folder / spec.file).stat().st_size, spec.sha256) for spec in engines
+    }
+    return replace(manifest, engines=engines, files={**manifest.files, **plans})
 
 
 def _describe_graph(folder: Path, name: str, files: Mapping[str, FileSpec]) -> GraphSpec:

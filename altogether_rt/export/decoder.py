@@ -19,9 +19,16 @@ __all__ = ["build_decoder"]
 
 
 def build_decoder(
-    g: GraphBuilder, config: DecoderConfig, weights: WeightSource, lowering: Lowering
+    g: GraphBuilder,
+    config: DecoderConfig,
+    weights: WeightSource,
+    lowering: Lowering,
+    places: int,
 ) -> None:
-    """Add the decoder to `g`, with the inputs and outputs that `runtime.ort_runtime` binds."""
+    """Add the decoder to `g`, with the inputs and outputs that `runtime.ort_runtime` binds.
+
+    places: size of a cache slot, for attention that fixes it in the graph.
+    """
     token_ids = g.input("token_ids", np.int64, ["T"])
     positions = g.input("positions", np.int64, ["T"])
     visual_tokens = g.input("visual_tokens", np.float32, ["V", config.token_width])
@@ -34,10 +41,11 @@ def build_decoder(
 
     emit = _DecoderEmitter(g, config, weights, lowering)
     x = emit.embed(token_ids, visual_tokens, visual_index, positions)  # (T, W)
-    attention = lowering.attention.start(g, config, query_lengths, past_lengths)
+    attention = lowering.attention.start(g, config, query_lengths, past_lengths, places)
     for layer in range(config.layers):
         x = emit.layer(x, layer, attention, pad_index, unpad_index)
     logits = emit.logits(g.op("Gather", x, logit_index, axis=0))  # (L, vocab)
+    logits = lowering.activations.widen(g, logits)
     greedy = g.op("ArgMax", logits, axis=-1, keepdims=0)  # the lowest id wins a tie
     g.output(greedy, "greedy_ids", np.int64, ["L"])
     g.output(logits, "logits", np.float32, ["L", config.vocab_size])
@@ -51,6 +59,7 @@ class _DecoderEmitter:
         self.config = config
         self.weights = weights
         self.lowering = lowering
+        self.activations = lowering.activations
         table = weights.get("decoder.embed.weight")
         self.tokens = lowering.table.table(g, "decoder.embed", table, as_head=config.tied_head)
 
@@ -59,7 +68,7 @@ class _DecoderEmitter:
         g, config, table = self.g, self.config, self.lowering.table
         x = table.lookup(g, self.tokens, token_ids)
         places = g.op("Unsqueeze", visual_index, g.constant([1], np.int64))  # (V, 1)
-        x = g.op("ScatterND", x, places, visual_tokens)
+        x = g.op("ScatterND", x, places, self.activations.narrow(g, visual_tokens))
         if config.embed_width is not None:
             x = self.linear(x, "project_in")
         if config.position == "learned":
@@ -119,11 +128,14 @@ class _DecoderEmitter:
     def norm(self, x: str, name: str) -> str:
         """LayerNorm or RMSNorm, in float32 for every target."""
         g, config, name = self.g, self.config, f"decoder.{name}"
+        x = self.activations.widen(g, x)
         scale = g.weight(f"{name}.weight", self.weights.get(f"{name}.weight"))
         if config.norm == "rmsnorm":
-            return g.op("RMSNormalization", x, scale, axis=-1, epsilon=config.norm_eps)
-        bias = g.weight(f"{name}.bias", self.weights.get(f"{name}.bias"))
-        return g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=config.norm_eps)
+            y = g.op("RMSNormalization", x, scale, axis=-1, epsilon=config.norm_eps)
+        else:
+            bias = g.weight(f"{name}.bias", self.weights.get(f"{name}.bias"))
+            y = g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=config.norm_eps)
+        return self.activations.narrow(g, y)
 
     def activate(self, x: str) -> str:
         g = self.g

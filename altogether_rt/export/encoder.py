@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from altogether_rt.config import EncoderConfig
+from altogether_rt.export.activations import onnx_type
 from altogether_rt.export.graph import OPSET, GraphBuilder
 from altogether_rt.export.lowering import Lowering
+from altogether_rt.export.typed_values import NORMS, TypedValues, wants_narrow
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,17 +60,25 @@ def trace_encoder(module: torch.nn.Module, image_size: int) -> ir.Graph:
 
 
 class _Transcriber:
-    """Copies a graph into a builder node by node, spelling linear layers anew."""
+    """Copies a graph into a builder node by node, spelling linear layers anew.
+
+    Where activations are narrower than float32, each operator's inputs are cast to the type that it
+    is computed in (`export.typed_values`); torch's graph is float32 throughout.
+    """
 
     def __init__(self, g: GraphBuilder, lowering: Lowering) -> None:
         self._g = g
         self._lowering = lowering
-        self._names: dict[str, str] = {}  # torch's value names -> the builder's
+        self._half = lowering.activations.half
+        self._values = TypedValues(g, lowering.activations)  # by torch's names
+        self._constants: dict[tuple[str, bool], str] = {}
 
     def transcribe(self, graph: ir.Graph) -> str:
-        """Returns the name of the graph's one result."""
+        """Returns the name of the graph's one result, float32."""
         (source,), (result,) = graph.inputs, graph.outputs
-        self._names[str(source.name)] = "pixels"
+        # TensorRT computes nothing on uint8 but its cast; torch transposes first.
+        pixels = self._g.op("Cast", "pixels", to=onnx_type(np.float32)) if self._half else "pixels"
+        self._values.define(str(source.name), pixels, narrow=False)
         for node in graph:
             assert not node.domain, f"unexpected operator {node.domain}::{node.op_type}"
             weight = _linear_weight(node)
@@ -76,36 +86,47 @@ class _Transcriber:
                 self._copy(node)
             else:
                 self._lower(node, weight)
-        return self._names[str(result.name)]
+        return self._values.get(str(result.name), narrow=False)
 
     def _lower(self, node: ir.Node, weight: NDArray[np.float32]) -> None:
         bias = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
         name = f"encoder.{node.outputs[0].name}"
-        x = self._value(node.inputs[0])
+        x = self._value(node.inputs[0], self._half)
         lowered = self._lowering.linear.linear(self._g, x, weight, bias, name)
-        self._names[str(node.outputs[0].name)] = lowered
+        self._values.define(str(node.outputs[0].name), lowered, self._half)
 
     def _copy(self, node: ir.Node) -> None:
         from onnx_ir import to_proto
 
-        inputs = ["" if value is None else self._value(value) for value in node.inputs]
+        present = [value for value in node.inputs if value is not None]
+        narrow = self._half and wants_narrow(
+            node.op_type, [self._values.is_narrow(str(value.name)) for value in present]
+        )
+        inputs = ["" if value is None else self._value(value, narrow) for value in node.inputs]
         attributes = {
             attribute.name: _attribute_value(to_proto(attribute))
             for attribute in node.attributes.values()
         }
         results = self._g.ops(node.op_type, len(node.outputs), *inputs, **attributes)
         for output, name in zip(node.outputs, results, strict=True):
-            self._names[str(output.name)] = name
+            key, is_float = str(output.name), _is_float(output)
+            self._values.define(key, name, narrow and is_float)
+            if self._half and is_float and node.op_type in NORMS:
+                self._values.define(key, self._values.get(key, narrow=True), narrow=True)
 
-    def _value(self, value: ir.Value | None) -> str:
+    def _value(self, value: ir.Value | None, narrow: bool) -> str:
         """The builder's name of a value; a constant is added where it is first used."""
         assert value is not None
-        key = str(value.name)
-        if key not in self._names:
-            array = value.const_value
-            assert array is not None, f"{key} is used before it is made"
-            self._names[key] = self._g.weight(f"encoder.{key}", array.numpy())
-        return self._names[key]
+        key, narrow = str(value.name), narrow and _is_float(value)
+        if value.const_value is None or key in self._values:
+            return self._values.get(key, narrow)
+        if (key, narrow) not in self._constants:
+            array = value.const_value.numpy()
+            name = f"encoder.{key}" + ".narrow" * narrow
+            if narrow:
+                array = self._lowering.activations.array(array)
+            self._constants[key, narrow] = self._g.weight(name, array)
+        return self._constants[key, narrow]
 
 
 def _linear_weight(node: ir.Node) -> NDArray[np.float32] | None:
@@ -130,6 +151,10 @@ def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
         return None
     array: NDArray[Any] = value.const_value.numpy()
     return array if array.dtype == np.float32 else None
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.name == "FLOAT"
 
 
 def _attribute_value(proto: Any) -> Any:

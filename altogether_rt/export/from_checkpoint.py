@@ -7,7 +7,7 @@ from pathlib import Path
 
 from altogether_rt.bundle import Bundle
 from altogether_rt.checkpoint import Checkpoint
-from altogether_rt.export.bundling import ExportSource, Report, write_bundle
+from altogether_rt.export.bundling import CompileEngines, ExportSource, Report, write_bundle
 from altogether_rt.export.recipes import Recipe
 from altogether_rt.export.samples import draw_samples, read_samples
 from altogether_rt.export.weights import SafetensorsWeights
@@ -24,6 +24,7 @@ def export_checkpoint(
     *,
     calibration_images: Path | None = None,
     overwrite: bool = False,
+    compile_engines: CompileEngines | None = None,
     report: Report = lambda message: None,
 ) -> Bundle:
     """Export the checkpoint in `folder` by `recipe` to the bundle `out`.
@@ -50,4 +51,12 @@ def export_checkpoint(
         tokenizer_path=checkpoint.tokenizer_path,
         provenance={"checkpoint": {**identity, "about": dict(checkpoint.about)}},
     )
-    return write_bundle(source, recipe, out, samples, overwrite=overwrite, report=report)
+    return write_bundle(
+        source,
+        recipe,
+        out,
+        samples,
+        overwrite=overwrite,
+        compile_engines=compile_engines,
+        report=report,
+    )

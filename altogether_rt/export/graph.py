@@ -16,8 +16,7 @@ from altogether_rt.manifest import TensorSpec
 
 __all__ = ["GraphBuilder", "Shape", "tensor_specs"]
 
-OPSET = 23
-IR_VERSION = 11  # the version that belongs to opset 23
+OPSET = 23  # of the CPU targets, and of what torch exports
 Shape = Sequence[int | str]
 
 
@@ -28,8 +27,9 @@ class GraphBuilder:
     the builder never holds more than one of them.
     """
 
-    def __init__(self, name: str, weights: WeightsFile) -> None:
+    def __init__(self, name: str, weights: WeightsFile, opset: int = OPSET) -> None:
         self.name = name
+        self._opset = opset
         self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
@@ -90,10 +90,13 @@ class GraphBuilder:
         graph = helper.make_graph(
             self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
         )
-        opsets = [helper.make_opsetid("", OPSET)]
+        opsets = [helper.make_opsetid("", self._opset)]
         opsets += [helper.make_opsetid(domain, 1) for domain in sorted(self._domains - {""})]
         model = helper.make_model(
-            graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="altogether-rt"
+            graph,
+            opset_imports=opsets,
+            ir_version=helper.find_min_ir_version_for(opsets, ignore_unknown=True),
+            producer_name="altogether-rt",
         )
         onnx.save(model, path)
         onnx.checker.check_model(str(path))

@@ -6,15 +6,16 @@ lowering says in which operators. Attention, which knows the cache, is in `expor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from altogether_rt.export.attention import AttentionLowering
-from altogether_rt.export.graph import GraphBuilder
+from altogether_rt.export.activations import Activations
+from altogether_rt.export.attention import MICROSOFT, AttentionLowering
+from altogether_rt.export.graph import OPSET, GraphBuilder
 from altogether_rt.export.quantize import INT8_MAX, quantize_rows
 
 __all__ = [
@@ -32,8 +33,8 @@ __all__ = [
 Matrix = NDArray[np.float32]
 #: Zero point of activations: int8 values are stored as uint8, which the CPU kernels are made for.
 ACTIVATION_ZERO = 128
-#: Stands in for the scale of a row of zeros, which then stays zero instead of becoming 0/0.
-SMALLEST_SCALE = 1e-30
+#: Stands in for the largest value of a row of zeros, which then stays zero instead of becoming 0/0.
+SMALLEST = 1e-30
 
 
 class LinearLowering(Protocol):
@@ -74,6 +75,8 @@ class Lowering:
     linear: LinearLowering
     table: TableLowering
     attention: AttentionLowering
+    activations: Activations = field(default_factory=Activations)
+    opset: int = OPSET
 
 
 class Fp32Linear:
@@ -152,18 +155,25 @@ _FLOAT = int(onnx.TensorProto.FLOAT)
 
 
 def integer_product(g: GraphBuilder, x: str, values: str, scales: str) -> str:
-    """x (..., in) float32 times int8 values (in, out), columns scaled -> (..., out) float32."""
-    quantized, row_scale = quantize_activation(g, x)
-    zero = g.constant(ACTIVATION_ZERO, np.uint8)
-    product = g.op("Cast", g.op("MatMulInteger", quantized, values, zero), to=_FLOAT)
-    return g.op("Mul", g.op("Mul", product, row_scale), scales)
+    """x (..., in) float32 times int8 values (in, out), columns scaled -> (..., out) float32.
+
+    The columns are scaled where the integer sums leave the kernel, so that these never pass through
+    memory; the operator takes one activation scale for all rows, so each row's own comes after it.
+    """
+    quantized, largest = quantize_activation(g, x)
+    step, zero = g.constant(1 / INT8_MAX, np.float32), g.constant(ACTIVATION_ZERO, np.uint8)
+    operands = (quantized, values, step, scales, zero)
+    return g.op("Mul", g.op("MatMulIntegerToFloat", *operands, domain=MICROSOFT), largest)
 
 
 def quantize_activation(g: GraphBuilder, x: str) -> tuple[str, str]:
-    """x (..., in) -> uint8 of the same shape, and its scale (..., 1)."""
+    """x (..., in) -> uint8 of the same shape, and the largest |x| of each row (..., 1).
+
+    A row is spread over the int8 range: its scale is its largest value divided by INT8_MAX, which
+    is left to whoever scales the product.
+    """
     axes = g.constant([-1], np.int64)
     largest = g.op("ReduceMax", g.op("Abs", x), axes, keepdims=1)
-    scale = g.op("Mul", largest, g.constant(1 / INT8_MAX, np.float32))
-    scale = g.op("Max", scale, g.constant(SMALLEST_SCALE, np.float32))
-    one, zero = g.constant(1, np.float32), g.constant(ACTIVATION_ZERO, np.uint8)
-    return g.op("QuantizeLinear", g.op("Div", x, scale), one, zero), scale
+    largest = g.op("Max", largest, g.constant(SMALLEST, np.float32))
+    step, zero = g.constant(1 / INT8_MAX, np.float32), g.constant(ACTIVATION_ZERO, np.uint8)
+    return g.op("QuantizeLinear", g.op("Div", x, largest), step, zero), largest

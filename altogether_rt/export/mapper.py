@@ -23,9 +23,10 @@ def build_mapper(
     """Add the mapper to `g`."""
     embeddings = g.input("embeddings", np.float32, ["N", config.encoder.embed_dim])
     emit = _MapperEmitter(g, config, weights, lowering)
-    tokens = emit.mlp(embeddings) if config.mapper.kind == "mlp" else emit.transformer(embeddings)
+    x = lowering.activations.narrow(g, embeddings)
+    tokens = emit.mlp(x) if config.mapper.kind == "mlp" else emit.transformer(x)
     shape: Shape = ["N", config.mapper.prefix_length, config.decoder.token_width]
-    g.output(tokens, "visual_tokens", np.float32, shape)
+    g.output(lowering.activations.widen(g, tokens), "visual_tokens", np.float32, shape)
 
 
 class _MapperEmitter:
@@ -37,6 +38,7 @@ class _MapperEmitter:
         self.width = config.decoder.token_width
         self.weights = weights
         self.lowering = lowering
+        self.activations = lowering.activations
 
     def mlp(self, embeddings: str) -> str:
         hidden = self.g.op("Tanh", self.linear(embeddings, "fc1"))
@@ -45,7 +47,8 @@ class _MapperEmitter:
     def transformer(self, embeddings: str) -> str:
         g = self.g
         unfolded = self._unfold(self.linear(embeddings, "linear"), self.mapper.clip_length)
-        prefix = g.weight("mapper.prefix", self.weights.get("mapper.prefix"))
+        learned = self.activations.array(self.weights.get("mapper.prefix"))
+        prefix = g.weight("mapper.prefix", learned)
         batch = g.op("Shape", embeddings, start=0, end=1)
         rest = g.constant([self.mapper.prefix_length, self.width], np.int64)
         prefix = g.op("Expand", prefix, g.op("Concat", batch, rest, axis=0))
@@ -75,11 +78,14 @@ class _MapperEmitter:
         return self.lowering.linear.linear(self.g, x, weight, bias, "mapper." + "+".join(names))
 
     def norm(self, x: str, name: str) -> str:
+        g = self.g
         scale, bias = (
-            self.g.weight(f"mapper.{name}.{part}", self.weights.get(f"mapper.{name}.{part}"))
+            g.weight(f"mapper.{name}.{part}", self.weights.get(f"mapper.{name}.{part}"))
             for part in ("weight", "bias")
         )
-        return self.g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=NORM_EPS)
+        x = self.activations.widen(g, x)
+        y = g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=NORM_EPS)
+        return self.activations.narrow(g, y)
 
     def _unfold(self, x: str, places: int) -> str:
         """(N, places W) -> (N, places, W)."""

@@ -33,9 +33,21 @@ STAGES = ("encoder", "mapper", "prefill", "step")
 class LoweringNames:
     """The operators a target is spelt in, by name."""
 
-    linear: Literal["fp32", "int8-row"]
-    table: Literal["fp32", "int8-row"]
-    attention: Literal["group-query"]
+    linear: Literal["fp32", "int8-row", "fp16"]
+    table: Literal["fp32", "int8-row", "fp16"]
+    attention: Literal["group-query", "group-query-int8", "scatter"]
+    activations: Literal["fp32", "fp16"] = "fp32"
+    #: How much of the activations' outliers is moved into weights, 0 to 1 (see `export.smooth`).
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        half = (self.linear == "fp16", self.table == "fp16", self.attention == "scatter")
+        if set(half) != {self.activations == "fp16"}:
+            raise ConfigError(
+                "lowering mixes precisions: activations, linear, table and attention go together."
+            )
+        if not 0 <= self.smoothing <= 1:
+            raise ConfigError("lowering.smoothing must be between 0 and 1.")
 
 
 @dataclass(frozen=True)

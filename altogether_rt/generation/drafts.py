@@ -5,20 +5,25 @@
   or one tokens find the place where it goes on, near the cursor if there are several.
 - The *caption* itself, where the last tokens were written before.
 - *Phrases*: what followed the last tokens in other captions of the same captioner.
+- *Both*: a token of the alt-text that the caption still lacks, and that has followed the last ones
+  in other captions. "A large orange" goes on with the alt-text's "hat", wherever that stands in it.
 
 A decoder step then verifies several guesses at once; a wrong one costs time and changes no token.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from altogether_rt.config import MAX_GUESSES
+
 __all__ = ["MAX_DRAFT", "NUM_KINDS", "PRIOR_RATES", "Draft", "Drafter", "PhraseBook"]
 
-#: Most tokens guessed at a time: with the token before them they fill a tile of 16 rows.
-MAX_DRAFT = 15
+#: Most tokens guessed at a time.
+MAX_DRAFT = MAX_GUESSES
 
 #: Tokens that are looked up, at most.
 _MAX_NGRAM = 3
@@ -29,6 +34,9 @@ _MAX_AGREEING = 6
 #: How far from the cursor a single token may find its place: further off it is chance.
 _SINGLE_REACH = 8
 
+#: Tokens of the alt-text that the caption lacks, tried at most: a long one must not take longer.
+_MAX_LACKING = 24
+
 #: How often a phrase went on the same way, counted up to here.
 _MAX_TIMES = 7
 
@@ -36,12 +44,13 @@ _MAX_TIMES = 7
 _START = -1
 
 # Kinds of evidence, counted through: agreeing tokens in the alt-text; n-grams of the caption;
-# n-grams of phrases, times how sure they are.
+# n-grams of phrases, times how sure they are; alt-text tokens that fit, by n-gram.
 _CAPTION_KINDS = _MAX_AGREEING + 1
 _PHRASE_KINDS = _CAPTION_KINDS + _MAX_NGRAM
 _SURENESS = (0, 0, 1, 1, 2, 2, 2, 3)  # by times
 _NUM_SURENESS = 4
-NUM_KINDS = _PHRASE_KINDS + _MAX_NGRAM * _NUM_SURENESS
+_FITTING_KINDS = _PHRASE_KINDS + _MAX_NGRAM * _NUM_SURENESS
+NUM_KINDS = _FITTING_KINDS + _MAX_NGRAM - 1
 
 #: How often guesses of each kind are right, where nothing has been observed yet: about what was
 #: observed in captions of scenes.
@@ -51,6 +60,7 @@ PRIOR_RATES = (
     *(0.15, 0.3, 0.5, 0.8),  # phrases after one token, by sureness
     *(0.3, 0.45, 0.65, 0.85),  # after two
     *(0.3, 0.45, 0.65, 0.9),  # after three
+    *(0.35, 0.5),  # fitting after one token, after two
 )
 assert len(PRIOR_RATES) == NUM_KINDS
 
@@ -89,6 +99,10 @@ class PhraseBook:
         while len(self._next) > self._max_phrases:
             self._next.popitem(last=False)
 
+    def fits(self, ngram: tuple[int, ...]) -> bool:
+        """Whether `ngram` was written, and something after it."""
+        return ngram in self._next
+
     def guess(self, ngrams: _Ngrams) -> _Guess | None:
         """What follows the first of `ngrams` that is known."""
         for ngram in ngrams:
@@ -108,6 +122,7 @@ class Drafter:
         self._cursor = 0  # the alt-text's place that is expected next
         self._agreeing = 0  # tokens before the cursor that agree with the last ones written
         self._phrases = PhraseBook() if phrases is None else phrases
+        self._lacking = dict.fromkeys(self._alt)  # its tokens that the caption has not, in order
         self._written = [_START]
         self._latest: dict[tuple[int, ...], int] = {}  # n-gram -> token after it in the caption
 
@@ -124,6 +139,7 @@ class Drafter:
             for ngram in ngrams:
                 self._latest[ngram] = token
             self._written.append(token)
+            self._lacking.pop(token, None)
             self._cursor, self._agreeing = self._follow(self._written, self._cursor, self._agreeing)
 
     def propose(
@@ -145,7 +161,7 @@ class Drafter:
         reached = 1.0
         for _ in range(limit):
             likeliest = -1.0
-            for guess, evidence in self._guesses(_last_ngrams(text), cursor, agreeing):
+            for guess, evidence in self._guesses(text, cursor, agreeing):
                 probability = rate(evidence)
                 if probability > likeliest:
                     likeliest, token, kind = probability, guess, evidence
@@ -158,8 +174,8 @@ class Drafter:
             cursor, agreeing = self._follow(text, cursor, agreeing)
         return Draft(tuple(text[len(text) - len(kinds) :]), tuple(kinds), tuple(gains))
 
-    def _guesses(self, ngrams: _Ngrams, cursor: int, agreeing: int) -> list[_Guess]:
-        guesses = []
+    def _guesses(self, text: list[int], cursor: int, agreeing: int) -> list[_Guess]:
+        guesses, ngrams = [], _last_ngrams(text)
         if cursor < len(self._alt):
             guesses.append((self._alt[cursor], agreeing))
         for ngram in ngrams:
@@ -170,7 +186,21 @@ class Drafter:
         phrase = self._phrases.guess(ngrams)
         if phrase is not None:
             guesses.append(phrase)
+        fitting = self._fitting(ngrams[-2:], text)
+        if fitting is not None:
+            guesses.append(fitting)
         return guesses
+
+    def _fitting(self, ngrams: _Ngrams, text: list[int]) -> _Guess | None:
+        """The first token that the caption lacks and that has followed the longest of `ngrams`.
+
+        text: the caption's last tokens, and what has been guessed behind them.
+        """
+        for ngram in ngrams:
+            for token in itertools.islice(self._lacking, _MAX_LACKING):
+                if token not in text and self._phrases.fits((*ngram, token)):
+                    return token, _FITTING_KINDS + len(ngram) - 1
+        return None
 
     def _follow(self, text: list[int], cursor: int, agreeing: int) -> tuple[int, int]:
         """The cursor behind the alt-text's tokens that end `text`, and how many agree there.

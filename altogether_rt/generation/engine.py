@@ -1,9 +1,9 @@
 """Continuous batching over the fixed cache slots of a runtime.
 
 Every step is one ragged decoder call: rows that have just arrived bring their whole prompt, the
-others their last token and, where it saves time, guesses of the next ones, of which those are kept
-that the model would have chosen. A finished row leaves at once; the last active slot moves into its
-place, so that active slots stay a prefix and no idle row is computed.
+others their last token and all, where it saves time, guesses of the next ones, of which those are
+kept that the model would have chosen. A finished row leaves at once; the last active slot moves
+into its place, so that active slots stay a prefix and no idle row is computed.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class EngineStats:
     num_drafted_tokens: int = 0  # read: guessed
     num_accepted_tokens: int = 0  # of the guessed ones, those that were right
     num_written_tokens: int = 0  # chosen for captions, EOS included
+    num_first_tokens: int = 0  # of these, in the step that reads the prompt
     # Where the time went, in seconds. Whoever feeds the engine counts the first three.
     decode_wait_s: float = 0.0  # nothing to write: no image was decoded yet
     encode_s: float = 0.0
@@ -64,7 +65,7 @@ class EngineStats:
         """Tokens that a row writes in a step after its prompt's: 1 without speculation."""
         if not self.num_decode_tokens:
             return None
-        return 1 + self.num_accepted_tokens / self.num_decode_tokens
+        return (self.num_written_tokens - self.num_first_tokens) / self.num_decode_tokens
 
 
 class Engine:
@@ -138,7 +139,7 @@ class Engine:
         result = self._runtime.step(batch, want_logits=any(row.sampled for row in rows))
         self.stats.decoder_s += time.perf_counter() - step_start_s
         finished = self._take(rows, drafts, guesses, result)
-        if not num_new:  # reading prompts costs another rate
+        if not num_new and self._speculation != "off":  # reading prompts costs another rate
             seconds = self._clock() - start_s
             self._planner.cost.record(len(rows), len(batch.token_ids), seconds)
         # From the last slot down, so that a slot moved into a gap is never one that finished too.
@@ -147,21 +148,15 @@ class Engine:
 
     def _speculate(self, rows: list[Row]) -> tuple[list[Draft], list[tuple[int, ...]]]:
         """For each row all that is guessed, and the leading part of it that is to be verified."""
-        drafts = [Draft()] * len(rows)
-        guesses: list[tuple[int, ...]] = [()] * len(rows)
-        decoding = [index for index, row in enumerate(rows) if row.prefilled]
-        if not self._planner.wants_drafts(self._speculation, len(decoding)):
-            return drafts, guesses
+        if not self._planner.wants_drafts(self._speculation, len(rows)):
+            return [Draft()] * len(rows), [()] * len(rows)
         start_s = self._clock()
-        min_reached = self._planner.min_reached(self._speculation, len(decoding))
-        for index in decoding:
-            drafts[index] = rows[index].propose(self._planner, min_reached)
-        self._planner.record_drafting(len(decoding), self._clock() - start_s)
-        gains = [drafts[index].gains for index in decoding]
-        lengths = self._planner.lengths(self._speculation, gains)
-        for index, length in zip(decoding, lengths, strict=True):
-            guesses[index] = drafts[index].tokens[:length]
-        return drafts, guesses
+        max_chunk = self._runtime.max_chunk
+        min_reached = self._planner.min_reached(self._speculation, len(rows))
+        drafts = [row.propose(self._planner, min_reached, max_chunk) for row in rows]
+        self._planner.record_drafting(len(rows), self._clock() - start_s)
+        lengths = self._planner.lengths(self._speculation, [draft.gains for draft in drafts])
+        return drafts, [d.tokens[:length] for d, length in zip(drafts, lengths, strict=True)]
 
     def _take(
         self,
@@ -176,11 +171,13 @@ class Engine:
         stats.num_verify_steps += any(guesses)
         finished, place = [], 0
         for index, (row, draft, guessed) in enumerate(zip(rows, drafts, guesses, strict=True)):
-            if row.prefilled:
-                stats.num_decode_tokens += 1
-            else:
-                stats.num_prefill_tokens += row.work.prompt_length
+            decoding, num_pending = row.prefilled, row.num_pending
             num_written, reason = row.take(result, place, guessed)
+            if decoding:
+                stats.num_decode_tokens += num_pending
+            else:
+                stats.num_prefill_tokens += num_pending
+                stats.num_first_tokens += num_written
             place += 1 + len(guessed)
             row.observe(draft, num_written, finished=reason is not None)
             stats.num_drafted_tokens += len(guessed)
@@ -194,7 +191,7 @@ class Engine:
         """Takes a row out; the last active slot fills the gap."""
         row, last = rows[index], len(rows) - 1
         if index != last:
-            self._runtime.move_slot(last, index)
+            self._runtime.move_slot(last, index, rows[last].length)
             rows[index] = rows[last]
         rows.pop()
         return row

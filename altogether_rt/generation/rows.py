@@ -74,20 +74,25 @@ class Row:
         return self.length > 0
 
     @property
+    def num_pending(self) -> int:
+        """Tokens that its next step must bring: the prompt, later the last token written."""
+        return 1 if self.prefilled else self.work.prompt_length
+
+    @property
     def sampled(self) -> bool:
         return self._uniforms is not None
 
-    def propose(self, planner: DraftPlanner, min_reached: float) -> Draft:
+    def propose(self, planner: DraftPlanner, min_reached: float, max_chunk: int) -> Draft:
         """Guesses of the next tokens.
 
         No more than could be written, so that a slot never holds more than plain decoding puts
-        there; and no more tokens than the prompt had, which the runtime took in one step.
+        there; and no more than the runtime takes in one step (`max_chunk`) beside what must come.
         """
         if self._drafter is None or self._acceptance is None:
             self._drafter = Drafter(self.work.alt_ids, planner.phrases)
             self._acceptance = planner.acceptance.of_row()
         to_write = self.work.max_new_tokens - len(self.ids)
-        limit = min(MAX_DRAFT, to_write - 1, self.work.prompt_length - 1)
+        limit = min(MAX_DRAFT, to_write - 1, max_chunk - self.num_pending)
         return self._drafter.propose(self.ids, self._acceptance.rate, max(limit, 0), min_reached)
 
     def observe(self, draft: Draft, num_written: int, finished: bool) -> None:
@@ -108,7 +113,7 @@ class Row:
         last token and the guesses into the slot; `length` becomes what of that is valid.
         """
         before = len(self.ids)
-        self.length += 1 if self.prefilled else self.work.prompt_length
+        self.length += self.num_pending
         for guess in (*guesses, None):
             token = self._choose(result, place + len(self.ids) - before)
             self.ids.append(token)
@@ -138,9 +143,9 @@ class Row:
 def build_batch(
     rows: Sequence[Row], guesses: Sequence[Sequence[int]], token_width: int
 ) -> StepBatch:
-    """One decoder call: prompts of new rows; of the others the last token and `guesses`.
+    """One decoder call: prompts of new rows, the last token of the others, then `guesses`.
 
-    The next token is asked for behind a prompt, and behind each token of the other rows.
+    The next token is asked for behind the prompt or last token, and behind each guess.
     """
     ids: list[int] = []
     lengths: list[int] = []
@@ -150,16 +155,16 @@ def build_batch(
     for row, guessed in zip(rows, guesses, strict=True):
         start = len(ids)
         if row.prefilled:
-            ids += (row.ids[-1], *guessed)
-            logit_index += range(start, len(ids))
+            ids.append(row.ids[-1])
         else:
-            assert not guessed
             prefix = len(row.work.visual_tokens)
             visual.append(row.work.visual_tokens)
             visual_index += range(start, start + prefix)
             ids += [0] * prefix
             ids += row.work.prompt_ids
-            logit_index.append(len(ids) - 1)
+        first = len(ids) - 1
+        ids += guessed
+        logit_index += range(first, len(ids))
         lengths.append(len(ids) - start)
     return StepBatch(
         token_ids=np.array(ids, np.int64),

@@ -22,6 +22,9 @@ Speculation = Literal["auto", "on", "off"]
 #: int8 on two AVX512 cores.
 _DEFAULT_COST = (25.0, 1.3, 4.6)
 
+#: Places of a symmetric 3 × 3 matrix from its diagonal on.
+_UPPER = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+
 #: With several rows, drafts must promise to be this much faster: estimates are rough.
 _MARGIN = 0.03
 
@@ -82,10 +85,13 @@ class StepCost:
     _MEMORY = 0.98
     _PRIOR_WEIGHT = 0.003
     _MAX_OUTLIER = 3.0
+    #: Measurements between two fits, once there are a few: a fit takes as long as a small step.
+    _FIT_EVERY = 16
 
     def __init__(self) -> None:
-        self._products = np.zeros((3, 3))
-        self._targets = np.zeros(3)
+        self._products = [0.0] * len(_UPPER)  # of the three parts with each other
+        self._targets = [0.0] * 3  # of the parts with the seconds measured
+        self._num_records = 0
         self._measured = self._predicted = 0.0  # seconds, and the default's units for the same
         self._factors: tuple[float, ...] | None = (1.0, 1.0, 1.0)  # of _DEFAULT_COST
 
@@ -95,14 +101,25 @@ class StepCost:
             return
         if self._measured:
             seconds = min(seconds, self._MAX_OUTLIER * self.step_s(rows, tokens))
-        parts = np.array([1.0, rows, tokens]) * _DEFAULT_COST
+        constant, row, token = _DEFAULT_COST
+        parts = (constant, row * rows, token * tokens)
+        expected = sum(parts)
         # Relative errors count: a big step must not drown the small ones.
-        weight = 1 / float(parts.sum()) ** 2
-        self._products = self._MEMORY * self._products + weight * np.outer(parts, parts)
-        self._targets = self._MEMORY * self._targets + weight * seconds * parts
-        self._measured = self._MEMORY * self._measured + seconds / float(parts.sum())
-        self._predicted = self._MEMORY * self._predicted + 1
-        self._factors = None
+        weight, memory = 1 / expected**2, self._MEMORY
+        # Plain numbers: NumPy takes longer to call than these take to compute.
+        self._products = [
+            memory * product + weight * parts[i] * parts[j]
+            for product, (i, j) in zip(self._products, _UPPER, strict=True)
+        ]
+        self._targets = [
+            memory * target + weight * seconds * part
+            for target, part in zip(self._targets, parts, strict=True)
+        ]
+        self._measured = memory * self._measured + seconds / expected
+        self._predicted = memory * self._predicted + 1
+        self._num_records += 1
+        if self._num_records <= self._FIT_EVERY or self._num_records % self._FIT_EVERY == 0:
+            self._factors = None
 
     def step_s(self, rows: int, tokens: int) -> float:
         """Expected seconds of a step (in arbitrary units before the first measurement)."""
@@ -118,9 +135,11 @@ class StepCost:
         if self._factors is None:
             scale = self._measured / self._predicted
             weight = self._PRIOR_WEIGHT * self._predicted
-            solution = np.linalg.solve(
-                self._products + weight * np.eye(3), self._targets + weight * scale
-            )
+            products = weight * np.eye(3)
+            for product, (i, j) in zip(self._products, _UPPER, strict=True):
+                products[i, j] += product
+                products[j, i] = products[i, j]
+            solution = np.linalg.solve(products, np.array(self._targets) + weight * scale)
             self._factors = tuple(np.maximum(solution, 0.02 * scale).tolist())
         constant, row, token = (
             factor * cost for factor, cost in zip(self._factors, _DEFAULT_COST, strict=True)

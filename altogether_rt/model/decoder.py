@@ -179,6 +179,20 @@ class Decoder(nn.Module):
         places = _Places(self._rotation(at), visible[:, None], (row, place, at[row, place]))
         return self._run(embeddings, at, places, cache), cache
 
+    def decode(self, embeddings: Tensor, past_lengths: Tensor, cache: KVCache) -> Tensor:
+        """`step` with one token a row, embeddings (B, 1, W) -> hidden (B, 1, W).
+
+        Nothing is asked of the values on the way, and sizes depend on B alone: this can be captured
+        as a CUDA graph. The caller makes sure that there is room in the slots.
+        """
+        batch, device = len(embeddings), embeddings.device
+        at = past_lengths[:, None]  # (B, 1)
+        visible = torch.arange(cache.capacity, device=device) <= at[..., None]  # (B, 1, K)
+        row = torch.arange(batch, device=device)
+        written = (row, torch.zeros_like(row), past_lengths)
+        places = _Places(self._rotation(at), visible[:, None], written)
+        return self._run(embeddings, at, places, cache)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., W) -> next-token logits (..., vocab_size)."""
         weight = self.embed.weight if self.head is None else self.head.weight

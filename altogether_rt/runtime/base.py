@@ -63,6 +63,10 @@ class Runtime(Protocol):
         """Tokens that fit in a slot."""
 
     @property
+    def max_chunk(self) -> int:
+        """Most tokens that a row may bring in one step; no less than the longest prompt."""
+
+    @property
     def token_width(self) -> int:
         """Width W of a visual token."""
 
@@ -83,8 +87,11 @@ class Runtime(Protocol):
         them there. The result owns its arrays.
         """
 
-    def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst` (to keep active slots a prefix after a row has left)."""
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`.
+
+        Keeps active slots a prefix after a row has left.
+        """
 
     def close(self) -> None:
         """Free sessions and cache; calling it again does nothing."""

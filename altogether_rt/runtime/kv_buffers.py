@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,18 +23,18 @@ class KVBuffers:
 
     def __init__(self, spec: CacheSpec, num_slots: int, places: int) -> None:
         shape = (spec.layers, 2, num_slots, spec.kv_heads, places, spec.head_dim)
-        self._buffer: NDArray[np.float32] = np.zeros(shape, np.dtype(spec.dtype))
+        self._buffer: NDArray[Any] = np.zeros(shape, np.dtype(spec.dtype))
         self.layers = spec.layers
         self.num_slots = num_slots
         self.places = places
 
-    def view(self, layer: int, part: int, rows: int) -> NDArray[np.float32]:
+    def view(self, layer: int, part: int, rows: int) -> NDArray[Any]:
         """Keys (part 0) or values (part 1) of slots 0..rows-1: (rows, kv_heads, places, D)."""
         return self._buffer[layer, part, :rows]
 
-    def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst`."""
-        self._buffer[:, :, dst] = self._buffer[:, :, src]
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` places of slot `src` over slot `dst`."""
+        self._buffer[:, :, dst, :, :length] = self._buffer[:, :, src, :, :length]
 
     @property
     def nbytes(self) -> int:

@@ -57,11 +57,14 @@ def open_session(
     threads: int | None,
     spin: bool = True,
     provider: str = "CPUExecutionProvider",
+    half: bool = False,
 ) -> Any:
     """An InferenceSession for `path`, its external weights mapped into memory.
 
     spin: whether its idle threads wait busily. That suits one session with many short runs; each
     session has threads of its own, and two that spin take the cores from each other.
+    half: whether the graph computes in float16, which onnxruntime's layout pass for convolutions
+    crashes on (1.32, a ViT of open_clip).
 
     Raises BundleError if the graph cannot be loaded or another provider took it.
     """
@@ -75,7 +78,12 @@ def open_session(
     if products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = ort.InferenceSession(str(path), options, providers=[provider])
+        session = ort.InferenceSession(
+            str(path),
+            options,
+            providers=[provider],
+            disabled_optimizers=["NchwcTransformer"] if half else None,
+        )
     except Exception as error:  # onnxruntime's exceptions share no public base
         first_line = (str(error).splitlines() or [""])[0]
         raise BundleError(

@@ -29,6 +29,11 @@ def pack_indices(
     """The indices of one step; S is the longest row, `min_chunk` at least."""
     rows, tokens = len(query_lengths), int(query_lengths.sum())
     longest = max(int(query_lengths.max()), min_chunk)
+    if longest * rows == tokens:  # nothing is padded: most steps, and small ones must not wait
+        index = np.arange(tokens, dtype=np.int64)
+        pad_index = index.reshape(rows, longest)
+        positions = (pad_index - pad_index[:, :1] + past_lengths[:, None]).reshape(-1)
+        return Packing(positions, pad_index, index)
     starts = np.cumsum(query_lengths, dtype=np.int64) - query_lengths  # (B,)
     column = np.arange(longest, dtype=np.int64)
     # Padding on the right repeats the row's last token; an idle row borrows a neighbour's.

@@ -1,14 +1,84 @@
-"""Chooses the backend that can run a bundle on a device."""
+"""Chooses the backend that can run a bundle on a device, and says early what is in the way."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from altogether_rt.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.device import (
+    Device,
+    check_cuda_python,
+    check_driver,
+    check_onnxruntime_gpu,
+    check_tensorrt,
+    find_gpu,
+    parse_device,
+)
 
-__all__ = ["open_runtime"]
+__all__ = ["DEFAULT_SLOTS", "check_device", "load_bundle", "open_runtime", "resolve_device"]
 
 DEFAULT_SLOTS = 16
+
+#: Kinds of device that each runtime runs a target's device on; the first is what `auto` means.
+_DEVICES = {
+    ("onnxruntime", "cpu"): ("cpu",),
+    ("onnxruntime", "cuda"): ("cuda", "tensorrt"),  # tensorrt: onnxruntime's own use of it
+    ("tensorrt", "cuda"): ("tensorrt", "cuda"),
+}
+
+
+def load_bundle(name_or_path: str | Path, device: str = "auto") -> Bundle:
+    """`Bundle.load`, once it is clear that this machine can run the bundle on `device`.
+
+    A bundle of gigabytes is not hashed to say that there is no driver. Raises BundleError as
+    `Bundle.load` does, AltogetherError and MissingDependencyError as `check_device` does.
+    """
+    check_device(Bundle.load(name_or_path, verify_hashes=False), device)
+    return Bundle.load(name_or_path)
+
+
+def check_device(bundle: Bundle, device: str = "auto") -> Device:
+    """The device that `bundle` would run on. Quick: no backend is imported.
+
+    Raises AltogetherError if the machine or the bundle is not for it, MissingDependencyError if a
+    package is not installed.
+    """
+    wanted = parse_device(device)
+    if wanted.on_gpu:
+        find_gpu(wanted)
+    resolved = resolve_device(bundle, wanted)
+    if resolved.on_gpu:
+        find_gpu(resolved, instead="give a bundle that was exported for cpu")
+    runtime = bundle.manifest.target.runtime
+    if resolved.on_gpu:
+        check_driver()
+    if runtime == "tensorrt":
+        check_tensorrt()
+    elif resolved.on_gpu:
+        check_onnxruntime_gpu()
+        check_cuda_python("captioning on CUDA", "gpu")
+    return resolved
+
+
+def resolve_device(bundle: Bundle, wanted: Device) -> Device:
+    """What `wanted` means for `bundle`. Raises AltogetherError if it was exported for another."""
+    target = bundle.manifest.target
+    kinds = _DEVICES.get((target.runtime, target.device))
+    if kinds is None:
+        raise AltogetherError(
+            f"bundle {bundle.path} needs the runtime {target.runtime} on {target.device}, "
+            "which this version does not have: update altogether-rt."
+        )
+    if wanted.kind == "auto":
+        return parse_device(kinds[0])
+    if wanted.kind not in kinds:
+        raise AltogetherError(
+            f"bundle {bundle.path} was exported for {target.device}, not for {wanted}: "
+            f"export the checkpoint again with a target for {wanted.kind}."
+        )
+    return wanted
 
 
 def open_runtime(
@@ -25,18 +95,16 @@ def open_runtime(
     Raises AltogetherError for a device this bundle cannot run on, MissingDependencyError where the
     backend is not installed.
     """
-    target = bundle.manifest.target
-    wanted = target.device if device == "auto" else device
-    if wanted != target.device:
-        raise AltogetherError(
-            f"bundle {bundle.path} was exported for {target.device}, not for {wanted}: "
-            f"export the checkpoint again with a target for {wanted}."
-        )
-    if target.runtime != "onnxruntime" or target.device != "cpu":
-        raise AltogetherError(
-            f"bundle {bundle.path} needs the runtime {target.runtime} on {target.device}, "
-            "which this version does not have: update altogether-rt."
-        )
+    resolved = check_device(bundle, device)
+    slots = num_slots or DEFAULT_SLOTS
+    if bundle.manifest.target.runtime == "tensorrt":
+        from altogether_rt.runtime.tensorrt_open import open_tensorrt
+
+        return open_tensorrt(bundle, resolved, slots)
+    if resolved.on_gpu:
+        from altogether_rt.runtime.ort_gpu import open_onnx_gpu
+
+        return open_onnx_gpu(bundle, resolved, slots)
     from altogether_rt.runtime.ort_runtime import OnnxRuntime
 
-    return OnnxRuntime(bundle, threads=threads, num_slots=num_slots or DEFAULT_SLOTS)
+    return OnnxRuntime(bundle, threads=threads, num_slots=slots)

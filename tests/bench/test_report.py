@@ -78,7 +78,7 @@ class StandIn:
         self.steps.append(batch)
         return StepResult(np.full(len(batch.logit_index), 5, np.int64))
 
-    def move_slot(self, src: int, dst: int) -> None: ...
+    def move_slot(self, src: int, dst: int, length: int) -> None: ...
 
     def close(self) -> None:
         self.closed = True
@@ -103,7 +103,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> StandIn:
         assert num_slots == 3
         return Captioner(CONFIG, runtime, tokenizer, bundle.bundle_id)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(report, "Bundle", SimpleNamespace(load=lambda path: bundle))
+    monkeypatch.setattr(report, "load_bundle", lambda path, device: bundle)
     monkeypatch.setattr(report, "Captioner", SimpleNamespace(load=load))
     monkeypatch.setattr(report, "measure_ceilings", lambda threads, quick: MACHINE)
     return runtime

@@ -24,6 +24,7 @@ class FakeRuntime:
         self.num_slots = num_slots
         self.capacity = capacity
         self.token_width = token_width
+        self.max_chunk = capacity
         self.slots: list[list[int]] = [[] for _ in range(num_slots)]
         self.batch_sizes: list[int] = []
         self.num_tokens = 0  # computed in all steps
@@ -65,8 +66,8 @@ class FakeRuntime:
             logits[EOS] = 10
         return logits
 
-    def move_slot(self, src: int, dst: int) -> None:
-        self.slots[dst] = list(self.slots[src])
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        self.slots[dst] = self.slots[src][:length]
 
     def close(self) -> None:
         self.slots = []

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.bundle import Bundle
 from altogether_rt.runtime.base import Runtime, StepBatch
 
-__all__ = ["Row", "run_step"]
+__all__ = ["Row", "run_step", "speak"]
 
 
 @dataclass
@@ -57,3 +58,20 @@ def run_step(
         return [result.greedy_ids.astype(np.float32)]
     assert (result.greedy_ids == result.logits.argmax(axis=-1)).all()
     return np.split(result.logits, np.cumsum(lengths)[:-1])
+
+
+def speak(runtime: Runtime, bundle: Bundle) -> list[NDArray[np.float32]]:
+    """Prompts, decoding, drafts, and all of it in one step."""
+    size = bundle.config.encoder.image_size
+    pixels = np.random.default_rng(1).integers(0, 256, (3, size, size, 3), np.uint8)
+    visual = runtime.map(runtime.encode(pixels))
+    rows = [Row(), Row(), Row()]
+    results = run_step(
+        runtime, [row.bring([5 + i, 9], visual[i]) for i, row in enumerate(rows[:2])]
+    )
+    for token in (10, 11, 12):
+        results += run_step(runtime, [row.bring([token]) for row in rows[:2]])
+    mixed = [rows[0].bring([20, 21, 22]), rows[1].bring([30]), rows[2].bring([7], visual[2])]
+    results += run_step(runtime, mixed)
+    runtime.move_slot(2, 0)
+    return results + run_step(runtime, [rows[2].bring([40]), rows[1].bring([41, 42])])

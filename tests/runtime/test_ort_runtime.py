@@ -117,7 +117,7 @@ def test_a_moved_slot_goes_on_where_it_was(bundle_of: BundleOf) -> None:
         run_step(runtime, prompts)
         wanted = run_step(runtime, [row.bring([9]) for row in rows])[2]
         rows[2].past -= 1
-        runtime.move_slot(2, 0)  # the first row has left
+        runtime.move_slot(2, 0, rows[2].past)  # the first row has left
         found = run_step(runtime, [rows[2].bring([9]), rows[1].bring([10])])[0]
     assert np.array_equal(wanted, found)
 

@@ -105,8 +105,8 @@ def test_moving_a_slot_keeps_its_sequence(model: Captioner) -> None:
     with TorchRuntime(model, num_slots=3) as runtime:
         rows = rows_of(runtime, [2, 6, 4])
         runtime.step(prefill(rows))
-        runtime.move_slot(2, 0)
         past = len(rows[2][0]) + 4
+        runtime.move_slot(2, 0, past)
         result = runtime.step(extend([[9]], [past], runtime.token_width, [0]), want_logits=True)
         close(result.logits, alone(model, (rows[2][0], [*rows[2][1], 9]))[-1:])
 

@@ -1,0 +1,1 @@
+"""Engines: graphs compiled for one kind of GPU. Needs neither torch nor onnx."""

@@ -1,0 +1,111 @@
+"""A CPU bundle becomes a checkpoint again, so that it can be exported for other targets."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from altogether_rt.bundle import Bundle, find_source
+from altogether_rt.checkpoint import Checkpoint, save_checkpoint
+from altogether_rt.errors import BundleError
+from altogether_rt.export.samples import draw_samples
+from altogether_rt.export.verify import compare, record
+from altogether_rt.importing.bundle_encoder import recover_encoder
+from altogether_rt.importing.bundle_weights import GraphWeights, recover_parameters
+from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.encoder import build_encoder
+from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.runtime.ort_runtime import OnnxRuntime
+from altogether_rt.runtime.torch_runtime import TorchRuntime
+
+__all__ = ["checkpoint_folder", "recover_checkpoint"]
+
+Report = Callable[[str], None]
+
+#: Least mean cosine between the bundle's graphs and the recovered weights in torch. They are the
+#: same weights, so what an int8 bundle loses here is its rounding of activations alone.
+MIN_COSINE = 0.99
+
+
+@contextmanager
+def checkpoint_folder(source: Path, report: Report = lambda message: None) -> Iterator[Path]:
+    """`source` if it is a checkpoint's folder; of a bundle, a temporary checkpoint made of it."""
+    bundle = find_source(source)
+    if bundle is None:
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="altogether-rt-") as temporary:
+        folder = Path(temporary) / source.resolve().name
+        report("recovering the checkpoint from the bundle")
+        recover_checkpoint(bundle, folder)
+        yield folder
+
+
+def recover_checkpoint(source: Path, out: Path) -> Checkpoint:
+    """Write the checkpoint that the CPU bundle in `source` holds to `out`, encoder embedded.
+
+    The weights of an int8 bundle come back as rounded by it. Raises BundleError for a bundle of
+    another runtime, or one whose graphs this version does not know how to take apart.
+    """
+    bundle = Bundle.load(source)
+    target = bundle.manifest.target
+    if (target.runtime, target.device) != ("onnxruntime", "cpu"):
+        raise BundleError(
+            f"{source} is for {target.runtime} on {target.device}, and only bundles for "
+            "onnxruntime on cpu can become checkpoints: give one of those."
+        )
+    state = _recover_state(bundle)
+    _check(bundle, state)
+    about = {
+        "recovered_from_bundle": bundle.bundle_id,
+        "recovered_from_target": target.name,
+        "recovered_from_precision": target.precision,
+        "original_checkpoint": dict(bundle.manifest.provenance.get("checkpoint", {})),
+    }
+    save_checkpoint(out, bundle.config, state, bundle.tokenizer_path, about)
+    return Checkpoint.load(out)
+
+
+def _recover_state(bundle: Bundle) -> dict[str, Tensor]:
+    config = bundle.config
+    state: dict[str, Tensor] = {}
+    with torch.device("meta"):
+        expected = Captioner(config).state_dict()
+    for part in ("mapper", "decoder"):
+        shapes = {k: tuple(v.shape) for k, v in expected.items() if k.startswith(f"{part}.")}
+        graph = GraphWeights(bundle.graph_path(part))
+        found = recover_parameters(graph, shapes, tied_head=config.decoder.tied_head)
+        state |= {name: torch.from_numpy(np.array(array)) for name, array in found.items()}
+    visual = recover_encoder(GraphWeights(bundle.graph_path("encoder")), config.encoder)
+    return state | {f"encoder.{name}": tensor for name, tensor in visual.items()}
+
+
+def _check(bundle: Bundle, state: Mapping[str, Tensor]) -> None:
+    """Raises BundleError if the bundle's graphs do not compute what torch does of `state`."""
+    config = bundle.config
+    tokenizer = PromptTokenizer.from_file(
+        bundle.tokenizer_path, config.prompt, config.decoder.pad_id
+    )
+    samples = draw_samples(config, tokenizer)
+    model = Captioner(config, build_encoder(config.encoder))
+    model.load_state_dict(
+        {name.replace("encoder.", "encoder.visual.", 1): tensor for name, tensor in state.items()}
+    )
+    num_slots = len(samples.pixels)
+    with TorchRuntime(model, num_slots=num_slots) as reference:
+        recording = record(reference, samples)
+    with OnnxRuntime(bundle, num_slots=num_slots) as candidate:
+        agreements = compare(recording, candidate)
+    for stage, agreement in agreements.items():
+        if not agreement.mean_cosine >= MIN_COSINE:  # so that a NaN fails
+            raise BundleError(
+                f"the {stage} of {bundle.path} does not compute what its weights do in torch "
+                f"(cosine {agreement.mean_cosine:.5f}): it cannot become a checkpoint; use the "
+                "version of altogether-rt that exported it."
+            )

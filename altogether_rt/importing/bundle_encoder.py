@@ -1,0 +1,142 @@
+"""An exported image encoder's weights, back under open_clip's names.
+
+The encoder's graph comes from torch's exporter, which folds batch norms into convolutions, joins
+and transposes weights and gives them names of its own. So the same architecture is traced again
+with a mark in place of every weight, a number that occurs nowhere else: the exporter moves the
+marks as it moved the weights, and where a mark comes out, that weight stands in the bundle.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from altogether_rt.config import EncoderConfig
+from altogether_rt.errors import BundleError
+from altogether_rt.export.attention import GroupQueryAttention
+from altogether_rt.export.encoder import build_encoder as write_encoder
+from altogether_rt.export.graph import GraphBuilder
+from altogether_rt.export.lowering import Fp32Linear, Fp32Table, Lowering
+from altogether_rt.export.weights import WeightsFile
+from altogether_rt.importing.bundle_weights import GraphWeights
+from altogether_rt.model.encoder import build_encoder
+
+__all__ = ["recover_encoder"]
+
+#: Bits of the smallest float32 that no kernel may flush to zero. Marks count up from here and stay
+#: below 2^31, hence finite and positive.
+FIRST_MARK = 0x00800000
+_BATCH_NORM: Any = nn.modules.batchnorm._BatchNorm
+
+
+def recover_encoder(graph: GraphWeights, config: EncoderConfig) -> dict[str, Tensor]:
+    """The state dict of open_clip's vision tower that `graph` was exported from.
+
+    A batch norm that was folded comes back as the identity with the folded bias. A parameter that
+    the graph does not use is zero. Raises BundleError if today's export of this architecture gives
+    another graph.
+    """
+    encoder = build_encoder(config)
+    marks = _Marks.make(encoder.visual)
+    with tempfile.TemporaryDirectory() as folder:
+        marked = _export(encoder, config, Path(folder))
+        for place, weights in _pairs(marked, graph):
+            marks.assign(place, weights)
+    return marks.state()
+
+
+@dataclass
+class _Marks:
+    """Numbers every element of the marked tensors, and collects what is found at each number."""
+
+    marked: dict[str, Tensor]
+    fixed: dict[str, Tensor]  # of batch norms, which become the identity
+    values: NDArray[np.float32]
+
+    @classmethod
+    def make(cls, visual: nn.Module) -> _Marks:
+        """Puts a mark in place of every weight of `visual`; its batch norms become the identity."""
+        fixed = dict(_make_batch_norms_plain(visual))
+        marked = {name: t for name, t in visual.state_dict().items() if name not in fixed}
+        first = FIRST_MARK
+        with torch.no_grad():
+            for tensor in marked.values():
+                numbers = torch.arange(first, first + tensor.numel(), dtype=torch.int32)
+                tensor.copy_(numbers.view(torch.float32).view(tensor.shape))
+                first += tensor.numel()
+        return cls(marked, fixed, np.zeros(first - FIRST_MARK, np.float32))
+
+    def assign(self, place: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
+        """Takes `weights` over if `place` holds marks, and not a constant of the architecture."""
+        numbers = place.view(np.int32).astype(np.int64) - FIRST_MARK
+        if ((numbers >= 0) & (numbers < len(self.values))).all():
+            self.values[numbers] = weights
+
+    def state(self) -> dict[str, Tensor]:
+        sizes = [tensor.numel() for tensor in self.marked.values()]
+        parts = torch.split(torch.from_numpy(self.values), sizes)
+        found = {
+            name: part.view(tensor.shape)
+            for (name, tensor), part in zip(self.marked.items(), parts, strict=True)
+        }
+        return found | self.fixed
+
+
+def _make_batch_norms_plain(visual: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Leaves batch norms nothing but their bias, exactly; yields their other weights in a
+    checkpoint, where epsilon is not zero."""
+    for prefix, module in visual.named_modules():
+        if not isinstance(module, _BATCH_NORM):
+            continue
+        width, eps = module.num_features, module.eps
+        with torch.no_grad():
+            module.weight.fill_(1)
+            module.running_mean.fill_(0)
+            module.running_var.fill_(1)
+        module.eps = 0.0
+        yield f"{prefix}.weight", torch.ones(width)
+        yield f"{prefix}.running_mean", torch.zeros(width)
+        yield f"{prefix}.running_var", torch.full((width,), 1 - eps)
+        yield f"{prefix}.num_batches_tracked", torch.tensor(0)
+
+
+def _export(encoder: nn.Module, config: EncoderConfig, folder: Path) -> GraphWeights:
+    lowering = Lowering(Fp32Linear(), Fp32Table(), GroupQueryAttention())
+    path = folder / "encoder.onnx"
+    with WeightsFile(folder / "weights.bin") as weights:
+        builder = GraphBuilder("encoder", weights)
+        write_encoder(builder, config, encoder, lowering)
+        builder.save(path)
+    return GraphWeights(path)
+
+
+def _pairs(
+    marked: GraphWeights, graph: GraphWeights
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Marks and weights, at every place of the graphs where weights are used."""
+    uses = list(graph.uses())
+    for operator, place in marked.uses():
+        found, name = uses[0] if uses else ("nothing", "nothing")
+        marks = marked.read(place)
+        if found == operator and graph.read(name).shape == marks.shape:
+            yield marks, graph.read(name)
+            uses.pop(0)
+        elif not (operator == "Add" and place.endswith(".bias")):  # torch leaves biases of 0 out
+            raise _unknown(graph, f"{name} in {found} stands where {place} in {operator} should")
+    if uses:
+        raise _unknown(graph, f"{uses[0][1]} in {uses[0][0]} is one too many")
+
+
+def _unknown(graph: GraphWeights, problem: str) -> BundleError:
+    return BundleError(
+        f"{graph.path} is built otherwise than this version exports such an encoder ({problem}): "
+        "its weights cannot be told apart; use the version that exported it."
+    )

@@ -1,0 +1,139 @@
+"""Reads a bundle's weights back as the checkpoint had them: float32, one tensor a parameter.
+
+The exporter stores linear layers transposed, those that read the same input as one, and in int8
+bundles with a scale an output channel (`altogether_rt.export.lowering`). What was rounded away
+there stays lost: an int8 weight comes back as its value times its scale.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from altogether_rt.errors import BundleError
+
+__all__ = ["GraphWeights", "recover_parameters"]
+
+Floats = NDArray[np.float32]
+
+INT8, SCALE = "_int8", "_scale"
+POSITIONS, EMBEDDING = "decoder.positions.weight", "decoder.embed.weight"
+#: Tables that the exporter computes from the configuration.
+DERIVED = ("decoder.rotary_cos", "decoder.rotary_sin")
+_CONSTANT = re.compile(r"const_|.*_scale$")
+
+
+class GraphWeights:
+    """The float32 weights of one graph, quantised ones among them, by the exporter's names."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BundleError if there is no graph in `path`."""
+        self.path = path
+        try:
+            graph = onnx.load(path, load_external_data=False).graph
+        except (DecodeError, OSError) as error:
+            raise BundleError(f"{path} is not a graph: export the bundle again.") from error
+        self._stored = {tensor.name: tensor for tensor in graph.initializer}
+        self._uses = [
+            (node.op_type, name)
+            for node in graph.node
+            for name in node.input
+            if name in self._stored
+        ]
+
+    def names(self) -> list[str]:
+        """Every weight once."""
+        return list(dict.fromkeys(name for _, name in self.uses()))
+
+    def uses(self) -> Iterator[tuple[str, str]]:
+        """Operator and weight of every use, in the order of the nodes; precision left aside."""
+        for operator, name in self._uses:
+            dtype = self._stored[name].data_type
+            if dtype == onnx.TensorProto.INT8 and name.endswith(INT8):
+                yield operator.removesuffix("Integer"), name.removesuffix(INT8)
+            elif dtype == onnx.TensorProto.FLOAT and not _CONSTANT.match(name):
+                yield operator, name
+
+    def read(self, name: str, *, scaled_axis: int = -1) -> Floats:
+        """A weight as the graph has it, a linear layer as (in, out).
+
+        scaled_axis: the one along which the scales of a quantised weight stand. Raises BundleError
+        for a weight that cannot be read.
+        """
+        if name in self._stored:
+            return self._array(name).astype(np.float32, copy=False)
+        values, scales = self._array(name + INT8), self._array(name + SCALE)
+        if values.ndim != 2 or scales.shape != (values.shape[scaled_axis],):
+            raise BundleError(f"{self.path} has scales that do not fit the values of {name}.")
+        return values.astype(np.float32) * np.expand_dims(scales, axis=-1 - scaled_axis)
+
+    def is_quantised(self, name: str) -> bool:
+        return name not in self._stored
+
+    def _array(self, name: str) -> NDArray[np.generic]:
+        try:
+            tensor = self._stored[name]
+            array: NDArray[np.generic] = onnx.numpy_helper.to_array(tensor, str(self.path.parent))
+        except (KeyError, ValueError, OSError, onnx.checker.ValidationError) as error:
+            raise BundleError(
+                f"{self.path} has no weights {name} that can be read: export the bundle again."
+            ) from error
+        return array
+
+
+def recover_parameters(
+    graph: GraphWeights, shapes: Mapping[str, tuple[int, ...]], *, tied_head: bool
+) -> dict[str, Floats]:
+    """The parameters of a mapper or decoder, `shapes` by name, from its graph.
+
+    Positions before the decoder's offset are not in a bundle, nothing reads them: they come back
+    as zeros. Raises BundleError if the graph has other weights than `shapes` says.
+    """
+    found: dict[str, Floats] = {}
+    for name in graph.names():
+        if name in DERIVED:
+            continue
+        parts = _parts(name)
+        unknown = [part for part in parts if part not in shapes]
+        if unknown:
+            raise BundleError(
+                f"{graph.path} holds {unknown[0]}, which its configuration does not have."
+            )
+        array = _as_in_torch(graph, name, shapes[parts[0]], tied_head=tied_head)
+        ends = np.cumsum([shapes[part][0] for part in parts])[:-1]
+        found |= zip(parts, np.split(array, ends), strict=True)
+    for name, shape in shapes.items():
+        if name not in found or found[name].shape != shape:
+            raise BundleError(
+                f"{graph.path} has no {name} of shape {shape}, as its configuration says: only "
+                "bundles that altogether-rt exported for the CPU can become checkpoints."
+            )
+    return {name: found[name] for name in shapes}
+
+
+def _parts(name: str) -> list[str]:
+    """`decoder.layers.0.q+layers.0.k.bias` -> the two parameters that stand in it."""
+    owner, _, rest = name.partition(".")
+    layers, dot, kind = rest.rpartition(".")
+    return [f"{owner}.{layer}{dot}{kind}" for layer in layers.split("+")]
+
+
+def _as_in_torch(
+    graph: GraphWeights, name: str, shape: tuple[int, ...], *, tied_head: bool
+) -> Floats:
+    if name == POSITIONS:
+        rows = graph.read(name, scaled_axis=0)
+        absent = np.zeros((max(shape[0] - len(rows), 0), *rows.shape[1:]), np.float32)
+        return np.concatenate([absent, rows])
+    if name == EMBEDDING:
+        if tied_head and graph.is_quantised(name):  # stored as the head multiplies by it
+            return graph.read(name).T
+        return graph.read(name, scaled_axis=0)
+    array = graph.read(name)
+    return array.T if len(shape) == 2 and name.endswith(".weight") else array

@@ -1,0 +1,173 @@
+"""This project's runtimes: parity with the float32 reference, and speed at each batch size."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from altogether_rt.bench.inputs import decode_batch, prefill_batch
+from altogether_rt.bench.timing import measure, peak_memory_bytes
+from altogether_rt.bundle import Bundle
+from altogether_rt.config import CaptionerConfig, load_config
+from altogether_rt.generation.engine import Engine, Work
+from altogether_rt.runtime import open_runtime
+from altogether_rt.runtime.base import Runtime
+
+from .clock import Deadline
+from .roofline import Rates, floor_s, whole_costs
+from .skip import need, need_torch
+from .workload import Workload
+
+__all__ = ["count_floors", "measure_runtime", "measure_sizes", "median_s", "record_reference"]
+
+BUDGET_S = 0.5  # of one measurement, exceeded where few runs take longer
+#: No token has this id: captions end by their length alone.
+NO_END = -1
+
+Emit = Callable[..., None]
+
+
+def count_floors(request: dict[str, Any], emit: Emit) -> None:
+    """request: config, batch_sizes, rates, number_bytes. Emits floor_s by batch size."""
+    need("torch")
+    from altogether_rt.model.encoder import with_architecture
+
+    config, rates = load_config(request["config"]), Rates(**request["rates"])
+    encoder = with_architecture(config.encoder)
+    floors = {}
+    for batch in request["batch_sizes"]:
+        costs = whole_costs(Workload.of(config, batch), encoder, request["number_bytes"])
+        floors[str(batch)] = None if costs is None else floor_s(costs, rates)
+    emit(floor_s=floors)
+
+
+def record_reference(request: dict[str, Any], emit: Emit) -> None:
+    """request: checkpoint, device, recording. What torch answers in float32, for `parity`."""
+    need_torch(request["device"])
+    from altogether_rt.checkpoint import Checkpoint
+    from altogether_rt.export.samples import draw_samples
+    from altogether_rt.export.verify import record
+    from altogether_rt.preprocess import PromptTokenizer
+
+    checkpoint = Checkpoint.load(Path(request["checkpoint"]))
+    config = checkpoint.config
+    path = checkpoint.tokenizer_path
+    tokenizer = PromptTokenizer.from_file(path, config.prompt, config.decoder.pad_id)
+    samples = draw_samples(config, tokenizer)
+    with _open(request | {"dtype": "float32"}, len(samples.pixels)) as (runtime, _):
+        Path(request["recording"]).write_bytes(pickle.dumps(record(runtime, samples)))
+    emit(rows=len(samples.pixels))
+
+
+def measure_runtime(request: dict[str, Any], emit: Emit) -> None:
+    """request: checkpoint and dtype, or bundle; device, recording, batch_sizes, seconds.
+
+    Emits load_s, parity (where a reference was recorded) and sizes (none if batch_sizes is empty).
+    """
+    clock = Deadline(request["seconds"])
+    sizes = request["batch_sizes"]
+    recording = _recording(request["recording"])
+    rows = 0 if recording is None else len(recording.samples.pixels)
+    start = time.perf_counter()
+    with _open(request, max([rows, *sizes])) as (runtime, config):
+        emit(load_s=round(time.perf_counter() - start, 3), runs_on=runtime.device)
+        if recording is not None:
+            from altogether_rt.export.verify import compare
+
+            agreements = compare(recording, runtime)
+            emit(parity={stage: dataclasses.asdict(a) for stage, a in agreements.items()})
+        measure_sizes(sizes, clock, emit, lambda batch: _measure(runtime, config, batch))
+
+
+def measure_sizes(
+    sizes: list[int], clock: Deadline, emit: Emit, measure_one: Callable[[int], dict[str, Any]]
+) -> None:
+    """Emits sizes: what `measure_one` says of each batch size, while there is time for it.
+
+    A batch is taken to need as long as the one before it, times what it is larger by.
+    """
+    done: list[dict[str, Any]] = []
+    last_s, last_batch = 0.0, 0
+    for batch in sorted(sizes):
+        needed_s = last_s * batch / last_batch if last_batch else 0.0
+        if needed_s > clock.remaining_s:
+            emit(sizes_left_out=[size for size in sorted(sizes) if size >= batch])
+            return
+        start_s = clock.remaining_s
+        done.append({"batch": batch, **measure_one(batch)})
+        last_s, last_batch = start_s - clock.remaining_s, batch
+        emit(sizes=done, peak_host_bytes=peak_memory_bytes())
+
+
+def _recording(path: str) -> Any:
+    """What `record_reference` wrote in this run; None if it could not."""
+    return pickle.loads(Path(path).read_bytes()) if Path(path).is_file() else None
+
+
+@contextmanager
+def _open(request: dict[str, Any], slots: int) -> Iterator[tuple[Runtime, CaptionerConfig]]:
+    if "bundle" in request:
+        bundle = Bundle.load(request["bundle"], verify_hashes=False)
+        with open_runtime(bundle, device=request["device"], num_slots=slots) as runtime:
+            yield runtime, bundle.config
+        return
+    need_torch(request["device"])
+    import torch
+
+    from altogether_rt.checkpoint import Checkpoint
+    from altogether_rt.runtime.torch_runtime import TorchRuntime
+
+    checkpoint = Checkpoint.load(Path(request["checkpoint"]))
+    model = checkpoint.captioner().to(getattr(torch, request["dtype"]))
+    with TorchRuntime(model, num_slots=slots, device=request["device"]) as runtime:
+        yield runtime, checkpoint.config
+
+
+def _measure(runtime: Runtime, config: CaptionerConfig, batch: int) -> dict[str, Any]:
+    """Each stage by itself, in milliseconds, and the whole: images to captions of fixed length."""
+    workload = Workload.of(config, batch)
+    pixels, prompts = workload.pixels, workload.prompt_ids
+    embeddings = runtime.encode(pixels)
+    visual = runtime.map(embeddings)
+    prefill = prefill_batch(visual, [tuple(ids) for ids in prompts])
+    past = [length + workload.new_tokens // 2 for length in workload.prompt_lengths]
+    decode = decode_batch(past, config.decoder.vocab_size // 2, config.decoder.token_width)
+    stages = {
+        "encoder_ms": lambda: runtime.encode(pixels),
+        "mapper_ms": lambda: runtime.map(embeddings),
+        "prefill_ms": lambda: runtime.step(prefill),
+        "decode_step_ms": lambda: runtime.step(decode),
+    }
+    times = {name: median_s(action) for name, action in stages.items()}
+    whole_s = median_s(lambda: _write(runtime, workload, pixels, prompts))
+    return {
+        **{name: round(1000 * seconds, 4) for name, seconds in times.items()},
+        "tokens_per_s": round(batch / times["decode_step_ms"], 1),
+        "whole_s": round(whole_s, 5),
+        "images_per_s": round(batch / whole_s, 3),
+        "workload": workload.describe(),
+    }
+
+
+def median_s(action: Callable[[], object]) -> float:
+    """Seconds of one run of `action`, warmed up."""
+    return measure(action, budget_s=BUDGET_S, min_repeats=2).p50_s
+
+
+def _write(
+    runtime: Runtime, workload: Workload, pixels: np.ndarray[Any, Any], prompts: list[list[int]]
+) -> None:
+    visual = runtime.map(runtime.encode(pixels))
+    work = (
+        Work(row, tokens, ids, workload.new_tokens)
+        for row, (tokens, ids) in enumerate(zip(visual, prompts, strict=True))
+    )
+    for completion in Engine(runtime, NO_END, speculation="off").run(work):
+        assert completion.num_tokens == workload.new_tokens

@@ -1,0 +1,105 @@
+"""int8 and activation outliers: a random checkpoint that has some, with and without smoothing.
+
+    python benchmarks/outliers.py --ckpt CHECKPOINT --work /tmp/outliers --name opt-125m
+
+Trained OPT models have a few channels whose activations are tens of times larger than the others,
+in every layer; random weights have none. Here --channels channels of every norm of the decoder and
+of the mapper are made 20 to 50 times larger in a copy of CHECKPOINT, which is then exported to
+cpu-int8 once for each --smoothing. Writes the parity figures, stage by stage, to
+benchmarks/results/outliers-NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from altogether_rt.bench.report import describe_machine
+from altogether_rt.export.from_checkpoint import export_checkpoint
+from altogether_rt.export.recipes import STAGES, Threshold, find_recipe
+
+RESULTS = Path(__file__).parent / "results"
+LEAST, MOST = 20.0, 50.0
+SEED = 7
+
+
+def inject(source: Path, target: Path, channels: int) -> None:
+    """Copies a checkpoint, `channels` channels of each norm made LEAST to MOST times larger."""
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.is_file() and file.suffix != ".safetensors":
+            shutil.copyfile(file, target / file.name)
+    rng = np.random.default_rng(SEED)
+    chosen: dict[tuple[str, int], tuple[Any, Any]] = {}
+    for path in source.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as stream:
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            metadata = stream.metadata()
+        for name, tensor in tensors.items():
+            layer, _, _ = name.rpartition(".")
+            if not (name.startswith(("decoder.layers.", "mapper.layers.")) and ".norm" in layer):
+                continue
+            key = (layer, len(tensor))
+            if key not in chosen:  # the same channels and factors for weight and bias
+                where = rng.choice(len(tensor), channels, replace=False)
+                chosen[key] = where, rng.uniform(LEAST, MOST, channels)
+            where, factors = chosen[key]
+            tensor[torch.from_numpy(where)] *= torch.from_numpy(factors).to(tensor.dtype)
+        save_file(tensors, target / path.name, metadata)
+
+
+def export(checkpoint: Path, smoothing: float, out: Path) -> dict[str, Any]:
+    """Parity figures of cpu-int8 at some smoothing; nothing is refused here."""
+    recipe = find_recipe("cpu-int8")
+    lowering = dataclasses.replace(recipe.lowering, smoothing=smoothing)
+    anything = {stage: Threshold(-1.0, -1.0) for stage in STAGES}
+    recipe = dataclasses.replace(recipe, lowering=lowering, parity=anything)
+    bundle = export_checkpoint(checkpoint, recipe, out, overwrite=True)
+    names = ("mean_cosine", "worst_cosine", "greedy")
+    return {
+        stage: {name: bundle.manifest.parity[stage][name] for name in names}
+        for stage in STAGES
+        if stage in bundle.manifest.parity
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ckpt", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for a copy and a bundle")
+    parser.add_argument("--channels", type=int, default=6)
+    parser.add_argument("--smoothing", default="0,0.5", help="strengths, separated by commas")
+    parser.add_argument("--name", required=True, help="of the result: outliers-NAME.json")
+    arguments = parser.parse_args()
+    checkpoint = arguments.work / "outliers"
+    if not checkpoint.exists():
+        inject(arguments.ckpt, checkpoint, arguments.channels)
+    figures = {}
+    for strength in map(float, arguments.smoothing.split(",")):
+        figures[f"smoothing {strength:g}"] = export(checkpoint, strength, arguments.work / "bundle")
+        print(strength, json.dumps(figures[f"smoothing {strength:g}"]), flush=True)
+    result = {
+        "command": f"python benchmarks/outliers.py --name {arguments.name} "
+        f"--channels {arguments.channels} --smoothing {arguments.smoothing}",
+        "machine": describe_machine(),
+        "channels_a_norm": arguments.channels,
+        "factors": [LEAST, MOST],
+        "cosine_to_the_checkpoint": figures,
+    }
+    path = RESULTS / f"outliers-{arguments.name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

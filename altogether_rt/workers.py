@@ -69,8 +69,8 @@ class _Worker:
         self.process.join(_LEAVING_S)
         code = self.process.exitcode
         if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-            how += " (was memory short?)" if -code == signal.SIGKILL else ""
+            how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
+            how += ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         else:
             how = f"ended with status {code}"
         return AltogetherError(

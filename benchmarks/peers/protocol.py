@@ -41,6 +41,9 @@ class Worker:
             "CUDA_VISIBLE_DEVICES": "",
             **(variables or {}),
         }
+        # Beside worker.py, the modules of benchmarks/ and what the caller names.
+        paths = [str(HERE.parent), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         self._process = subprocess.Popen(
             [str(python), str(HERE / "worker.py"), adapter],
             stdin=subprocess.PIPE,

@@ -9,6 +9,7 @@ Requests: {"do": "load", "options": {…}, "threads": 2}, {"do": "run", "rows": 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -65,10 +66,8 @@ def run_job(adapter: Adapter, rows: Sequence[Any], batch: int) -> dict[str, Any]
 
 def reset_peak_memory() -> None:
     """Linux only; elsewhere the peak is that of the whole process so far."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_memory_bytes() -> int:

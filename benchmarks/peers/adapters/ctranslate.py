@@ -35,15 +35,21 @@ class CTranslate:
         return in_batches(rows, len(rows), self._write, by_length=False)
 
     def _write(self, rows: Sequence[Any]) -> list[list[int]]:
-        lengths = [row.caption_tokens for row in rows]
+        left = [row.caption_tokens for row in rows]
+
+        def is_done(step: Any) -> bool:
+            # Counted here: its own count has part of a longer neighbour's prompt in it.
+            left[step.batch_id] -= 1
+            return left[step.batch_id] == 0
+
         results = self._generator.generate_batch(
             [[self._vocabulary[i] for i in (*row.stand_in_ids, *row.alt_ids)] for row in rows],
-            max_length=max(lengths),
+            max_length=max(left),
             beam_size=1,
             sampling_topk=1,
             end_token=[],
             include_prompt_in_result=False,
-            callback=lambda step: step.step + 1 >= lengths[step.batch_id],
+            callback=is_done,
         )
         return [result.sequences_ids[0] for result in results]
 

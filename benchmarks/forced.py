@@ -50,7 +50,9 @@ class ForcedRuntime:
         """A real step whose greedy choices are replaced."""
         assert not want_logits, "sampling is not forced"
         result = self._runtime.step(batch)
-        for slot in np.flatnonzero(batch.past_lengths == 0).tolist():  # new rows, as they were drawn
+        for slot in np.flatnonzero(
+            batch.past_lengths == 0
+        ).tolist():  # new rows, as they were drawn
             self._slots[slot] = self._arrived.popleft()
         ends = np.cumsum(batch.query_lengths)
         slots = np.searchsorted(ends, batch.logit_index, side="right")

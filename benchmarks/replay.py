@@ -61,7 +61,7 @@ def scene_texts(num: int) -> list[tuple[str, str]]:
 
 
 def coco_texts(num: int) -> list[tuple[str, str]]:
-    """Two captions an image, in the order of the images. Raises AltogetherError without the data."""
+    """Two captions an image, in order of the images. Raises AltogetherError without the data."""
     folder = os.environ.get("ALTOGETHER_DATA")
     path = Path(folder) / COCO if folder else COCO
     if not path.is_file():
@@ -118,7 +118,7 @@ class Replay:
             self._write(runtime, self.pairs[:batch], "off", DraftPlanner(), EngineStats())  # warm
             for index in range(rounds):
                 # Other captions in every round: phrases must not be known from the round before.
-                part = self.pairs[index :: rounds]
+                part = self.pairs[index::rounds]
                 groups = [[pair] for pair in part] if batch == 1 else [part]
                 for group in groups:
                     for mode in MODES if index % 2 == 0 else MODES[::-1]:
@@ -152,9 +152,7 @@ class Replay:
             )
             for key, pair in enumerate(pairs)
         )
-        engine = Engine(
-            forced, self._eos_id, speculation=mode, planner=planner, stats=stats
-        )
+        engine = Engine(forced, self._eos_id, speculation=mode, planner=planner, stats=stats)
         for done in engine.run(forced.announce(work)):
             expected = pairs[done.key].caption_ids[:-1]
             assert done.ids == expected, "the replay has left its caption"

@@ -43,8 +43,10 @@ STEPS: dict[str, Step] = {
     **{
         f"ours-{target}": Step(
             "tools",
-            (*_TOOL, "export", "--ckpt", "{work}/checkpoint", "--target", f"cpu-{target}")
-            + ("--out", "{out}"),
+            (
+                *(*_TOOL, "export", "--ckpt", "{work}/checkpoint"),
+                *("--target", f"cpu-{target}", "--out", "{out}"),
+            ),
             ("checkpoint",),
         )
         for target in ("fp32", "int8")

@@ -103,10 +103,11 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        stdin = self._process.stdin
         try:
-            assert self._process.stdin is not None
-            self._process.stdin.write(b'{"do": "exit"}\n')
-            self._process.stdin.close()
+            if stdin is not None and not stdin.closed:
+                stdin.write(b'{"do": "exit"}\n')
+                stdin.close()
             self._process.wait(timeout=20)
         except (OSError, subprocess.TimeoutExpired):
             self._process.kill()

@@ -3,8 +3,8 @@
     python benchmarks/peers/run.py --size small --work DIR
 
 Makes an environment for each contestant and converts one random checkpoint for each (both kept in
-DIR), then lets them take turns, one process at a time, until all is measured `--rounds` times or the
-budget is spent. Writes benchmarks/results/peers-SIZE.json, .md and .svg. Needs Python 3.11 and
+DIR), then lets them take turns, one process at a time, until all is measured `--rounds` times or
+the budget is spent. Writes benchmarks/results/peers-SIZE.json, .md and .svg. Needs Python 3.11 and
 nothing installed; README.md here says how to read the figures.
 """
 
@@ -26,7 +26,7 @@ from environments import folder_bytes, make_environments, python_of, versions_of
 from picture import to_svg
 from preparation import CONFIGS, decoder_ids, environments_for, make_files
 from protocol import Worker, WorkerError
-from schedule import Cell, Estimates, allowance_s, cells
+from schedule import Estimates, allowance_s, cells
 from summary import agreement, summarise, to_markdown
 from traffic import Row, make_rows
 

@@ -168,8 +168,8 @@ def _notes(result: Mapping[str, Any]) -> str:
     ]
     if any("speculation" in one["label"] for one in result["contestants"]):
         lines.append(
-            "* Forced to random tokens, so that no guess is right: this is what guessing costs where "
-            "it does not help. `benchmarks/replay.py` measures it on real captions."
+            "* Forced to random tokens, so that no guess is right: this is what guessing costs "
+            "where it does not help. `benchmarks/replay.py` measures it on real captions."
         )
     return "\n\n".join(lines)
 

@@ -54,7 +54,7 @@ def in_batches(rows: Sequence[Any], batch: int, write: Any, *, by_length: bool) 
 def left_padded(
     sequences: Sequence[NDArray[Any]], fill: Any = 0
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Sequences (T, …) of unequal length as one array (B, longest, …), and the mask of what is real."""
+    """Sequences (T, …) of unequal length as one array (B, longest, …), and which of it is real."""
     longest = max(len(sequence) for sequence in sequences)
     first = sequences[0]
     padded = np.full((len(sequences), longest, *first.shape[1:]), fill, first.dtype)

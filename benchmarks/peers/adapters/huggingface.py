@@ -66,14 +66,17 @@ class HuggingFace:
             longest = max(len(row.alt_ids) for row in rows)
         paddings = [longest - len(row.alt_ids) for row in rows]
         if mode == "attended_left":  # between visual tokens and alt-text, and attended
-            ids = [[self._pad_id] * n + list(row.alt_ids) for n, row in zip(paddings, rows)]
+            ids = [
+                [self._pad_id] * n + list(row.alt_ids)
+                for n, row in zip(paddings, rows, strict=True)
+            ]
             embeds = torch.cat([visual, self._embed(torch.tensor(ids))], dim=1)
             mask = torch.ones(embeds.shape[:2], dtype=torch.long)
         else:  # before both, and masked
             embeds = torch.zeros(len(rows), visual.shape[1] + longest, visual.shape[2])
             embeds = embeds.to(visual.dtype)
             mask = torch.ones(embeds.shape[:2], dtype=torch.long)
-            for index, (padding, row) in enumerate(zip(paddings, rows)):
+            for index, (padding, row) in enumerate(zip(paddings, rows, strict=True)):
                 alt = self._embed(torch.tensor(row.alt_ids, dtype=torch.long))
                 embeds[index, padding:] = torch.cat([visual[index], alt])
                 mask[index, :padding] = 0
@@ -85,7 +88,7 @@ class HuggingFace:
             eos_token_id=None,
             pad_token_id=self._pad_id,
         )
-        return [ids[: row.caption_tokens] for ids, row in zip(written.tolist(), rows)]
+        return [ids[: row.caption_tokens] for ids, row in zip(written.tolist(), rows, strict=True)]
 
     def _visual_tokens(self, images: list[int]) -> torch.Tensor:
         with self._watch.running():

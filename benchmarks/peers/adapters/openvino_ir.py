@@ -54,7 +54,7 @@ class OpenVino:
             visual = self._visual_tokens([row.image for row in rows])
         prompts = [
             np.concatenate([tokens, self._embeddings[list(row.alt_ids)]]).astype(np.float32)
-            for tokens, row in zip(visual, rows)
+            for tokens, row in zip(visual, rows, strict=True)
         ]
         embeds, mask = left_padded(prompts, 0.0)
         self._request.reset_state()
@@ -65,7 +65,7 @@ class OpenVino:
             embeds = self._embeddings[ids][:, None]
             mask = np.concatenate([mask, np.ones((len(rows), 1), np.int64)], axis=1)
         by_row = np.stack(written, axis=1).tolist()
-        return [ids[: row.caption_tokens] for ids, row in zip(by_row, rows)]
+        return [ids[: row.caption_tokens] for ids, row in zip(by_row, rows, strict=True)]
 
     def _step(self, embeds: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.int64]:
         """The next token of each row."""

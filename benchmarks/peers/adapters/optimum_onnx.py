@@ -49,7 +49,9 @@ class OptimumOnnx:
             eos_token_id=None,
             pad_token_id=self._pad_id,
         )[:, ids.shape[1] :]
-        return [part[: row.caption_tokens] for part, row in zip(written.tolist(), rows)]
+        return [
+            part[: row.caption_tokens] for part, row in zip(written.tolist(), rows, strict=True)
+        ]
 
 
 def load(options: dict[str, Any], threads: int) -> OptimumOnnx:

@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from adapters.batches import MAX_ALT_TOKENS, Stopwatch, in_batches, pixels_of
+from safetensors import safe_open
 
 from altogether_rt.checkpoint import Checkpoint
 from altogether_rt.model._torchvision import make_torchvision_importable
+from altogether_rt.model.mapper import build_mapper
 
 __all__ = ["HuggingFace", "load"]
+
+_MAPPER = "mapper."
 
 
 class HuggingFace:
@@ -32,7 +36,7 @@ class HuggingFace:
         self._tuned = options.get("tuned", False)
         checkpoint = Checkpoint.load(Path(options["checkpoint"]))
         self._encoder = checkpoint.encoder().to(self._dtype)
-        self._mapper = checkpoint.captioner(with_encoder=False).mapper.to(self._dtype)
+        self._mapper = mapper_of(checkpoint).to(self._dtype)
         self._decoder = AutoModelForCausalLM.from_pretrained(
             options["huggingface"], dtype=self._dtype
         ).eval()
@@ -95,6 +99,17 @@ class HuggingFace:
             pixels = torch.from_numpy(np.ascontiguousarray(self._pixels[images]))
             tokens: torch.Tensor = self._mapper(self._encoder(pixels))
         return tokens
+
+
+def mapper_of(checkpoint: Checkpoint) -> torch.nn.Module:
+    """The mapper alone, so that the decoder is not read twice."""
+    with torch.device("meta"):
+        mapper = build_mapper(checkpoint.config)
+    with safe_open(checkpoint.weights_path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(_MAPPER)]  # noqa: SIM118
+        state = {name.removeprefix(_MAPPER): file.get_tensor(name) for name in names}
+    mapper.load_state_dict(state, assign=True)
+    return mapper.eval()
 
 
 def load(options: dict[str, Any], threads: int) -> HuggingFace:

@@ -15,7 +15,7 @@ _ROUND_SHARE = 0.65
 _MAX_UNEVENNESS = 1.8
 
 #: A batch of one image costs up to this many times an image of a larger batch.
-_SMALLER_BATCH_FACTOR = 2.5
+_SMALLER_BATCH_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Estimates:
 
     def add(self, cell: Cell, seconds: float) -> None:
         self._image_s.setdefault(cell, []).append(seconds / cell.images)
+
+    def repetitions(self, cell: Cell) -> int:
+        """How often it was measured so far."""
+        return len(self._image_s.get(cell, ()))
 
     def seconds(self, cell: Cell) -> float | None:
         """Expected seconds of `cell`; None if nothing is known yet."""

@@ -18,11 +18,12 @@ def test_estimates_come_from_the_nearest_batch() -> None:
     estimates.add(Cell(8, 16), 32.0)
     assert estimates.seconds(Cell(8, 16)) == 32
     assert estimates.seconds(Cell(16, 64)) == 128
-    assert estimates.seconds(Cell(1, 4)) == pytest.approx(4 * 2 * 2.5)  # dearer one by one
+    assert estimates.seconds(Cell(1, 4)) == pytest.approx(4 * 2 * 2)  # dearer one by one
     estimates.add(Cell(16, 16), 16.0)
     assert estimates.seconds(Cell(32, 32)) == 32
     estimates.add(Cell(8, 16), 48.0)
     assert estimates.seconds(Cell(8, 16)) == 40
+    assert [estimates.repetitions(Cell(batch, 16)) for batch in (8, 16, 1)] == [2, 1, 0]
 
 
 def test_all_turns_together_keep_the_budget() -> None:

@@ -73,6 +73,8 @@ class Benchmark:
         self.ids = decoder_ids(self.folder)
         most = max(cell.images for cell in self.cells)
         self.rows = make_rows(most, self.ids["vocab_size"], self.arguments.seed)
+        self.versions = self._versions()
+        self.sizes = {contestant.name: self._sizes(contestant) for contestant in self.contestants}
         self.reference = {} if self.arguments.prepare_only else self._reference_tokens()
 
     def measure(self) -> None:
@@ -86,7 +88,7 @@ class Benchmark:
                 share_s = allowance_s(left_s, len(order) - place, rounds_left)
                 if left_s > 0:
                     self.turns[contestant.name].append(self._turn(contestant, index, share_s))
-                    self._save()
+                    self.write()
 
     def _turn(self, contestant: Contestant, round_index: int, allowed_s: float) -> dict[str, Any]:
         """Spawn, load, measure what fits, exit."""
@@ -138,6 +140,7 @@ class Benchmark:
         with self._worker(REFERENCE) as worker:
             worker.load(REFERENCE.load_options(self.folder, self.ids["pad_id"]), _LOAD_TIMEOUT_S)
             for mode in REFERENCE.modes:
+                self._say(f"  {mode}")
                 rows = _cut(self.rows[:_CHECK_ROWS], _CHECK_TOKENS)
                 # A row at a time: nothing is padded that need not be.
                 parts = [worker.tokens([row], mode, _LOAD_TIMEOUT_S) for row in rows]
@@ -152,16 +155,14 @@ class Benchmark:
             for mode in contestant.modes
         }
 
-    def result(self) -> dict[str, Any]:
+    def _result(self) -> dict[str, Any]:
         """All figures as plain data."""
         arguments = self.arguments
         listed = []
         for contestant in self.contestants:
-            environment = python_of(self.work, contestant.environment).parent.parent
             one = {
                 **{name: getattr(contestant, name) for name in ("name", "label", "scope")},
-                "environment_bytes": folder_bytes(environment),
-                "files_bytes": sum(folder_bytes(self.folder / f) for f in _loaded(contestant)),
+                **self.sizes[contestant.name],
                 "agreement": self.agreement.get(contestant.name, {}),
                 **summarise(self.turns[contestant.name]),
             }
@@ -171,12 +172,19 @@ class Benchmark:
             "size": arguments.size,
             "config": CONFIGS[arguments.size],
             "machine": _machine(arguments.threads),
-            "versions": self._versions(),
+            "versions": self.versions,
             "batches": arguments.batches,
             "decoder_batch": 8 if 8 in arguments.batches else arguments.batches[-1],
             "growth": sorted({16, *arguments.growth}),
             "seed": arguments.seed,
             "contestants": listed,
+        }
+
+    def _sizes(self, contestant: Contestant) -> dict[str, int]:
+        environment = python_of(self.work, contestant.environment).parent.parent
+        return {
+            "environment_bytes": folder_bytes(environment),
+            "files_bytes": sum(folder_bytes(self.folder / name) for name in _loaded(contestant)),
         }
 
     def _versions(self) -> dict[str, str]:
@@ -188,10 +196,14 @@ class Benchmark:
                     found[name].append(version)
         return {name: " and ".join(listed) for name, listed in found.items() if listed}
 
-    def _save(self) -> None:
-        """What there is so far, should the run be interrupted."""
-        path = self.folder / "turns.json"
-        path.write_text(json.dumps({"turns": self.turns, "agreement": self.agreement}))
+    def write(self) -> str:
+        """Writes the results so far, should the run be interrupted; returns the tables."""
+        result, out = self._result(), self.arguments.out
+        out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        out.with_suffix(".svg").write_text(to_svg(result), "utf-8")
+        table = to_markdown(result)
+        out.with_suffix(".md").write_text(table, "utf-8")
+        return table
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -267,16 +279,14 @@ def _chosen(names: str | None) -> list[Contestant]:
 def main() -> None:
     arguments = _arguments()
     benchmark = Benchmark(arguments, _chosen(arguments.contestants))
-    benchmark.prepare()
+    try:
+        benchmark.prepare()
+    except WorkerError as error:
+        raise SystemExit(f"the reference tokens could not be made: {error}.") from error
     if arguments.prepare_only:
         return
     benchmark.measure()
-    result = benchmark.result()
-    arguments.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    table = to_markdown(result)
-    arguments.out.with_suffix(".md").write_text(table, "utf-8")
-    arguments.out.with_suffix(".svg").write_text(to_svg(result), "utf-8")
-    print(table)
+    print(benchmark.write())
 
 
 if __name__ == "__main__":

@@ -86,9 +86,16 @@ class Benchmark:
                 left_s = deadline - time.monotonic()
                 rounds_left = self.arguments.rounds - index
                 share_s = allowance_s(left_s, len(order) - place, rounds_left)
-                if left_s > 0:
+                if left_s > 0 and self._fits(contestant, share_s):
                     self.turns[contestant.name].append(self._turn(contestant, index, share_s))
                     self.write()
+
+    def _fits(self, contestant: Contestant, allowed_s: float) -> bool:
+        """Whether anything could be measured after loading, as far as is known."""
+        turns, known = self.turns[contestant.name], self.estimates[contestant.name]
+        loads = [turn["load_s"] for turn in turns if "load_s" in turn]
+        expected = [known.seconds(cell) or 0.0 for cell in self.cells]
+        return max(loads, default=0.0) + min(expected) <= allowed_s
 
     def _turn(self, contestant: Contestant, round_index: int, allowed_s: float) -> dict[str, Any]:
         """Spawn, load, measure what fits, exit."""

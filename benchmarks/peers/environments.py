@@ -26,19 +26,30 @@ def make_environments(work: Path, names: Iterable[str]) -> None:
     for name in names:
         requirements = ENVIRONMENTS[name]
         folder = python_of(work, name).parent.parent
+        if requirements[0].startswith(_OURS):
+            _install_ours(requirements[0], folder)
+            continue
         stamp = folder / "requirements.json"
         if stamp.is_file() and json.loads(stamp.read_text()) == list(requirements):
             continue
         print(f"environment {name}: {', '.join(requirements)}", file=sys.stderr, flush=True)
         if not python_of(work, name).exists():
             subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        here = [r.replace(_OURS, str(ROOT)) if r.startswith(_OURS) else r for r in requirements]
         pip = [str(python_of(work, name)), "-m", "pip", "--disable-pip-version-check"]
         constraint = ["--constraint", str(ROOT / "constraints.txt")]
-        done = subprocess.run([*pip, "install", "-qq", *constraint, *here])
+        done = subprocess.run([*pip, "install", "-qq", *constraint, *requirements])
         if done.returncode:
             raise SystemExit(f"pip could not make the environment {name}.")
         stamp.write_text(json.dumps(requirements))
+
+
+def _install_ours(requirement: str, folder: Path) -> None:
+    """This checkout with its extras; done again when its sources have changed."""
+    extras = requirement.removeprefix(f"{_OURS}[").removesuffix("]")
+    command = [sys.executable, str(ROOT / "tasks.py"), "install", "--extras", extras]
+    done = subprocess.run([*command, "--venv", str(folder.resolve())], stdout=sys.stderr)
+    if done.returncode:
+        raise SystemExit(f"the environment {folder.name} could not be made.")
 
 
 def versions_of(work: Path, name: str) -> dict[str, str]:

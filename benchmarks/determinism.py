@@ -176,7 +176,8 @@ def main() -> None:
     with Captioner.load(arguments.bundle) as captioner:
         bundle_id = captioner.bundle_id
     result = {
-        "command": "python " + " ".join(sys.argv),
+        "command": f"python benchmarks/determinism.py --bundle {arguments.bundle} "
+        f"--num {arguments.num} --seed {arguments.seed}",
         "machine": describe_machine(),
         "bundle": arguments.bundle,
         "bundle_id": bundle_id,

@@ -171,7 +171,9 @@ def main() -> None:
     summary = json.loads(printed) if printed else {"captioned": samples[-1].rows}
     after_5000 = next(sample for sample in samples if sample.rows >= 5000)
     result = {
-        "command": "python benchmarks/memory_flat.py WORK " + " ".join(sys.argv[2:]),
+        "command": " ".join(
+            ["python benchmarks/memory_flat.py WORK", f"--num {arguments.num}", "--", *options]
+        ),
         "caption_options": options,
         "machine": describe_machine(),
         "images": arguments.num,

@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from altogether_rt.data.alts import AltTable, read_alts
+from altogether_rt.data.alts import Alts, AltTable, read_alts
 from altogether_rt.data.embedding_sink import EmbeddingSink
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.folder import FolderScan, scan_folder
@@ -27,7 +27,7 @@ from altogether_rt.data.sidecars import Sidecars
 from altogether_rt.data.sinks import JsonlSink
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import EngineStats
-from altogether_rt.generation.params import Caption, CaptionParams
+from altogether_rt.generation.params import CaptionParams
 from altogether_rt.tasks import (
     Answer,
     CaptionPlan,
@@ -130,52 +130,26 @@ def caption_folder(
     start = time.monotonic()
     stamp = RunStamp(captioner.bundle_id, params, job.fast_jpeg)
     summary = CaptionSummary()
-    sidecars = None
-    if job.sidecar is not None:
-        sidecars = Sidecars(inputs.scan.root, job.sidecar, job.overwrite)
-        summary.sidecars_kept = sidecars.kept
     with ExitStack() as stack:
         sink = stack.enter_context(JsonlSink(job.out))
-        embeddings = None
-        if job.save_embeddings is not None:
-            assert job.encoder is not None
-            embeddings = stack.enter_context(
-                EmbeddingSink(job.save_embeddings, job.encoder, overwrite=job.overwrite)
-            )
+        output = _Output(
+            sink,
+            _open_embeddings(job, stack),
+            None if job.sidecar is None else Sidecars(inputs.scan.root, job.sidecar, job.overwrite),
+            stamp,
+            summary,
+        )
         done = sink.recover(
             _row_check(inputs, stamp), overwrite=job.overwrite, retry_errors=job.retry_errors
         )
-        if sidecars is not None and done:
-            _write_sidecars(sidecars, sink.rows(), set(inputs.names))
+        if done:
+            output.review(set(inputs.names))
         todo = [name for name in inputs.names if name not in done]
         summary.skipped = len(inputs.names) - len(todo)
-        if embeddings is not None:
-            rows = sink.rows() if done else ()
-            summary.embeddings_missing = sum(
-                "error" not in row and row["file_name"] not in embeddings for row in rows
-            )
         on_start(len(todo))
 
-        def finish_row(row: Row) -> None:
-            if "error" in row:
-                summary.failed[row["error"]["class"]] += 1
-            else:
-                summary.captioned += 1
-                if sidecars is not None:  # before the row, which says that all is done
-                    sidecars.write(row["file_name"], row["caption"])
-            sink.write(row)
-            on_row(row)
-
-        def answer(index: int, answer: Answer) -> None:
-            name = todo[index]
-            alts = inputs.alts.get(name)
-            if embeddings is not None and isinstance(answer, Caption):
-                assert answer.embedded is not None
-                embeddings.write(name, answer.embedded)  # before the row
-            if isinstance(answer, ImageError):
-                finish_row(error_row(name, alts, answer))
-            else:
-                finish_row(caption_row(name, alts, answer, stamp))
+        def emit(index: int, answer: Answer) -> None:
+            on_row(output.write(todo[index], inputs.alts.get(todo[index]), answer))
 
         plan = CaptionPlan(
             inputs.scan.root,
@@ -184,19 +158,72 @@ def caption_folder(
             job.fast_jpeg,
             embeddings=job.embeddings,
             encoder=job.encoder,
-            keep_embeddings=embeddings is not None,
+            keep_embeddings=output.embeddings is not None,
         )
         tasks = (Task(i, name, inputs.alts.get(name).texts) for i, name in enumerate(todo))
-        if isinstance(captioner, WorkerPool):
-            summary.stats = captioner.caption(tasks, plan, answer)
-        else:
-            caption_tasks(ListedTasks(tasks), captioner, plan, answer)
+        if todo and isinstance(captioner, WorkerPool):
+            summary.stats = captioner.caption(tasks, plan, emit)
+        elif todo and not isinstance(captioner, WorkerPool):
+            caption_tasks(ListedTasks(tasks), captioner, plan, emit)
             summary.stats = captioner.stats
-        if embeddings is not None:
-            embeddings.finish()
-        sink.finish()
+        output.finish()
     summary.seconds = time.monotonic() - start
     return summary
+
+
+def _open_embeddings(job: CaptionJob, stack: ExitStack) -> EmbeddingSink | None:
+    if job.save_embeddings is None:
+        return None
+    assert job.encoder is not None
+    sink = EmbeddingSink(job.save_embeddings, job.encoder, overwrite=job.overwrite)
+    return stack.enter_context(sink)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Everything that a run writes; the row of an image comes last, and says that all is there."""
+
+    rows: JsonlSink
+    embeddings: EmbeddingSink | None
+    sidecars: Sidecars | None
+    stamp: RunStamp
+    summary: CaptionSummary
+
+    def review(self, names: set[str]) -> None:
+        """What earlier runs, which may not have been asked for it, left out beside their rows."""
+        if self.sidecars is None and self.embeddings is None:
+            return
+        for row in self.rows.rows():
+            if "error" in row or row["file_name"] not in names:
+                continue
+            if self.sidecars is not None:
+                self._write_sidecar(row)
+            if self.embeddings is not None:
+                self.summary.embeddings_missing += row["file_name"] not in self.embeddings
+
+    def write(self, name: str, alts: Alts, answer: Answer) -> Row:
+        if isinstance(answer, ImageError):
+            self.summary.failed[answer.kind] += 1
+            row = error_row(name, alts, answer)
+        else:
+            self.summary.captioned += 1
+            row = caption_row(name, alts, answer, self.stamp)
+            if self.embeddings is not None and answer.embedded is not None:
+                self.embeddings.write(name, answer.embedded)
+            if self.sidecars is not None:
+                self._write_sidecar(row)
+        self.rows.write(row)
+        return row
+
+    def finish(self) -> None:
+        if self.embeddings is not None:
+            self.embeddings.finish()
+        self.rows.finish()
+
+    def _write_sidecar(self, row: Row) -> None:
+        assert self.sidecars is not None
+        self.sidecars.write(row["file_name"], row["caption"])
+        self.summary.sidecars_kept = self.sidecars.kept
 
 
 def _row_check(inputs: Inputs, stamp: RunStamp) -> Callable[[Row], str | None]:
@@ -219,10 +246,3 @@ def _row_check(inputs: Inputs, stamp: RunStamp) -> Callable[[Row], str | None]:
         return None
 
     return check
-
-
-def _write_sidecars(sidecars: Sidecars, rows: Iterable[Row], names: set[str]) -> None:
-    """For captions of an earlier run, which may have been killed or not asked for them."""
-    for row in rows:
-        if "error" not in row and row["file_name"] in names:
-            sidecars.write(row["file_name"], row["caption"])

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -68,8 +69,8 @@ class _Worker:
         self.process.join(_LEAVING_S)
         code = self.process.exitcode
         if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-            how += " (was memory short?)" if -code == signal.SIGKILL else ""
+            how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
+            how += ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         else:
             how = f"ended with status {code}"
         return AltogetherError(
@@ -192,6 +193,7 @@ class WorkerPool:
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
     """What is started meanwhile never sees Ctrl-C; for this process it is only put off."""
+    resource_tracker.ensure_running()  # which would unblock it if the first worker started it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -41,6 +41,7 @@ from altogether_rt.export.scatter_attention import SCATTER_OPSET, ScatterAttenti
 from altogether_rt.export.smooth import SmoothedWeights
 from altogether_rt.export.static_quant import FP8, INT8, StaticLinear
 from altogether_rt.export.verify import Recording, check_parity, compare, record
+from altogether_rt.export.weight_only import WeightOnlyLinear
 from altogether_rt.export.weights import WeightsFile, WeightSource
 from altogether_rt.manifest import (
     GRAPH_NAMES,
@@ -76,7 +77,7 @@ class ExportSource:
 
 
 #: A cache channel may become this much larger than it was on the samples before it is clipped.
-CACHE_MARGIN = 1.25
+CACHE_MARGIN = 2.0
 
 
 def build_lowering(
@@ -94,6 +95,8 @@ def build_lowering(
         "fp16": HalfLinear(),
         "int8-static": StaticLinear(INT8, ranges),
         "fp8-static": StaticLinear(FP8, ranges),
+        "int8-weight": WeightOnlyLinear(8),
+        "int4-weight": WeightOnlyLinear(4),
     }
     table: dict[str, TableLowering] = {
         "fp32": Fp32Table(),

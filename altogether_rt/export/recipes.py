@@ -33,7 +33,15 @@ STAGES = ("encoder", "mapper", "prefill", "step")
 class LoweringNames:
     """The operators a target is spelt in, by name."""
 
-    linear: Literal["fp32", "int8-row", "fp16", "int8-static", "fp8-static"]
+    linear: Literal[
+        "fp32",
+        "int8-row",
+        "fp16",
+        "int8-static",
+        "fp8-static",
+        "int8-weight",
+        "int4-weight",
+    ]
     table: Literal["fp32", "int8-row", "fp16"]
     attention: Literal["group-query", "group-query-int8", "scatter"]
     activations: Literal["fp32", "fp16"] = "fp32"
@@ -41,8 +49,8 @@ class LoweringNames:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        linear_half = self.linear in ("fp16", "int8-static", "fp8-static")
-        half = (linear_half, self.table == "fp16", self.attention == "scatter")
+        half_products = self.linear not in ("fp32", "int8-row")
+        half = (half_products, self.table == "fp16", self.attention == "scatter")
         if set(half) != {self.activations == "fp16"}:
             raise ConfigError(
                 "lowering mixes precisions: activations, linear, table and attention go together."

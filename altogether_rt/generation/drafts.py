@@ -14,6 +14,7 @@ A decoder step then verifies several guesses at once; a wrong one costs time and
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,8 @@ class PhraseBook:
 
     def __init__(self, max_phrases: int = 50_000) -> None:
         self._max_phrases = max_phrases
-        self._next: dict[tuple[int, ...], tuple[int, int]] = {}  # n-gram -> token, times
+        #: n-gram -> token, times; of a plain dictionary, finding the oldest gets slower and slower.
+        self._next: OrderedDict[tuple[int, ...], tuple[int, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._next)
@@ -95,7 +97,7 @@ class PhraseBook:
             else:
                 self._next[ngram] = (known, times - 1) if times > 1 else (token, 1)
         while len(self._next) > self._max_phrases:
-            del self._next[next(iter(self._next))]
+            self._next.popitem(last=False)
 
     def fits(self, ngram: tuple[int, ...]) -> bool:
         """Whether `ngram` was written, and something after it."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 __all__ = ["content_hash", "row_seed", "row_uniforms", "sample_top_p"]
 
-#: Candidates looked at before a full sort is needed; at low temperature nearly always enough.
-_SHORT_LIST = 64
+#: Only tokens of at least this probability are sorted, if they are enough; else those of the next.
+_FLOORS = (1e-3, 1e-5, 0.0)
 
 
 def content_hash(pixels: NDArray[np.uint8]) -> bytes:
@@ -52,21 +52,13 @@ def sample_top_p(
     scaled = logits.astype(np.float64) / temperature
     weights = np.exp(scaled - scaled.max())
     weights /= weights.sum()
-    candidates = _likeliest(weights, min(_SHORT_LIST, len(weights)))
-    if weights[candidates].sum() < top_p:
-        candidates = _likeliest(weights, len(weights))
-    cumulative = np.cumsum(weights[candidates])
+    for floor in _FLOORS:
+        candidates = np.flatnonzero(weights >= floor)
+        candidates = candidates[np.argsort(-weights[candidates], kind="stable")]
+        cumulative = np.cumsum(weights[candidates])
+        if len(cumulative) and cumulative[-1] >= top_p:
+            break
     kept = int(np.searchsorted(cumulative, top_p, side="left")) + 1
     kept = min(kept, len(candidates))
     place = np.searchsorted(cumulative[:kept], uniform * cumulative[kept - 1], side="right")
     return int(candidates[min(int(place), kept - 1)])
-
-
-def _likeliest(weights: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Ids of the `count` largest weights, largest first, the lower id first among equals."""
-    if count < len(weights):
-        threshold = np.partition(weights, len(weights) - count)[len(weights) - count]
-        ids = np.flatnonzero(weights >= threshold)  # ties at the threshold may make it longer
-    else:
-        ids = np.arange(len(weights))
-    return ids[np.argsort(-weights[ids], kind="stable")]

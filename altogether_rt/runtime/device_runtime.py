@@ -145,7 +145,7 @@ class DeviceRuntime:
         assert reach <= self._capacity, f"{reach} tokens in a slot, but capacity {self._capacity}"
         return self._decoder.step(batch, want_logits)
 
-    def move_slot(self, src: int, dst: int, length: int | None = None) -> None:
+    def move_slot(self, src: int, dst: int, length: int) -> None:
         """Copy slot `src`, or at least its first `length` tokens, over slot `dst`."""
         self._decoder.move_slot(src, dst)
 

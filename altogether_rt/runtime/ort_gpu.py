@@ -77,7 +77,7 @@ def onnx_gpu_runtime(
 def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
     """The largest call that buffers are made for; the graphs themselves take any."""
     config = bundle.config
-    prompt = config.max_prompt_tokens
+    prompt = config.max_chunk_tokens  # and guesses of what follows it
     verified = num_slots * _MAX_VERIFIED
     tokens = min(_MAX_PREFILL_TOKENS + prompt, num_slots * prompt) + verified
     rows = min(num_slots, -(-tokens // config.mapper.prefix_length))
@@ -92,7 +92,7 @@ def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
             visual=rows * config.mapper.prefix_length,
             wanted=verified,
         ),
-        places=config.capacity + prompt,
+        places=config.slot_places,
     )
 
 

@@ -32,13 +32,14 @@ def padded_inputs(
     pasts[: last - first] = past_lengths
     padded_rows[: last - first] = query_lengths
 
-    here = (batch.visual_index >= start) & (batch.visual_index < end)
-    num_visual = int(here.sum())
     visual = np.zeros((bucket.visual, batch.visual_tokens.shape[1]), np.float32)
-    visual[:num_visual] = batch.visual_tokens[here]
     # The last packed token is no real one wherever visual tokens are padded.
     visual_index = np.full(bucket.visual, bucket.tokens - 1, np.int64)
-    visual_index[:num_visual] = batch.visual_index[here] - start
+    if len(batch.visual_index):
+        here = (batch.visual_index >= start) & (batch.visual_index < end)
+        num_visual = int(here.sum())
+        visual[:num_visual] = batch.visual_tokens[here]
+        visual_index[:num_visual] = batch.visual_index[here] - start
 
     pad_index = np.zeros((bucket.rows, bucket.chunk), np.int64)
     pad_index[: last - first] = packing.pad_index
@@ -58,6 +59,8 @@ def padded_inputs(
 
 def wanted_places(batch: StepBatch, call: PlannedCall) -> NDArray[np.intp]:
     """Which of `batch.logit_index` belong to the rows of `call`."""
+    if (call.first, call.last) == (0, len(batch.query_lengths)):
+        return np.arange(len(batch.logit_index))
     start, end = _packed_range(batch, call)
     return np.flatnonzero((batch.logit_index >= start) & (batch.logit_index < end))
 

@@ -72,8 +72,17 @@ def profile_of(profile: EngineProfile, index: int) -> DecoderProfile:
 
 def sizes_of(batch: StepBatch, first: int = 0, last: int | None = None) -> StepSizes:
     """The sizes of rows `first` .. `last` (excluded; all if None) of a call."""
+    rows = len(batch.query_lengths)
+    last = rows if last is None else last
+    if (first, last) == (0, rows):  # nearly always, and a step must not wait for this
+        return StepSizes(
+            rows,
+            int(batch.query_lengths.max()),
+            len(batch.token_ids),
+            len(batch.visual_index),
+            len(batch.logit_index),
+        )
     ends = np.concatenate([[0], np.cumsum(batch.query_lengths)])
-    last = len(batch.query_lengths) if last is None else last
     start, end = int(ends[first]), int(ends[last])
 
     def count(index: NDArray[np.int64]) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ import numpy as np
 from altogether_rt.bench.inputs import decode_batch, prefill_batch
 from altogether_rt.bench.timing import measure, peak_memory_bytes
 from altogether_rt.bundle import Bundle
+from altogether_rt.captioner import Captioner
 from altogether_rt.config import CaptionerConfig, load_config
 from altogether_rt.generation.engine import Engine, Work
-from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
 
 from .clock import Deadline
@@ -30,6 +29,9 @@ __all__ = ["count_floors", "measure_runtime", "measure_sizes", "median_s", "reco
 BUDGET_S = 0.5  # of one measurement, exceeded where few runs take longer
 #: No token has this id: captions end by their length alone.
 NO_END = -1
+
+#: Images of the comparison with the reference.
+NUM_SAMPLES = 8
 
 Emit = Callable[..., None]
 
@@ -49,21 +51,24 @@ def count_floors(request: dict[str, Any], emit: Emit) -> None:
 
 
 def record_reference(request: dict[str, Any], emit: Emit) -> None:
-    """request: checkpoint, device, recording. What torch answers in float32, for `parity`."""
-    need_torch(request["device"])
-    from altogether_rt.checkpoint import Checkpoint
+    """request: checkpoint, device, recording. What torch answers in float32, for `parity`; on the
+    CPU where it finds no GPU. Emits where it ran."""
+    need_torch("cpu")
+    import torch
+
     from altogether_rt.export.samples import draw_samples
     from altogether_rt.export.verify import record
-    from altogether_rt.preprocess import PromptTokenizer
 
-    checkpoint = Checkpoint.load(Path(request["checkpoint"]))
-    config = checkpoint.config
-    path = checkpoint.tokenizer_path
-    tokenizer = PromptTokenizer.from_file(path, config.prompt, config.decoder.pad_id)
-    samples = draw_samples(config, tokenizer)
-    with _open(request | {"dtype": "float32"}, len(samples.pixels)) as (runtime, _):
-        Path(request["recording"]).write_bytes(pickle.dumps(record(runtime, samples)))
-    emit(rows=len(samples.pixels))
+    torch.backends.cudnn.allow_tf32 = False  # convolutions would have 10 bits of mantissa
+    device = request["device"] if torch.cuda.is_available() else "cpu"
+    folder = request["checkpoint"]
+    with Captioner.from_checkpoint(
+        folder, device=device, dtype="float32", num_slots=NUM_SAMPLES
+    ) as captioner:
+        samples = draw_samples(captioner.config, captioner.tokenizer)
+        recording = record(captioner.runtime, samples)
+    Path(request["recording"]).write_bytes(pickle.dumps(recording))
+    emit(runs_on=device)
 
 
 def measure_runtime(request: dict[str, Any], emit: Emit) -> None:
@@ -76,7 +81,8 @@ def measure_runtime(request: dict[str, Any], emit: Emit) -> None:
     recording = _recording(request["recording"])
     rows = 0 if recording is None else len(recording.samples.pixels)
     start = time.perf_counter()
-    with _open(request, max([rows, *sizes])) as (runtime, config):
+    with _open(request, max([rows, *sizes])) as captioner:
+        runtime, config = captioner.runtime, captioner.config
         emit(load_s=round(time.perf_counter() - start, 3), runs_on=runtime.device)
         if recording is not None:
             from altogether_rt.export.verify import compare
@@ -111,23 +117,13 @@ def _recording(path: str) -> Any:
     return pickle.loads(Path(path).read_bytes()) if Path(path).is_file() else None
 
 
-@contextmanager
-def _open(request: dict[str, Any], slots: int) -> Iterator[tuple[Runtime, CaptionerConfig]]:
+def _open(request: dict[str, Any], slots: int) -> Captioner:
     if "bundle" in request:
         bundle = Bundle.load(request["bundle"], verify_hashes=False)
-        with open_runtime(bundle, device=request["device"], num_slots=slots) as runtime:
-            yield runtime, bundle.config
-        return
+        return Captioner.load(bundle, device=request["device"], num_slots=slots)
     need_torch(request["device"])
-    import torch
-
-    from altogether_rt.checkpoint import Checkpoint
-    from altogether_rt.runtime.torch_runtime import TorchRuntime
-
-    checkpoint = Checkpoint.load(Path(request["checkpoint"]))
-    model = checkpoint.captioner().to(getattr(torch, request["dtype"]))
-    with TorchRuntime(model, num_slots=slots, device=request["device"]) as runtime:
-        yield runtime, checkpoint.config
+    folder, dtype = request["checkpoint"], request["dtype"]
+    return Captioner.from_checkpoint(folder, device=request["device"], dtype=dtype, num_slots=slots)
 
 
 def _measure(runtime: Runtime, config: CaptionerConfig, batch: int) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class StandIn:
     num_slots: int
     capacity: int = CONFIG.capacity
     token_width: int = 8
+    max_chunk: int = 64
     device: str = "cpu"
     steps: list[StepBatch] = field(default_factory=list)
     closed: bool = False

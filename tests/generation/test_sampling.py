@@ -41,6 +41,25 @@ def test_matches_a_plain_sort(temperature: float, top_p: float) -> None:
             )
 
 
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 5.0])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999, 1.0])
+def test_sorting_few_is_sorting_all(temperature: float, top_p: float) -> None:
+    """Of a large vocabulary, from one sure token to a flat distribution, with ties."""
+    rng = np.random.default_rng(2)
+    for sure in (0.0, 8.0, 20.0):
+        logits = rng.normal(size=20_000).astype(np.float32).round(2)
+        logits[7] += sure
+        uniform = rng.random()
+        weights = np.exp(logits.astype(np.float64) / temperature - logits.max() / temperature)
+        weights /= weights.sum()
+        order = np.argsort(-weights, kind="stable")
+        cumulative = np.cumsum(weights[order])
+        kept = min(int(np.searchsorted(cumulative, top_p)) + 1, len(order))
+        place = np.searchsorted(cumulative[:kept], uniform * cumulative[kept - 1], side="right")
+        wanted = int(order[min(int(place), kept - 1)])
+        assert sample_top_p(logits, uniform, temperature, top_p) == wanted
+
+
 def test_frequencies_follow_the_distribution() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     uniforms = row_uniforms(3, 20000)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.errors import AltogetherError
+
 POISON = 0xFF  # as float32 and float16: NaN
 
 
@@ -78,8 +80,6 @@ class FakeCuda:
     def malloc(self, nbytes: int) -> int:
         self._not_while_capturing()
         if sum(len(block) for block in self._memory.values()) + nbytes > self.budget_bytes:
-            from altogether_rt.errors import AltogetherError
-
             raise AltogetherError("the GPU has not enough free memory: use a smaller --batch-size.")
         block = np.full(nbytes + 256, POISON, np.uint8)
         address = -(-block.ctypes.data // 256) * 256

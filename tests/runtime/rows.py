@@ -73,5 +73,5 @@ def speak(runtime: Runtime, bundle: Bundle) -> list[NDArray[np.float32]]:
         results += run_step(runtime, [row.bring([token]) for row in rows[:2]])
     mixed = [rows[0].bring([20, 21, 22]), rows[1].bring([30]), rows[2].bring([7], visual[2])]
     results += run_step(runtime, mixed)
-    runtime.move_slot(2, 0)
+    runtime.move_slot(2, 0, rows[2].past)
     return results + run_step(runtime, [rows[2].bring([40]), rows[1].bring([41, 42])])

@@ -150,12 +150,12 @@ def test_the_missing_library_is_what_the_loader_says(monkeypatch: pytest.MonkeyP
 @pytest.mark.lean
 def test_limits_hold_what_the_engine_may_ask_for() -> None:
     bundle = Bundle.load("starter", verify_hashes=False)
-    prompt, prefix = bundle.config.max_prompt_tokens, bundle.config.mapper.prefix_length
+    prompt, prefix = bundle.config.max_chunk_tokens, bundle.config.mapper.prefix_length
     for slots in (1, 16, 256):
         limits = call_limits(bundle, slots)
         assert limits.largest.rows == slots
         assert limits.largest.chunk >= prompt
-        assert limits.places == bundle.config.capacity + prompt
+        assert limits.places == bundle.config.slot_places
         # All slots bring a prompt, up to the budget and one more; the dummy token has a place.
         prompts = min(slots, 2048 // prompt + 1)
         assert limits.largest.tokens > prompts * prompt

@@ -10,6 +10,7 @@ from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.ort_session import available_cores
 from tests.runtime.conftest import BundleOf
+from tests.runtime.fake_driver import pretend_gpus
 
 
 def test_the_bundle_decides_where_it_runs(bundle_of: BundleOf) -> None:
@@ -18,7 +19,10 @@ def test_the_bundle_decides_where_it_runs(bundle_of: BundleOf) -> None:
         assert runtime.num_slots == 2
 
 
-def test_a_device_it_was_not_exported_for_is_refused(bundle_of: BundleOf) -> None:
+def test_a_device_it_was_not_exported_for_is_refused(
+    bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpus(monkeypatch, 89)
     with pytest.raises(AltogetherError, match="was exported for cpu, not for cuda"):
         open_runtime(bundle_of("opt", "cpu-int8"), device="cuda")
 

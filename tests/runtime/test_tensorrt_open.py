@@ -24,7 +24,8 @@ from altogether_rt.runtime.tensorrt_open import preferred_builders
 from tests.runtime.conftest import BundleOf
 from tests.runtime.fake_cuda import FakeCuda
 from tests.runtime.fake_driver import pretend_gpus
-from tests.runtime.fake_tensorrt import fake_tensorrt, with_engines
+from tests.runtime.fake_engines import with_engines
+from tests.runtime.fake_tensorrt import fake_tensorrt
 from tests.runtime.rows import speak
 
 ADA = Gpu(0, "Ada", 89, 1 << 34)

@@ -25,7 +25,8 @@ from altogether_rt.runtime.tensorrt_open import tensorrt_runtime
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
 from tests.runtime.fake_cuda import FakeCuda
-from tests.runtime.fake_tensorrt import engines_of, fake_tensorrt, with_engines
+from tests.runtime.fake_engines import engines_of, with_engines
+from tests.runtime.fake_tensorrt import fake_tensorrt
 from tests.runtime.rows import Row, run_step
 
 pytestmark = pytest.mark.lean
@@ -97,7 +98,7 @@ def history(runtime: Runtime, want_logits: bool = True) -> list[NDArray[np.float
     )  # fmt: skip
     for token in (43, 44, 45):
         step(*(row.bring([token]) for row in (a, b, c, d, e)))
-    runtime.move_slot(4, 1)  # b has left, e takes its place
+    runtime.move_slot(4, 1, e.past)  # b has left, e takes its place
     for token in (46, 47):
         step(*(row.bring([token]) for row in (a, e, c, d)))
     return results

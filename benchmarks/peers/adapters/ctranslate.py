@@ -1,0 +1,58 @@
+"""CTranslate2 in int8: the decoder alone, with tokens in place of visual tokens.
+
+options: folder, compute_type. A row that has its length leaves the batch, which CTranslate2 can do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+from adapters.batches import in_batches
+
+__all__ = ["CTranslate", "load"]
+
+
+class CTranslate:
+    """A Generator."""
+
+    encode_s = 0.0
+
+    def __init__(self, options: dict[str, Any], threads: int) -> None:
+        folder = options["folder"]
+        self._generator = ctranslate2.Generator(
+            folder, "cpu", compute_type=options["compute_type"], intra_threads=threads
+        )
+        self._vocabulary = json.loads((Path(folder) / "vocabulary.json").read_text("utf-8"))
+
+    def caption(self, rows: Sequence[Any], batch: int) -> list[list[int]]:
+        return in_batches(rows, batch, self._write, by_length=True)
+
+    def tokens(self, rows: Sequence[Any], mode: str) -> list[list[int]]:
+        return in_batches(rows, len(rows), self._write, by_length=False)
+
+    def _write(self, rows: Sequence[Any]) -> list[list[int]]:
+        left = [row.caption_tokens for row in rows]
+
+        def is_done(step: Any) -> bool:
+            # Counted here: its own count has part of a longer neighbour's prompt in it.
+            left[step.batch_id] -= 1
+            return left[step.batch_id] == 0
+
+        results = self._generator.generate_batch(
+            [[self._vocabulary[i] for i in (*row.stand_in_ids, *row.alt_ids)] for row in rows],
+            max_length=max(left),
+            beam_size=1,
+            sampling_topk=1,
+            end_token=[],
+            include_prompt_in_result=False,
+            callback=is_done,
+        )
+        return [result.sequences_ids[0] for result in results]
+
+
+def load(options: dict[str, Any], threads: int) -> CTranslate:
+    return CTranslate(options, threads)

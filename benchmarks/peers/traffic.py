@@ -1,0 +1,99 @@
+"""What the contestants are given: rows with an image, an alt-text and a length of the caption.
+
+Weights are random, so no caption ends by itself: each row brings the length that its caption has.
+Lengths are spread like real ones: alt-texts of 0 to 128 tokens, median 15, one in ten empty;
+captions of 20 to 190 tokens, mean 80. They follow a low-discrepancy sequence (van der Corput, with
+a seeded shift), so that the first eight rows are as typical as all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+__all__ = ["VISUAL_TOKENS", "Row", "make_rows"]
+
+VISUAL_TOKENS = 40
+MAX_ALT_TOKENS = 128
+MIN_CAPTION_TOKENS, MAX_CAPTION_TOKENS = 20, 190
+
+_EMPTY_SHARE = 0.1
+#: Median of the alt-texts that are not empty, so that the median of all is 15.
+_ALT_MEDIAN, _ALT_SIGMA = 17.2, 0.95
+_CAPTION_MEDIAN, _CAPTION_SIGMA = 73.0, 0.43
+#: Ids below are special in OPT; above, any id may stand in an alt-text.
+_FIRST_ID = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image to caption."""
+
+    image: int  # index into the pixels
+    alt_ids: tuple[int, ...]
+    stand_in_ids: tuple[int, ...]  # for engines without visual tokens: as many ids in their place
+    caption_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        return VISUAL_TOKENS + len(self.alt_ids)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Row:
+        return cls(
+            data["image"],
+            tuple(data["alt_ids"]),
+            tuple(data["stand_in_ids"]),
+            data["caption_tokens"],
+        )
+
+
+def make_rows(num: int, vocab_size: int, seed: int = 0) -> list[Row]:
+    """`num` rows; fewer rows of the same seed are the first ones of more."""
+    rng = random.Random(seed)
+    shifts = rng.random(), rng.random()
+    rows = []
+    for index in range(num):
+        alt_share = (_van_der_corput(index, 2) + shifts[0]) % 1
+        caption_share = (_van_der_corput(index, 3) + shifts[1]) % 1
+        ids = random.Random(f"{seed} {index}")
+        length = _alt_tokens(alt_share)
+        alt, stand_in = (
+            tuple(ids.randrange(_FIRST_ID, vocab_size) for _ in range(count))
+            for count in (length, VISUAL_TOKENS)
+        )
+        rows.append(Row(index, alt, stand_in, _caption_tokens(caption_share)))
+    return rows
+
+
+def _alt_tokens(share: float) -> int:
+    """The length that `share` of all alt-texts stay below."""
+    if share < _EMPTY_SHARE:
+        return 0
+    length = _log_normal((share - _EMPTY_SHARE) / (1 - _EMPTY_SHARE), _ALT_MEDIAN, _ALT_SIGMA)
+    return min(max(length, 1), MAX_ALT_TOKENS)
+
+
+def _caption_tokens(share: float) -> int:
+    length = _log_normal(share, _CAPTION_MEDIAN, _CAPTION_SIGMA)
+    return min(max(length, MIN_CAPTION_TOKENS), MAX_CAPTION_TOKENS)
+
+
+def _log_normal(share: float, median: float, sigma: float) -> int:
+    inside = min(max(share, 1e-6), 1 - 1e-6)
+    return round(median * math.exp(sigma * NormalDist().inv_cdf(inside)))
+
+
+def _van_der_corput(index: int, base: int) -> float:
+    value, scale = 0.0, 1.0
+    while index:
+        scale /= base
+        index, digit = divmod(index, base)
+        value += digit * scale
+    return value

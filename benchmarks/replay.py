@@ -1,0 +1,227 @@
+"""How fast speculation is where guesses can be right: real alt-texts and captions, replayed.
+
+    python benchmarks/replay.py --bundle starter --pairs scenes
+    python benchmarks/replay.py --bundle DIR --pairs coco     (captions from $ALTOGETHER_DATA)
+
+Every step of the decoder is computed with the bundle's weights; then the token of the pair's
+caption is chosen in place of the model's. Guesses are so right as often as in a captioner that
+writes these captions, whatever the weights. `scenes`: alt-text and reference caption of scenes;
+`coco`: of an image's five human captions one is the alt-text, another the caption. Speculation off
+and auto take turns on the same rows. Writes benchmarks/results/replay-NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+from forced import ForcedRuntime
+
+from altogether_rt.bench.report import describe_machine
+from altogether_rt.bench.timing import percentile
+from altogether_rt.bundle import Bundle, find_bundle
+from altogether_rt.errors import AltogetherError
+from altogether_rt.generation.engine import Engine, EngineStats, Work
+from altogether_rt.generation.speculation import DraftPlanner, Speculation
+from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.runtime import open_runtime
+from altogether_rt.runtime.base import Runtime
+from altogether_rt.scenes.text import make_sample
+
+RESULTS = Path(__file__).parent / "results"
+MODES: tuple[Speculation, ...] = ("off", "auto")
+SEED = 2026
+COCO = Path("captions", "captions_val2017_textonly.json")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Token ids of an alt-text and of the caption to write, EOS included."""
+
+    alt_ids: tuple[int, ...]
+    caption_ids: tuple[int, ...]
+
+
+def scene_texts(num: int) -> list[tuple[str, str]]:
+    """Alt-texts and captions of fresh scenes."""
+    samples = (make_sample(SEED, index, "test") for index in range(num))
+    return [(" ".join(sample.alts), sample.caption) for sample in samples]
+
+
+def coco_texts(num: int) -> list[tuple[str, str]]:
+    """Two captions an image, in order of the images. Raises AltogetherError without the data."""
+    folder = os.environ.get("ALTOGETHER_DATA")
+    path = Path(folder) / COCO if folder else COCO
+    if not path.is_file():
+        raise AltogetherError(f"there is no {path}: set ALTOGETHER_DATA to a folder with {COCO}.")
+    by_image: dict[int, list[str]] = {}
+    for row in json.loads(path.read_text("utf-8"))["annotations"]:
+        by_image.setdefault(row["image_id"], []).append(row["caption"].strip())
+    texts = [captions[:2] for _, captions in sorted(by_image.items()) if len(captions) > 1]
+    return [(alt, caption) for alt, caption in texts[:num]]
+
+
+SOURCES: dict[str, Callable[[int], list[tuple[str, str]]]] = {
+    "scenes": scene_texts,
+    "coco": coco_texts,
+}
+
+
+class Replay:
+    """One bundle, and the pairs as its tokens."""
+
+    def __init__(self, bundle: Bundle, texts: Sequence[tuple[str, str]], threads: int) -> None:
+        config = bundle.config
+        tokenizer = PromptTokenizer.from_file(
+            bundle.tokenizer_path, config.prompt, config.decoder.pad_id
+        )
+        limit = config.max_caption_tokens
+        self.pairs = [
+            Pair(
+                tokenizer.prompt([alt]).ids,
+                (*tokenizer.encode(caption)[: limit - 1], config.decoder.eos_id),
+            )
+            for alt, caption in texts
+        ]
+        self._eos_id = config.decoder.eos_id
+        self._bundle, self._threads = bundle, threads
+        size = config.encoder.image_size
+        with self._open(1) as runtime:  # the picture changes no time
+            pixels = np.zeros((1, size, size, 3), np.uint8)
+            self._visual_tokens = runtime.map(runtime.encode(pixels))[0]
+
+    def _open(self, num_slots: int) -> Runtime:
+        return open_runtime(self._bundle, threads=self._threads, num_slots=num_slots)
+
+    def alternated(self, batch: int, rounds: int) -> dict[str, Any]:
+        """Seconds of the decoder with `batch` rows at once, off and auto in turn.
+
+        At batch 1 each caption is timed by itself. What `auto` has learnt from one round it keeps
+        for the next, and the first round counts too: the figures hold a cold start.
+        """
+        planners = {mode: DraftPlanner() for mode in MODES}
+        stats = {mode: EngineStats() for mode in MODES}
+        times: dict[str, list[float]] = {mode: [] for mode in MODES}
+        with self._open(batch) as runtime:
+            self._write(runtime, self.pairs[:batch], "off", DraftPlanner(), EngineStats())  # warm
+            for index in range(rounds):
+                # Other captions in every round: phrases must not be known from the round before.
+                part = self.pairs[index::rounds]
+                groups = [[pair] for pair in part] if batch == 1 else [part]
+                for group in groups:
+                    for mode in MODES if index % 2 == 0 else MODES[::-1]:
+                        start = time.perf_counter()
+                        self._write(runtime, group, mode, planners[mode], stats[mode])
+                        times[mode].append(time.perf_counter() - start)
+        return {
+            mode: {**_figures(times[mode], batch, len(self.pairs)), **_drafts(stats[mode])}
+            for mode in MODES
+        }
+
+    def _write(
+        self,
+        runtime: Runtime,
+        pairs: Sequence[Pair],
+        mode: Speculation,
+        planner: DraftPlanner,
+        stats: EngineStats,
+    ) -> None:
+        forced = ForcedRuntime(runtime)
+        work = (
+            (
+                Work(
+                    key,
+                    self._visual_tokens,
+                    pair.alt_ids,
+                    len(pair.caption_ids),
+                    alt_ids=pair.alt_ids,
+                ),
+                pair.caption_ids,
+            )
+            for key, pair in enumerate(pairs)
+        )
+        engine = Engine(forced, self._eos_id, speculation=mode, planner=planner, stats=stats)
+        for done in engine.run(forced.announce(work)):
+            expected = pairs[done.key].caption_ids[:-1]
+            assert done.ids == expected, "the replay has left its caption"
+
+
+def _figures(times_s: Sequence[float], batch: int, captions: int) -> dict[str, Any]:
+    if batch == 1:
+        return {
+            "p50_ms": round(1000 * percentile(times_s, 50), 3),
+            "p95_ms": round(1000 * percentile(times_s, 95), 3),
+            "captions_per_s": round(captions / sum(times_s), 3),
+            "runs": len(times_s),
+        }
+    rates = [captions / len(times_s) / seconds for seconds in times_s]
+    return {
+        "captions_per_s": round(median(rates), 3),
+        "slowest": round(min(rates), 3),
+        "fastest": round(max(rates), 3),
+        "runs": len(times_s),
+    }
+
+
+def _drafts(stats: EngineStats) -> dict[str, Any]:
+    return {
+        "acceptance": None if stats.acceptance is None else round(stats.acceptance, 4),
+        "tokens_per_step": round(stats.tokens_per_decode or 1.0, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--pairs", choices=SOURCES, default="scenes")
+    parser.add_argument("--name", help="of the result; default: bundle and pairs")
+    parser.add_argument("--num", type=int, default=96, help="pairs")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", default="1,8,16")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    try:
+        bundle = Bundle.load(find_bundle(arguments.bundle))
+        texts = SOURCES[arguments.pairs](arguments.num)
+    except AltogetherError as error:
+        raise SystemExit(str(error)) from error
+    replay = Replay(bundle, texts, arguments.threads)
+    result: dict[str, Any] = {
+        "command": "python " + " ".join(sys.argv),
+        "machine": {**describe_machine(), "threads": arguments.threads},
+        "bundle": bundle.config.name,
+        "bundle_id": bundle.bundle_id,
+        "pairs": arguments.pairs,
+        "num": len(replay.pairs),
+        "mean_alt_tokens": round(float(np.mean([len(p.alt_ids) for p in replay.pairs])), 1),
+        "mean_caption_tokens": round(float(np.mean([len(p.caption_ids) for p in replay.pairs])), 1),
+        "decoder": {},
+    }
+    for batch in (int(part) for part in arguments.batches.split(",")):
+        figures = replay.alternated(batch, arguments.rounds)
+        off, auto = (figures[mode]["captions_per_s"] for mode in MODES)
+        figures["speedup"] = round(auto / off, 3)
+        result["decoder"][f"batch {batch}"] = figures
+        print(f"batch {batch}: {json.dumps(figures)}", file=sys.stderr, flush=True)
+    name = arguments.name or f"{bundle.config.name}-{arguments.pairs}"
+    out = RESULTS / f"replay-{name}.json"
+    out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,406 @@
+"""The GPU suite's own logic, on a CPU: time, what is missing, what crashes, counting, the table."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from altogether_rt.bench.cost import Cost
+from altogether_rt.config import CaptionerConfig, load_config
+from benchmarks.gpu import memory, skip, worker
+from benchmarks.gpu.clock import Deadline
+from benchmarks.gpu.memory import DeviceMemory, query_gpu
+from benchmarks.gpu.own import measure_sizes
+from benchmarks.gpu.parts import Outcome, Part, run_part, worker_command
+from benchmarks.gpu.roofline import Rates, floor_s, whole_costs
+from benchmarks.gpu.suite import Settings, Suite, write_json
+from benchmarks.gpu.table import fraction_of_floor, to_markdown
+from benchmarks.gpu.workload import Workload
+
+TINY = Path(__file__).parent.parent.parent / "benchmarks" / "gpu" / "tiny.toml"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def python(name: str, code: str, **options: Any) -> Part:
+    return Part(name, [sys.executable, "-c", code], **options)
+
+
+@pytest.fixture
+def config() -> CaptionerConfig:
+    return load_config(str(TINY))
+
+
+# Time
+
+
+def test_a_deadline_is_shared_and_what_is_left_goes_on() -> None:
+    clock = Clock()
+    whole = Deadline(60, clock)
+    first = whole.share(3)
+    assert first.remaining_s == 20
+    clock.now += 5  # the first part took 5 of its 20 seconds
+    assert first.remaining_s == 15
+    assert whole.share(2).remaining_s == 27.5
+    clock.now += 100
+    assert whole.remaining_s == -45
+
+
+def test_a_part_without_time_is_not_started(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    part = python("late", f"open({str(mark)!r}, 'w')", needs_s=30)
+    outcome = run_part(part, Deadline(10, Clock()))
+    assert (outcome.status, outcome.ok) == ("skipped", False)
+    assert outcome.reason == "no time: it needs about 30 s and 10 s are left"
+    assert not mark.exists()
+
+
+def test_a_part_that_takes_too_long_leaves_what_it_had(tmp_path: Path) -> None:
+    answer = tmp_path / "answer.json"
+    code = (
+        "import json, subprocess, sys, time\n"
+        f"open({str(answer)!r}, 'w').write(json.dumps({{'sizes': [1]}}))\n"
+        f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\n"
+        "time.sleep(600)\n"
+    )
+    part = python("slow", code, answer=answer, needs_s=0, limit_s=1.5)
+    outcome = run_part(part, Deadline(60))
+    assert (outcome.status, outcome.reason) == ("timeout", "stopped after 2 s")
+    assert outcome.data == {"sizes": [1]}
+    child = Path("/proc", (tmp_path / "child").read_text(), "stat")
+    for _ in range(100):  # it ends with its parent
+        if not child.exists() or child.read_text().split()[2] in "ZX":
+            return
+        time.sleep(0.05)
+    pytest.fail("what the part had started runs on")
+
+
+def test_batch_sizes_go_on_while_there_is_time() -> None:
+    clock, told = Clock(), {}
+
+    def one(batch: int) -> dict[str, Any]:
+        clock.now += batch
+        return {"took": batch}
+
+    # 1 + 8 seconds are spent; 32 would need 8 · 32 / 8 = 32 of the 31 that are left.
+    measure_sizes([32, 1, 8], Deadline(40, clock), lambda **news: told.update(news), one)
+    assert told["sizes"] == [{"batch": 1, "took": 1}, {"batch": 8, "took": 8}]
+    assert told["sizes_left_out"] == [32]
+    told.clear()
+    measure_sizes([8, 1, 32], Deadline(41, clock), lambda **news: told.update(news), one)
+    assert [size["batch"] for size in told["sizes"]] == [1, 8, 32]
+    assert "sizes_left_out" not in told
+
+
+# What crashes, what is missing
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("raise RuntimeError('CUDA error: out of memory')", "CUDA error: out of memory"),
+        ("import sys; sys.exit(3)", "exit code 3"),
+    ],
+)
+def test_a_crash_is_the_parts_alone(code: str, reason: str) -> None:
+    outcome = run_part(python("crash", code), Deadline(60))
+    assert outcome.status == "failed"
+    assert str(outcome.reason).endswith(reason)
+
+
+def test_a_worker_says_why_it_is_skipped(tmp_path: Path) -> None:
+    answer = tmp_path / "answer.json"
+    command = worker_command("public-pipeline", answer, device="cuda", checkpoint="nowhere")
+    outcome = run_part(Part("peer", command, answer), Deadline(60))
+    assert outcome.status == "skipped"
+    assert "finds no CUDA device" in str(outcome.reason)
+    assert outcome.data == {}
+
+
+def test_a_worker_fails_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = str(tmp_path / "a.json")
+    request = {"task": "reference", "answer": answer, "device": "cpu", "checkpoint": "nowhere"}
+    assert worker.main(json.dumps(request)) == 1
+    assert "nowhere is not a checkpoint" in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing() -> None:
+    skip.need("json", "no_such_module")
+    with pytest.raises(skip.Skip, match="no_such_module or neither_this is not installed"):
+        skip.need("no_such_module", "neither_this")
+
+
+class Scripted:
+    """Outcomes by part, instead of processes; remembers what was asked."""
+
+    def __init__(self, **outcomes: Any) -> None:
+        self.outcomes, self.requests = outcomes, {}
+
+    def __call__(self, part: Part, deadline: Deadline) -> Outcome:
+        text = part.command[-1]
+        self.requests.setdefault(part.name, []).append(
+            json.loads(text) if text.startswith("{") else list(part.command)
+        )
+        outcome = self.outcomes.get(part.name.replace("-", "_").replace(" ", "_"))
+        if callable(outcome):
+            outcome = outcome(self.requests[part.name][-1])
+        return outcome or Outcome(part.name, "ok")
+
+
+def run_suite(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> dict[str, Any]:
+    monkeypatch.setattr("benchmarks.gpu.suite.run_part", scripted)
+    settings = {
+        "device": "cuda",
+        "configs": [str(TINY)],
+        "batch_sizes": [1, 8, 32],
+        "work": tmp_path,
+        "targets": {"cpu-int8": "cuda", "no-such-target": "tensorrt"},
+    }
+    suite = Suite(
+        Settings(**settings | changes), Deadline(500), lambda results: None, lambda line: None
+    )
+    results: dict[str, Any] = suite.run()["configs"]["tiny"]
+    return results
+
+
+def by_name(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in rows}
+
+
+def test_a_failed_export_skips_its_contestant_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = Scripted(export_cpu_int8=Outcome("export cpu-int8", "failed", "SM 90 is refused"))
+    results = run_suite(scripted, tmp_path, monkeypatch)
+    contestants = by_name(results["contestants"])
+    assert contestants["cpu-int8"]["status"] == "skipped"
+    assert contestants["cpu-int8"]["reason"] == "export cpu-int8 failed: SM 90 is refused"
+    assert "no target no-such-target" in contestants["no-such-target"]["reason"]
+    others = {"torch-float16", "cpu-fp32", "public-pipeline", "hf-static-compile"}
+    assert all(contestants[name]["status"] == "ok" for name in others)
+    assert scripted.requests["torch-float16"][0]["batch_sizes"] == [1, 8, 32]
+    assert scripted.requests["public-pipeline"][0]["batch_sizes"] == [32]
+    assert scripted.requests["cpu-fp32"][0]["batch_sizes"] == []  # parity alone
+    assert scripted.requests["cpu-fp32"][0]["device"] == "cpu"
+
+
+def test_without_a_checkpoint_nothing_else_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = Scripted(init=Outcome("init", "failed", "the disk is full"))
+    results = run_suite(scripted, tmp_path, monkeypatch)
+    assert {row["status"] for row in results["contestants"]} == {"skipped"}
+    torch = by_name(results["contestants"])["torch-float16"]
+    assert torch["reason"] == "init failed: the disk is full"
+    assert set(scripted.requests) == {"ceilings", "init"}
+
+
+def test_out_of_memory_leaves_the_largest_batch_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torch(request: dict[str, Any]) -> Outcome:
+        if max(request["batch_sizes"]) > 1:
+            return Outcome("torch-float16", "failed", "torch.OutOfMemoryError: CUDA out of memory.")
+        return Outcome("torch-float16", "ok", data={"sizes": []})
+
+    scripted = Scripted(torch_float16=torch)
+    results = run_suite(scripted, tmp_path, monkeypatch)
+    row = by_name(results["contestants"])["torch-float16"]
+    assert (row["status"], row["sizes_out_of_memory"]) == ("ok", [32, 8])
+    sizes = [request["batch_sizes"] for request in scripted.requests["torch-float16"]]
+    assert sizes == [[1, 8, 32], [1, 8], [1]]
+
+
+def test_a_run_that_is_stopped_has_saved_what_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(request: dict[str, Any]) -> Outcome:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.json"
+    monkeypatch.setattr("benchmarks.gpu.suite.run_part", Scripted(public_pipeline=stop))
+    settings = Settings("cuda", [str(TINY)], [1], tmp_path, {})
+    suite = Suite(settings, Deadline(500), lambda r: write_json(out, r), lambda line: None)
+    with pytest.raises(KeyboardInterrupt):
+        suite.run()
+    saved = json.loads(out.read_text())
+    assert [row["name"] for row in saved["configs"]["tiny"]["contestants"]] == ["torch-float16"]
+
+
+# Memory
+
+
+def fake_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_device_memory_is_the_most_in_use_less_what_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = tmp_path / "used"
+    fake_nvidia_smi(tmp_path, monkeypatch, f'echo "$(/bin/cat {used})"')
+    monkeypatch.setattr(memory, "INTERVAL_S", 0.01)
+    seen = threading.Event()
+    real = memory._used_bytes
+
+    def noted() -> int | None:
+        answer = real()
+        if answer == 900 << 20:
+            seen.set()
+        return answer
+
+    monkeypatch.setattr(memory, "_used_bytes", noted)
+    used.write_text("500")
+    with DeviceMemory() as watched:
+        used.write_text("900")
+        assert seen.wait(10)
+        used.write_text("600")
+    assert watched.peak_bytes == 400 << 20
+
+
+def test_without_nvidia_smi_there_is_no_memory_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert query_gpu("name") is None
+    with DeviceMemory() as watched:
+        pass
+    assert watched.peak_bytes is None
+    fake_nvidia_smi(tmp_path, monkeypatch, "echo 'NVIDIA Test, 9.0'")
+    assert query_gpu("name", "compute_cap") == ["NVIDIA Test", "9.0"]
+    fake_nvidia_smi(tmp_path, monkeypatch, "echo 'No devices were found'; exit 6")
+    assert query_gpu("name") is None
+
+
+# Counting
+
+
+def test_each_call_is_bound_by_operations_or_by_bytes() -> None:
+    rates = Rates(operations_per_s=100.0, bytes_per_s=10.0)
+    calls = [
+        Cost(linear=300, attention=100, bytes=5),  # 4 s of operations, 0.5 s of bytes
+        Cost(linear=50, bytes=70),  # 0.5 s and 7 s
+    ]
+    assert floor_s(calls, rates) == pytest.approx(4 + 7)
+
+
+def test_the_whole_is_counted_as_by_hand(config: CaptionerConfig) -> None:
+    workload = Workload.of(config, 2, new_tokens=2)
+    # Alt-texts of 8 and of 8 + 17 tokens, behind 4 visual tokens.
+    assert workload.prompt_lengths == [12, 29]
+    costs = whole_costs(workload, config.encoder, 2)
+    assert costs is not None
+    encoder, mapper, prefill, step = costs
+    # ViT: 4 patches of 3·16² numbers to 32, 5 positions, one layer of 12·32² weights, head 32·16.
+    assert encoder.linear == 2 * 2 * (4 * 768 * 32 + 5 * 12 * 32**2 + 32 * 16)
+    assert encoder.bytes == 2 * (768 * 32 + 12 * 32**2 + 32 * 16)
+    # Mapper: 16 to 4·64, then 8 positions through one layer of 4·64² + 2·64·128 weights.
+    assert mapper.linear == 2 * 2 * (16 * 256 + 8 * (4 * 64**2 + 2 * 64 * 128))
+    # Decoder: two layers of 4·64² + 2·64·128 weights; a token of each row is chosen of 512.
+    body, head = 2 * (4 * 64**2 + 2 * 64 * 128), 64 * 512
+    assert prefill.linear == 2 * (41 * body + 2 * head)
+    assert step.linear == 2 * (2 * body + 2 * head)
+    # The step reads caches of 12 and 29 tokens, and writes and reads one more in each: two layers,
+    # keys and values of 64, 2 bytes each.
+    assert step.bytes == 2 * (body + head + 2 * 64) + 2 * 2 * 2 * 64 * (12 + 29 + 4)
+
+
+def test_the_workload_fits_the_captioner(config: CaptionerConfig) -> None:
+    workload = Workload.of(config, 40)
+    assert workload.new_tokens == 16  # the configuration has no room for 64
+    assert {min(workload.text_lengths), max(workload.text_lengths)} == {8, 32}
+    assert [len(ids) for ids in workload.prompt_ids] == workload.text_lengths
+    assert max(workload.prompt_lengths) + workload.new_tokens <= config.capacity
+    assert workload.pixels.shape == (40, 32, 32, 3)
+
+
+# The table
+
+
+def test_the_fraction_is_the_floor_over_the_time() -> None:
+    assert fraction_of_floor({"batch": 8, "whole_s": 0.5}, {"8": 0.2}) == pytest.approx(0.4)
+    assert fraction_of_floor({"batch": 8, "whole_s": 0.5}, {"1": 0.2}) is None
+
+
+def test_the_table_shows_figures_and_reasons() -> None:
+    sizes = [
+        {"batch": 1, "whole_s": 0.25, "images_per_s": 4.0, "tokens_per_s": 300.0},
+        {"batch": 8, "whole_s": 0.5, "images_per_s": 16.0, "tokens_per_s": 2000.0},
+    ]
+    parity = {"encoder": {"worst_cosine": 0.99999}, "step": {"worst_cosine": 0.9987}}
+    ours = Outcome("tensorrt-fp16", "timeout", "stopped after 9 s", 9.0, 3_000_000_000)
+    ours.data.update(sizes=sizes, parity=parity, sizes_left_out=[32])
+    results = {
+        "ceilings": Outcome(
+            "ceilings",
+            "ok",
+            data={"bytes_per_s": 2e12, "operations_per_s": {"float16": 5e14}},
+        ).to_dict(),
+        "configs": {
+            "tiny": {
+                "floor_s": {"1": 0.1, "8": 0.2},
+                "parts": [Outcome("export x", "failed", "SM 90 is refused").to_dict()],
+                "contestants": [
+                    ours.to_dict() | {"sizes_out_of_memory": [128]},
+                    Outcome("vllm", "skipped", "vllm is not installed").to_dict(),
+                ],
+            }
+        },
+    }
+    table = to_markdown(results)
+    assert "copy 2000 GB/s, float16 matrix products 500 TFLOP/s" in table
+    rows = [line for line in table.splitlines() if line.startswith("| tensorrt")]
+    assert rows == [
+        "| tensorrt-fp16 | 1 | 4 | 250.0 | 300 | 40.0 % |  |  |",
+        "| tensorrt-fp16 | 8 | 16 | – | 2000 | 40.0 % | 3.0 | 0.998700 |",
+    ]
+    assert "- export x: failed: SM 90 is refused" in table
+    assert (
+        "- tensorrt-fp16: timeout: stopped after 9 s; out of memory at batch 128; "
+        "no time for batch 32" in table
+    )
+    assert "- vllm: skipped: vllm is not installed" in table
+    results["ceilings"] = Outcome("ceilings", "skipped", "torch is not installed").to_dict()
+    assert "Ceilings not measured (skipped: torch is not installed)." in to_markdown(results)
+
+
+# All of it
+
+
+@pytest.mark.slow
+def test_the_whole_suite_on_a_cpu(root: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "benchmarks/gpu_suite.py", "--device", "cpu", "--out", str(out)]
+    subprocess.run([*command, "--batch-size", "2"], cwd=root, check=True, capture_output=True)
+    results = json.loads(out.read_text())
+    tiny = results["configs"]["tiny"]
+    contestants = by_name(tiny["contestants"])
+    for name in ("torch-float32", "cpu-int8", "public-pipeline", "hf-static-compile"):
+        assert contestants[name]["status"] == "ok", contestants[name]
+        assert contestants[name]["data"]["sizes"][0]["images_per_s"] > 0
+    assert contestants["cpu-fp32"]["data"]["parity"]["step"]["worst_cosine"] > 0.9999
+    assert 0.9 < contestants["cpu-int8"]["data"]["parity"]["step"]["mean_cosine"] < 0.999999
+    assert contestants["hf-continuous-batching"]["status"] == "skipped"
+    assert 0 < tiny["floor_s"]["2"] < contestants["torch-float32"]["data"]["sizes"][0]["whole_s"]
+    assert "| torch-float32 | 2 |" in out.with_suffix(".md").read_text()

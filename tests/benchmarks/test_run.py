@@ -1,0 +1,76 @@
+"""Rounds of turns of made-up contestants, to the files that are written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import run
+from contestants import Contestant
+from traffic import make_rows
+
+
+def benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_min: float = 1.0
+) -> run.Benchmark:
+    monkeypatch.setattr(run, "python_of", lambda work, name: Path(sys.executable))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(run, "ROOT", Path(__file__).parent)  # where the adapter is
+    contestants = [
+        Contestant(
+            name, name, "public", "fake_adapter", ("checkpoint",), {"kind": kind}, modes=modes
+        )
+        for name, kind, modes in (("good", "", ("visual",)), ("broken", "broken", ()))
+    ]
+    arguments = argparse.Namespace(
+        size="small",
+        work=tmp_path,
+        batches=[1, 8],
+        images=8,
+        single_images=2,
+        growth=[],
+        rounds=2,
+        budget_min=budget_min,
+        threads=1,
+        seed=0,
+        out=tmp_path / "peers.json",
+    )
+    made = run.Benchmark(arguments, contestants)
+    made.folder.mkdir()
+    made.rows, made.ids = make_rows(8, 1000), {"pad_id": 1}
+    made.reference = {"visual": [[6] * 6] * 6}
+    made.versions = {"torch": "2.13.0"}
+    made.sizes = {c.name: {"environment_bytes": 1, "files_bytes": 2} for c in contestants}
+    return made
+
+
+def test_all_is_measured_in_every_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = benchmark(tmp_path, monkeypatch)
+    made.measure()
+    result = json.loads((tmp_path / "peers.json").read_text("utf-8"))
+    good, broken = result["contestants"]
+    assert good["cells"].keys() == {"8x8", "1x2"}
+    assert {cell["repetitions"] for cell in good["cells"].values()} == {2}
+    assert good["agreement"]["visual"]["identical_rows"] == 6
+    assert broken["errors"] == ["ValueError: no such weights"]
+    assert broken["cells"] == {}
+    assert "| good |" in (tmp_path / "peers.md").read_text("utf-8")
+    assert (tmp_path / "peers.svg").read_text("utf-8").startswith("<svg")
+
+
+def test_nothing_starts_when_the_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = benchmark(tmp_path, monkeypatch, budget_min=0.0)
+    made.measure()
+    assert made.turns == {"good": [], "broken": []}
+    assert "good" in made.write()
+
+
+def test_who_is_not_known_cannot_be_chosen() -> None:
+    with pytest.raises(SystemExit, match="no contestant is called nobody"):
+        run._chosen("ours-int8,nobody")
+    assert [c.name for c in run._chosen("ours-int8,public-fp32")] == ["ours-int8", "public-fp32"]

@@ -61,6 +61,7 @@ COMMANDS: dict[str, CommandSpec] = {
             "altogether-rt export --ckpt my-checkpoint",
             "altogether-rt export --ckpt my-checkpoint --target cpu-fp32 --out my-bundle",
             "altogether-rt export --ckpt starter --target cpu-fp32",
+            "altogether-rt export --ckpt my-checkpoint --target tensorrt-fp16 --sm 80,89,120",
             "altogether-rt export --list-targets",
         ),
         "export",

@@ -32,7 +32,8 @@ def test_ragged_steps_agree_with_torch(family: str, bundle_of: BundleOf) -> None
         OnnxRuntime(bundle_of(family, TARGET), threads=1, num_slots=3) as half,
         TorchRuntime(tiny_model(tiny_config(family)), num_slots=3) as reference,
     ):
-        for found, wanted in zip(history(half), history(reference), strict=True):
+        visual = VISUAL[:, :, : half.token_width]
+        for found, wanted in zip(history(half, visual), history(reference, visual), strict=True):
             assert cosines(found, wanted).min() > 0.99999
             assert np.abs(found - wanted).max() < 0.01 * np.abs(wanted).max()
 

@@ -1,4 +1,4 @@
-"""The GPU suite on a CPU: what depends on what, counting, the table, and all of it on a tiny model."""
+"""The GPU suite on a CPU: what depends on what, counting, the table, and all of it at once."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from altogether_rt.bench.timing import measure, peak_memory_bytes
 from altogether_rt.bundle import Bundle
 from altogether_rt.captioner import Captioner
 from altogether_rt.config import CaptionerConfig, load_config
+from altogether_rt.engines.profiles import MAX_ROWS
 from altogether_rt.generation.engine import Engine, Work
 from altogether_rt.runtime.base import Runtime
 
@@ -30,6 +31,8 @@ BUDGET_S = 0.5  # of one measurement, exceeded where few runs take longer
 #: No token has this id: captions end by their length alone.
 NO_END = -1
 
+#: The engine's budget of prompt tokens a step.
+PREFILL_TOKENS = 2048
 #: Images of the comparison with the reference.
 NUM_SAMPLES = 8
 
@@ -77,7 +80,7 @@ def measure_runtime(request: dict[str, Any], emit: Emit) -> None:
     Emits load_s, parity (where a reference was recorded) and sizes (none if batch_sizes is empty).
     """
     clock = Deadline(request["seconds"])
-    sizes = request["batch_sizes"]
+    sizes = _supported(request["batch_sizes"], request["device"], emit)
     recording = _recording(request["recording"])
     rows = 0 if recording is None else len(recording.samples.pixels)
     start = time.perf_counter()
@@ -92,12 +95,21 @@ def measure_runtime(request: dict[str, Any], emit: Emit) -> None:
         measure_sizes(sizes, clock, emit, lambda batch: _measure(runtime, config, batch))
 
 
+def _supported(sizes: list[int], device: str, emit: Emit) -> list[int]:
+    """Those that engines are compiled for; the others are emitted."""
+    beyond = [size for size in sizes if device == "tensorrt" and size > MAX_ROWS]
+    if beyond:
+        emit(sizes_beyond_engines=beyond)
+    return [size for size in sizes if size not in beyond]
+
+
 def measure_sizes(
     sizes: list[int], clock: Deadline, emit: Emit, measure_one: Callable[[int], dict[str, Any]]
 ) -> None:
     """Emits sizes: what `measure_one` says of each batch size, while there is time for it.
 
-    A batch is taken to need as long as the one before it, times what it is larger by.
+    A batch is taken to need as long as the one before it, times what it is larger by. One that
+    fails ends the sweep, and what came before it stays; the smallest one's failure is raised.
     """
     done: list[dict[str, Any]] = []
     last_s, last_batch = 0.0, 0
@@ -107,7 +119,14 @@ def measure_sizes(
             emit(sizes_left_out=[size for size in sorted(sizes) if size >= batch])
             return
         start_s = clock.remaining_s
-        done.append({"batch": batch, **measure_one(batch)})
+        try:
+            figures = measure_one(batch)
+        except Exception as error:  # a larger batch than fits, in the words of any library
+            if not done:
+                raise
+            emit(sizes_failed={str(batch): " ".join(str(error).split())[:300]})
+            return
+        done.append({"batch": batch, **figures})
         last_s, last_batch = start_s - clock.remaining_s, batch
         emit(sizes=done, peak_host_bytes=peak_memory_bytes())
 
@@ -132,7 +151,8 @@ def _measure(runtime: Runtime, config: CaptionerConfig, batch: int) -> dict[str,
     pixels, prompts = workload.pixels, workload.prompt_ids
     embeddings = runtime.encode(pixels)
     visual = runtime.map(embeddings)
-    prefill = prefill_batch(visual, [tuple(ids) for ids in prompts])
+    together = _num_prefilled(workload)
+    prefill = prefill_batch(visual[:together], [tuple(ids) for ids in prompts[:together]])
     past = [length + workload.new_tokens // 2 for length in workload.prompt_lengths]
     decode = decode_batch(past, config.decoder.vocab_size // 2, config.decoder.token_width)
     stages = {
@@ -145,11 +165,19 @@ def _measure(runtime: Runtime, config: CaptionerConfig, batch: int) -> dict[str,
     whole_s = median_s(lambda: _write(runtime, workload, pixels, prompts))
     return {
         **{name: round(1000 * seconds, 4) for name, seconds in times.items()},
+        "prefill_rows": together,
         "tokens_per_s": round(batch / times["decode_step_ms"], 1),
         "whole_s": round(whole_s, 5),
         "images_per_s": round(batch / whole_s, 3),
         "workload": workload.describe(),
     }
+
+
+def _num_prefilled(workload: Workload) -> int:
+    """Prompts that one step may bring: runtimes have room for PREFILL_TOKENS, and one prompt more
+    where these are not yet reached."""
+    ends = np.cumsum(workload.prompt_lengths)
+    return min(int(np.searchsorted(ends, PREFILL_TOKENS)) + 1, workload.rows)
 
 
 def median_s(action: Callable[[], object]) -> float:

@@ -16,12 +16,14 @@ from typing import Any, Literal
 from .clock import Deadline
 from .memory import DeviceMemory
 
-__all__ = ["Outcome", "Part", "run_part", "worker_command"]
+__all__ = ["LIMIT_S", "Outcome", "Part", "run_part", "worker_command"]
 
 Status = Literal["ok", "skipped", "failed", "timeout"]
 
 #: Below this much time a process cannot even import torch.
 LEAST_S = 5.0
+#: More than this no part takes from the others.
+LIMIT_S = 300.0
 _BENCHMARKS = Path(__file__).resolve().parent.parent
 
 
@@ -33,7 +35,7 @@ class Part:
     command: Sequence[str]
     answer: Path | None = None  # a JSON file that the command writes, anew as it gets on
     needs_s: float = LEAST_S  # not started with less time than this
-    limit_s: float = 300.0
+    limit_s: float = LIMIT_S
 
 
 @dataclass(frozen=True)

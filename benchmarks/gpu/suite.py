@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .clock import Deadline
-from .parts import Outcome, Part, run_part, worker_command
+from .parts import LIMIT_S, Outcome, Part, run_part, worker_command
 
 __all__ = ["Settings", "Suite", "write_json"]
 
@@ -190,7 +190,7 @@ class Suite:
             return outcome if name is None else self._note(name, outcome)
         answer = at.file(f"{title}.json")
         answer.unlink(missing_ok=True)
-        seconds = max(at.deadline.remaining_s - needs_s, 0)
+        seconds = max(min(at.deadline.remaining_s, LIMIT_S) - needs_s, 0)
         command = worker_command(task, answer, seconds=seconds, **request)
         part = Part(title, command, answer, needs_s)
         return self._part(name, at, part)

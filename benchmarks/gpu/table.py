@@ -82,6 +82,11 @@ def _missing(outcome: dict[str, Any]) -> str | None:
         notes.append(f"out of memory at batch {_listed(outcome['sizes_out_of_memory'])}")
     if outcome["data"].get("sizes_left_out"):
         notes.append(f"no time for batch {_listed(outcome['data']['sizes_left_out'])}")
+    if outcome["data"].get("sizes_beyond_engines"):
+        beyond = _listed(outcome["data"]["sizes_beyond_engines"])
+        notes.append(f"engines are not compiled for batch {beyond}")
+    for batch, reason in outcome["data"].get("sizes_failed", {}).items():
+        notes.append(f"batch {batch} failed: {reason}")
     return f"- {outcome['name']}: {'; '.join(notes)}" if notes else None
 
 

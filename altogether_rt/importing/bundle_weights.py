@@ -27,6 +27,7 @@ POSITIONS, EMBEDDING = "decoder.positions.weight", "decoder.embed.weight"
 #: Tables that the exporter computes from the configuration.
 DERIVED = ("decoder.rotary_cos", "decoder.rotary_sin")
 _CONSTANT = re.compile(r"const_|.*_scale$")
+_PRECISION = re.compile(r"Integer(ToFloat)?$")  # in an operator's name
 
 
 class GraphWeights:
@@ -56,7 +57,7 @@ class GraphWeights:
         for operator, name in self._uses:
             dtype = self._stored[name].data_type
             if dtype == onnx.TensorProto.INT8 and name.endswith(INT8):
-                yield operator.removesuffix("Integer"), name.removesuffix(INT8)
+                yield _PRECISION.sub("", operator), name.removesuffix(INT8)
             elif dtype == onnx.TensorProto.FLOAT and not _CONSTANT.match(name):
                 yield operator, name
 

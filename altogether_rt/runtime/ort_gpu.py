@@ -32,6 +32,7 @@ _MAX_IMAGES = 32
 _MAX_PREFILL_TOKENS = 2048
 _MAX_VERIFIED = 16  # tokens that a row brings at most besides a prompt's
 _DTYPES = {
+    "tensor(int8)": np.int8,
     "tensor(uint8)": np.uint8,
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,

@@ -24,6 +24,7 @@ from tests.runtime.fake_cuda import CudaMisuse, FakeCuda, as_array
 VERSION = "1.7.1.116"
 SCRATCH_BYTES = 1000
 _DTYPES = {
+    "tensor(int8)": "int8",
     "tensor(uint8)": "uint8",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",

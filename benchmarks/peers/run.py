@@ -71,7 +71,7 @@ class Benchmark:
         make_environments(self.work, sorted(names))
         make_files(self.folder, self.arguments.size, files)
         self.ids = decoder_ids(self.folder)
-        most = max(cell.images for cell in self.cells)
+        most = max(_CHECK_ROWS, *(cell.images for cell in self.cells))
         self.rows = make_rows(most, self.ids["vocab_size"], self.arguments.seed)
         self.versions = self._versions()
         self.sizes = {contestant.name: self._sizes(contestant) for contestant in self.contestants}
@@ -138,7 +138,7 @@ class Benchmark:
 
     def _reference_tokens(self) -> dict[str, list[list[int]]]:
         """Greedy tokens in float32, for each kind of prompt; kept with the files."""
-        path = self.folder / f"reference-{self.arguments.seed}.json"
+        path = self.folder / f"reference-{self.arguments.seed}-{_CHECK_ROWS}x{_CHECK_TOKENS}.json"
         if path.is_file():
             kept: dict[str, list[list[int]]] = json.loads(path.read_text())
             return kept

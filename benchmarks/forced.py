@@ -66,7 +66,7 @@ class ForcedRuntime:
                 chosen[index] = forced.tokens[number]
         return StepResult(chosen)
 
-    def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst`."""
-        self._runtime.move_slot(src, dst)
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`."""
+        self._runtime.move_slot(src, dst, length)
         self._slots[dst] = self._slots[src]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from altogether_rt.config import DecoderConfig
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 MICROSOFT = "com.microsoft"
+_INT32 = int(onnx.TensorProto.INT32)
 
 
 class AttentionState(Protocol):
@@ -133,11 +135,14 @@ class GroupQueryAttention:
         if self.min_chunk > 1:
             attended = g.op("Max", query_lengths, g.constant(self.min_chunk, np.int32))  # (B,)
         lengths = g.op("Add", past_lengths, attended)
+        # No less than the chunk, which a runtime may pad further than its longest row.
+        chunk = g.op("Cast", g.op("Shape", "pad_index", start=1, end=2), to=_INT32)
+        longest = g.op("Max", g.op("ReduceMax", lengths, keepdims=1), chunk)
         return _GroupQueryState(
             config,
             query_lengths=attended,
             last_index=g.op("Sub", lengths, g.constant(1, np.int32)),
-            longest=g.op("ReduceMax", lengths, keepdims=0),
+            longest=longest,
             rotation=self._rotation(g, config),
             scales=self._scales if self._int8_cache else None,
         )

@@ -19,7 +19,7 @@ from altogether_rt.runtime.device import (
 
 __all__ = ["DEFAULT_SLOTS", "check_device", "load_bundle", "open_runtime", "resolve_device"]
 
-DEFAULT_SLOTS = 16
+DEFAULT_SLOTS = 32
 
 #: Kinds of device that each runtime runs a target's device on; the first is what `auto` means.
 _DEVICES = {

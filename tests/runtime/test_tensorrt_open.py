@@ -216,6 +216,8 @@ def test_the_real_bindings_have_what_is_called() -> None:
 
 @pytest.mark.lean
 def test_without_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "cuda"]:
+        monkeypatch.delitem(sys.modules, name)  # another test may have imported it
     monkeypatch.setitem(sys.modules, "cuda", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'altogether-rt\[tensorrt\]'"):
         CudaPython()

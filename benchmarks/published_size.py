@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for 15 GB of files")
     parser.add_argument("--config", default="altogether-opt-1.3b")
     parser.add_argument("--target", default="cpu-int8")
+    parser.add_argument("--sm", help="for tensorrt targets: GPUs to compile engines for, such as 89")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     checkpoint, bundle = arguments.work / "checkpoint", arguments.work / "bundle"
@@ -58,6 +59,7 @@ def main() -> None:
     if not checkpoint.exists():
         steps["init"] = measured("init", "init", *config, "--random-weights", "--out", checkpoint)
     export = ("--ckpt", checkpoint, "--target", arguments.target, "--out", bundle, "--overwrite")
+    export += ("--sm", arguments.sm) if arguments.sm else ()
     steps["export"] = measured("export", "export", *export)
     result = {
         "machine": describe_machine(),

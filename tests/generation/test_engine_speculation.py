@@ -181,3 +181,21 @@ def test_what_was_learnt_goes_on_to_the_next_engine() -> None:
     first = _write(work, "on", 1, planner=planner)[1].stats.num_steps
     again = _write(work, "on", 1, planner=planner)[1].stats.num_steps
     assert again < 0.75 * first
+
+
+def test_prompts_bring_guesses_too() -> None:
+    """All captions begin alike: once that is known, the first step writes more than one token."""
+
+    class Opening(FakeRuntime):
+        def next_logits(self, sequence: list[int]) -> NDArray[np.float32]:
+            logits = np.zeros(VOCAB, np.float32)
+            written = len(sequence) - sequence.index(SEPARATOR) - 1
+            logits[(7, 8, 9, EOS)[written]] = 1
+            return logits
+
+    work = _work(20)
+    plain, _ = _write(work, "off", 1, Opening)
+    found, engine = _write(work, "on", 1, Opening)
+    assert found == plain
+    assert engine.stats.num_first_tokens > 2 * len(work)
+    assert engine.stats.num_steps < 2 * len(work)

@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for 15 GB of files")
     parser.add_argument("--config", default="altogether-opt-1.3b")
     parser.add_argument("--target", default="cpu-int8")
-    parser.add_argument("--sm", help="for tensorrt targets: GPUs to compile engines for, such as 89")
+    parser.add_argument(
+        "--sm", help="for tensorrt targets: GPUs to compile engines for, such as 89"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     checkpoint, bundle = arguments.work / "checkpoint", arguments.work / "bundle"

@@ -27,7 +27,9 @@ def doctor_command(
     if as_json:
         output.result(_data(machine))
         return
-    output.show(output.table(f"altogether-rt {__version__}", ("", ""), _facts(machine)))
+    output.show(
+        output.table(f"altogether-rt {__version__}", ("of this machine", ""), _facts(machine))
+    )
     for ability in machine.abilities:
         if ability.ready:
             output.show(f"ready    {ability.name}")

@@ -175,7 +175,9 @@ def test_a_word_of_the_alt_text_fits_where_it_has_followed_before() -> None:
     """After 'large orange' comes 'hat', as in another caption: the alt-text has a hat, elsewhere."""
     the, hat, large, orange, boat = 10, 11, 12, 13, 14
     phrases = PhraseBook()
-    Drafter([], phrases).write([large, orange, hat, the, large, orange, boat, the, orange, boat, the])
+    Drafter([], phrases).write(
+        [large, orange, hat, the, large, orange, boat, the, orange, boat, the]
+    )
     alt = [20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, hat]
     draft = Drafter(alt, phrases).propose([large, orange], lambda kind: PRIOR_RATES[kind], 1)
     assert draft.tokens == (hat,)

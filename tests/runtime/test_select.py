@@ -44,3 +44,23 @@ def test_a_missing_runtime_is_named(bundle_of: BundleOf, monkeypatch: pytest.Mon
 
 def test_there_is_a_core() -> None:
     assert available_cores() >= 1
+
+
+@pytest.mark.parametrize(("slots", "threads"), [(1, 1), (7, 1), (8, None)])
+def test_few_rows_of_a_small_bundle_take_one_thread(
+    slots: int, threads: int | None, bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    class Spy:
+        def __init__(self, bundle: Bundle, *, threads: int | None, num_slots: int) -> None:
+            given.append(threads)
+
+    monkeypatch.setattr("altogether_rt.runtime.ort_runtime.OnnxRuntime", Spy)
+    bundle = bundle_of("opt", "cpu-int8")
+    open_runtime(bundle, num_slots=slots)
+    open_runtime(bundle, num_slots=slots, threads=3)
+    files = {name: replace(spec, bytes=20 << 20) for name, spec in bundle.manifest.files.items()}
+    large = Bundle(bundle.path, replace(bundle.manifest, files=files))
+    open_runtime(large, num_slots=slots)
+    assert given == [threads, 3, None]

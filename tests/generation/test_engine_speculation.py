@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from altogether_rt.generation.engine import Completion, Engine, Work
 from altogether_rt.generation.speculation import DraftPlanner, Speculation
@@ -190,7 +191,7 @@ def test_prompts_bring_guesses_too() -> None:
         def next_logits(self, sequence: list[int]) -> NDArray[np.float32]:
             logits = np.zeros(VOCAB, np.float32)
             written = len(sequence) - sequence.index(SEPARATOR) - 1
-            logits[(7, 8, 9, EOS)[written]] = 1
+            logits[(7, 8, 9, EOS)[min(written, 3)]] = 1
             return logits
 
     work = _work(20)

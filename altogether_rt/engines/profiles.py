@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from altogether_rt.config import CaptionerConfig
+from altogether_rt.config import MAX_GUESSES, CaptionerConfig
 from altogether_rt.manifest import EngineProfile
 
 __all__ = ["MAX_IMAGES", "MAX_ROWS", "VERIFY_CHUNK", "profiles_for"]
@@ -12,8 +12,8 @@ __all__ = ["MAX_IMAGES", "MAX_ROWS", "VERIFY_CHUNK", "profiles_for"]
 #: Most rows of a decoder call, most images of an encoder or mapper call.
 MAX_ROWS, MAX_IMAGES = 32, 32
 USUAL_ROWS, USUAL_IMAGES = 8, 8
-#: Most tokens that a row brings to have a draft verified: the token before it, and 15 drafted.
-VERIFY_CHUNK = 16
+#: Most tokens that a row brings to have a draft verified: the token before it, and the guesses.
+VERIFY_CHUNK = MAX_GUESSES + 1
 #: Tokens of a verifying call, a row on average.
 VERIFY_TOKENS_A_ROW = 8
 #: A prefill takes this many of the longest prompts at once.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from altogether_rt.bundle import Bundle
+from altogether_rt.config import MAX_GUESSES
 from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.runtime.cuda_api import Cuda
 from altogether_rt.runtime.cuda_python import CudaPython
@@ -30,7 +31,7 @@ _ERROR, _SILENT = 3, 5
 _MAX_IMAGES = 32
 #: Tokens that the prompts of one step may have together, besides one prompt that goes beyond.
 _MAX_PREFILL_TOKENS = 2048
-_MAX_VERIFIED = 16  # tokens that a row brings at most besides a prompt's
+_MAX_VERIFIED = MAX_GUESSES + 1  # tokens that a row brings at most besides a prompt's
 _DTYPES = {
     "tensor(int8)": np.int8,
     "tensor(uint8)": np.uint8,

@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -46,8 +47,15 @@ class Bundle:
     manifest: BundleManifest
 
     @classmethod
-    def load(cls, name_or_path: str | Path, *, verify_hashes: bool = True) -> Bundle:
-        """Read a bundle's manifest and check its files.
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        verify_hashes: bool = True,
+        unread: Collection[str] = (),
+    ) -> Bundle:
+        """Read a bundle's manifest and check its files; `unread` are not hashed, as nobody will
+        read them.
 
         Raises BundleError (one sentence) for a manifest that cannot be understood, a file that is
         missing, of another size or, with `verify_hashes`, of another content.
@@ -55,7 +63,7 @@ class Bundle:
         path = find_bundle(name_or_path)
         manifest = _read_manifest(path / MANIFEST_NAME)
         for name, spec in manifest.files.items():
-            _check_file(path, name, spec, verify_hashes)
+            _check_file(path, name, spec, verify_hashes and name not in unread)
         return cls(path, manifest)
 
     @property

@@ -28,8 +28,8 @@ PACKAGE = ROOT / "altogether_rt"
 HEAVY = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensors", "tensorboard")
 #: All that the lean part may import besides the standard library and itself.
 LEAN_PACKAGES = {
-    *("numpy", "onnxruntime", "PIL", "pillow_heif", "pyarrow", "rich", "tokenizers", "tomli"),
-    *("typer", "typing_extensions"),
+    *("numpy", "onnxruntime", "PIL", "pillow_heif", "platformdirs", "pyarrow", "rich"),
+    *("tokenizers", "tomli", "typer", "typing_extensions"),
     *("cuda",),  # where the runtime for it is opened
 }
 #: The modules that may import heavy packages; everything else in the package is lean.

@@ -14,7 +14,7 @@ from altogether_rt.runtime.base import StepBatch
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
 
-__all__ = ["BenchInputs", "decode_batch", "make_inputs", "prefill_batch"]
+__all__ = ["BenchInputs", "admitted_parts", "decode_batch", "make_inputs", "prefill_batch"]
 
 SEED = 2410_17251
 
@@ -45,6 +45,18 @@ def make_inputs(captioner: Captioner, count: int) -> BenchInputs:
         requests.append(CaptionRequest(pixels, sample.alts))
     prompts = [tuple(captioner.tokenizer.prompt(request.alts).ids) for request in requests]
     return BenchInputs(requests, prompts, captioner.config.mapper.prefix_length)
+
+
+def admitted_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:
+    """Prompts that the engine admits to one step each: as long as those before have not used up
+    `max_tokens`."""
+    parts, start, tokens = [], 0, 0
+    for end, length in enumerate(lengths, 1):
+        tokens += length
+        if tokens >= max_tokens or end == len(lengths):
+            parts.append(slice(start, end))
+            start, tokens = end, 0
+    return parts
 
 
 def prefill_batch(visual: NDArray[np.float32], prompts: Sequence[tuple[int, ...]]) -> StepBatch:

@@ -19,6 +19,7 @@ from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.bundle import is_checkpoint
 from altogether_rt.captioner import Captioner
+from altogether_rt.generation.speculation import Speculation
 from altogether_rt.runtime.device import installed_version
 from altogether_rt.runtime.gpu import find_gpus
 from altogether_rt.runtime.select import load_bundle
@@ -37,6 +38,7 @@ class BenchSettings:
     device: str = "auto"
     new_tokens: int = 64  # most tokens of a caption, less where the captioner has no room
     quick: bool = False  # a look in seconds rather than figures to publish
+    speculation: Speculation = "auto"  # in `whole`
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ def _open(bundle: str | Path, settings: BenchSettings) -> _Subject:
         "device": settings.device,
         "threads": settings.threads,
         "num_slots": max(settings.batch_sizes),
+        "speculation": settings.speculation,
     }
     if is_checkpoint(bundle):
         captioner = Captioner.from_checkpoint(bundle, **options)

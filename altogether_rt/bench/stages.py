@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from altogether_rt.bench.cost import Cost
-from altogether_rt.bench.inputs import BenchInputs, decode_batch, prefill_batch
+from altogether_rt.bench.inputs import BenchInputs, admitted_parts, decode_batch, prefill_batch
 from altogether_rt.bench.roofline import decoder_cost, mapper_cost, schedule_cost
 from altogether_rt.bench.timing import Timing, measure
 from altogether_rt.bench.vision_cost import encoder_cost
@@ -90,13 +90,22 @@ class StageRunner:
     def _prefill(self, batch: int) -> StageResult:
         decoder, runtime = self.captioner.config.decoder, self.captioner.runtime
         visual = runtime.map(runtime.encode(self.inputs.pixels(batch)))
-        call = prefill_batch(visual, self.inputs.prompts[:batch])
-        timing = self._measure(lambda: runtime.step(call))
         lengths = self.inputs.prompt_lengths(batch)
-        cost = decoder_cost(
-            decoder, lengths, [0] * batch, batch, self.weight_bytes, self.cache_bytes
+        parts = admitted_parts(lengths, runtime.prefill_tokens)
+        calls = [prefill_batch(visual[part], self.inputs.prompts[part]) for part in parts]
+        timing = self._measure(lambda: [runtime.step(call) for call in calls])
+        costs = tuple(
+            decoder_cost(
+                decoder,
+                lengths[part],
+                [0] * len(lengths[part]),
+                len(lengths[part]),
+                self.weight_bytes,
+                self.cache_bytes,
+            )
+            for part in parts
         )
-        return StageResult("prefill", batch, timing, sum(lengths), (cost,))
+        return StageResult("prefill", batch, timing, sum(lengths), costs)
 
     def _decode(self, batch: int) -> StageResult:
         """A step in the middle of a caption."""

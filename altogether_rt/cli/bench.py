@@ -11,6 +11,7 @@ import typer
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.errors import AltogetherError
+from altogether_rt.generation.speculation import Speculation
 
 __all__ = ["bench_command"]
 
@@ -42,6 +43,13 @@ def bench_command(
         int | None, typer.Option(min=1, help="Compute threads; default: all cores.")
     ] = None,
     device: DeviceOption = "auto",
+    speculation: Annotated[
+        Speculation,
+        typer.Option(
+            metavar="auto|on|off",
+            help="Of whole captions; off where weights are random, whose captions repeat tokens.",
+        ),
+    ] = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the JSON line to this file.")
     ] = None,
@@ -63,7 +71,7 @@ def bench_command(
     from altogether_rt.bench.stages import STAGES
 
     out = Output(quiet=quiet)
-    settings = BenchSettings(sizes, threads, device, new_tokens, quick)
+    settings = BenchSettings(sizes, threads, device, new_tokens, quick, speculation)
     with out.progress(2 + len(STAGES) * len(sizes), "measurements") as progress:
         report = run_bench(bundle, settings, lambda done: progress.advance(note=done))
 

@@ -202,12 +202,11 @@ def _opened(
 
 
 def _make_pool(options: _CaptionerOptions) -> tuple[WorkerPool, CaptionParams]:
-    from altogether_rt.bundle import Bundle
     from altogether_rt.captioner import Captioner, caption_params
     from altogether_rt.runtime.ort_session import available_cores
-    from altogether_rt.runtime.select import DEFAULT_SLOTS
+    from altogether_rt.runtime.select import DEFAULT_SLOTS, load_bundle
 
-    bundle = Bundle.load(options.bundle)  # checked once, for all of them
+    bundle = load_bundle(options.bundle, options.device)  # checked once, for all of them
     slots = options.batch_size or DEFAULT_SLOTS
     threads = options.threads or max(1, available_cores() // options.workers)
     open_captioner = partial(

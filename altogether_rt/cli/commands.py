@@ -48,6 +48,12 @@ COMMANDS: dict[str, CommandSpec] = {
         ("altogether-rt inspect my-bundle", "altogether-rt inspect starter --json"),
         "cpu",
     ),
+    "prepare": CommandSpec(
+        "altogether_rt.cli.prepare:prepare_command",
+        "Make a bundle start at once here, and workers share its weights.",
+        ("altogether-rt prepare my-bundle", "altogether-rt prepare my-bundle --remove"),
+        "cpu",
+    ),
     "doctor": CommandSpec(
         "altogether_rt.cli.doctor:doctor_command",
         "Say what this machine can run, and what to install for the rest.",

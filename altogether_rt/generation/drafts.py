@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from altogether_rt.config import MAX_GUESSES
@@ -42,6 +42,8 @@ _MAX_TIMES = 7
 
 #: Stands before a caption's first token, as if it were one.
 _START = -1
+
+_NO_TOKENS: frozenset[int] = frozenset()
 
 # Kinds of evidence, counted through: agreeing tokens in the alt-text; n-grams of the caption;
 # n-grams of phrases, times how sure they are; alt-text tokens that fit, by n-gram.
@@ -84,6 +86,7 @@ class PhraseBook:
         self._max_phrases = max_phrases
         #: n-gram -> token, times; of a plain dictionary, finding the oldest gets slower and slower.
         self._next: OrderedDict[tuple[int, ...], tuple[int, int]] = OrderedDict()
+        self._middles: dict[tuple[int, ...], set[int]] = {}  # n-gram -> tokens of `middles`
 
     def __len__(self) -> int:
         return len(self._next)
@@ -92,16 +95,23 @@ class PhraseBook:
         """`token` was written behind `ngrams`. The token that is written most often prevails."""
         for ngram in ngrams:
             known, times = self._next.get(ngram, (token, 0))
+            if not times and len(ngram) > 1:
+                self._middles.setdefault(ngram[:-1], set()).add(ngram[-1])
             if known == token:
                 self._next[ngram] = (token, min(times + 1, _MAX_TIMES))
             else:
                 self._next[ngram] = (known, times - 1) if times > 1 else (token, 1)
         while len(self._next) > self._max_phrases:
-            self._next.popitem(last=False)
+            ngram, _ = self._next.popitem(last=False)
+            if len(ngram) > 1:
+                middles = self._middles[ngram[:-1]]
+                middles.remove(ngram[-1])
+                if not middles:
+                    del self._middles[ngram[:-1]]
 
-    def fits(self, ngram: tuple[int, ...]) -> bool:
-        """Whether `ngram` was written, and something after it."""
-        return ngram in self._next
+    def middles(self, ngram: tuple[int, ...]) -> Set[int]:
+        """The tokens that were written behind `ngram`, and something after them."""
+        return self._middles.get(ngram, _NO_TOKENS)
 
     def guess(self, ngrams: _Ngrams) -> _Guess | None:
         """What follows the first of `ngrams` that is known."""
@@ -197,8 +207,11 @@ class Drafter:
         text: the caption's last tokens, and what has been guessed behind them.
         """
         for ngram in ngrams:
+            middles = self._phrases.middles(ngram)
+            if not middles:
+                continue
             for token in itertools.islice(self._lacking, _MAX_LACKING):
-                if token not in text and self._phrases.fits((*ngram, token)):
+                if token in middles and token not in text:
                     return token, _FITTING_KINDS + len(ngram) - 1
         return None
 

@@ -77,19 +77,20 @@ class Engine:
         eos_id: int,
         stop_ids: Sequence[int] = (),
         *,
-        max_prefill_tokens: int = 2048,
+        max_prefill_tokens: int | None = None,
         speculation: Speculation = "auto",
         planner: DraftPlanner | None = None,
         stats: EngineStats | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """speculation: whether rows bring guesses; the captions are the same.
+        """max_prefill_tokens: of one step; no more rows are admitted beyond. None: as the runtime
+        likes it. speculation: whether rows bring guesses; the captions are the same.
 
         planner, stats: to go on with what other engines of this runtime have learnt and counted.
         """
         self._runtime = runtime
         self._ends = EndTokens(eos_id, frozenset(stop_ids))
-        self._max_prefill_tokens = max_prefill_tokens
+        self._max_prefill_tokens = max_prefill_tokens or runtime.prefill_tokens
         self._speculation: Speculation = speculation
         self._planner = DraftPlanner() if planner is None else planner
         self._clock = clock

@@ -39,7 +39,8 @@ _EXPLORE_EVERY = 4
 class Acceptance:
     """How often guesses of each kind are right, with a fading memory.
 
-    A row's estimate starts from that of all rows (`parent`), theirs from `PRIOR_RATES`.
+    A row's estimate starts from what that of all rows (`parent`) is then, theirs from
+    `PRIOR_RATES`.
     """
 
     _PRIOR_WEIGHT = 4.0
@@ -49,6 +50,7 @@ class Acceptance:
         self._memory = memory
         self._right = [0.0] * NUM_KINDS
         self._seen = [0.0] * NUM_KINDS
+        self._rates: list[float] = list(PRIOR_RATES if parent is None else parent._rates)
 
     def of_row(self) -> Acceptance:
         """An estimate for one row, which also teaches this one."""
@@ -58,8 +60,11 @@ class Acceptance:
         """Learn that a guess of `kind` was right or wrong."""
         self._right[kind] = self._right[kind] * self._memory + right
         self._seen[kind] = self._seen[kind] * self._memory + 1
+        prior, weight = PRIOR_RATES[kind], self._PRIOR_WEIGHT
         if self._parent is not None:
             self._parent.record(kind, right)
+            prior = self._parent._rates[kind]
+        self._rates[kind] = (self._right[kind] + weight * prior) / (self._seen[kind] + weight)
 
     def observe(self, draft: Draft, written: Sequence[int]) -> None:
         """Compare a draft, verified or not, with the tokens that were written in its place."""
@@ -70,9 +75,7 @@ class Acceptance:
 
     def rate(self, kind: int) -> float:
         """Probability that a guess of `kind` is right, given that those before it are."""
-        prior = PRIOR_RATES[kind] if self._parent is None else self._parent.rate(kind)
-        weight = self._PRIOR_WEIGHT
-        return (self._right[kind] + weight * prior) / (self._seen[kind] + weight)
+        return self._rates[kind]
 
 
 class StepCost:
@@ -93,7 +96,7 @@ class StepCost:
         self._targets = [0.0] * 3  # of the parts with the seconds measured
         self._num_records = 0
         self._measured = self._predicted = 0.0  # seconds, and the default's units for the same
-        self._factors: tuple[float, ...] | None = (1.0, 1.0, 1.0)  # of _DEFAULT_COST
+        self._fitted: tuple[float, float, float] | None = _DEFAULT_COST
 
     def record(self, rows: int, tokens: int, seconds: float) -> None:
         """Learn from a step without prompts. A step held up by something else counts for less."""
@@ -119,7 +122,7 @@ class StepCost:
         self._predicted = memory * self._predicted + 1
         self._num_records += 1
         if self._num_records <= self._FIT_EVERY or self._num_records % self._FIT_EVERY == 0:
-            self._factors = None
+            self._fitted = None
 
     def step_s(self, rows: int, tokens: int) -> float:
         """Expected seconds of a step (in arbitrary units before the first measurement)."""
@@ -132,7 +135,7 @@ class StepCost:
         return self._coefficients()[2]
 
     def _coefficients(self) -> tuple[float, float, float]:
-        if self._factors is None:
+        if self._fitted is None:
             scale = self._measured / self._predicted
             weight = self._PRIOR_WEIGHT * self._predicted
             products = weight * np.eye(3)
@@ -140,11 +143,10 @@ class StepCost:
                 products[i, j] += product
                 products[j, i] = products[i, j]
             solution = np.linalg.solve(products, np.array(self._targets) + weight * scale)
-            self._factors = tuple(np.maximum(solution, 0.02 * scale).tolist())
-        constant, row, token = (
-            factor * cost for factor, cost in zip(self._factors, _DEFAULT_COST, strict=True)
-        )
-        return constant, row, token
+            factors = np.maximum(solution, 0.02 * scale)
+            constant, row, token = (factors * _DEFAULT_COST).tolist()
+            self._fitted = constant, row, token
+        return self._fitted
 
 
 class DraftPlanner:

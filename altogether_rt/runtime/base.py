@@ -14,7 +14,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Runtime", "StepBatch", "StepResult"]
+__all__ = ["PREFILL_TOKENS", "Runtime", "StepBatch", "StepResult"]
+
+#: Prompt tokens of one step where nothing better is known of a device.
+PREFILL_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Runtime(Protocol):
     @property
     def max_chunk(self) -> int:
         """Most tokens that a row may bring in one step; no less than the longest prompt."""
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens of one step beyond which more at once are no quicker."""
 
     @property
     def token_width(self) -> int:

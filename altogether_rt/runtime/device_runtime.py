@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.bundle import Bundle
 from altogether_rt.manifest import GRAPH_NAMES
-from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.base import PREFILL_TOKENS, StepBatch, StepResult
 from altogether_rt.runtime.cuda_api import Cuda
 from altogether_rt.runtime.device_decoder import DecoderMemory, DeviceDecoder, decoder_sizes
 from altogether_rt.runtime.device_graph import DeviceGraph
@@ -120,6 +120,10 @@ class DeviceRuntime:
     def max_chunk(self) -> int:
         """Most tokens that a row may bring in one step."""
         return self._decoder.max_chunk
+
+    @property
+    def prefill_tokens(self) -> int:
+        return PREFILL_TOKENS
 
     @property
     def token_width(self) -> int:

@@ -12,6 +12,8 @@ from altogether_rt.runtime.base import StepBatch, StepResult
 from altogether_rt.runtime.kv_buffers import KVBuffers
 from altogether_rt.runtime.ort_session import open_session
 from altogether_rt.runtime.packing import pack_indices
+from altogether_rt.runtime.prepared import find_prepared
+from altogether_rt.runtime.working_set import images_per_call, maps_per_call, tokens_per_call
 
 __all__ = ["OnnxRuntime"]
 
@@ -36,12 +38,14 @@ class OnnxRuntime:
     ) -> None:
         assert num_slots >= 1
         config = bundle.config
+        prepared = find_prepared(bundle)
         self._encoder, self._mapper, self._decoder = (
             open_session(
-                bundle.graph_path(name),
+                (prepared or bundle).graph_path(name),
                 threads=threads,
                 spin=name == "decoder",  # the one that runs again and again
                 half=bundle.manifest.cache.dtype == "float16",
+                optimized=prepared is not None,
             )
             for name in ("encoder", "mapper", "decoder")
         )
@@ -53,6 +57,9 @@ class OnnxRuntime:
         places = self._capacity + self._max_chunk
         self._cache = KVBuffers(bundle.manifest.cache, num_slots, places)
         self._bindings: dict[tuple[int, bool], Any] = {}  # by (rows, want_logits)
+        self._images_per_call = images_per_call(config.encoder)
+        self._maps_per_call = maps_per_call(config)
+        self._prefill_tokens = tokens_per_call(config)
 
     @property
     def num_slots(self) -> int:
@@ -67,6 +74,10 @@ class OnnxRuntime:
         return self._max_chunk
 
     @property
+    def prefill_tokens(self) -> int:
+        return self._prefill_tokens
+
+    @property
     def token_width(self) -> int:
         return self._token_width
 
@@ -76,13 +87,11 @@ class OnnxRuntime:
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (N, H, W, 3) to embeddings (N, E)."""
-        embeddings: NDArray[np.float32] = self._encoder.run(None, {"pixels": pixels})[0]
-        return embeddings
+        return _in_parts(self._encoder, "pixels", pixels, self._images_per_call)
 
     def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (N, E) to visual tokens (N, P, W)."""
-        tokens: NDArray[np.float32] = self._mapper.run(None, {"embeddings": embeddings})[0]
-        return tokens
+        return _in_parts(self._mapper, "embeddings", embeddings, self._maps_per_call)
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """One ragged decoder call; see `Runtime.step`."""
@@ -152,6 +161,14 @@ class OnnxRuntime:
                     _bind_output(binding, f"present_{kind}.{layer}", view)
             self._bindings[key] = binding
         return self._bindings[key]
+
+
+def _in_parts(session: Any, name: str, rows: NDArray[Any], part: int) -> NDArray[np.float32]:
+    """The first output for `rows`, computed `part` of them at a time."""
+    starts = range(0, len(rows), part)
+    outputs = [session.run(None, {name: rows[start : start + part]})[0] for start in starts]
+    whole: NDArray[np.float32] = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+    return whole
 
 
 def _bind_input(binding: Any, name: str, array: NDArray[Any]) -> None:

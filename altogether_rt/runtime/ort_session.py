@@ -12,7 +12,13 @@ import numpy as np
 from altogether_rt.errors import BundleError, MissingDependencyError
 from altogether_rt.runtime.tiny_onnx import matmul_model
 
-__all__ = ["available_cores", "import_onnxruntime", "open_session", "products_saturate"]
+__all__ = [
+    "available_cores",
+    "import_onnxruntime",
+    "open_session",
+    "products_saturate",
+    "save_optimized",
+]
 
 _WARNING, _ERROR = 2, 3
 
@@ -58,13 +64,14 @@ def open_session(
     spin: bool = True,
     provider: str = "CPUExecutionProvider",
     half: bool = False,
+    optimized: bool = False,
 ) -> Any:
     """An InferenceSession for `path`, its external weights mapped into memory.
 
     spin: whether its idle threads wait busily. That suits one session with many short runs; each
     session has threads of its own, and two that spin take the cores from each other.
     half: whether the graph computes in float16, which onnxruntime's layout pass for convolutions
-    crashes on (1.32, a ViT of open_clip).
+    crashes on (1.32, a ViT of open_clip). optimized: whether `save_optimized` wrote the graph.
 
     Raises BundleError if the graph cannot be loaded or another provider took it.
     """
@@ -73,10 +80,39 @@ def open_session(
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERROR
+    if optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
+    return _open(path, options, provider, half)
+
+
+def save_optimized(path: Path, folder: Path, name: str, *, half: bool = False) -> None:
+    """Writes the graph as onnxruntime optimises it, `folder/name.onnx`, and its weights, packed for
+    this processor's kernels, `folder/name.bin`. They hold the unpacked weights as well.
+
+    Raises BundleError if the graph cannot be loaded.
+    """
+    options = import_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = available_cores()
+    options.log_severity_level = _ERROR
+    options.optimized_model_filepath = str(folder / f"{name}.onnx")
+    entries = {
+        "session.optimized_model_external_initializers_file_name": f"{name}.bin",
+        "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+        "session.save_external_prepacked_constant_initializers": "1",
+    }
+    if products_saturate():
+        entries["session.x64quantprecision"] = "1"
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    _open(path, options, "CPUExecutionProvider", half)
+
+
+def _open(path: Path, options: Any, provider: str, half: bool) -> Any:
+    ort = import_onnxruntime()
     try:
         session = ort.InferenceSession(
             str(path),

@@ -16,6 +16,7 @@ from altogether_rt.runtime.device import (
     find_gpu,
     parse_device,
 )
+from altogether_rt.runtime.prepared import find_prepared
 
 __all__ = ["DEFAULT_SLOTS", "check_device", "load_bundle", "open_runtime", "resolve_device"]
 
@@ -35,11 +36,14 @@ _DEVICES = {
 def load_bundle(name_or_path: str | Path, device: str = "auto") -> Bundle:
     """`Bundle.load`, once it is clear that this machine can run the bundle on `device`.
 
-    A bundle of gigabytes is not hashed to say that there is no driver. Raises BundleError as
-    `Bundle.load` does, AltogetherError and MissingDependencyError as `check_device` does.
+    A bundle of gigabytes is not hashed to say that there is no driver, nor where it was prepared
+    and so is not read. Raises BundleError as `Bundle.load` does, AltogetherError and
+    MissingDependencyError as `check_device` does.
     """
-    check_device(Bundle.load(name_or_path, verify_hashes=False), device)
-    return Bundle.load(name_or_path)
+    bundle = Bundle.load(name_or_path, verify_hashes=False)
+    check_device(bundle, device)
+    prepared = find_prepared(bundle)
+    return Bundle.load(name_or_path, unread=prepared.unread if prepared else ())
 
 
 def check_device(bundle: Bundle, device: str = "auto") -> Device:

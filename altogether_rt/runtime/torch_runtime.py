@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.model.captioner import Captioner
 from altogether_rt.model.decoder import KVCache
-from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.base import PREFILL_TOKENS, StepBatch, StepResult
 from altogether_rt.runtime.packing import pack_indices
 from altogether_rt.runtime.torch_decode import DecodeStep
 
@@ -73,6 +73,10 @@ class TorchRuntime:
     @property
     def max_chunk(self) -> int:
         return self._capacity
+
+    @property
+    def prefill_tokens(self) -> int:
+        return PREFILL_TOKENS
 
     @property
     def token_width(self) -> int:

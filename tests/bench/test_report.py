@@ -58,6 +58,7 @@ class StandIn:
     capacity: int = CONFIG.capacity
     token_width: int = 8
     max_chunk: int = 64
+    prefill_tokens: int = 2048
     device: str = "cpu"
     steps: list[StepBatch] = field(default_factory=list)
     closed: bool = False

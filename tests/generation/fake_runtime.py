@@ -25,6 +25,7 @@ class FakeRuntime:
         self.capacity = capacity
         self.token_width = token_width
         self.max_chunk = capacity
+        self.prefill_tokens = 2048
         self.slots: list[list[int]] = [[] for _ in range(num_slots)]
         self.batch_sizes: list[int] = []
         self.num_tokens = 0  # computed in all steps

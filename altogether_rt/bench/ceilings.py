@@ -22,10 +22,8 @@ __all__ = ["Ceilings", "measure_ceilings"]
 
 #: (M, K, N) of the matrix product: a prefill of 1024 tokens through the widest layer of OPT-1.3B.
 GEMM_SHAPE = (1024, 2048, 8192)
-QUICK_GEMM_SHAPE = (256, 1024, 2048)
 #: Several times any last-level cache, so that memory is what is measured.
 COPY_BYTES = 512 << 20
-QUICK_COPY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -39,20 +37,21 @@ class Ceilings:
 
 
 def measure_ceilings(threads: int | None = None, *, quick: bool = False) -> Ceilings:
-    """Measure with `threads` threads (all cores if None): a few seconds; `quick`: under one.
+    """Measure with `threads` threads (all cores if None): a few seconds; `quick`: about two.
+    Sizes are the same: smaller ones are slower, and would flatter what is compared with them.
 
     The best of several runs counts: a ceiling is what can be reached, not what usually is.
     """
     threads = threads or available_cores()
     rng = np.random.default_rng(0)
-    rows, inner, outer = QUICK_GEMM_SHAPE if quick else GEMM_SHAPE
+    rows, inner, outer = GEMM_SHAPE
     budget_s = 0.1 if quick else 1.0
     rates = {}
     for name in ("int8", "fp32"):
         inputs, weight = _operands(name, rng, rows, inner, outer)
         multiply = _multiplier(weight, inputs, threads)
         rates[name] = 2 * rows * inner * outer / min(measure(multiply, budget_s=budget_s).times_s)
-    bandwidth = _bandwidth(threads, QUICK_COPY_BYTES if quick else COPY_BYTES, budget_s)
+    bandwidth = _bandwidth(threads, COPY_BYTES, budget_s)
     return Ceilings(threads, rates["int8"], rates["fp32"], bandwidth)
 
 

@@ -10,7 +10,9 @@ import typer
 from altogether_rt.bundle import Bundle
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.config import CaptionerConfig
+from altogether_rt.errors import MissingDependencyError
 from altogether_rt.manifest import GRAPH_NAMES
+from altogether_rt.runtime.prepared import find_prepared
 
 __all__ = ["inspect_command"]
 
@@ -30,6 +32,7 @@ def inspect_command(
         "path": str(opened.path),
         "bundle_id": opened.bundle_id,
         "bytes": size,
+        "prepared": _prepared(opened),
         **manifest.to_dict(),
     }
     if as_json:
@@ -43,6 +46,15 @@ def inspect_command(
         origin = f"parity with torch, on {manifest.parity.get('inputs', 'unknown inputs')}"
         columns = ("stage", "mean cosine", "worst row", "largest error", "of", "same token")
         output.show(output.table(origin, columns, _parity(manifest.parity)))
+
+
+def _prepared(bundle: Bundle) -> str | None:
+    """Where it is prepared for this machine."""
+    try:
+        prepared = find_prepared(bundle)
+    except MissingDependencyError:  # nothing opens it here
+        return None
+    return None if prepared is None else str(prepared.path)
 
 
 def _facts(data: Mapping[str, Any], config: CaptionerConfig) -> Iterator[tuple[str, str]]:
@@ -65,6 +77,8 @@ def _facts(data: Mapping[str, Any], config: CaptionerConfig) -> Iterator[tuple[s
     )
     for builder, sms in _engines(data["engines"]).items():
         yield "engines", f"SM {', '.join(sms)}, by {builder}"
+    if data["prepared"] is not None:
+        yield "prepared", data["prepared"]
     yield "checkpoint", f"{checkpoint.get('name', 'unknown')} {checkpoint.get('sha256', '')[:12]}"
     yield "made", str(provenance.get("created", "unknown"))
     tools = provenance.get("tools", {})

@@ -100,10 +100,10 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     )
     bundle = SimpleNamespace(bundle_id="0123456789ab", manifest=manifest)
 
-    def load(opened: Any, *, num_slots: int, **_: Any) -> Captioner:
+    def load(opened: Any, *, num_slots: int, speculation: Any, **_: Any) -> Captioner:
         assert opened is bundle
         assert num_slots == 3
-        return Captioner(CONFIG, runtime, tokenizer, bundle.bundle_id)  # type: ignore[arg-type]
+        return Captioner(CONFIG, runtime, tokenizer, bundle.bundle_id, speculation)  # type: ignore[arg-type]
 
     monkeypatch.setattr(report, "load_bundle", lambda path, device: bundle)
     monkeypatch.setattr(report, "Captioner", SimpleNamespace(load=load))
@@ -171,6 +171,16 @@ def test_command_prints_a_table_and_then_one_json_line(runtime: StandIn, tmp_pat
     assert data["settings"]["batch_sizes"] == [1, 3]
     table = "\n".join(lines[:-1])
     assert all(word in table for word in (*COLUMNS, *STAGES, "fraction = floor / median time"))
+
+
+@pytest.mark.parametrize("speculation", ["off", "on"])
+def test_speculation_can_be_chosen(runtime: StandIn, speculation: str) -> None:
+    """Every token of the stand-in is the same: guesses are right as soon as they are allowed."""
+    arguments = ["bench", "--batch-sizes", "3", "--quick", "--quiet", "--speculation", speculation]
+    data = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert data["settings"]["speculation"] == speculation
+    (whole,) = (stage for stage in data["stages"] if stage["stage"] == "whole")
+    assert (whole["tokens_per_decode"] > 1) == (speculation == "on")
 
 
 def test_quiet_command_prints_the_json_line_only(runtime: StandIn) -> None:

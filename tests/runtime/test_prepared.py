@@ -206,7 +206,9 @@ def test_the_command_prepares_and_removes() -> None:
     assert data["bytes"] == sum(
         path.stat().st_size for path in Path(data["path"]).iterdir() if path.suffix != ".json"
     )
+    assert json.loads(runner.invoke(app, ["inspect", "--json"]).stdout)["prepared"] == data["path"]
     done = runner.invoke(app, ["prepare", "--remove"])
     assert done.stdout.split() == ["removed", data["path"]]
     assert not Path(data["path"]).exists()
+    assert json.loads(runner.invoke(app, ["inspect", "--json"]).stdout)["prepared"] is None
     assert "nothing was prepared" in runner.invoke(app, ["prepare", "--remove"]).stdout

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -94,12 +95,17 @@ def measure(bundle: Bundle, workers: list[int], rounds: int, threads: int) -> di
         "rounds": rounds,
         "workers": {
             count: {
-                name: {key: round(median(run[key] for run in runs), 3) for key in runs[0]}
+                name: {key: _median(run[key] for run in runs) for key in runs[0]}
                 for name, runs in states.items()
             }
             for count, states in found.items()
         },
     }
+
+
+def _median(values: Iterable[float]) -> float:
+    found = median(values)
+    return round(found, 3) if found < 1e6 else round(found)  # seconds; bytes
 
 
 def main() -> None:

@@ -105,6 +105,25 @@ def test_cached_values_are_those_of_the_smoothed_model() -> None:
         np.testing.assert_allclose(smoothed.keys(layer), again.keys[layer], rtol=1e-3)
 
 
+def test_no_channel_is_made_larger() -> None:
+    """One that the samples hardly excite, or not at all, may be excited by other inputs."""
+    config = tiny_config("opt")
+    state = tiny_model(config).state_dict()
+    calibration = observed(tiny_model(config), tiny_samples())
+    inputs = np.full_like(calibration.inputs["decoder.layers.0.fc2"], 1.0)
+    inputs[:4] = (0.0, 1e-6, 0.01, 100.0)
+    calibration.inputs["decoder.layers.0.fc2"] = inputs
+    weights = weights_of(state)
+    weight = np.array(weights.get("decoder.layers.0.fc2.weight"))
+    smoothed = SmoothedWeights(weights, config, calibration, 0.5)
+    factors = np.median(smoothed.get("decoder.layers.0.fc2.weight") / weight, axis=0)
+    np.testing.assert_array_equal(factors[:3], 1)
+    largest = np.abs(weight).max(axis=0)
+    typical = np.median(np.sqrt(inputs[1:] / largest[1:]))
+    assert factors[3] == pytest.approx(np.sqrt(100 / largest[3]) / typical, rel=1e-4)
+    assert (factors >= 1).all()
+
+
 def test_no_smoothing_is_the_checkpoint_itself() -> None:
     config = tiny_config("opt")
     state = tiny_model(config).state_dict()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -206,3 +209,16 @@ def test_closing_closes_the_runtime() -> None:
         pass
     assert isinstance(captioner.runtime, FakeRuntime)
     assert captioner.runtime.slots == []
+
+
+def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+    """onnxruntime keeps what it is about to report, and an id of the machine, in the cache folder.
+
+    Where the variable says 0, or on a CI machine, it decides itself; so neither is set here.
+    """
+    unset = {"CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS"}
+    variables = {name: value for name, value in os.environ.items() if name not in unset}
+    variables |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    code = "from altogether_rt import Captioner; Captioner.load('starter').close()"
+    subprocess.run([sys.executable, "-c", code], env=variables, check=True, timeout=60)
+    assert list(tmp_path.rglob("*")) == []

@@ -24,7 +24,12 @@ _WARNING, _ERROR = 2, 3
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module. Raises MissingDependencyError if it is not installed."""
+    """The onnxruntime module. Raises MissingDependencyError if it is not installed.
+
+    Its telemetry is switched off, unless the user's environment says otherwise: since 1.29 the
+    wheels for Linux report sessions, names and hashes of graphs among them, to their maker.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     try:
         import onnxruntime
     except ImportError as error:

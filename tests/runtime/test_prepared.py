@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -23,8 +22,8 @@ from altogether_rt.runtime.prepared import find_prepared, machine_key, prepare, 
 from altogether_rt.runtime.select import load_bundle
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
-from tests.runtime.conftest import BundleOf
-from tests.tiny import FAMILIES
+
+pytestmark = pytest.mark.lean
 
 SAMPLES = [make_sample(11, index, "test") for index in range(6)]
 
@@ -63,7 +62,6 @@ def captions(bundle: Bundle) -> list[tuple[str, bytes]]:
     return [(c.text, c.embedded.embedding.tobytes()) for c in written if c.embedded is not None]
 
 
-@pytest.mark.lean
 def test_captions_and_embeddings_are_the_same(starter: Bundle, opened: list[Path]) -> None:
     plain = captions(starter)
     assert {path.parent for path in opened} == {starter.path}
@@ -74,25 +72,6 @@ def test_captions_and_embeddings_are_the_same(starter: Bundle, opened: list[Path
     assert {path.parent for path in opened} == {folder}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("target", ["cpu-fp32", "cpu-int8"])
-def test_every_kind_of_bundle_can_be_prepared(
-    family: str, target: str, bundle_of: BundleOf, opened: list[Path]
-) -> None:
-    bundle = bundle_of(family, target)
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (2, *2 * (bundle.config.encoder.image_size,), 3), np.uint8
-    )
-    outputs = []
-    for _ in range(2):
-        with ort_runtime.OnnxRuntime(bundle, threads=1, num_slots=2) as runtime:
-            outputs.append(runtime.map(runtime.encode(pixels)))
-        prepare(bundle)
-    np.testing.assert_array_equal(*outputs)
-    assert opened[-1].parent != bundle.path
-
-
-@pytest.mark.lean
 def test_other_processors_and_versions_do_not_look_at_it(
     starter: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +81,6 @@ def test_other_processors_and_versions_do_not_look_at_it(
     assert find_prepared(starter) is None
 
 
-@pytest.mark.lean
 def test_the_key_changes_with_the_processor(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     keys = set()
@@ -139,7 +117,6 @@ def of_another(folder: Path) -> None:
     (folder / "prepared.json").write_text(json.dumps({**data, "bundle_id": "0" * 12}))
 
 
-@pytest.mark.lean
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -160,7 +137,6 @@ def test_what_is_not_whole_is_not_taken(starter: Bundle, spoil: Callable[[Path],
     assert captions(starter)
 
 
-@pytest.mark.lean
 def test_weights_that_are_not_read_are_not_hashed(starter: Bundle) -> None:
     plain = captions(starter)
     weights = starter.path / "weights.bin"
@@ -174,7 +150,6 @@ def test_weights_that_are_not_read_are_not_hashed(starter: Bundle) -> None:
         load_bundle(starter.path)
 
 
-@pytest.mark.lean
 def test_a_failure_leaves_nothing(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path, folder: Path, name: str, *, half: bool) -> None:
         (folder / "half.bin").write_bytes(b"half")
@@ -187,7 +162,6 @@ def test_a_failure_leaves_nothing(starter: Bundle, monkeypatch: pytest.MonkeyPat
     assert list(prepared_root().iterdir()) == []
 
 
-@pytest.mark.lean
 def test_room_is_looked_for_first(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=1_000_000)
     monkeypatch.setattr(prepared_module.shutil, "disk_usage", lambda path: usage)
@@ -196,7 +170,6 @@ def test_room_is_looked_for_first(starter: Bundle, monkeypatch: pytest.MonkeyPat
     assert not prepared_root().exists()
 
 
-@pytest.mark.lean
 def test_the_command_prepares_and_removes() -> None:
     runner = CliRunner()
     done = runner.invoke(app, ["prepare", "starter", "--json"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -32,14 +33,19 @@ def to_svg(result: Mapping[str, Any]) -> str:
         for bar in bars:
             body += _bar(y, bar, largest=max(bar["max"] for bar in bars))
             y += _BAR + _GAP
-    y += 18
-    body.append(_text(_MARGIN, y, _versions(result), size=10))
+    y += 4
+    for line in textwrap.wrap(_versions(result), _LETTERS):
+        y += 14
+        body.append(_text(_MARGIN, y, line, size=10))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y + _MARGIN}" '
         f'viewBox="0 0 {_WIDTH} {y + _MARGIN}">\n'
         f'<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
 
+
+#: Of 10 pixels' height, in a line.
+_LETTERS = 110
 
 _SCOPES = ("whole", "decoder")
 

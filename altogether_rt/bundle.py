@@ -30,6 +30,7 @@ __all__ = [
     "BundleWriter",
     "find_bundle",
     "find_source",
+    "flush_to_disk",
     "hash_file",
     "is_checkpoint",
 ]
@@ -47,15 +48,8 @@ class Bundle:
     manifest: BundleManifest
 
     @classmethod
-    def load(
-        cls,
-        name_or_path: str | Path,
-        *,
-        verify_hashes: bool = True,
-        unread: Collection[str] = (),
-    ) -> Bundle:
-        """Read a bundle's manifest and check its files; `unread` are not hashed, as nobody will
-        read them.
+    def load(cls, name_or_path: str | Path, *, verify_hashes: bool = True) -> Bundle:
+        """Read a bundle's manifest and check its files.
 
         Raises BundleError (one sentence) for a manifest that cannot be understood, a file that is
         missing, of another size or, with `verify_hashes`, of another content.
@@ -63,8 +57,17 @@ class Bundle:
         path = find_bundle(name_or_path)
         manifest = _read_manifest(path / MANIFEST_NAME)
         for name, spec in manifest.files.items():
-            _check_file(path, name, spec, verify_hashes and name not in unread)
-        return cls(path, manifest)
+            _check_size(path, name, spec)
+        bundle = cls(path, manifest)
+        if verify_hashes:
+            bundle.verify_hashes()
+        return bundle
+
+    def verify_hashes(self, unread: Collection[str] = ()) -> None:
+        """Hash all files but `unread`, which nobody will read. Raises BundleError as `load`."""
+        for name, spec in self.manifest.files.items():
+            if name not in unread and hash_file(self.path / name) != spec.sha256:
+                raise _differs(self.path / name)
 
     @property
     def config(self) -> CaptionerConfig:
@@ -73,6 +76,11 @@ class Bundle:
     @property
     def bundle_id(self) -> str:
         return self.manifest.bundle_id
+
+    @property
+    def is_half(self) -> bool:
+        """Whether its graphs compute in float16."""
+        return self.manifest.cache.dtype == "float16"
 
     @property
     def tokenizer_path(self) -> Path:
@@ -159,7 +167,7 @@ def _read_manifest(path: Path) -> BundleManifest:
         raise BundleError(f"{path} is not valid: {error}") from error
 
 
-def _check_file(folder: Path, name: str, spec: FileSpec, verify_hash: bool) -> None:
+def _check_size(folder: Path, name: str, spec: FileSpec) -> None:
     path = folder / name
     try:
         status = path.stat()
@@ -167,10 +175,14 @@ def _check_file(folder: Path, name: str, spec: FileSpec, verify_hash: bool) -> N
         raise BundleError(f"the bundle {folder} lacks {name}: copy or export it again.") from error
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
-    if status.st_size != spec.bytes or (verify_hash and hash_file(path) != spec.sha256):
-        raise BundleError(
-            f"{path} is not the file that was exported (its hash differs): copy or export it again."
-        )
+    if status.st_size != spec.bytes:
+        raise _differs(path)
+
+
+def _differs(path: Path) -> BundleError:
+    return BundleError(
+        f"{path} is not the file that was exported (its hash differs): copy or export it again."
+    )
 
 
 class BundleWriter:
@@ -208,7 +220,7 @@ class BundleWriter:
         text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
         (self.folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
         for path in self.folder.iterdir():
-            _flush_to_disk(path)
+            flush_to_disk(path)
         replaced = self.folder.with_suffix(".replaced")
         if self.out.exists():
             self.out.rename(replaced)
@@ -225,6 +237,7 @@ class BundleWriter:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """So that no power cut leaves a renamed folder with empty files."""
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())

@@ -9,7 +9,6 @@ the tensors).
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from altogether_rt import __version__
-from altogether_rt.bundle import hash_file
+from altogether_rt.bundle import flush_to_disk, hash_file
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.captioner import Captioner
@@ -174,7 +173,7 @@ def save_checkpoint(
         new.mkdir()
         tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
         save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-        _flush_to_disk(new / WEIGHTS)
+        flush_to_disk(new / WEIGHTS)
         _write(new / CONFIG, _as_json(config.to_dict()))
         versions = {"altogether_rt": __version__, "torch": torch.__version__}
         _write(new / ABOUT, _as_json({**about, "versions": versions}))
@@ -211,13 +210,7 @@ def _as_json(data: Mapping[str, Any]) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, "utf-8")
-    _flush_to_disk(path)
-
-
-def _flush_to_disk(path: Path) -> None:
-    """So that no power cut leaves a renamed folder with empty files."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    flush_to_disk(path)
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -69,6 +69,15 @@ class EncoderConfig:
         _require(self.embed_dim > 0, "encoder.embed_dim must be positive.")
         _require(all(s > 0 for s in self.std), "encoder.std must be positive.")
 
+    @property
+    def vision_cfg(self) -> Mapping[str, Any] | None:
+        """open_clip's own description of its vision tower; None where there is none, or where
+        another library describes it."""
+        vision = (self.model or {}).get("vision_cfg")
+        if not isinstance(vision, Mapping) or "timm_model_name" in vision:
+            return None
+        return vision
+
 
 @dataclass(frozen=True)
 class MapperConfig:

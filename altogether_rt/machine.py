@@ -12,6 +12,7 @@ from pathlib import Path
 
 from altogether_rt import toml
 from altogether_rt.bundle import Bundle
+from altogether_rt.cpuinfo import CPUINFO, read_cpuinfo
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.device import check_onnxruntime_gpu, has_module, installed_version
 from altogether_rt.runtime.gpu import GpuReport, find_gpus
@@ -205,16 +206,11 @@ def _providers() -> tuple[str, ...]:
     return ("cpu", *sorted(found - {"shared"}))
 
 
-def read_processor(cores: int, cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
+def read_processor(cores: int, cpuinfo: Path = CPUINFO) -> Processor:
     """Name and features of the processor; none where the system does not tell."""
-    try:
-        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
-    except OSError:
+    values = read_cpuinfo(cpuinfo)
+    if not values:
         return Processor(platform.processor() or platform.machine(), cores, ())
-    values: dict[str, str] = {}
-    for line in lines:
-        key, _, value = line.partition(":")
-        values.setdefault(key.strip().lower(), value.strip())
     flags = set((values.get("flags") or values.get("features") or "").split())
     features = tuple(label for flag, label in CPU_FEATURES.items() if flag in flags)
     return Processor(values.get("model name") or platform.machine(), cores, features)

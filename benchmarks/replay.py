@@ -121,7 +121,7 @@ class Replay:
         At batch 1 each caption is timed by itself. What `auto` has learnt from one round it keeps
         for the next, and the first round counts too: the figures hold a cold start.
         """
-        planners = {mode: self._taught() for mode in MODES}
+        planners = {"off": DraftPlanner(), "auto": self._taught()}
         stats = {mode: EngineStats() for mode in MODES}
         times: dict[str, list[float]] = {mode: [] for mode in MODES}
         with self._open(batch) as runtime:

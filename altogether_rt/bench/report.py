@@ -19,6 +19,7 @@ from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.bundle import is_checkpoint
 from altogether_rt.captioner import Captioner
+from altogether_rt.cpuinfo import read_cpuinfo
 from altogether_rt.generation.speculation import Speculation
 from altogether_rt.runtime.device import installed_version
 from altogether_rt.runtime.gpu import find_gpus
@@ -220,21 +221,12 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
     versions = {name: version for name, version in found.items() if version is not None}
     gpus = () if device == "cpu" else find_gpus().gpus
     return {
-        "processor": _processor(),
+        "processor": read_cpuinfo().get("model name", platform.processor()),
         "gpus": [gpu.name for gpu in gpus],
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"altogether-rt": __version__, "python": platform.python_version(), **versions},
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _rounded(value: float | None) -> float | None:

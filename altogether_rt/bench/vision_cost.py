@@ -16,8 +16,8 @@ def encoder_cost(encoder: EncoderConfig, images: int, weight_bytes: int) -> Cost
 
     Counted for open_clip's own vision transformers and ResNets; not for models of other libraries.
     """
-    vision = (encoder.model or {}).get("vision_cfg")
-    if not isinstance(vision, Mapping) or "timm_model_name" in vision:
+    vision = encoder.vision_cfg
+    if vision is None:
         return None
     side = int(vision.get("image_size", encoder.image_size))
     layers = vision.get("layers", 12)

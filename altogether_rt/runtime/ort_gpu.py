@@ -15,6 +15,7 @@ import numpy as np
 from altogether_rt.bundle import Bundle
 from altogether_rt.config import MAX_GUESSES
 from altogether_rt.errors import AltogetherError, BundleError
+from altogether_rt.runtime.base import PREFILL_TOKENS
 from altogether_rt.runtime.cuda_api import Cuda
 from altogether_rt.runtime.cuda_python import CudaPython
 from altogether_rt.runtime.device import Device, find_gpu
@@ -29,8 +30,6 @@ __all__ = ["OrtGraph", "call_limits", "missing_library", "onnx_gpu_runtime", "op
 _ERROR, _SILENT = 3, 5
 #: Most images of one call of the encoder.
 _MAX_IMAGES = 32
-#: Tokens that the prompts of one step may have together, besides one prompt that goes beyond.
-_MAX_PREFILL_TOKENS = 2048
 _MAX_VERIFIED = MAX_GUESSES + 1  # tokens that a row brings at most besides a prompt's
 _DTYPES = {
     "tensor(int8)": np.int8,
@@ -81,7 +80,8 @@ def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
     config = bundle.config
     prompt = config.max_chunk_tokens  # and guesses of what follows it
     verified = num_slots * _MAX_VERIFIED
-    tokens = min(_MAX_PREFILL_TOKENS + prompt, num_slots * prompt) + verified
+    # The prompts of a step have as many tokens together, and one prompt may go beyond.
+    tokens = min(PREFILL_TOKENS + prompt, num_slots * prompt) + verified
     rows = min(num_slots, -(-tokens // config.mapper.prefix_length))
     return DecoderProfile(
         name="all",

@@ -44,7 +44,7 @@ class OnnxRuntime:
                 (prepared or bundle).graph_path(name),
                 threads=threads,
                 spin=name == "decoder",  # the one that runs again and again
-                half=bundle.manifest.cache.dtype == "float16",
+                half=bundle.is_half,
                 optimized=prepared is not None,
             )
             for name in ("encoder", "mapper", "decoder")

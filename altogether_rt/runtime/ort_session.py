@@ -81,16 +81,11 @@ def open_session(
     Raises BundleError if the graph cannot be loaded or another provider took it.
     """
     ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or available_cores()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _ERROR
+    options = _options(threads)
     if optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if products_saturate():
-        options.add_session_config_entry("session.x64quantprecision", "1")
     return _open(path, options, provider, half)
 
 
@@ -100,20 +95,27 @@ def save_optimized(path: Path, folder: Path, name: str, *, half: bool = False) -
 
     Raises BundleError if the graph cannot be loaded.
     """
-    options = import_onnxruntime().SessionOptions()
-    options.intra_op_num_threads = available_cores()
-    options.log_severity_level = _ERROR
+    options = _options()
     options.optimized_model_filepath = str(folder / f"{name}.onnx")
     entries = {
         "session.optimized_model_external_initializers_file_name": f"{name}.bin",
         "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
         "session.save_external_prepacked_constant_initializers": "1",
     }
-    if products_saturate():
-        entries["session.x64quantprecision"] = "1"
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     _open(path, options, "CPUExecutionProvider", half)
+
+
+def _options(threads: int | None = None) -> Any:
+    """What every session on the CPU has."""
+    options = import_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads or available_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERROR
+    if products_saturate():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
 
 
 def _open(path: Path, options: Any, provider: str, half: bool) -> Any:

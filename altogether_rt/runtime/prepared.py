@@ -24,7 +24,8 @@ from pathlib import Path
 
 import platformdirs
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.bundle import Bundle, flush_to_disk
+from altogether_rt.cpuinfo import CPUINFO, read_cpuinfo
 from altogether_rt.errors import BundleError
 from altogether_rt.manifest import GRAPH_NAMES, TOKENIZER_NAME
 from altogether_rt.runtime.ort_session import (
@@ -62,16 +63,11 @@ class Prepared:
         return self.path / f"{name}.onnx"
 
 
-def machine_key(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def machine_key(cpuinfo: Path = CPUINFO) -> str:
     """What packed weights depend on, as a short hash: kernels are chosen by the processor's flags,
     and their layouts may change with onnxruntime's version."""
-    try:
-        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
+    values = read_cpuinfo(cpuinfo)
     wanted = ("model name", "flags", "features", "cpu part")
-    values = (line.partition(":") for line in lines)
-    found = {key.strip().lower(): sorted(value.split()) for key, _, value in values}
     parts = [
         _SCHEMA,
         import_onnxruntime().__version__,
@@ -79,7 +75,7 @@ def machine_key(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         platform.machine(),
         platform.processor(),
         products_saturate(),
-        *(found.get(key) for key in wanted),
+        *(sorted(values.get(key, "").split()) for key in wanted),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
@@ -121,14 +117,13 @@ def prepare(bundle: Bundle, done: Callable[[str], object] = lambda name: None) -
     try:
         partial.mkdir(parents=True)
         for name in GRAPH_NAMES:
-            save_optimized(bundle.graph_path(name), partial, name, half=_is_half(bundle))
+            save_optimized(bundle.graph_path(name), partial, name, half=bundle.is_half)
             done(name)
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
         data = {"bundle_id": bundle.bundle_id, "files": sizes}
         (partial / _NAME).write_text(json.dumps(data, indent=1) + "\n", "utf-8")
         for path in partial.iterdir():
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
+            flush_to_disk(path)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:
@@ -188,7 +183,3 @@ def _prepared(bundle: Bundle, folder: Path, sizes: Mapping[str, int]) -> Prepare
 def _for_cpu(bundle: Bundle) -> bool:
     target = bundle.manifest.target
     return (target.runtime, target.device) == ("onnxruntime", "cpu")
-
-
-def _is_half(bundle: Bundle) -> bool:
-    return bundle.manifest.cache.dtype == "float16"

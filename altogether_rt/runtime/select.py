@@ -43,7 +43,8 @@ def load_bundle(name_or_path: str | Path, device: str = "auto") -> Bundle:
     bundle = Bundle.load(name_or_path, verify_hashes=False)
     check_device(bundle, device)
     prepared = find_prepared(bundle)
-    return Bundle.load(name_or_path, unread=prepared.unread if prepared else ())
+    bundle.verify_hashes(unread=prepared.unread if prepared else ())
+    return bundle
 
 
 def check_device(bundle: Bundle, device: str = "auto") -> Device:

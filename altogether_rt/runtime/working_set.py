@@ -10,7 +10,7 @@ and 253 in thirty-twos.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from altogether_rt.config import CaptionerConfig, EncoderConfig
 
@@ -27,8 +27,8 @@ _UNKNOWN = 4
 
 def images_per_call(encoder: EncoderConfig) -> int:
     """Images that the encoder computes at once."""
-    vision = (encoder.model or {}).get("vision_cfg")
-    if not isinstance(vision, Mapping) or "timm_model_name" in vision:
+    vision = encoder.vision_cfg
+    if vision is None:
         return _UNKNOWN
     side = int(vision.get("image_size", encoder.image_size))
     if isinstance(vision.get("layers", 12), Sequence):  # ResNet: widest behind its stem

@@ -1,20 +1,22 @@
 """The exported artifact: a folder that says what it holds, checked before anything is loaded.
 
 A bundle is `bundle.json` (the manifest), one ONNX graph each for encoder, mapper and decoder, one
-file of weights that the graphs share and map into memory, and `tokenizer.json`. It comes from
+file of weights that the graphs share and map into memory, `tokenizer.json` and, where captions have
+taught what to guess, a file of that. It comes from
 strangers as often as not, so the manifest names plain files beside it and nothing else, and every
 file is hashed before it is used.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -86,8 +88,38 @@ class Bundle:
     def tokenizer_path(self) -> Path:
         return self.path / TOKENIZER_NAME
 
+    @property
+    def guesses_path(self) -> Path | None:
+        """What captions have taught (`altogether-rt learn`); None if nothing has."""
+        return None if self.manifest.guesses is None else self.path / self.manifest.guesses
+
     def graph_path(self, name: str) -> Path:
         return self.path / self.manifest.graphs[name].file
+
+    def with_guesses(self, write: Callable[[Path], None]) -> Bundle:
+        """The same bundle, on disk too, with a file that `write` writes as its guesses.
+
+        Whatever happens meanwhile, the folder holds a whole bundle: the one of before or this one.
+        """
+        new = self.path / f".guesses.{uuid.uuid4().hex[:8]}.partial"
+        try:
+            write(new)
+            flush_to_disk(new)
+            spec = FileSpec(new.stat().st_size, hash_file(new))
+            name = f"guesses.{spec.sha256[:8]}.npz"
+            new.rename(self.path / name)
+        finally:
+            new.unlink(missing_ok=True)
+        old = self.manifest.guesses
+        files = {n: s for n, s in self.manifest.files.items() if n != old}
+        manifest = dataclasses.replace(self.manifest, guesses=name, files={**files, name: spec})
+        partial = self.path / f".{MANIFEST_NAME}.partial"
+        _write_manifest(manifest, partial)
+        flush_to_disk(partial)
+        partial.replace(self.path / MANIFEST_NAME)
+        if old not in (None, name):
+            (self.path / old).unlink(missing_ok=True)
+        return Bundle(self.path, manifest)
 
 
 def find_bundle(name_or_path: str | Path) -> Path:
@@ -167,6 +199,11 @@ def _read_manifest(path: Path) -> BundleManifest:
         raise BundleError(f"{path} is not valid: {error}") from error
 
 
+def _write_manifest(manifest: BundleManifest, path: Path) -> None:
+    text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
 def _check_size(folder: Path, name: str, spec: FileSpec) -> None:
     path = folder / name
     try:
@@ -217,8 +254,7 @@ class BundleWriter:
 
     def commit(self, manifest: BundleManifest) -> Bundle:
         """Write the manifest and move the folder into place."""
-        text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        (self.folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
+        _write_manifest(manifest, self.folder / MANIFEST_NAME)
         for path in self.folder.iterdir():
             flush_to_disk(path)
         replaced = self.folder.with_suffix(".replaced")

@@ -27,6 +27,7 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
+from altogether_rt.generation.guesses import load_guesses
 from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest, EmbeddedImage
 from altogether_rt.generation.requests import ListedRequests, Recent, RequestSource
 from altogether_rt.generation.sampling import row_seed
@@ -81,7 +82,9 @@ class Captioner:
         tokenizer: PromptTokenizer,
         bundle_id: str,
         speculation: Speculation = "auto",
+        guesses: Path | None = None,
     ) -> None:
+        """guesses: file of what earlier captions have taught. Raises BundleError if it is none."""
         self.config = config
         self.runtime = runtime
         self.tokenizer = tokenizer
@@ -89,7 +92,8 @@ class Captioner:
         self.speculation: Speculation = speculation
         self.preprocessor = Preprocessor(config.encoder)
         self.stats = EngineStats()  # of all captions since it was opened
-        self._planner = DraftPlanner()
+        self._guesses = guesses
+        self._planner = self._new_planner()
 
     @classmethod
     def load(
@@ -118,7 +122,7 @@ class Captioner:
             opened.tokenizer_path, config.prompt, config.decoder.pad_id
         )
         runtime = open_runtime(opened, device=device, threads=threads, num_slots=num_slots)
-        return cls(config, runtime, tokenizer, opened.bundle_id, speculation)
+        return cls(config, runtime, tokenizer, opened.bundle_id, speculation, opened.guesses_path)
 
     @classmethod
     def from_checkpoint(
@@ -262,7 +266,8 @@ class Captioner:
                     seed,
                     params.temperature,
                     params.top_p,
-                    self._alt_ids(prompt.ids),
+                    prompt.alt_ids,
+                    embeddings[content],
                 )
 
     def _embed(
@@ -299,12 +304,6 @@ class Captioner:
         self.stats.map_s += time.perf_counter() - start_s
         return dict(zip(embeddings, tokens, strict=True))
 
-    def _alt_ids(self, prompt_ids: Sequence[int]) -> tuple[int, ...]:
-        """The alt-text within a prompt: without padding before it and suffix behind it."""
-        end = len(prompt_ids) - len(self.config.prompt.suffix_ids)
-        pad_id = self.config.decoder.pad_id
-        return tuple(itertools.dropwhile(lambda token: token == pad_id, prompt_ids[:end]))
-
     def _finish(self, completion: Completion, held: _Held, keep_embedding: bool) -> Caption:
         return Caption(
             text=self.tokenizer.decode(completion.ids),
@@ -320,7 +319,13 @@ class Captioner:
 
         For measurements that write the same captions again; captions do not change.
         """
-        self._planner = DraftPlanner()
+        self._planner = self._new_planner()
+
+    def _new_planner(self) -> DraftPlanner:
+        if self._guesses is None or self.speculation == "off":
+            return DraftPlanner()
+        encoder, decoder = self.config.encoder, self.config.decoder
+        return load_guesses(self._guesses, decoder.vocab_size, encoder.embed_dim)
 
     def close(self) -> None:
         """Frees the runtime; calling it again does nothing."""

@@ -130,6 +130,7 @@ class BundleManifest:
     files: Mapping[str, FileSpec]
     cache: CacheSpec
     engines: tuple[EngineSpec, ...] = ()
+    guesses: str | None = None  # file of what `altogether-rt learn` has learnt
     parity: Mapping[str, Any] = field(default_factory=dict)  # measured at export
     provenance: Mapping[str, Any] = field(default_factory=dict)  # checkpoint, tools, date
     schema: int = SCHEMA_VERSION
@@ -143,6 +144,9 @@ class BundleManifest:
         for graph in self.graphs.values():
             used |= {graph.file, *graph.weights}
         used |= {engine.file for engine in self.engines}
+        if self.guesses is not None:
+            _require(self.guesses not in used, "guesses names a file of something else.")
+            used.add(self.guesses)
         unlisted = sorted(used - set(self.files))
         _require(not unlisted, f"{unlisted[0] if unlisted else ''!r} is used but not in files.")
         for name, graph in self.graphs.items():
@@ -159,7 +163,7 @@ class BundleManifest:
             "config": self.config.to_dict(),
             "target": [self.target.name, self.target.runtime, self.target.device],
             "cache": asdict(self.cache),
-            "files": {name: spec.sha256 for name, spec in self.files.items()},
+            "files": {n: spec.sha256 for n, spec in self.files.items() if n != self.guesses},
         }
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -210,7 +214,8 @@ class _ManifestRest:
     config: CaptionerConfig
     target: TargetSpec
     cache: CacheSpec
-    engines: tuple[EngineSpec, ...] = ()  # bundles of older versions lack the key
+    engines: tuple[EngineSpec, ...] = ()  # bundles of older versions lack these two keys
+    guesses: str | None = None
     parity: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

@@ -114,6 +114,7 @@ class Prompt:
 
     ids: tuple[int, ...]
     alt_truncated: bool
+    alt_ids: tuple[int, ...] = ()  # the alt-text in it, without padding and suffix
 
 
 class PromptTokenizer:
@@ -164,6 +165,7 @@ class PromptTokenizer:
             ids = self.encode(text[:max_chars])
             truncated = len(ids) > rules.max_alt_tokens or len(text) > max_chars
             ids = ids[: rules.max_alt_tokens]
-            if rules.padding == "attended_left":
-                ids = [self._pad_id] * (rules.max_alt_tokens - len(ids)) + ids
-        return Prompt((*ids, *rules.suffix_ids), truncated)
+        padding: list[int] = []
+        if rules.use_alt and rules.padding == "attended_left":
+            padding = [self._pad_id] * (rules.max_alt_tokens - len(ids))
+        return Prompt((*padding, *ids, *rules.suffix_ids), truncated, tuple(ids))

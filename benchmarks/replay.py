@@ -22,12 +22,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -38,10 +39,12 @@ from altogether_rt.bench.timing import measure, percentile
 from altogether_rt.bundle import Bundle, find_bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import Engine, EngineStats, Work
+from altogether_rt.generation.guesses import load_guesses
 from altogether_rt.generation.speculation import DraftPlanner, Speculation, StepCost
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess import Preprocessor, PromptTokenizer
 from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
 
 RESULTS = Path(__file__).parent / "results"
@@ -56,6 +59,7 @@ class Pair:
 
     alt_ids: tuple[int, ...]
     caption_ids: tuple[int, ...]
+    embedding: NDArray[np.float32] | None = None
 
 
 def scene_texts(num: int) -> list[tuple[str, str]]:
@@ -87,9 +91,16 @@ class Replay:
     """One bundle, and the pairs as its tokens."""
 
     def __init__(
-        self, bundle: Bundle, texts: Sequence[tuple[str, str]], seen: int, threads: int
+        self,
+        bundle: Bundle,
+        texts: Sequence[tuple[str, str]],
+        seen: int,
+        threads: int,
+        pictures: bool = False,
     ) -> None:
-        """texts: pairs; the first `seen` of them only teach."""
+        """texts: pairs; the first `seen` of them only teach. pictures: they are of scenes, whose
+        pictures are encoded.
+        """
         config = bundle.config
         tokenizer = PromptTokenizer.from_file(
             bundle.tokenizer_path, config.prompt, config.decoder.pad_id
@@ -102,15 +113,30 @@ class Replay:
             )
             for alt, caption in texts
         ]
-        self._seen, self.pairs = pairs[:seen], pairs[seen:]
         self._eos_id = config.decoder.eos_id
         self._bundle, self._threads = bundle, threads
+        if pictures:
+            pairs = self._with_pictures(pairs)
+        self._seen, self.pairs = pairs[:seen], pairs[seen:]
         size = config.encoder.image_size
         with self._open(1) as runtime:  # the picture changes no time
             pixels = np.zeros((1, size, size, 3), np.uint8)
             self._visual_tokens = runtime.map(runtime.encode(pixels))[0]
             timing = measure(lambda: runtime.map(runtime.encode(pixels)), budget_s=1.0)
             self.picture_s = timing.p50_s
+
+    def _with_pictures(self, pairs: Sequence[Pair]) -> list[Pair]:
+        preprocessor = Preprocessor(self._bundle.config.encoder)
+        with self._open(1) as runtime:
+            return [
+                replace(
+                    pair,
+                    embedding=runtime.encode(
+                        preprocessor.pixels(render(make_sample(SEED, index, "test").scene))[None]
+                    )[0].copy(),
+                )
+                for index, pair in enumerate(pairs)
+            ]
 
     def _open(self, num_slots: int) -> Runtime:
         return open_runtime(self._bundle, threads=self._threads, num_slots=num_slots)
@@ -140,9 +166,17 @@ class Replay:
             for mode in MODES
         }
 
+    def _new_planner(self) -> DraftPlanner:
+        """What the bundle brings, as when it is opened."""
+        if self._bundle.guesses_path is None:
+            return DraftPlanner()
+        config = self._bundle.config
+        vocab_size, embed_dim = config.decoder.vocab_size, config.encoder.embed_dim
+        return load_guesses(self._bundle.guesses_path, vocab_size, embed_dim)
+
     def _taught(self) -> DraftPlanner:
         """What the captions seen before teach, without computing them again."""
-        planner = DraftPlanner()
+        planner = self._new_planner()
         if self._seen:
             with self._open(1) as runtime:
                 nothing: Any = Uncomputed(runtime)
@@ -167,6 +201,7 @@ class Replay:
                     pair.alt_ids,
                     len(pair.caption_ids),
                     alt_ids=pair.alt_ids,
+                    embedding=pair.embedding,
                 ),
                 pair.caption_ids,
             )
@@ -211,6 +246,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the result; default: bundle and pairs")
     parser.add_argument("--num", type=int, default=96, help="pairs measured")
     parser.add_argument("--seen", type=int, default=0, help="captions written before")
+    parser.add_argument("--pictures", action="store_true", help="of scenes; takes an encoding each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", default="1,8,16")
     parser.add_argument("--threads", type=int, default=2)
@@ -220,7 +256,9 @@ def main() -> None:
         texts = SOURCES[arguments.pairs](arguments.seen + arguments.num)
     except AltogetherError as error:
         raise SystemExit(str(error)) from error
-    replay = Replay(bundle, texts, arguments.seen, arguments.threads)
+    if arguments.pictures and arguments.pairs != "scenes":
+        raise SystemExit("--pictures needs --pairs scenes: the other captions come without theirs.")
+    replay = Replay(bundle, texts, arguments.seen, arguments.threads, arguments.pictures)
     result: dict[str, Any] = {
         "command": "python " + " ".join(sys.argv),
         "machine": {**describe_machine(), "threads": arguments.threads},
@@ -229,6 +267,7 @@ def main() -> None:
         "pairs": arguments.pairs,
         "num": len(replay.pairs),
         "seen": arguments.seen,
+        "pictures": arguments.pictures,
         "picture_ms": round(1000 * replay.picture_s, 3),
         "mean_alt_tokens": round(float(np.mean([len(p.alt_ids) for p in replay.pairs])), 1),
         "mean_caption_tokens": round(float(np.mean([len(p.caption_ids) for p in replay.pairs])), 1),

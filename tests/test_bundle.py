@@ -316,3 +316,58 @@ def test_hash_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
     assert hash_file(tmp_path / "f") == known
+
+
+def _guesses(content: bytes) -> Callable[[Path], None]:
+    def write_file(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write_file
+
+
+def test_guesses_join_a_bundle_and_change_no_caption(bundle: Path) -> None:
+    before = Bundle.load(bundle)
+    assert before.guesses_path is None
+    first = before.with_guesses(_guesses(b"first"))
+    assert Bundle.load(bundle) == first
+    assert first.bundle_id == before.bundle_id
+    assert first.manifest.encoder_id == before.manifest.encoder_id
+    assert first.guesses_path is not None
+    assert first.guesses_path.read_bytes() == b"first"
+    second = first.with_guesses(_guesses(b"second"))
+    assert second.bundle_id == before.bundle_id
+    names = sorted(path.name for path in bundle.iterdir())
+    assert second.guesses_path is not None
+    assert names == sorted([*FILES, "bundle.json", second.guesses_path.name])
+    again = second.with_guesses(_guesses(b"second"))
+    assert Bundle.load(bundle) == again == second
+
+
+@pytest.mark.parametrize("dies_in", ["write", "manifest"])
+def test_a_bundle_stays_whole_if_guesses_cannot_be_written(
+    bundle: Path, dies_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Bundle.load(bundle).with_guesses(_guesses(b"first"))
+
+    def die(*_: Any) -> None:
+        raise OSError("no space left")
+
+    if dies_in == "manifest":
+        monkeypatch.setattr(bundle_module, "_write_manifest", die)
+    with pytest.raises(OSError, match="no space"):
+        before.with_guesses(die if dies_in == "write" else _guesses(b"second"))
+    assert Bundle.load(bundle) == before
+    assert not list(bundle.glob(".*"))
+
+
+def test_altered_guesses_are_refused(bundle: Path) -> None:
+    changed = Bundle.load(bundle).with_guesses(_guesses(b"first"))
+    assert changed.guesses_path is not None
+    changed.guesses_path.write_bytes(b"other")
+    assert "its hash differs" in complaint(bundle)
+
+
+@pytest.mark.parametrize("name", ["absent.npz", "weights.bin"])
+def test_guesses_that_cannot_be(bundle: Path, name: str) -> None:
+    edit(bundle, lambda data: data.update(guesses=name))
+    complaint(bundle)

@@ -54,6 +54,15 @@ COMMANDS: dict[str, CommandSpec] = {
         ("altogether-rt prepare my-bundle", "altogether-rt prepare my-bundle --remove"),
         "cpu",
     ),
+    "learn": CommandSpec(
+        "altogether_rt.cli.learn:learn_command",
+        "Let captions teach a bundle what to guess, so that it starts as fast as it gets.",
+        (
+            "altogether-rt learn captions.jsonl --bundle my-bundle",
+            "altogether-rt learn captions.jsonl --bundle my-bundle --embeddings emb.npy",
+        ),
+        "cpu",
+    ),
     "doctor": CommandSpec(
         "altogether_rt.cli.doctor:doctor_command",
         "Say what this machine can run, and what to install for the rest.",

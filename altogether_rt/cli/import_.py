@@ -62,7 +62,7 @@ def import_command(
         typer.Option(min=1, help="Attention heads of a decoder that is of no published width."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Turn the weights of ClipCap or of Altogether's public code into a checkpoint.
 

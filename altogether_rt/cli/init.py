@@ -54,7 +54,7 @@ def init_command(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same weights.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Make a checkpoint to try things out with (random weights) or to start training from."""
     from altogether_rt.checkpoint import save_checkpoint

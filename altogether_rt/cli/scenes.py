@@ -36,7 +36,7 @@ def scenes_command(
         typer.Option(help="Names in `test` scenes never occur in `train` ones, whatever the seed."),
     ] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Draw scenes: pictures, alts.jsonl (what the web says) and references.jsonl (what is true)."""
     output = Output(as_json=as_json, quiet=quiet)
@@ -51,7 +51,7 @@ def score_command(
     captions: Annotated[Path, typer.Argument(help="Rows with file_name and caption.")],
     references: Annotated[Path, typer.Argument(help="references.jsonl of the scenes folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Score captions of scenes: facts seen, names kept, wrong facts corrected, names invented."""
     output = Output(as_json=as_json, quiet=quiet)

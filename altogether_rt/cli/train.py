@@ -26,7 +26,7 @@ def train_command(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Train a captioner: encoder (scenes only), pretraining, fine-tuning, as the recipe says."""
     from altogether_rt.train.recipe import load_recipe

@@ -4,9 +4,10 @@
   them. A cursor stands at its next token; when the caption leaves the alt-text, the last three, two
   or one tokens find the place where it goes on, near the cursor if there are several.
 - The *caption* itself, where the last tokens were written before.
-- *Phrases*: what followed the last tokens in other captions of the same captioner.
-- *Both*: a token of the alt-text that the caption still lacks, and that has followed the last ones
-  in other captions. "A large orange" goes on with the alt-text's "hat", wherever that stands in it.
+- *Phrases*: what followed the last tokens in other captions of the same captioner. Of several
+  followers, those that the alt-text holds and the caption still lacks are likelier, and those that
+  go with the picture: "a large orange" goes on with the alt-text's "hat", wherever that stands in
+  it, and in front of a boat with "boat".
 
 A decoder step then verifies several guesses at once; a wrong one costs time and changes no token.
 """
@@ -15,8 +16,11 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from altogether_rt.config import MAX_GUESSES
 
@@ -34,37 +38,45 @@ _MAX_AGREEING = 6
 #: How far from the cursor a single token may find its place: further off it is chance.
 _SINGLE_REACH = 8
 
-#: Tokens of the alt-text that the caption lacks, tried at most: a long one must not take longer.
-_MAX_LACKING = 24
+#: What follows a phrase, at most; and how often it did, counted up to here.
+_MAX_FOLLOWERS = 32
+_MAX_TIMES = 1000
 
-#: How often a phrase went on the same way, counted up to here.
-_MAX_TIMES = 7
+#: A phrase written so often says enough; one written less may give way to its shorter ending.
+_MIN_TIMES = 4
 
-#: Stands before a caption's first token, as if it were one.
-_START = -1
+#: In a file, what followed a phrase a single time is left out of one written so often.
+_TIMES_TO_DROP_SINGLES = 8
 
-_NO_TOKENS: frozenset[int] = frozenset()
+#: So many times likelier is a follower that the alt-text holds and the caption still lacks.
+_LACKING_WEIGHT = 10.0
+
+#: Weight of whatever else might follow.
+_UNSEEN_WEIGHT = 3.0
+
+#: Stands before a caption's first token, as if it were one; and for none at all.
+_START, _NO_TOKEN = -1, -2
 
 # Kinds of evidence, counted through: agreeing tokens in the alt-text; n-grams of the caption;
-# n-grams of phrases, times how sure they are; alt-text tokens that fit, by n-gram.
+# n-grams of phrases, times how much likelier the guess is than all else that followed them.
 _CAPTION_KINDS = _MAX_AGREEING + 1
 _PHRASE_KINDS = _CAPTION_KINDS + _MAX_NGRAM
-_SURENESS = (0, 0, 1, 1, 2, 2, 2, 3)  # by times
-_NUM_SURENESS = 4
-_FITTING_KINDS = _PHRASE_KINDS + _MAX_NGRAM * _NUM_SURENESS
-NUM_KINDS = _FITTING_KINDS + _MAX_NGRAM - 1
+_NUM_SURENESS = 6
+NUM_KINDS = _PHRASE_KINDS + _MAX_NGRAM * _NUM_SURENESS
 
 #: How often guesses of each kind are right, where nothing has been observed yet: about what was
 #: observed in captions of scenes.
 PRIOR_RATES = (
-    *(0.15, 0.45, 0.7, 0.75, 0.75, 0.75, 0.75),  # alt-text, by agreeing tokens
-    *(0.1, 0.2, 0.4),  # caption, by length of the n-gram
-    *(0.15, 0.3, 0.5, 0.8),  # phrases after one token, by sureness
-    *(0.3, 0.45, 0.65, 0.85),  # after two
-    *(0.3, 0.45, 0.65, 0.9),  # after three
-    *(0.35, 0.5),  # fitting after one token, after two
+    *(0.15, 0.5, 0.75, 0.75, 0.75, 0.75, 0.75),  # alt-text, by agreeing tokens
+    *(0.1, 0.15, 0.2),  # caption, by length of the n-gram
+    *(0.1, 0.3, 0.45, 0.55, 0.65, 0.9),  # phrases after one token, by sureness
+    *(0.15, 0.3, 0.5, 0.65, 0.8, 0.95),  # after two
+    *(0.15, 0.3, 0.45, 0.6, 0.8, 0.95),  # after three
 )
 assert len(PRIOR_RATES) == NUM_KINDS
+
+_NO_WEIGHTS: Mapping[int, float] = {}
+_NO_TOKENS: Set[int] = frozenset()
 
 _Guess = tuple[int, int]  # token, kind of evidence
 _Ngrams = Sequence[tuple[int, ...]]  # that a text ends with, longest first
@@ -84,55 +96,112 @@ class PhraseBook:
 
     def __init__(self, max_phrases: int = 50_000) -> None:
         self._max_phrases = max_phrases
-        #: n-gram -> token, times; of a plain dictionary, finding the oldest gets slower and slower.
-        self._next: OrderedDict[tuple[int, ...], tuple[int, int]] = OrderedDict()
-        self._middles: dict[tuple[int, ...], set[int]] = {}  # n-gram -> tokens of `middles`
+        #: n-gram -> token -> times; of a plain dictionary, finding the oldest gets slower.
+        self._followers: OrderedDict[tuple[int, ...], dict[int, int]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._next)
+        return len(self._followers)
 
     def learn(self, ngrams: _Ngrams, token: int) -> None:
-        """`token` was written behind `ngrams`. The token that is written most often prevails."""
+        """`token` was written behind `ngrams`."""
         for ngram in ngrams:
-            known, times = self._next.get(ngram, (token, 0))
-            if not times and len(ngram) > 1:
-                self._middles.setdefault(ngram[:-1], set()).add(ngram[-1])
-            if known == token:
-                self._next[ngram] = (token, min(times + 1, _MAX_TIMES))
-            else:
-                self._next[ngram] = (known, times - 1) if times > 1 else (token, 1)
-        while len(self._next) > self._max_phrases:
-            ngram, _ = self._next.popitem(last=False)
-            if len(ngram) > 1:
-                middles = self._middles[ngram[:-1]]
-                middles.remove(ngram[-1])
-                if not middles:
-                    del self._middles[ngram[:-1]]
+            followers = self._followers.setdefault(ngram, {})
+            followers[token] = followers.get(token, 0) + 1
+            if followers[token] > _MAX_TIMES:
+                halved = {other: times // 2 for other, times in followers.items() if times > 1}
+                self._followers[ngram] = halved
+            elif len(followers) > _MAX_FOLLOWERS:
+                del followers[min(followers, key=lambda other: (followers[other], other == token))]
+        while len(self._followers) > self._max_phrases:
+            self._followers.popitem(last=False)
 
-    def middles(self, ngram: tuple[int, ...]) -> Set[int]:
-        """The tokens that were written behind `ngram`, and something after them."""
-        return self._middles.get(ngram, _NO_TOKENS)
+    def to_arrays(self) -> dict[str, NDArray[np.int32]]:
+        """Phrases that say enough: `ngrams`, (N, 3), filled up with -2 on the left; how many
+        followers each has, `num_followers`, (N,); and these, `followers`, (F, 2), token and times.
+        """
+        ngrams, num_followers, rows = [], [], []
+        for ngram, followers in self._followers.items():
+            times_known = sum(followers.values())
+            if times_known < _MIN_TIMES:
+                continue
+            least = 1 if times_known < _TIMES_TO_DROP_SINGLES else 2
+            listed = [item for item in followers.items() if item[1] >= least]
+            ngrams.append((*(_NO_TOKEN,) * (_MAX_NGRAM - len(ngram)), *ngram))
+            num_followers.append(len(listed))
+            rows += listed
+        return {
+            "ngrams": np.array(ngrams, np.int32).reshape(-1, _MAX_NGRAM),
+            "num_followers": np.array(num_followers, np.int32),
+            "followers": np.array(rows, np.int32).reshape(-1, 2),
+        }
 
-    def guess(self, ngrams: _Ngrams) -> _Guess | None:
-        """What follows the first of `ngrams` that is known."""
+    def from_arrays(
+        self,
+        ngrams: NDArray[np.int64],
+        num_followers: NDArray[np.int64],
+        followers: NDArray[np.int64],
+    ) -> None:
+        """Know what `to_arrays` gave, and nothing else."""
+        rows = iter(followers.tolist())
+        self._followers = OrderedDict()
+        for ngram, number in zip(ngrams.tolist(), num_followers.tolist(), strict=True):
+            key = tuple(token for token in ngram if token != _NO_TOKEN)
+            listed = dict(itertools.islice(rows, number))
+            if key and listed:
+                self._followers[key] = listed
+
+    def guesses(
+        self,
+        ngrams: _Ngrams,
+        lacking: Set[int] = _NO_TOKENS,
+        weights: Mapping[int, float] = _NO_WEIGHTS,
+    ) -> list[_Guess]:
+        """The likeliest follower of the longest of `ngrams` that is known, and, if that was seen
+        too seldom to say much, of the longest that is known well.
+
+        lacking: tokens of the alt-text that the caption has not. weights: how much likelier the
+        picture makes a token, 1 where it is not among them.
+        """
+        guesses: list[_Guess] = []
         for ngram in ngrams:
-            found = self._next.get(ngram)
-            if found is not None:
-                token, times = found
-                return token, _PHRASE_KINDS + (len(ngram) - 1) * _NUM_SURENESS + _SURENESS[times]
-        return None
+            followers = self._followers.get(ngram)
+            if followers is None:
+                continue
+            times_known = sum(followers.values())
+            if guesses and times_known < _MIN_TIMES:
+                continue
+            most, total = -1.0, _UNSEEN_WEIGHT
+            for token, times in followers.items():
+                weight = times * weights.get(token, 1.0)
+                if token in lacking:
+                    weight *= _LACKING_WEIGHT
+                total += weight
+                if weight > most:
+                    most, best = weight, token
+            sureness = int(_NUM_SURENESS * most / total)
+            guesses.append((best, _PHRASE_KINDS + (len(ngram) - 1) * _NUM_SURENESS + sureness))
+            if times_known >= _MIN_TIMES:
+                break
+        return guesses
 
 
 class Drafter:
-    """Guesses for one caption; a function of alt-text, tokens written and phrases."""
+    """Guesses for one caption; a function of alt-text, picture, tokens written and phrases."""
 
-    def __init__(self, alt_ids: Sequence[int], phrases: PhraseBook | None = None) -> None:
+    def __init__(
+        self,
+        alt_ids: Sequence[int],
+        phrases: PhraseBook | None = None,
+        weights: Mapping[int, float] = _NO_WEIGHTS,
+    ) -> None:
+        """weights: how much likelier the picture makes tokens (`TokenPictures.weights`)."""
         self._alt = tuple(alt_ids)
         self._alt_places = _places_after_ngrams(self._alt)
         self._cursor = 0  # the alt-text's place that is expected next
         self._agreeing = 0  # tokens before the cursor that agree with the last ones written
         self._phrases = PhraseBook() if phrases is None else phrases
-        self._lacking = dict.fromkeys(self._alt)  # its tokens that the caption has not, in order
+        self._weights = weights
+        self._lacking = set(self._alt)  # its tokens that the caption has not
         self._written = [_START]
         self._latest: dict[tuple[int, ...], int] = {}  # n-gram -> token after it in the caption
 
@@ -143,14 +212,17 @@ class Drafter:
 
     def write(self, written: Sequence[int]) -> None:
         """Takes note of the caption so far: what it was at the last call, and what was added."""
+        ngrams = _last_ngrams(self._written)
         for token in written[len(self._written) - 1 :]:
-            ngrams = _last_ngrams(self._written)
             self._phrases.learn(ngrams, token)
             for ngram in ngrams:
                 self._latest[ngram] = token
             self._written.append(token)
-            self._lacking.pop(token, None)
-            self._cursor, self._agreeing = self._follow(self._written, self._cursor, self._agreeing)
+            self._lacking.discard(token)
+            ngrams = _last_ngrams(self._written)
+            self._cursor, self._agreeing = self._follow(
+                self._written, ngrams, self._cursor, self._agreeing
+            )
 
     def propose(
         self,
@@ -166,12 +238,14 @@ class Drafter:
         """
         self.write(written)
         text, cursor, agreeing = self._written[-_MAX_AGREEING:], self._cursor, self._agreeing
+        lacking = self._lacking.copy()
+        ngrams = _last_ngrams(text)
         kinds: list[int] = []
         gains: list[float] = []
         reached = 1.0
         for _ in range(limit):
             likeliest = -1.0
-            for guess, evidence in self._guesses(text, cursor, agreeing):
+            for guess, evidence in self._guesses(ngrams, cursor, agreeing, lacking):
                 probability = rate(evidence)
                 if probability > likeliest:
                     likeliest, token, kind = probability, guess, evidence
@@ -181,11 +255,15 @@ class Drafter:
             text.append(token)
             kinds.append(kind)
             gains.append(reached)
-            cursor, agreeing = self._follow(text, cursor, agreeing)
+            lacking.discard(token)
+            ngrams = _last_ngrams(text)
+            cursor, agreeing = self._follow(text, ngrams, cursor, agreeing)
         return Draft(tuple(text[len(text) - len(kinds) :]), tuple(kinds), tuple(gains))
 
-    def _guesses(self, text: list[int], cursor: int, agreeing: int) -> list[_Guess]:
-        guesses, ngrams = [], _last_ngrams(text)
+    def _guesses(
+        self, ngrams: _Ngrams, cursor: int, agreeing: int, lacking: Set[int]
+    ) -> list[_Guess]:
+        guesses = []
         if cursor < len(self._alt):
             guesses.append((self._alt[cursor], agreeing))
         for ngram in ngrams:
@@ -193,36 +271,19 @@ class Drafter:
             if token is not None:
                 guesses.append((token, _CAPTION_KINDS + len(ngram) - 1))
                 break
-        phrase = self._phrases.guess(ngrams)
-        if phrase is not None:
-            guesses.append(phrase)
-        fitting = self._fitting(ngrams[-2:], text)
-        if fitting is not None:
-            guesses.append(fitting)
-        return guesses
+        return guesses + self._phrases.guesses(ngrams, lacking, self._weights)
 
-    def _fitting(self, ngrams: _Ngrams, text: list[int]) -> _Guess | None:
-        """The first token that the caption lacks and that has followed the longest of `ngrams`.
-
-        text: the caption's last tokens, and what has been guessed behind them.
-        """
-        for ngram in ngrams:
-            middles = self._phrases.middles(ngram)
-            if not middles:
-                continue
-            for token in itertools.islice(self._lacking, _MAX_LACKING):
-                if token in middles and token not in text:
-                    return token, _FITTING_KINDS + len(ngram) - 1
-        return None
-
-    def _follow(self, text: list[int], cursor: int, agreeing: int) -> tuple[int, int]:
+    def _follow(
+        self, text: list[int], ngrams: _Ngrams, cursor: int, agreeing: int
+    ) -> tuple[int, int]:
         """The cursor behind the alt-text's tokens that end `text`, and how many agree there.
 
+        ngrams: the last ones of `text`.
         cursor, agreeing: what they were before the last token of `text`.
         """
         if agreeing >= _MAX_NGRAM - 1 and self._alt[cursor : cursor + 1] == (text[-1],):
             return cursor + 1, min(agreeing + 1, _MAX_AGREEING)
-        for ngram in _last_ngrams(text):
+        for ngram in ngrams:
             places = self._alt_places.get(ngram)
             if places is None:
                 continue

@@ -147,10 +147,10 @@ class Engine:
         for index, reason in reversed(finished):
             yield self._release(rows, index).completion(reason)
 
-    def _speculate(self, rows: list[Row]) -> tuple[list[Draft], list[tuple[int, ...]]]:
-        """For each row all that is guessed, and the leading part of it that is to be verified."""
+    def _speculate(self, rows: list[Row]) -> tuple[Sequence[Draft | None], list[tuple[int, ...]]]:
+        """For each row all that is guessed, None where nothing is, and what of it to verify."""
         if not self._planner.wants_drafts(self._speculation, len(rows)):
-            return [Draft()] * len(rows), [()] * len(rows)
+            return [None] * len(rows), [()] * len(rows)
         start_s = self._clock()
         max_chunk = self._runtime.max_chunk
         min_reached = self._planner.min_reached(self._speculation, len(rows))
@@ -162,7 +162,7 @@ class Engine:
     def _take(
         self,
         rows: list[Row],
-        drafts: list[Draft],
+        drafts: Sequence[Draft | None],
         guesses: list[tuple[int, ...]],
         result: StepResult,
     ) -> list[tuple[int, FinishReason]]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.generation.drafts import MAX_DRAFT, Draft, Drafter
+from altogether_rt.generation.pictures import TokenPictures
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
 from altogether_rt.generation.speculation import Acceptance, DraftPlanner
 from altogether_rt.runtime.base import StepBatch, StepResult
@@ -31,6 +32,7 @@ class Work:
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0
     alt_ids: Sequence[int] = ()  # what the caption may copy: guesses are made from it
+    embedding: NDArray[np.float32] | None = None  # (E,) of the picture: for guesses too
 
     @property
     def prompt_length(self) -> int:
@@ -65,6 +67,7 @@ class Row:
         self._ends = ends
         self._drafter: Drafter | None = None
         self._acceptance: Acceptance | None = None
+        self._pictures: TokenPictures | None = None
         self._uniforms: NDArray[np.float64] | None = None
         if work.temperature > 0:
             self._uniforms = row_uniforms(work.seed, work.max_new_tokens)
@@ -89,19 +92,26 @@ class Row:
         there; and no more than the runtime takes in one step (`max_chunk`) beside what must come.
         """
         if self._drafter is None or self._acceptance is None:
-            self._drafter = Drafter(self.work.alt_ids, planner.phrases)
+            self._pictures = planner.pictures
+            weights = planner.pictures.weights(self.work.embedding)
+            self._drafter = Drafter(self.work.alt_ids, planner.phrases, weights)
             self._acceptance = planner.acceptance.of_row()
         to_write = self.work.max_new_tokens - len(self.ids)
         limit = min(MAX_DRAFT, to_write - 1, max_chunk - self.num_pending)
         return self._drafter.propose(self.ids, self._acceptance.rate, max(limit, 0), min_reached)
 
-    def observe(self, draft: Draft, num_written: int, finished: bool) -> None:
-        """Learn how good the guesses for the last `num_written` tokens were, verified or not."""
-        if self._acceptance is None or self._drafter is None or not draft.tokens:
+    def observe(self, draft: Draft | None, num_written: int, finished: bool) -> None:
+        """Learn how good the guesses for the last `num_written` tokens were, verified or not.
+
+        draft: None where no guesses were looked for; then nothing is learnt either.
+        """
+        if self._acceptance is None or self._drafter is None or draft is None:
             return
         self._acceptance.observe(draft, self.ids[len(self.ids) - num_written :])
         if finished:
             self._drafter.write(self.ids)  # phrases to the caption's end, for others
+            if self._pictures is not None and self.work.embedding is not None:
+                self._pictures.learn(self.work.embedding, self.ids)
 
     def take(
         self, result: StepResult, place: int, guesses: Sequence[int]

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from altogether_rt.generation.drafts import NUM_KINDS, PRIOR_RATES, Draft, PhraseBook
+from altogether_rt.generation.pictures import TokenPictures
 
 __all__ = ["Acceptance", "DraftPlanner", "Speculation", "StepCost"]
 
@@ -28,8 +30,10 @@ _UPPER = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 #: With several rows, drafts must promise to be this much faster: estimates are rough.
 _MARGIN = 0.03
 
-#: Most steps with several rows that look for no drafts after drafts did not pay.
-_MAX_REST = 63
+#: After drafts did not pay, steps with several rows look for none; in the long run looking takes
+#: so much of the time, or less, and it is done once in so many steps at least.
+_LOOKING_SHARE = 0.01
+_MIN_LONGEST_REST = 63
 
 #: Of the looks that find drafts not to pay, one in so many verifies some all the same: what is
 #: never done is never measured.
@@ -72,6 +76,19 @@ class Acceptance:
             self.record(kind, guess == token)
             if guess != token:
                 return
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """`rates`, (2, kinds): how often guesses were right, and how often there were any."""
+        return {"rates": np.array([self._right, self._seen], np.float32)}
+
+    def from_arrays(self, rates: NDArray[np.float32]) -> None:
+        """Know what `to_arrays` gave, and nothing else."""
+        self._right, self._seen = rates.tolist()
+        weight = self._PRIOR_WEIGHT
+        self._rates = [
+            (right + weight * prior) / (seen + weight)
+            for right, seen, prior in zip(self._right, self._seen, PRIOR_RATES, strict=True)
+        ]
 
     def rate(self, kind: int) -> float:
         """Probability that a guess of `kind` is right, given that those before it are."""
@@ -156,6 +173,7 @@ class DraftPlanner:
         self.cost = StepCost()
         self.acceptance = Acceptance()
         self.phrases = PhraseBook()
+        self.pictures = TokenPictures()
         self._draft_s = 0.0  # seconds that looking for a row's guesses takes, without verification
         self._rest = 0  # length of the current pause from drafting
         self._pause = 0  # steps of it still to come
@@ -177,17 +195,20 @@ class DraftPlanner:
 
     def record_drafting(self, rows: int, seconds: float) -> None:
         """Learn how long it took to look for guesses for `rows` rows."""
-        self._draft_s += 0.05 * (seconds / rows - self._draft_s)
+        each_s = seconds / rows
+        self._draft_s = self._draft_s + 0.1 * (each_s - self._draft_s) if self._draft_s else each_s
 
     def lengths(self, mode: Speculation, gains: Sequence[Sequence[float]]) -> list[int]:
         """Guesses to verify for each row; `gains`: those of their drafts."""
         if mode == "on" or len(gains) == 1:
             return self._each_alone(gains)
-        lengths = self._together(gains)
+        rows, lengths = len(gains), self._together(gains)
         if any(lengths):
             self._rest = self._fruitless = 0
             return lengths
-        self._rest = self._pause = min(2 * self._rest + 1, _MAX_REST)
+        looking_s, step_s = rows * self._draft_s, self.cost.step_s(rows, rows)
+        longest = max(_MIN_LONGEST_REST, int(looking_s / (_LOOKING_SHARE * step_s)))
+        self._rest = self._pause = min(2 * self._rest + 1, longest)
         self._fruitless += 1
         return lengths if self._fruitless % _EXPLORE_EVERY else self._each_alone(gains)
 

@@ -27,9 +27,14 @@ def pack_indices(
     query_lengths: NDArray[np.int32], past_lengths: NDArray[np.int32], min_chunk: int = 1
 ) -> Packing:
     """The indices of one step; S is the longest row, `min_chunk` at least."""
-    rows, tokens = len(query_lengths), int(query_lengths.sum())
+    rows = len(query_lengths)
+    if rows == 1:  # the smallest steps are the quickest, and must not wait for arithmetic
+        index = np.arange(int(query_lengths[0]), dtype=np.int64)
+        if len(index) >= min_chunk:
+            return Packing(index + past_lengths[0], index.reshape(1, -1), index)
+    tokens = int(query_lengths.sum())
     longest = max(int(query_lengths.max()), min_chunk)
-    if longest * rows == tokens:  # nothing is padded: most steps, and small ones must not wait
+    if longest * rows == tokens:  # nothing is padded: most steps
         index = np.arange(tokens, dtype=np.int64)
         pad_index = index.reshape(rows, longest)
         positions = (pad_index - pad_index[:, :1] + past_lengths[:, None]).reshape(-1)

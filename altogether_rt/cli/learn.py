@@ -1,0 +1,107 @@
+"""`altogether-rt learn`: captions that were written teach a bundle what to guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.data.rows import Row, read_rows
+from altogether_rt.errors import AltogetherError, ImageError
+
+__all__ = ["learn_command"]
+
+
+def learn_command(
+    captions: Annotated[
+        Path, typer.Argument(metavar="CAPTIONS", help="A file that altogether-rt caption wrote.")
+    ],
+    bundle: Annotated[str, typer.Option(help="The bundle's folder; its guesses are replaced.")],
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The images' embeddings, of --save-embeddings: teaches which words go with what.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many captions.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
+    """Let captions teach a bundle which words come next, so that its first captions are written as
+    fast as later ones. Captions stay the same, and so does the bundle's id.
+
+    A thousand captions like those to come are plenty. At most batches of a few captions gain: with
+    many at once the decoder is busy anyway.
+    """
+    from altogether_rt.bundle import Bundle
+    from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
+    from altogether_rt.generation.guesses import save_guesses, teach
+    from altogether_rt.generation.speculation import DraftPlanner
+    from altogether_rt.preprocess import PromptTokenizer
+
+    output = Output(as_json=as_json, quiet=quiet)
+    opened = Bundle.load(bundle)
+    config = opened.config
+    tokenizer = PromptTokenizer.from_file(
+        opened.tokenizer_path, config.prompt, config.decoder.pad_id
+    )
+    saved = None
+    if embeddings is not None:
+        stamp = EncoderStamp(opened.manifest.encoder_id, config.encoder.embed_dim)
+        saved = SavedEmbeddings(embeddings, stamp)
+    planner = DraftPlanner()
+    rows = _caption_rows(captions)[:limit]
+    with output.progress(len(rows), "captions") as progress:
+        num_pictures = 0
+        for row in rows:
+            embedding = None
+            if saved is not None:
+                try:
+                    embedding = saved.get(row["file_name"]).embedding
+                    num_pictures += 1
+                except ImageError:
+                    pass  # its words teach all the same
+            alt_ids = tokenizer.prompt(_alts(row)).alt_ids
+            ids = (*tokenizer.encode(row["caption"]), config.decoder.eos_id)
+            teach(planner, alt_ids, ids, embedding)
+            progress.advance()
+    changed = opened.with_guesses(lambda path: save_guesses(planner, path))
+    assert changed.guesses_path is not None
+    size = changed.guesses_path.stat().st_size
+    output.result(
+        {"captions": len(rows), "pictures": num_pictures, "bytes": size, "bundle": bundle},
+        f"{bundle} has learnt from {len(rows)} captions, {num_pictures} with their picture "
+        f"({format_bytes(size)})",
+    )
+
+
+def _caption_rows(path: Path) -> list[Row]:
+    """Raises AltogetherError for a file without captions."""
+    rows = []
+    try:
+        with path.open("rb") as file:
+            for number, (_, row, _) in enumerate(read_rows(file), 1):
+                if row is None:
+                    raise AltogetherError(
+                        f"line {number} of {path} is not a row of captions: give a file that "
+                        "altogether-rt caption wrote."
+                    )
+                if "error" not in row:
+                    rows.append(row)
+    except OSError as error:
+        raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
+    if not rows:
+        raise AltogetherError(f"there are no captions in {path}: nothing was learnt.")
+    return rows
+
+
+def _alts(row: Row) -> tuple[str, ...]:
+    alt: Any = row.get("alt")
+    texts: Iterator[Any] = iter(alt if isinstance(alt, list) else [alt])
+    return tuple(text for text in texts if isinstance(text, str) and text)

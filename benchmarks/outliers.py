@@ -5,8 +5,8 @@
 Trained OPT models have a few channels whose activations are tens of times larger than the others,
 in every layer; random weights have none. Here --channels channels of every norm of the decoder and
 of the mapper are made 20 to 50 times larger in a copy of CHECKPOINT, which is then exported to
-cpu-int8 once for each --smoothing. Writes the parity figures, stage by stage, to
-benchmarks/results/outliers-NAME.json.
+cpu-int8 once for each --smoothing; columns of weights that smoothing makes large are split. Writes
+the parity figures, stage by stage, to benchmarks/results/outliers-NAME.json.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--ckpt", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for a copy and a bundle")
     parser.add_argument("--channels", type=int, default=6)
-    parser.add_argument("--smoothing", default="0,0.5", help="strengths, separated by commas")
+    parser.add_argument("--smoothing", default="0,0.75", help="strengths, separated by commas")
     parser.add_argument("--name", required=True, help="of the result: outliers-NAME.json")
     arguments = parser.parse_args()
     checkpoint = arguments.work / "outliers"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from altogether_rt.export.activations import Activations
 from altogether_rt.export.attention import MICROSOFT, AttentionLowering
 from altogether_rt.export.graph import OPSET, GraphBuilder
-from altogether_rt.export.quantize import INT8_MAX, quantize_rows
+from altogether_rt.export.quantize import INT8_MAX, quantize_rows, quantize_splitting
 
 __all__ = [
     "Fp32Linear",
@@ -94,16 +94,20 @@ class Int8Linear:
 
     A scale of its own makes a row's result independent of what else is in the batch; integer sums
     make it independent of their order. In `QuantizedRows` the rows of the weight are output
-    channels, so its scales multiply columns of the product.
+    channels, so its scales multiply columns of the product. Input channels whose weights are far
+    larger than the others' come several times, each with a part of the weights.
     """
 
     def linear(
         self, g: GraphBuilder, x: str, weight: Matrix, bias: Matrix | None, name: str
     ) -> str:
-        quantized = quantize_rows(weight)
-        values = g.weight(f"{name}.weight_int8", quantized.values.T)
-        scales = g.weight(f"{name}.weight_scale", quantized.scales)
-        y = integer_product(g, x, values, scales)
+        split = quantize_splitting(weight)
+        values = g.weight(f"{name}.weight_int8", split.values.T)
+        scales = g.weight(f"{name}.weight_scale", split.scales)
+        repeated = (
+            g.weight(f"{name}.weight_repeated", split.repeated) if len(split.repeated) else None
+        )
+        y = integer_product(g, x, values, scales, repeated)
         return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", bias))
 
 
@@ -154,13 +158,20 @@ class Int8Table:
 _FLOAT = int(onnx.TensorProto.FLOAT)
 
 
-def integer_product(g: GraphBuilder, x: str, values: str, scales: str) -> str:
+def integer_product(
+    g: GraphBuilder, x: str, values: str, scales: str, repeated: str | None = None
+) -> str:
     """x (..., in) float32 times int8 values (in, out), columns scaled -> (..., out) float32.
 
+    repeated: channels of x that come again behind the others, (added,); `values` has as many rows
+    more.
     The columns are scaled where the integer sums leave the kernel, so that these never pass through
     memory; the operator takes one activation scale for all rows, so each row's own comes after it.
     """
     quantized, largest = quantize_activation(g, x)
+    if repeated is not None:  # as integers, a quarter of the bytes
+        again = g.op("Gather", quantized, repeated, axis=-1)
+        quantized = g.op("Concat", quantized, again, axis=-1)
     step, zero = g.constant(1 / INT8_MAX, np.float32), g.constant(ACTIVATION_ZERO, np.uint8)
     operands = (quantized, values, step, scales, zero)
     return g.op("Mul", g.op("MatMulIntegerToFloat", *operands, domain=MICROSOFT), largest)

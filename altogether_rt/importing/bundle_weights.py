@@ -22,7 +22,7 @@ __all__ = ["GraphWeights", "recover_parameters"]
 
 Floats = NDArray[np.float32]
 
-INT8, SCALE = "_int8", "_scale"
+INT8, SCALE, REPEATED = "_int8", "_scale", "_repeated"
 POSITIONS, EMBEDDING = "decoder.positions.weight", "decoder.embed.weight"
 #: Tables that the exporter computes from the configuration.
 DERIVED = ("decoder.rotary_cos", "decoder.rotary_sin")
@@ -72,7 +72,19 @@ class GraphWeights:
         values, scales = self._array(name + INT8), self._array(name + SCALE)
         if values.ndim != 2 or scales.shape != (values.shape[scaled_axis],):
             raise BundleError(f"{self.path} has scales that do not fit the values of {name}.")
-        return values.astype(np.float32) * np.expand_dims(scales, axis=-1 - scaled_axis)
+        whole = values.astype(np.float32) * np.expand_dims(scales, axis=-1 - scaled_axis)
+        return self._join(name, whole) if name + REPEATED in self._stored else whole
+
+    def _join(self, name: str, split: Floats) -> Floats:
+        """Large channels, (in + added, out), as the sums of their parts."""
+        stored = self._array(name + REPEATED)
+        repeated = stored.astype(np.int64)
+        joined = split[: max(len(split) - repeated.size, 0)].copy()
+        within = bool(((repeated >= 0) & (repeated < len(joined))).all())
+        if stored.dtype != np.int64 or repeated.ndim != 1 or not within:
+            raise BundleError(f"{self.path} repeats channels that {name} does not have.")
+        np.add.at(joined, repeated, split[len(joined) :])
+        return joined
 
     def is_quantised(self, name: str) -> bool:
         return name not in self._stored

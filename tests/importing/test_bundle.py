@@ -166,7 +166,10 @@ def test_int8_weights_come_back_as_their_values_times_their_scales(
     ]
     for name in rounded:
         values, scales = quantize_rows(wanted[name].numpy())
-        np.testing.assert_array_equal(found[name].numpy(), values * scales[:, None])
+        error = np.abs(found[name].numpy() - wanted[name].numpy())
+        assert (error <= 0.501 * scales[:, None]).all()  # less where large columns were split
+        if name == "decoder.embed.weight":  # which is a table, and has its rows
+            np.testing.assert_array_equal(found[name].numpy(), values * scales[:, None])
         assert not torch.equal(found[name], wanted[name])
     for name in ("decoder.layers.1.k.bias", "mapper.prefix", "decoder.norm.weight"):
         assert torch.equal(found[name], wanted[name])
@@ -191,6 +194,24 @@ def test_smoothed_weights_come_back_as_the_same_captioner(
 
 def weights_agree(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_large_columns_come_back_from_their_parts(tmp_path: Path) -> None:
+    """Those that smoothing makes of outliers; here the checkpoint has some itself."""
+    checkpoint = write_checkpoint(tmp_path / "made", config_with(VIT, "opt", "transformer"))
+    state = weights(checkpoint)
+    state = {name.replace(".visual.", ".", 1): tensor for name, tensor in state.items()}
+    name = "decoder.layers.0.fc2.weight"
+    state[name][:, 3] *= 7
+    large = tmp_path / "large"
+    save_checkpoint(large, checkpoint.config, state, checkpoint.tokenizer_path, {})
+    bundle = export_checkpoint(large, unsmoothed("cpu-int8"), tmp_path / "bundle")
+    found = weights(recover_checkpoint(bundle.path, tmp_path / "back"))[name]
+    step = (state[name].abs() / 127).amax(1, keepdim=True)
+    assert (found[:, 3] - state[name][:, 3]).abs().max() < 0.51 * step.max()
+    others = torch.arange(found.shape[1]) != 3
+    plain = quantize_rows(state[name].numpy()).scales.mean()
+    assert (found - state[name])[:, others].abs().max() < 0.4 * plain
 
 
 def test_import_and_export_take_a_bundle(int8_bundle: Bundle, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """How fast speculation is where guesses can be right: real alt-texts and captions, replayed.
 
-    python benchmarks/replay.py --bundle starter --pairs scenes
-    python benchmarks/replay.py --bundle starter --pairs scenes --seen 1000
+    python benchmarks/replay.py --bundle starter --pictures
+    python benchmarks/replay.py --bundle DIR --seen 1000
     python benchmarks/replay.py --bundle DIR --pairs coco     (captions from $ALTOGETHER_DATA)
 
 Every step of the decoder is computed with the bundle's weights; then the token of the pair's
@@ -10,8 +10,11 @@ writes these captions, whatever the weights. `scenes`: alt-text and reference ca
 `coco`: of an image's five human captions one is the alt-text, another the caption. Speculation off
 and auto take turns on the same rows. `--seen`: so many captions were written before, and what they
 teach is known: the middle of a long job, where otherwise it is the first captions of a new one.
-Times are the decoder's, prompts included; `speedup_with_picture` adds the time of encoder and
-mapper to both. Writes benchmarks/results/replay-NAME.json.
+What the bundle has learnt (`altogether-rt learn`) is known from the first caption on, unless
+`--unlearnt` is given. `--pictures`: the scenes are drawn and encoded, as embeddings say which words
+go with a picture; otherwise guesses come from texts alone. Times are the decoder's, prompts
+included; `speedup_with_picture` adds the time of encoder and mapper to both. Writes
+benchmarks/results/replay-NAME.json.
 """
 
 from __future__ import annotations
@@ -97,10 +100,12 @@ class Replay:
         seen: int,
         threads: int,
         pictures: bool = False,
+        unlearnt: bool = False,
     ) -> None:
         """texts: pairs; the first `seen` of them only teach. pictures: they are of scenes, whose
-        pictures are encoded.
+        pictures are encoded. unlearnt: without what the bundle itself has learnt.
         """
+        self._guesses_path = None if unlearnt else bundle.guesses_path
         config = bundle.config
         tokenizer = PromptTokenizer.from_file(
             bundle.tokenizer_path, config.prompt, config.decoder.pad_id
@@ -168,11 +173,11 @@ class Replay:
 
     def _new_planner(self) -> DraftPlanner:
         """What the bundle brings, as when it is opened."""
-        if self._bundle.guesses_path is None:
+        if self._guesses_path is None:
             return DraftPlanner()
         config = self._bundle.config
         vocab_size, embed_dim = config.decoder.vocab_size, config.encoder.embed_dim
-        return load_guesses(self._bundle.guesses_path, vocab_size, embed_dim)
+        return load_guesses(self._guesses_path, vocab_size, embed_dim)
 
     def _taught(self) -> DraftPlanner:
         """What the captions seen before teach, without computing them again."""
@@ -247,6 +252,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=96, help="pairs measured")
     parser.add_argument("--seen", type=int, default=0, help="captions written before")
     parser.add_argument("--pictures", action="store_true", help="of scenes; takes an encoding each")
+    parser.add_argument("--unlearnt", action="store_true", help="as if the bundle had not learnt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", default="1,8,16")
     parser.add_argument("--threads", type=int, default=2)
@@ -258,7 +264,9 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     if arguments.pictures and arguments.pairs != "scenes":
         raise SystemExit("--pictures needs --pairs scenes: the other captions come without theirs.")
-    replay = Replay(bundle, texts, arguments.seen, arguments.threads, arguments.pictures)
+    replay = Replay(
+        bundle, texts, arguments.seen, arguments.threads, arguments.pictures, arguments.unlearnt
+    )
     result: dict[str, Any] = {
         "command": "python " + " ".join(sys.argv),
         "machine": {**describe_machine(), "threads": arguments.threads},
@@ -268,6 +276,7 @@ def main() -> None:
         "num": len(replay.pairs),
         "seen": arguments.seen,
         "pictures": arguments.pictures,
+        "learnt": bundle.guesses_path is not None and not arguments.unlearnt,
         "picture_ms": round(1000 * replay.picture_s, 3),
         "mean_alt_tokens": round(float(np.mean([len(p.alt_ids) for p in replay.pairs])), 1),
         "mean_caption_tokens": round(float(np.mean([len(p.caption_ids) for p in replay.pairs])), 1),
@@ -277,6 +286,8 @@ def main() -> None:
         figures = replay.alternated(batch, arguments.rounds)
         off, auto = (figures[mode]["captions_per_s"] for mode in MODES)
         figures["speedup"] = round(auto / off, 3)
+        if batch == 1:
+            figures["speedup_p50"] = round(figures["off"]["p50_ms"] / figures["auto"]["p50_ms"], 3)
         figures["speedup_with_picture"] = round(
             (1 / off + replay.picture_s) / (1 / auto + replay.picture_s), 3
         )

@@ -13,7 +13,7 @@ INT8_MAX = 127
 
 #: A column whose largest value is so many times the typical one is split, into parts that are no
 #: larger than that; fewer, if more than this share of all columns would be added.
-_WIDE = 2.0
+_WIDE = 3.0
 _MOST_ADDED = 1 / 16
 
 

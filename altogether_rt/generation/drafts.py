@@ -234,7 +234,8 @@ class Drafter:
         """At most `limit` guesses of what follows `written`, the whole caption so far.
 
         rate: probability that a guess of some kind is right, to choose between guesses.
-        min_reached: from the second guess on, they end where they are less likely to be reached.
+        min_reached: what one more token costs, as a share of a step. From the second guess on,
+        they end where verifying another one costs more than it promises.
         """
         self.write(written)
         text, cursor, agreeing = self._written[-_MAX_AGREEING:], self._cursor, self._agreeing
@@ -242,7 +243,7 @@ class Drafter:
         ngrams = _last_ngrams(text)
         kinds: list[int] = []
         gains: list[float] = []
-        reached = 1.0
+        reached, promised = 1.0, 1.0  # of the next guess; tokens of the step, with those so far
         for _ in range(limit):
             likeliest = -1.0
             for guess, evidence in self._guesses(ngrams, cursor, agreeing, lacking):
@@ -250,8 +251,10 @@ class Drafter:
                 if probability > likeliest:
                     likeliest, token, kind = probability, guess, evidence
             reached *= likeliest
-            if likeliest < 0 or (gains and reached < min_reached):
+            cost = 1 + len(gains) * min_reached
+            if likeliest < 0 or (gains and reached * cost < promised * min_reached):
                 break
+            promised += reached
             text.append(token)
             kinds.append(kind)
             gains.append(reached)

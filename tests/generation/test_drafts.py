@@ -192,7 +192,7 @@ def test_the_phrase_book_stays_small() -> None:
 def test_a_draft_ends_where_it_is_hardly_reached() -> None:
     assert Drafter(ALT).propose([100], lambda kind: 0.3).tokens == (101, 102)
     assert Drafter(ALT).propose([100], lambda kind: 0.04).tokens == (101,), "one, to learn from"
-    assert Drafter(ALT).propose([100], lambda kind: 0.6, 9, 0.3).tokens == (101, 102)
+    assert Drafter(ALT).propose([100], lambda kind: 0.7, 9, 0.3).tokens == (101, 102)
 
 
 def test_gains_are_products_of_rates() -> None:

@@ -202,7 +202,7 @@ def test_large_columns_come_back_from_their_parts(tmp_path: Path) -> None:
     state = weights(checkpoint)
     state = {name.replace(".visual.", ".", 1): tensor for name, tensor in state.items()}
     name = "decoder.layers.0.fc2.weight"
-    state[name][:, 3] *= 7
+    state[name][:, 3] *= 12
     large = tmp_path / "large"
     save_checkpoint(large, checkpoint.config, state, checkpoint.tokenizer_path, {})
     bundle = export_checkpoint(large, unsmoothed("cpu-int8"), tmp_path / "bundle")
@@ -210,8 +210,10 @@ def test_large_columns_come_back_from_their_parts(tmp_path: Path) -> None:
     step = (state[name].abs() / 127).amax(1, keepdim=True)
     assert (found[:, 3] - state[name][:, 3]).abs().max() < 0.51 * step.max()
     others = torch.arange(found.shape[1]) != 3
-    plain = quantize_rows(state[name].numpy()).scales.mean()
-    assert (found - state[name])[:, others].abs().max() < 0.4 * plain
+    values, scales = quantize_rows(state[name].numpy())
+    plain = torch.from_numpy(values * scales[:, None])
+    lost = [(w - state[name])[:, others].abs().mean() for w in (found, plain)]
+    assert lost[0] < 0.6 * lost[1]
 
 
 def test_import_and_export_take_a_bundle(int8_bundle: Bundle, tmp_path: Path) -> None:

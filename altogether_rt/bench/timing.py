@@ -42,13 +42,23 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def measure(
-    action: Callable[[], object], *, budget_s: float, min_repeats: int = 3, max_repeats: int = 1000
+    action: Callable[[], object],
+    *,
+    budget_s: float,
+    min_repeats: int = 3,
+    max_repeats: int = 1000,
+    before: Callable[[], object] = lambda: None,
 ) -> Timing:
-    """Time `action` after one run to warm up, until `budget_s` is spent and enough is known."""
+    """Time `action` after one run to warm up, until `budget_s` is spent and enough is known.
+
+    before: done before each run, and not timed.
+    """
+    before()
     action()
     times: list[float] = []
     spent_s = 0.0
     while len(times) < min_repeats or (spent_s < budget_s and len(times) < max_repeats):
+        before()
         start = time.perf_counter()
         action()
         times.append(time.perf_counter() - start)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
 from altogether_rt.data.rows import Row, read_rows
 from altogether_rt.errors import AltogetherError, ImageError
+
+if TYPE_CHECKING:
+    from altogether_rt.bundle import Bundle
 
 __all__ = ["learn_command"]
 
@@ -36,11 +41,9 @@ def learn_command(
     """Let captions teach a bundle which words come next, so that its first captions are written as
     fast as later ones. Captions stay the same, and so does the bundle's id.
 
-    A thousand captions like those to come are plenty. At most batches of a few captions gain: with
-    many at once the decoder is busy anyway.
+    A thousand captions like those to come are plenty. It is single captions that get faster.
     """
     from altogether_rt.bundle import Bundle
-    from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
     from altogether_rt.generation.guesses import save_guesses, teach
     from altogether_rt.generation.speculation import DraftPlanner
     from altogether_rt.preprocess import PromptTokenizer
@@ -51,10 +54,7 @@ def learn_command(
     tokenizer = PromptTokenizer.from_file(
         opened.tokenizer_path, config.prompt, config.decoder.pad_id
     )
-    saved = None
-    if embeddings is not None:
-        stamp = EncoderStamp(opened.manifest.encoder_id, config.encoder.embed_dim)
-        saved = SavedEmbeddings(embeddings, stamp)
+    saved = None if embeddings is None else _open_embeddings(embeddings, opened)
     planner = DraftPlanner()
     rows = _caption_rows(captions)[:limit]
     with output.progress(len(rows), "captions") as progress:
@@ -79,6 +79,19 @@ def learn_command(
         f"{bundle} has learnt from {len(rows)} captions, {num_pictures} with their picture "
         f"({format_bytes(size)})",
     )
+
+
+def _open_embeddings(path: Path, bundle: Bundle) -> SavedEmbeddings:
+    """Raises AltogetherError for embeddings of another encoder."""
+    manifest = bundle.manifest
+    stamp = EncoderStamp(manifest.encoder_id, manifest.config.encoder.embed_dim)
+    try:
+        return SavedEmbeddings(path, stamp)
+    except AltogetherError as error:
+        try:  # however the images were decoded: what they show is the same
+            return SavedEmbeddings(path, dataclasses.replace(stamp, decoding="fast-jpeg"))
+        except AltogetherError:
+            raise error from None
 
 
 def _caption_rows(path: Path) -> list[Row]:

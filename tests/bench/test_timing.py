@@ -45,3 +45,15 @@ def test_peak_memory_sees_what_was_held() -> None:
     before, growth = map(int, done.stdout.split())
     assert 4e6 < before < 1e9
     assert (60 << 20) < growth < (80 << 20)
+
+
+def test_what_comes_before_is_done_each_time_and_not_timed() -> None:
+    calls: list[str] = []
+
+    def slow() -> None:
+        calls.append("before")
+        time.sleep(0.02)
+
+    timing = measure(lambda: calls.append("run"), budget_s=0.0, min_repeats=4, before=slow)
+    assert calls == ["before", "run"] * 5
+    assert timing.p50_s < 0.02

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,23 @@ _VERSION = 1
 
 #: The largest file that is read, unpacked: it may come from anywhere.
 _MAX_BYTES = 256 << 20
+
+#: What NumPy and zipfile raise for files that are not what they say; MemoryError among them, as a
+#: header may claim any size.
+_UNREADABLE = (
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def teach(
@@ -79,7 +97,7 @@ def load_guesses(path: Path, vocab_size: int, embed_dim: int) -> DraftPlanner:
         if int(_array(arrays, "version", "i", 0)) != _VERSION:
             raise ValueError("another version of altogether-rt wrote it")
         return _planner(arrays, vocab_size, embed_dim)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise BundleError(
             f"{path} holds no guesses for this bundle ({error}): learn them again with "
             "altogether-rt learn."

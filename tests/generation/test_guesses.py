@@ -143,7 +143,17 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("version.npy", bytes(300 << 20))  # a bomb
-    contents = (b"", b"hello", pickle.dumps({"version": 1}), packed.getvalue())
+    claims = io.BytesIO()
+    header = {"descr": "<i8", "fortran_order": False, "shape": (10**14,)}
+    np.lib.format.write_array_header_1_0(claims, header)
+    large = io.BytesIO()
+    with zipfile.ZipFile(large, "w") as archive:
+        archive.writestr("version.npy", claims.getvalue())
+    save_guesses(_taught(40), path)
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 0xFF
+    contents = [b"", b"hello", pickle.dumps({"version": 1}), packed.getvalue(), large.getvalue()]
+    contents += [bytes(whole), path.read_bytes()[:-200]]
     for content in contents:
         path.write_bytes(content)
         with pytest.raises(BundleError, match="holds no guesses"):

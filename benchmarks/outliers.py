@@ -3,10 +3,11 @@
     python benchmarks/outliers.py --ckpt CHECKPOINT --work /tmp/outliers --name opt-125m
 
 Trained OPT models have a few channels whose activations are tens of times larger than the others,
-in every layer; random weights have none. Here --channels channels of every norm of the decoder and
-of the mapper are made 20 to 50 times larger in a copy of CHECKPOINT, which is then exported to
-cpu-int8 once for each --smoothing; columns of weights that smoothing makes large are split. Writes
-the parity figures, stage by stage, to benchmarks/results/outliers-NAME.json.
+in every layer, and so have CLIP's towers; random weights have none. Here --channels channels of
+every norm in the layers of encoder, mapper and decoder are made 20 to 50 times larger in a copy of
+CHECKPOINT, which is then exported to cpu-int8 once for each --smoothing; columns of weights that
+smoothing makes large are split. Writes the parity figures, stage by stage, to
+benchmarks/results/outliers-NAME.json.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def inject(source: Path, target: Path, channels: int) -> None:
             metadata = stream.metadata()
         for name, tensor in tensors.items():
             layer, _, _ = name.rpartition(".")
-            if not (name.startswith(("decoder.layers.", "mapper.layers.")) and ".norm" in layer):
+            if not _is_norm_of_a_layer(layer):
                 continue
             key = (layer, len(tensor))
             if key not in chosen:  # the same channels and factors for weight and bias
@@ -55,6 +56,12 @@ def inject(source: Path, target: Path, channels: int) -> None:
             where, factors = chosen[key]
             tensor[torch.from_numpy(where)] *= torch.from_numpy(factors).to(tensor.dtype)
         save_file(tensors, target / path.name, metadata)
+
+
+def _is_norm_of_a_layer(module: str) -> bool:
+    if module.startswith("encoder."):
+        return ".resblocks." in module and module.rpartition(".")[2] in ("ln_1", "ln_2")
+    return module.startswith(("decoder.layers.", "mapper.layers.")) and ".norm" in module
 
 
 def export(checkpoint: Path, smoothing: float, out: Path) -> dict[str, Any]:

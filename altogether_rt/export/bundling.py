@@ -39,6 +39,7 @@ from altogether_rt.export.recipes import LoweringNames, Recipe
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.scatter_attention import SCATTER_OPSET, ScatterAttention
 from altogether_rt.export.smooth import SmoothedWeights
+from altogether_rt.export.smooth_encoder import smooth_encoder
 from altogether_rt.export.static_quant import FP8, INT8, StaticLinear
 from altogether_rt.export.verify import Recording, check_parity, compare, record
 from altogether_rt.export.weight_only import WeightOnlyLinear
@@ -141,6 +142,8 @@ def write_bundle(
         smoothed = SmoothedWeights(
             source.weights, source.config, calibration, recipe.lowering.smoothing
         )
+        if recipe.lowering.linear == "int8-row" and recipe.lowering.smoothing > 0:
+            smooth_encoder(encoder, calibration.norms, recipe.lowering.smoothing)
         scales = _cache_scales(source.config, smoothed)
         lowering = build_lowering(recipe.lowering, scales, smoothed.input_ranges())
         write_graphs(source.config, smoothed, encoder, lowering, writer.folder, report)

@@ -24,6 +24,8 @@ class Calibration:
 
     #: For each linear layer of mapper and decoder (`decoder.layers.0.q`), of its input: (in,).
     inputs: dict[str, Floats] = field(default_factory=dict)
+    #: For each norm of the encoder (by its name in it), of its output: (channels,).
+    norms: dict[str, Floats] = field(default_factory=dict)
     #: Of the cache, for each layer: (kv_heads, head_dim). Keys are meant as they are stored,
     #: turned by their position where the decoder does that.
     keys: list[Floats] = field(default_factory=list)
@@ -43,6 +45,12 @@ def calibrating(reference: TorchRuntime) -> Iterator[Calibration]:
         for name, module in reference.model.named_modules()
         if isinstance(module, nn.Linear) and name.startswith(("mapper.", "decoder."))
     ]
+    encoder = reference.model.encoder
+    hooks += [
+        module.register_forward_hook(_output_observer(calibration.norms, name))
+        for name, module in (encoder.named_modules() if encoder is not None else ())
+        if isinstance(module, nn.LayerNorm)
+    ]
     try:
         yield calibration
     finally:
@@ -58,9 +66,15 @@ def calibrating(reference: TorchRuntime) -> Iterator[Calibration]:
 def _observer(
     inputs: dict[str, Floats], name: str
 ) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-    def observe(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        x = args[0].detach()
-        largest = x.abs().reshape(-1, x.shape[-1]).amax(dim=0).float().cpu().numpy()
-        inputs[name] = np.maximum(inputs[name], largest) if name in inputs else largest
+    return lambda module, args: _note(inputs, name, args[0])
 
-    return observe
+
+def _output_observer(
+    outputs: dict[str, Floats], name: str
+) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
+    return lambda module, args, output: _note(outputs, name, output)
+
+
+def _note(seen: dict[str, Floats], name: str, x: torch.Tensor) -> None:
+    largest = x.detach().abs().reshape(-1, x.shape[-1]).amax(dim=0).float().cpu().numpy()
+    seen[name] = np.maximum(seen[name], largest) if name in seen else largest

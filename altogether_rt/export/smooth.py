@@ -17,7 +17,7 @@ from altogether_rt.config import CaptionerConfig, DecoderConfig
 from altogether_rt.export.calibrate import Calibration
 from altogether_rt.export.weights import WeightSource
 
-__all__ = ["SmoothedWeights"]
+__all__ = ["SmoothedWeights", "smoothing_factors"]
 
 Floats = NDArray[np.float32]
 #: No factor is beyond this.
@@ -95,23 +95,26 @@ class SmoothedWeights:
         return seen / self._divided[maker][1].reshape(seen.shape)
 
     def _factors(self, pair: _Pair) -> Floats:
-        """One a channel: max |x| ** strength / max |w| ** (1 - strength), over the median of all.
-
-        Where that is below 1 it is 1: the paper's formula also makes small channels larger, but a
-        channel that the samples hardly excite may be excited by other inputs, and would then be an
-        outlier of our own making (logits' cosine 0.98 instead of 0.999, random OPT-125M, prompts
-        unlike the samples).
-        """
-        activation = self._calibration.inputs[pair.readers[0]]
         weight = np.max(
             [np.abs(self._weights.get(f"{name}.weight")).max(axis=0) for name in pair.readers],
             axis=0,
         )
-        seen = (activation > 0) & (weight > 0)
-        ratio = np.where(seen, activation, 1) ** self._strength
-        ratio /= np.where(seen, weight, 1) ** (1 - self._strength)
-        typical = np.median(ratio[seen]) if seen.any() else 1.0
-        return np.where(seen, np.clip(ratio / typical, 1, _MOST), 1).astype(np.float32)
+        return smoothing_factors(self._calibration.inputs[pair.readers[0]], weight, self._strength)
+
+
+def smoothing_factors(activation: Floats, weight: Floats, strength: float) -> Floats:
+    """One a channel: max |x| ** strength / max |w| ** (1 - strength), over the median of all.
+
+    activation, weight: the largest values by channel. Where the factor is below 1 it is 1: the
+    paper's formula also makes small channels larger, but a channel that the samples hardly excite
+    may be excited by other inputs, and would then be an outlier of our own making (logits' cosine
+    0.98 instead of 0.999, random OPT-125M, prompts unlike the samples).
+    """
+    seen = (activation > 0) & (weight > 0)
+    ratio = np.where(seen, activation, 1) ** strength
+    ratio /= np.where(seen, weight, 1) ** (1 - strength)
+    typical = np.median(ratio[seen]) if seen.any() else 1.0
+    return np.where(seen, np.clip(ratio / typical, 1, _MOST), 1).astype(np.float32)
 
 
 def _decoder_pairs(config: DecoderConfig) -> list[_Pair]:

@@ -2,9 +2,8 @@
 
 A bundle is `bundle.json` (the manifest), one ONNX graph each for encoder, mapper and decoder, one
 file of weights that the graphs share and map into memory, `tokenizer.json` and, where captions have
-taught what to guess, a file of that. It comes from
-strangers as often as not, so the manifest names plain files beside it and nothing else, and every
-file is hashed before it is used.
+taught what to guess, a file of that. It comes from strangers as often as not, so the manifest names
+plain files beside it and nothing else, and every file is hashed before it is used.
 """
 
 from __future__ import annotations
@@ -101,22 +100,25 @@ class Bundle:
 
         Whatever happens meanwhile, the folder holds a whole bundle: the one of before or this one.
         """
-        new = self.path / f".guesses.{uuid.uuid4().hex[:8]}.partial"
+        new, manifest_file = (
+            self.path / f".{name}.{uuid.uuid4().hex[:8]}.partial"
+            for name in ("guesses", MANIFEST_NAME)
+        )
+        old = self.manifest.guesses
         try:
             write(new)
-            flush_to_disk(new)
             spec = FileSpec(new.stat().st_size, hash_file(new))
             name = f"guesses.{spec.sha256[:8]}.npz"
+            files = {n: s for n, s in self.manifest.files.items() if n != old}
+            manifest = dataclasses.replace(self.manifest, guesses=name, files={**files, name: spec})
+            _write_manifest(manifest, manifest_file)
+            for path in (new, manifest_file):
+                flush_to_disk(path)
             new.rename(self.path / name)
+            manifest_file.rename(self.path / MANIFEST_NAME)
         finally:
-            new.unlink(missing_ok=True)
-        old = self.manifest.guesses
-        files = {n: s for n, s in self.manifest.files.items() if n != old}
-        manifest = dataclasses.replace(self.manifest, guesses=name, files={**files, name: spec})
-        partial = self.path / f".{MANIFEST_NAME}.partial"
-        _write_manifest(manifest, partial)
-        flush_to_disk(partial)
-        partial.replace(self.path / MANIFEST_NAME)
+            for path in (new, manifest_file):
+                path.unlink(missing_ok=True)
         if old not in (None, name):
             (self.path / old).unlink(missing_ok=True)
         return Bundle(self.path, manifest)

@@ -27,7 +27,7 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
-from altogether_rt.generation.guesses import load_guesses
+from altogether_rt.generation.guesses import new_planner
 from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest, EmbeddedImage
 from altogether_rt.generation.requests import ListedRequests, Recent, RequestSource
 from altogether_rt.generation.sampling import row_seed
@@ -322,10 +322,7 @@ class Captioner:
         self._planner = self._new_planner()
 
     def _new_planner(self) -> DraftPlanner:
-        if self._guesses is None or self.speculation == "off":
-            return DraftPlanner()
-        encoder, decoder = self.config.encoder, self.config.decoder
-        return load_guesses(self._guesses, decoder.vocab_size, encoder.embed_dim)
+        return new_planner(None if self.speculation == "off" else self._guesses, self.config)
 
     def close(self) -> None:
         """Frees the runtime; calling it again does nothing."""

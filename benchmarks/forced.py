@@ -17,7 +17,7 @@ import numpy as np
 from altogether_rt.generation.engine import Work
 from altogether_rt.runtime.base import Runtime, StepBatch, StepResult
 
-__all__ = ["ForcedRuntime", "Uncomputed"]
+__all__ = ["ForcedRuntime"]
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,6 @@ class _Forced:
 
     prompt_length: int
     tokens: Sequence[int]
-
-
-class Uncomputed:
-    """Fulfils `Runtime` around another one and computes nothing; every token is 0."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime, name)
-
-    def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
-        """As many zeros as tokens are asked for."""
-        assert not want_logits
-        return StepResult(np.zeros(len(batch.logit_index), np.int64))
-
-    def move_slot(self, src: int, dst: int, length: int) -> None:
-        """Nothing is in the slots."""
 
 
 class ForcedRuntime:

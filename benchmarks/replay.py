@@ -35,15 +35,15 @@ from numpy.typing import NDArray
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-from forced import ForcedRuntime, Uncomputed
+from forced import ForcedRuntime
 
 from altogether_rt.bench.report import describe_machine
 from altogether_rt.bench.timing import measure, percentile
 from altogether_rt.bundle import Bundle, find_bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import Engine, EngineStats, Work
-from altogether_rt.generation.guesses import load_guesses
-from altogether_rt.generation.speculation import DraftPlanner, Speculation, StepCost
+from altogether_rt.generation.guesses import new_planner, teach
+from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.preprocess import Preprocessor, PromptTokenizer
 from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
@@ -171,22 +171,11 @@ class Replay:
             for mode in MODES
         }
 
-    def _new_planner(self) -> DraftPlanner:
-        """What the bundle brings, as when it is opened."""
-        if self._guesses_path is None:
-            return DraftPlanner()
-        config = self._bundle.config
-        vocab_size, embed_dim = config.decoder.vocab_size, config.encoder.embed_dim
-        return load_guesses(self._guesses_path, vocab_size, embed_dim)
-
     def _taught(self) -> DraftPlanner:
-        """What the captions seen before teach, without computing them again."""
-        planner = self._new_planner()
-        if self._seen:
-            with self._open(1) as runtime:
-                nothing: Any = Uncomputed(runtime)
-                self._write(nothing, self._seen, "auto", planner, EngineStats())
-            planner.cost = StepCost()  # steps that compute nothing say nothing about time
+        """What the bundle brings, as when it is opened, and what the captions seen before teach."""
+        planner = new_planner(self._guesses_path, self._bundle.config)
+        for pair in self._seen:
+            teach(planner, pair.alt_ids, pair.caption_ids, pair.embedding)
         return planner
 
     def _write(

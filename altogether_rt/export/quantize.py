@@ -26,8 +26,7 @@ class QuantizedRows(NamedTuple):
 
 def quantize_rows(matrix: NDArray[np.float32]) -> QuantizedRows:
     """Quantise a (rows, columns) matrix; a row of zeros gets scale 1 and stays zero."""
-    largest = np.abs(matrix).max(axis=1)
-    scales = np.where(largest > 0, largest / INT8_MAX, 1).astype(np.float32)
+    scales = _scales(np.abs(matrix).max(axis=1))
     values = np.rint(matrix / scales[:, None]).clip(-INT8_MAX, INT8_MAX).astype(np.int8)
     return QuantizedRows(values, scales)
 
@@ -51,19 +50,23 @@ def quantize_splitting(matrix: NDArray[np.float32]) -> SplitColumns:
     """
     largest = np.abs(matrix).max(axis=0)
     parts = _num_parts(largest)
-    peak = (np.abs(matrix) / parts).max(axis=1)
-    scales = np.where(peak > 0, peak / INT8_MAX, 1).astype(np.float32)
+    scales = _scales((np.abs(matrix) / parts).max(axis=1))
     bound = INT8_MAX * parts
     sums = np.rint(matrix / scales[:, None]).clip(-bound, bound).astype(np.int64)
-    first, rest = sums // parts, []
+    added = []
     repeated = np.flatnonzero(parts > 1)
     for column in repeated.tolist():
         number = int(parts[column])
-        marks = sums[:, column, None] * np.arange(number + 1) // number
-        rest.append(np.diff(marks)[:, 1:])
-        first[:, column] = marks[:, 1]
-    values = np.concatenate([first, *rest], axis=1).astype(np.int8)
+        split = np.diff(sums[:, column, None] * np.arange(number + 1) // number)
+        sums[:, column] = split[:, 0]
+        added.append(split[:, 1:])
+    values = np.concatenate([sums, *added], axis=1).astype(np.int8)
     return SplitColumns(values, scales, np.repeat(repeated, parts[repeated] - 1))
+
+
+def _scales(largest: NDArray[np.floating]) -> NDArray[np.float32]:
+    """By the largest value of each row."""
+    return np.where(largest > 0, largest / INT8_MAX, 1).astype(np.float32)
 
 
 def _num_parts(largest: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import BundleError
 from altogether_rt.generation.drafts import NUM_KINDS, Drafter
 from altogether_rt.generation.speculation import DraftPlanner
 
-__all__ = ["load_guesses", "save_guesses", "teach"]
+__all__ = ["load_guesses", "new_planner", "save_guesses", "teach"]
 
 #: Of the file's arrays; another one is learnt again.
 _VERSION = 1
@@ -68,8 +69,7 @@ def teach(
         acceptance.observe(draft, written)
         place += len(written)
     drafter.write(ids)
-    if embedding is not None:
-        planner.pictures.learn(embedding, ids)
+    planner.pictures.learn(embedding, ids)
 
 
 def save_guesses(planner: DraftPlanner, path: Path) -> None:
@@ -81,6 +81,15 @@ def save_guesses(planner: DraftPlanner, path: Path) -> None:
     }
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, version=np.array(_VERSION), **arrays)
+
+
+def new_planner(path: Path | None, config: CaptionerConfig) -> DraftPlanner:
+    """A planner that knows what `path` holds, if that is a file of guesses for captioners like
+    `config`, or nothing if it is None. Raises BundleError.
+    """
+    if path is None:
+        return DraftPlanner()
+    return load_guesses(path, config.decoder.vocab_size, config.encoder.embed_dim)
 
 
 def load_guesses(path: Path, vocab_size: int, embed_dim: int) -> DraftPlanner:

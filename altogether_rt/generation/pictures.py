@@ -54,8 +54,10 @@ class TokenPictures:
         self._squares = np.zeros(0)
         self._num_pictures = 0
 
-    def learn(self, embedding: NDArray[np.float32], tokens: Iterable[int]) -> None:
+    def learn(self, embedding: NDArray[np.float32] | None, tokens: Iterable[int]) -> None:
         """The caption of a picture with this embedding, (E,), holds `tokens`."""
+        if embedding is None:
+            return
         if not self._num_pictures:
             self._sums = np.zeros((0, len(embedding)), np.float32)
             self._sum, self._squares = np.zeros(len(embedding)), np.zeros(len(embedding))
@@ -66,10 +68,7 @@ class TokenPictures:
         self._counts[places] += 1
         self._sums[places] += embedding
         # Those of the other tokens age until they are written again: near enough for guesses.
-        mean, precision = self._moments()
-        counts = self._counts[places, None]
-        means = (self._sums[places] - counts * mean) / (counts + _SHRINKAGE)
-        self._norms[places] = np.square(means) @ precision
+        self._norms[places] = self._norms_of(places)
 
     def weights(self, embedding: NDArray[np.float32] | None) -> Mapping[int, float]:
         """How much likelier a picture with this embedding makes a token, where that is known."""
@@ -116,9 +115,14 @@ class TokenPictures:
         self._sum, self._squares = moments.astype(np.float64) * num
         self._places = {token: place for place, token in enumerate(tokens.tolist())}
         self._tokens, self._counts, self._sums = tokens, counts, means * counts[:, None]
+        self._norms = self._norms_of(slice(None))
+
+    def _norms_of(self, places: list[int] | slice) -> NDArray[np.float32]:
         mean, precision = self._moments()
-        shrunk = (means - mean) * (counts / (counts + _SHRINKAGE))[:, None]
-        self._norms = np.square(shrunk) @ precision
+        counts = self._counts[places, None]
+        means = (self._sums[places] - counts * mean) / (counts + _SHRINKAGE)
+        norms: NDArray[np.float32] = np.square(means) @ precision
+        return norms
 
     def _moments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and inverse variance of the embeddings seen, (E,) each."""

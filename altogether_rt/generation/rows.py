@@ -110,7 +110,7 @@ class Row:
         self._acceptance.observe(draft, self.ids[len(self.ids) - num_written :])
         if finished:
             self._drafter.write(self.ids)  # phrases to the caption's end, for others
-            if self._pictures is not None and self.work.embedding is not None:
+            if self._pictures is not None:
                 self._pictures.learn(self.work.embedding, self.ids)
 
     def take(

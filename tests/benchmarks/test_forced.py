@@ -6,10 +6,10 @@ import random
 
 import numpy as np
 import pytest
-from forced import ForcedRuntime, Uncomputed
+from forced import ForcedRuntime
 
 from altogether_rt.generation.engine import Engine, EngineStats, Work
-from altogether_rt.generation.speculation import DraftPlanner, Speculation
+from altogether_rt.generation.speculation import Speculation
 from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime
 
 
@@ -52,15 +52,3 @@ def test_guesses_are_right_where_the_caption_copies() -> None:
     for runtime, stats in ((plain, off), (verifying, on)):
         read = stats.num_prefill_tokens + stats.num_decode_tokens + stats.num_drafted_tokens
         assert runtime.num_tokens == read
-
-
-def test_captions_teach_without_being_computed() -> None:
-    inner = FakeRuntime(1)
-    forced = ForcedRuntime(Uncomputed(inner))  # type: ignore[arg-type]
-    planner = DraftPlanner()
-    engine = Engine(forced, EOS, speculation="auto", planner=planner)
-    given = pairs(23)
-    done = {one.key: one.ids for one in engine.run(forced.announce(given))}
-    assert done == {work.key: tuple(caption[:-1]) for work, caption in given}
-    assert inner.num_tokens == 0
-    assert len(planner.phrases) > 23

@@ -166,10 +166,7 @@ def test_int8_weights_come_back_as_their_values_times_their_scales(
     ]
     for name in rounded:
         values, scales = quantize_rows(wanted[name].numpy())
-        error = np.abs(found[name].numpy() - wanted[name].numpy())
-        assert (error <= 0.501 * scales[:, None]).all()  # less where large columns were split
-        if name == "decoder.embed.weight":  # which is a table, and has its rows
-            np.testing.assert_array_equal(found[name].numpy(), values * scales[:, None])
+        np.testing.assert_array_equal(found[name].numpy(), values * scales[:, None])
         assert not torch.equal(found[name], wanted[name])
     for name in ("decoder.layers.1.k.bias", "mapper.prefix", "decoder.norm.weight"):
         assert torch.equal(found[name], wanted[name])

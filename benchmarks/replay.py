@@ -21,10 +21,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -36,6 +35,7 @@ from numpy.typing import NDArray
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 from forced import ForcedRuntime
+from pairs import SEED, SOURCES, token_pairs
 
 from altogether_rt.bench.report import describe_machine
 from altogether_rt.bench.timing import measure, percentile
@@ -44,7 +44,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import Engine, EngineStats, Work
 from altogether_rt.generation.guesses import new_planner, teach
 from altogether_rt.generation.speculation import DraftPlanner, Speculation
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.preprocess import Preprocessor
 from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.scenes.draw import render
@@ -52,8 +52,6 @@ from altogether_rt.scenes.text import make_sample
 
 RESULTS = Path(__file__).parent / "results"
 MODES: tuple[Speculation, ...] = ("off", "auto")
-SEED = 2026
-COCO = Path("captions", "captions_val2017_textonly.json")
 
 
 @dataclass(frozen=True)
@@ -63,31 +61,6 @@ class Pair:
     alt_ids: tuple[int, ...]
     caption_ids: tuple[int, ...]
     embedding: NDArray[np.float32] | None = None
-
-
-def scene_texts(num: int) -> list[tuple[str, str]]:
-    """Alt-texts and captions of fresh scenes."""
-    samples = (make_sample(SEED, index, "test") for index in range(num))
-    return [(" ".join(sample.alts), sample.caption) for sample in samples]
-
-
-def coco_texts(num: int) -> list[tuple[str, str]]:
-    """Two captions an image, in order of the images. Raises AltogetherError without the data."""
-    folder = os.environ.get("ALTOGETHER_DATA")
-    path = Path(folder) / COCO if folder else COCO
-    if not path.is_file():
-        raise AltogetherError(f"there is no {path}: set ALTOGETHER_DATA to a folder with {COCO}.")
-    by_image: dict[int, list[str]] = {}
-    for row in json.loads(path.read_text("utf-8"))["annotations"]:
-        by_image.setdefault(row["image_id"], []).append(row["caption"].strip())
-    texts = [captions[:2] for _, captions in sorted(by_image.items()) if len(captions) > 1]
-    return [(alt, caption) for alt, caption in texts[:num]]
-
-
-SOURCES: dict[str, Callable[[int], list[tuple[str, str]]]] = {
-    "scenes": scene_texts,
-    "coco": coco_texts,
-}
 
 
 class Replay:
@@ -107,17 +80,7 @@ class Replay:
         """
         self._guesses_path = None if unlearnt else bundle.guesses_path
         config = bundle.config
-        tokenizer = PromptTokenizer.from_file(
-            bundle.tokenizer_path, config.prompt, config.decoder.pad_id
-        )
-        limit = config.max_caption_tokens
-        pairs = [
-            Pair(
-                tokenizer.prompt([alt]).ids,
-                (*tokenizer.encode(caption)[: limit - 1], config.decoder.eos_id),
-            )
-            for alt, caption in texts
-        ]
+        pairs = [Pair(alt, caption) for alt, caption in token_pairs(bundle, texts)]
         self._eos_id = config.decoder.eos_id
         self._bundle, self._threads = bundle, threads
         if pictures:

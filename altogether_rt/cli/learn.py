@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,8 +34,8 @@ def learn_command(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many captions.")
-    ] = None,
+        int, typer.Option(min=1, help="The first so many captions; more teach little more.")
+    ] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
@@ -56,10 +57,9 @@ def learn_command(
     )
     saved = None if embeddings is None else _open_embeddings(embeddings, opened)
     planner = DraftPlanner()
-    rows = _caption_rows(captions)[:limit]
-    with output.progress(len(rows), "captions") as progress:
-        num_pictures = 0
-        for row in rows:
+    num_captions = num_pictures = 0
+    with output.progress(None, "captions") as progress:
+        for row in itertools.islice(_caption_rows(captions), limit):
             embedding = None
             if saved is not None:
                 try:
@@ -70,13 +70,16 @@ def learn_command(
             alt_ids = tokenizer.prompt(_alts(row)).alt_ids
             ids = (*tokenizer.encode(row["caption"]), config.decoder.eos_id)
             teach(planner, alt_ids, ids, embedding)
+            num_captions += 1
             progress.advance()
+    if not num_captions:
+        raise AltogetherError(f"there are no captions in {captions}: nothing was learnt.")
     changed = opened.with_guesses(lambda path: save_guesses(planner, path))
     assert changed.guesses_path is not None
     size = changed.guesses_path.stat().st_size
     output.result(
-        {"captions": len(rows), "pictures": num_pictures, "bytes": size, "bundle": bundle},
-        f"{bundle} has learnt from {len(rows)} captions, {num_pictures} with their picture "
+        {"captions": num_captions, "pictures": num_pictures, "bytes": size, "bundle": bundle},
+        f"{bundle} has learnt from {num_captions} captions, {num_pictures} with their picture "
         f"({format_bytes(size)})",
     )
 
@@ -94,9 +97,8 @@ def _open_embeddings(path: Path, bundle: Bundle) -> SavedEmbeddings:
             raise error from None
 
 
-def _caption_rows(path: Path) -> list[Row]:
-    """Raises AltogetherError for a file without captions."""
-    rows = []
+def _caption_rows(path: Path) -> Iterator[Row]:
+    """Rows with a caption, as they are read. Raises AltogetherError at one that is none."""
     try:
         with path.open("rb") as file:
             for number, (_, row, _) in enumerate(read_rows(file), 1):
@@ -106,12 +108,9 @@ def _caption_rows(path: Path) -> list[Row]:
                         "altogether-rt caption wrote."
                     )
                 if "error" not in row:
-                    rows.append(row)
+                    yield row
     except OSError as error:
         raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
-    if not rows:
-        raise AltogetherError(f"there are no captions in {path}: nothing was learnt.")
-    return rows
 
 
 def _alts(row: Row) -> tuple[str, ...]:

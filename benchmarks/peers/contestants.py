@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["CONTESTANTS", "ENVIRONMENTS", "HERE", "REFERENCE", "ROOT", "Contestant"]
+__all__ = ["CONTESTANTS", "ENVIRONMENTS", "HERE", "PAIRS", "REFERENCE", "ROOT", "Contestant"]
 
 Scope = Literal["whole", "decoder"]
+
+#: Sources of real pairs of alt-text and caption.
+PAIRS = ("scenes", "coco")
 
 #: One build of torch for all environments that have it.
 _TORCH = "torch==2.13.0"
@@ -41,9 +44,10 @@ class Contestant:
     options: dict[str, Any] = field(default_factory=dict)  # the files' paths are added
     scope: Scope = "whole"
     modes: tuple[str, ...] = ("visual",)  # kinds of prompt whose tokens are compared
+    needs_pairs: bool = False
 
-    def load_options(self, work: Path, pad_id: int) -> dict[str, Any]:
-        """What the adapter is given."""
+    def load_options(self, work: Path, pad_id: int, pairs: str | None = None) -> dict[str, Any]:
+        """What the adapter is given; pairs: name of the file with real pairs, if there is one."""
         paths = {name: str(work / name) for name in self.files}
         if self.adapter == "adapters.ours":
             paths = {"bundle": paths[self.files[0]]}
@@ -54,6 +58,7 @@ class Contestant:
             "pixels": str(work / "pixels.npy"),
             "embeddings": str(work / "huggingface" / "embeddings.npy"),
             "pad_id": pad_id,
+            **({"taught": str(work / pairs)} if self.needs_pairs and pairs else {}),
             **self.options,
         }
 
@@ -66,11 +71,22 @@ def _torch(name: str, label: str, modes: tuple[str, ...], **options: Any) -> Con
     return Contestant(name, label, "public", adapter, _TORCH_FILES, options, modes=modes)
 
 
-def _ours(target: str, label: str, speculation: str, suffix: str = "") -> Contestant:
+def _ours(
+    target: str, label: str, speculation: str, suffix: str = "", *, taught: bool = False
+) -> Contestant:
     modes = ("visual", "attended_left", "stand_in")
     options = {"speculation": speculation}
     name, bundle = f"ours-{target}{suffix}", (f"ours-{target}",)
-    return Contestant(name, label, "ours", "adapters.ours", bundle, options, modes=modes)
+    return Contestant(
+        name,
+        label,
+        "ours",
+        "adapters.ours",
+        bundle,
+        options,
+        modes=() if taught else modes,
+        needs_pairs=taught,
+    )
 
 
 CONTESTANTS: tuple[Contestant, ...] = (
@@ -107,6 +123,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
     _ours("fp32", "altogether-rt, fp32", "off"),
     _ours("int8", "altogether-rt, int8", "off"),
     _ours("int8", "altogether-rt, int8, speculation*", "auto", "-spec"),
+    _ours("int8", "altogether-rt, int8, speculation, taught†", "auto", "-taught", taught=True),
 )
 
 #: Writes the tokens that the others' are compared with, in float32, a row at a time.

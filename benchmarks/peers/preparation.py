@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from contestants import HERE, ROOT
+from contestants import HERE, PAIRS, ROOT
 from environments import python_of
 
 __all__ = ["CONFIGS", "STEPS", "Step", "decoder_ids", "environments_for", "make_files", "steps_for"]
@@ -50,6 +50,14 @@ STEPS: dict[str, Step] = {
             ("checkpoint",),
         )
         for target in ("fp32", "int8")
+    },
+    **{
+        f"pairs-{source}.json": Step(
+            "ours",
+            ("{here}/convert/real_pairs.py", source, "{work}/ours-int8", "{out}"),
+            ("ours-int8",),
+        )
+        for source in PAIRS
     },
     "openvino": Step(
         "tools-older",
@@ -98,7 +106,8 @@ def make_files(work: Path, size: str, files: Iterable[str]) -> dict[str, float]:
         values = {"work": work, "config": CONFIGS[size], "out": partial, "here": HERE}
         arguments = [argument.format(**values) for argument in step.command]
         # In an environment without this package it is taken from the checkout.
-        variables = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        paths = os.pathsep.join([str(ROOT), str(HERE.parent)])
+        variables = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
         command = [str(python_of(work.parent, step.environment)), *arguments]
         done = subprocess.run(command, env=variables, stdout=subprocess.DEVNULL)
         if done.returncode:

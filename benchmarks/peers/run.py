@@ -1,6 +1,7 @@
 """Our captioner beside its peers: the same weights, images, alt-texts and caption lengths.
 
     python benchmarks/peers/run.py --size small --work DIR
+    python benchmarks/peers/run.py --size published --work DIR --pairs scenes
 
 Makes an environment for each contestant and converts one random checkpoint for each (both kept in
 DIR), then lets them take turns, one process at a time, until all is measured `--rounds` times or
@@ -21,14 +22,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from contestants import CONTESTANTS, REFERENCE, ROOT, Contestant
+from contestants import CONTESTANTS, PAIRS, REFERENCE, ROOT, Contestant
 from environments import folder_bytes, make_environments, python_of, versions_of
 from picture import to_svg
 from preparation import CONFIGS, decoder_ids, environments_for, make_files
 from protocol import Worker, WorkerError
 from schedule import Estimates, allowance_s, cells
 from summary import agreement, summarise, to_markdown
-from traffic import Row, make_rows
+from traffic import Row, make_rows, read_rows
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -54,6 +55,7 @@ class Benchmark:
         self.contestants = contestants
         self.work: Path = arguments.work.resolve()
         self.folder = self.work / arguments.size
+        self.pairs = f"pairs-{arguments.pairs}.json" if arguments.pairs else None
         self.cells = cells(
             arguments.batches, arguments.images, arguments.single_images, arguments.growth
         )
@@ -66,13 +68,19 @@ class Benchmark:
         self.folder.mkdir(parents=True, exist_ok=True)
         files = ["pixels.npy", *REFERENCE.files]
         files += [file for contestant in self.contestants for file in contestant.files]
+        files += [self.pairs] if self.pairs else []
         names = {contestant.environment for contestant in (*self.contestants, REFERENCE)}
         names |= set(environments_for(self.folder, files))
         make_environments(self.work, sorted(names))
         make_files(self.folder, self.arguments.size, files)
         self.ids = decoder_ids(self.folder)
-        most = max(_CHECK_ROWS, *(cell.images for cell in self.cells))
-        self.rows = make_rows(most, self.ids["vocab_size"], self.arguments.seed)
+        most, vocab_size = max(cell.images for cell in self.cells), self.ids["vocab_size"]
+        seed = self.arguments.seed
+        self.check_rows = _cut(make_rows(_CHECK_ROWS, vocab_size, seed), _CHECK_TOKENS)
+        if self.pairs:
+            self.rows = read_rows(self.folder / self.pairs, most)
+        else:
+            self.rows = make_rows(most, vocab_size, seed)
         self.versions = self._versions()
         self.sizes = {contestant.name: self._sizes(contestant) for contestant in self.contestants}
         self.reference = {} if self.arguments.prepare_only else self._reference_tokens()
@@ -104,7 +112,7 @@ class Benchmark:
         self._say(f"round {round_index + 1}, {contestant.name}, {allowed_s:.0f} s")
         try:
             with self._worker(contestant) as worker:
-                options = contestant.load_options(self.folder, self.ids["pad_id"])
+                options = contestant.load_options(self.folder, self.ids["pad_id"], self.pairs)
                 turn |= worker.load(options, _LOAD_TIMEOUT_S)
                 if contestant.name not in self.agreement:
                     self.agreement[contestant.name] = self._compare(worker, contestant)
@@ -148,17 +156,17 @@ class Benchmark:
             worker.load(REFERENCE.load_options(self.folder, self.ids["pad_id"]), _LOAD_TIMEOUT_S)
             for mode in REFERENCE.modes:
                 self._say(f"  {mode}")
-                rows = _cut(self.rows[:_CHECK_ROWS], _CHECK_TOKENS)
                 # A row at a time: nothing is padded that need not be.
-                parts = [worker.tokens([row], mode, _LOAD_TIMEOUT_S) for row in rows]
+                parts = [worker.tokens([row], mode, _LOAD_TIMEOUT_S) for row in self.check_rows]
                 tokens[mode] = [part[0] for part in parts]
         path.write_text(json.dumps(tokens))
         return tokens
 
     def _compare(self, worker: Worker, contestant: Contestant) -> dict[str, Any]:
-        rows = _cut(self.rows[:_CHECK_ROWS], _CHECK_TOKENS)
         return {
-            mode: agreement(worker.tokens(rows, mode, _LOAD_TIMEOUT_S), self.reference[mode])
+            mode: agreement(
+                worker.tokens(self.check_rows, mode, _LOAD_TIMEOUT_S), self.reference[mode]
+            )
             for mode in contestant.modes
         }
 
@@ -184,6 +192,7 @@ class Benchmark:
             "decoder_batch": 8 if 8 in arguments.batches else arguments.batches[-1],
             "growth": sorted({16, *arguments.growth}),
             "seed": arguments.seed,
+            "pairs": arguments.pairs,
             "contestants": listed,
         }
 
@@ -254,6 +263,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=CONFIGS, required=True)
     parser.add_argument("--work", type=Path, required=True, help="environments and files are kept")
     parser.add_argument("--contestants", help=f"some of {','.join(c.name for c in CONTESTANTS)}")
+    parser.add_argument(
+        "--pairs", choices=PAIRS, help="real alt-texts and captions in place of lengths alone"
+    )
     parser.add_argument("--images", type=int, help="rows of a measurement (16; published: 8)")
     parser.add_argument("--single-images", type=int, help="rows one by one (8; published: 4)")
     parser.add_argument("--batches", type=_numbers, default=[1, 8, 16, 32], metavar="1,8,16,32")
@@ -270,12 +282,14 @@ def _arguments() -> argparse.Namespace:
     small = arguments.size == "small"
     arguments.images = arguments.images or (16 if small else 8)
     arguments.single_images = arguments.single_images or (8 if small else 4)
-    arguments.out = arguments.out or RESULTS / f"peers-{arguments.size}.json"
+    name = "-".join(filter(None, ("peers", arguments.size, arguments.pairs)))
+    arguments.out = arguments.out or RESULTS / f"{name}.json"
     return arguments
 
 
-def _chosen(names: str | None) -> list[Contestant]:
-    by_name = {contestant.name: contestant for contestant in CONTESTANTS}
+def _chosen(names: str | None, pairs: str | None) -> list[Contestant]:
+    """Those of `names`, or all; some can take part only where there are real pairs."""
+    by_name = {c.name: c for c in CONTESTANTS if pairs or not c.needs_pairs}
     wanted = names.split(",") if names else list(by_name)
     unknown = [name for name in wanted if name not in by_name]
     if unknown:
@@ -285,7 +299,7 @@ def _chosen(names: str | None) -> list[Contestant]:
 
 def main() -> None:
     arguments = _arguments()
-    benchmark = Benchmark(arguments, _chosen(arguments.contestants))
+    benchmark = Benchmark(arguments, _chosen(arguments.contestants, arguments.pairs))
     try:
         benchmark.prepare()
     except WorkerError as error:

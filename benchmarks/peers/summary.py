@@ -166,12 +166,27 @@ def _notes(result: Mapping[str, Any]) -> str:
     lines += [
         f"{one['label']}: {error}." for one in result["contestants"] for error in one["errors"]
     ]
-    if any("speculation" in one["label"] for one in result["contestants"]):
-        lines.append(
-            "* Forced to random tokens, so that no guess is right: this is what guessing costs "
-            "where it does not help. `benchmarks/replay.py` measures it on real captions."
-        )
+    lines += [text for mark, text in _footnotes(result) if _marked(result, mark)]
     return "\n\n".join(lines)
+
+
+def _footnotes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not result.get("pairs"):
+        forced = (
+            "Forced to random tokens, so that no guess is right: this is what guessing costs "
+            "where it does not help. `--pairs` measures it on real captions."
+        )
+    else:
+        forced = (
+            f"Forced to the captions of the pairs ({result['pairs']}), so that guesses are right "
+            "as often as in a captioner that writes them; nothing is known of other captions when "
+            "a measurement begins. The others write as many tokens."
+        )
+    return [("*", f"* {forced}"), ("†", "† The same after 1,000 other captions were learnt from.")]
+
+
+def _marked(result: Mapping[str, Any], mark: str) -> bool:
+    return any(mark in one["label"] for one in result["contestants"])
 
 
 def _rate(cell: Mapping[str, Any] | None, name: str) -> str:

@@ -4,17 +4,21 @@ Weights are random, so no caption ends by itself: each row brings the length tha
 Lengths are spread like real ones: alt-texts of 0 to 128 tokens, median 15, one in ten empty;
 captions of 20 to 190 tokens, mean 80. They follow a low-discrepancy sequence (van der Corput, with
 a seeded shift), so that the first eight rows are as typical as all of them.
+
+Rows of real pairs (`convert/real_pairs.py`) bring the captions themselves, for whoever guesses at them.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-__all__ = ["VISUAL_TOKENS", "Row", "make_rows"]
+__all__ = ["VISUAL_TOKENS", "Row", "make_rows", "read_rows"]
 
 VISUAL_TOKENS = 40
 MAX_ALT_TOKENS = 128
@@ -36,6 +40,7 @@ class Row:
     alt_ids: tuple[int, ...]
     stand_in_ids: tuple[int, ...]  # for engines without visual tokens: as many ids in their place
     caption_tokens: int
+    caption_ids: tuple[int, ...] = ()  # of a real pair
 
     @property
     def prompt_tokens(self) -> int:
@@ -51,6 +56,7 @@ class Row:
             tuple(data["alt_ids"]),
             tuple(data["stand_in_ids"]),
             data["caption_tokens"],
+            tuple(data["caption_ids"]),
         )
 
 
@@ -70,6 +76,16 @@ def make_rows(num: int, vocab_size: int, seed: int = 0) -> list[Row]:
         )
         rows.append(Row(index, alt, stand_in, _caption_tokens(caption_share)))
     return rows
+
+
+def read_rows(pairs: Path, num: int) -> list[Row]:
+    """The first `num` of real pairs."""
+    rows = []
+    for index, (alt_ids, caption_ids) in enumerate(json.loads(pairs.read_text("utf-8"))["rows"]):
+        stand_in = (_FIRST_ID,) * VISUAL_TOKENS
+        rows.append(Row(index, tuple(alt_ids), stand_in, len(caption_ids), tuple(caption_ids)))
+    assert num <= len(rows), f"{pairs} holds {len(rows)} rows"
+    return rows[:num]
 
 
 def _alt_tokens(share: float) -> int:

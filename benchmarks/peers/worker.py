@@ -41,6 +41,8 @@ def run_job(adapter: Adapter, rows: Sequence[Any], batch: int) -> dict[str, Any]
     At batch 1 each row is timed by itself.
     """
     reset_peak_memory()
+    if (begin := getattr(adapter, "begin", None)) is not None:
+        begin()
     encode_s = adapter.encode_s
     groups = [[row] for row in rows] if batch == 1 else [list(rows)]
     times_s, written = [], 0

@@ -34,6 +34,7 @@ def benchmark(
         growth=[],
         rounds=2,
         budget_min=budget_min,
+        pairs=None,
         threads=1,
         seed=0,
         out=tmp_path / "peers.json",
@@ -41,6 +42,7 @@ def benchmark(
     made = run.Benchmark(arguments, contestants)
     made.folder.mkdir()
     made.rows, made.ids = make_rows(8, 1000), {"pad_id": 1}
+    made.check_rows = run._cut(made.rows[:6], 6)
     made.reference = {"visual": [[6] * 6] * 6}
     made.versions = {"torch": "2.13.0"}
     made.sizes = {c.name: {"environment_bytes": 1, "files_bytes": 2} for c in contestants}
@@ -72,5 +74,11 @@ def test_nothing_starts_when_the_time_is_over(
 
 def test_who_is_not_known_cannot_be_chosen() -> None:
     with pytest.raises(SystemExit, match="no contestant is called nobody"):
-        run._chosen("ours-int8,nobody")
-    assert [c.name for c in run._chosen("ours-int8,public-fp32")] == ["ours-int8", "public-fp32"]
+        run._chosen("ours-int8,nobody", None)
+    with pytest.raises(SystemExit, match="no contestant is called ours-int8-taught"):
+        run._chosen("ours-int8-taught", None)
+    assert [c.name for c in run._chosen("ours-int8-taught", "scenes")] == ["ours-int8-taught"]
+    assert [c.name for c in run._chosen("ours-int8,public-fp32", None)] == [
+        "ours-int8",
+        "public-fp32",
+    ]

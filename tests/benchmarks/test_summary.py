@@ -93,6 +93,18 @@ def test_the_table_says_what_was_measured_and_what_was_not() -> None:
     assert "altogether-rt <int8>: it took too long." in lines
 
 
+def test_what_speculation_was_forced_to_is_said() -> None:
+    measured = result()
+    assert "Forced" not in to_markdown(measured)
+    measured["contestants"][0]["label"] = "ours, speculation*"
+    assert "* Forced to random tokens" in to_markdown(measured)
+    measured |= {"pairs": "scenes"}
+    assert "* Forced to the captions of the pairs (scenes)" in to_markdown(measured)
+    assert "†" not in to_markdown(measured)
+    measured["contestants"][1]["label"] = "ours, taught†"
+    assert "† The same after 1,000" in to_markdown(measured)
+
+
 def test_the_picture_is_xml_with_a_bar_for_each_contestant() -> None:
     root = ElementTree.fromstring(to_svg(result()))
     texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from statistics import mean, median
 
 import pytest
-from traffic import Row, make_rows
+import traffic
+from traffic import Row, make_rows, read_rows
+
+from altogether_rt.bundle import Bundle, find_bundle
+from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.scenes.text import make_sample
 
 
 def test_lengths_are_spread_as_stated() -> None:
@@ -44,3 +53,35 @@ def test_ids_are_words_of_the_vocabulary() -> None:
 def test_rows_survive_json() -> None:
     row = make_rows(4, 1000)[3]
     assert Row.from_dict(json.loads(json.dumps(row.to_dict()))) == row
+
+
+def test_real_pairs_bring_their_captions(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps({"rows": [[[5, 6], [7, 8, 2]], [[], [9, 2]]], "taught": []}))
+    first, second = read_rows(path, 2)
+    assert (first.alt_ids, first.caption_ids, first.caption_tokens) == ((5, 6), (7, 8, 2), 3)
+    assert second.prompt_tokens == len(second.stand_in_ids) == 40
+    assert Row.from_dict(json.loads(json.dumps(second.to_dict()))) == second
+    assert read_rows(path, 1) == [first]
+    with pytest.raises(AssertionError, match="holds 2 rows"):
+        read_rows(path, 3)
+
+
+def test_pairs_are_made_with_the_tokens_of_a_bundle(tmp_path: Path) -> None:
+    out = tmp_path / "pairs.json"
+    script = Path(traffic.__file__).parent / "convert" / "real_pairs.py"
+    starter = find_bundle("starter")
+    paths = os.pathsep.join(sys.path)
+    subprocess.run(
+        [sys.executable, str(script), "scenes", str(starter), str(out)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    rows = read_rows(out, 256)
+    bundle = Bundle.load(starter)
+    tokenizer = PromptTokenizer.from_file(
+        bundle.tokenizer_path, bundle.config.prompt, bundle.config.decoder.pad_id
+    )
+    caption = make_sample(2026, 7, "test").caption  # of picture 7 of convert/images.py
+    assert rows[7].caption_ids == (*tokenizer.encode(caption), bundle.config.decoder.eos_id)
+    assert len(json.loads(out.read_text())["taught"]) == 1000

@@ -82,6 +82,9 @@ def test_a_bundle_that_has_learnt_writes_the_same_in_fewer_steps(
     # Learning anew replaces what was learnt; without embeddings only words teach.
     done = run("learn", captions, "--bundle", bundle, "--limit", 10)
     assert "has learnt from 10 captions, 0 with their picture" in done.stdout
+    with captions.open("a") as file:  # no more is read than is wanted
+        file.write("not a row\n")
+    assert run("learn", captions, "--bundle", bundle, "--limit", 40).exit_code == 0
     assert num_steps(bundle)[0] == texts
 
 

@@ -1,16 +1,21 @@
 """altogether-rt itself: a bundle, continuous batching, speculation or not.
 
-options: bundle, pixels; speculation `off` or `auto`.
+options: bundle, pixels; speculation `off` or `auto`; taught: a file of pairs (`convert/real_pairs.py`)
+whose captions are taken to be written before.
 
 Random weights soon repeat one token, which guesses catch at once; real captions are not like that.
-With speculation the timed captions are therefore forced to random tokens: no guess is right, and
-what is measured is what guessing costs where it does not help.
+With speculation the timed captions are therefore forced to those of the pairs, or, where rows bring
+none, to random tokens: then no guess is right, and what is measured is what guessing costs where it
+does not help.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +24,7 @@ from forced import ForcedRuntime
 
 from altogether_rt.bundle import Bundle
 from altogether_rt.generation.engine import Engine, EngineStats, Work
+from altogether_rt.generation.guesses import teach
 from altogether_rt.generation.speculation import DraftPlanner
 from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
@@ -51,7 +57,11 @@ class Ours:
         self._rng = np.random.default_rng(0)
         self._pad_id = bundle.config.decoder.pad_id
         self._speculation = options["speculation"]
-        self._planner = DraftPlanner()
+        self._taught = DraftPlanner()
+        if "taught" in options:
+            for alt_ids, caption_ids in json.loads(Path(options["taught"]).read_text())["taught"]:
+                teach(self._taught, alt_ids, caption_ids)
+        self.begin()
         self._pixels = pixels_of(options["pixels"])
         self._watch = Stopwatch()
         self._stats = EngineStats()
@@ -59,6 +69,10 @@ class Ours:
     @property
     def encode_s(self) -> float:
         return self._watch.seconds
+
+    def begin(self) -> None:
+        """Forgets the captions written so far: they may be measured once more."""
+        self._planner = copy.deepcopy(self._taught)
 
     def caption(self, rows: Sequence[Any], batch: int) -> list[list[int]]:
         return self._write(rows, batch, "visual", forced=self._speculation != "off")
@@ -80,7 +94,7 @@ class Ours:
         if forced:
             runtime = ForcedRuntime(runtime)
             work = runtime.announce(
-                (one, self._random_ids(rows[one.key])) for one in self._work(rows, batch, mode)
+                (one, self._given_ids(rows[one.key])) for one in self._work(rows, batch, mode)
             )
         engine = Engine(
             runtime,
@@ -94,8 +108,11 @@ class Ours:
             captions[completion.key] = list(completion.ids)
         return captions
 
-    def _random_ids(self, row: Any) -> list[int]:
-        """A caption that nobody can guess; another one whenever it is asked for."""
+    def _given_ids(self, row: Any) -> Sequence[int]:
+        """The row's caption; if it has none, one that nobody can guess, another at every call."""
+        if row.caption_ids:
+            given: Sequence[int] = row.caption_ids
+            return given
         ids: list[int] = self._rng.integers(4, self._vocab_size, row.caption_tokens).tolist()
         return ids
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import BundleError
-from altogether_rt.generation.drafts import NUM_KINDS, Drafter
+from altogether_rt.generation.drafts import NUM_KINDS
 from altogether_rt.generation.speculation import DraftPlanner
 
 __all__ = ["load_guesses", "new_planner", "save_guesses", "teach"]
@@ -58,18 +58,15 @@ def teach(
 
     The same as if an engine had written it with guesses. embedding: (E,), of the picture.
     """
-    drafter = Drafter(alt_ids, planner.phrases, planner.pictures.weights(embedding))
-    acceptance = planner.acceptance.of_row()
-    place = 0
+    guesser, place = planner.guesser(alt_ids, embedding), 0
     while place < len(ids):
-        draft = drafter.propose(ids[:place], acceptance.rate)
+        draft = guesser.propose(ids[:place])
         pairs = zip(draft.tokens, ids[place:], strict=False)
         right = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         written = ids[place : place + right + 1]
-        acceptance.observe(draft, written)
+        guesser.observe(draft, written)
         place += len(written)
-    drafter.write(ids)
-    planner.pictures.learn(embedding, ids)
+    guesser.finish(ids)
 
 
 def save_guesses(planner: DraftPlanner, path: Path) -> None:

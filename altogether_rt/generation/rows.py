@@ -9,10 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from altogether_rt.generation.drafts import MAX_DRAFT, Draft, Drafter
-from altogether_rt.generation.pictures import TokenPictures
+from altogether_rt.generation.drafts import MAX_DRAFT, Draft
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
-from altogether_rt.generation.speculation import Acceptance, DraftPlanner
+from altogether_rt.generation.speculation import DraftPlanner, Guesser
 from altogether_rt.runtime.base import StepBatch, StepResult
 
 __all__ = ["Completion", "EndTokens", "FinishReason", "Row", "Work", "build_batch"]
@@ -65,9 +64,7 @@ class Row:
         self.length = 0  # tokens in the slot's cache; what is behind them there does not count
         self.ids: list[int] = []
         self._ends = ends
-        self._drafter: Drafter | None = None
-        self._acceptance: Acceptance | None = None
-        self._pictures: TokenPictures | None = None
+        self._guesser: Guesser | None = None
         self._uniforms: NDArray[np.float64] | None = None
         if work.temperature > 0:
             self._uniforms = row_uniforms(work.seed, work.max_new_tokens)
@@ -91,27 +88,22 @@ class Row:
         No more than could be written, so that a slot never holds more than plain decoding puts
         there; and no more than the runtime takes in one step (`max_chunk`) beside what must come.
         """
-        if self._drafter is None or self._acceptance is None:
-            self._pictures = planner.pictures
-            weights = planner.pictures.weights(self.work.embedding)
-            self._drafter = Drafter(self.work.alt_ids, planner.phrases, weights)
-            self._acceptance = planner.acceptance.of_row()
+        if self._guesser is None:
+            self._guesser = planner.guesser(self.work.alt_ids, self.work.embedding)
         to_write = self.work.max_new_tokens - len(self.ids)
         limit = min(MAX_DRAFT, to_write - 1, max_chunk - self.num_pending)
-        return self._drafter.propose(self.ids, self._acceptance.rate, max(limit, 0), min_reached)
+        return self._guesser.propose(self.ids, max(limit, 0), min_reached)
 
     def observe(self, draft: Draft | None, num_written: int, finished: bool) -> None:
         """Learn how good the guesses for the last `num_written` tokens were, verified or not.
 
         draft: None where no guesses were looked for; then nothing is learnt either.
         """
-        if self._acceptance is None or self._drafter is None or draft is None:
+        if self._guesser is None or draft is None:
             return
-        self._acceptance.observe(draft, self.ids[len(self.ids) - num_written :])
+        self._guesser.observe(draft, self.ids[len(self.ids) - num_written :])
         if finished:
-            self._drafter.write(self.ids)  # phrases to the caption's end, for others
-            if self._pictures is not None:
-                self._pictures.learn(self.work.embedding, self.ids)
+            self._guesser.finish(self.ids)
 
     def take(
         self, result: StepResult, place: int, guesses: Sequence[int]

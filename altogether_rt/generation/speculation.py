@@ -12,10 +12,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from altogether_rt.generation.drafts import NUM_KINDS, PRIOR_RATES, Draft, PhraseBook
+from altogether_rt.generation.drafts import (
+    MAX_DRAFT,
+    NUM_KINDS,
+    PRIOR_RATES,
+    Draft,
+    Drafter,
+    PhraseBook,
+)
 from altogether_rt.generation.pictures import TokenPictures
 
-__all__ = ["Acceptance", "DraftPlanner", "Speculation", "StepCost"]
+__all__ = ["Acceptance", "DraftPlanner", "Guesser", "Speculation", "StepCost"]
 
 #: auto: where it is measured to be faster. on: each row as if it were alone. off: never.
 Speculation = Literal["auto", "on", "off"]
@@ -179,6 +186,10 @@ class DraftPlanner:
         self._pause = 0  # steps of it still to come
         self._fruitless = 0  # plans without drafts, since the last with some
 
+    def guesser(self, alt_ids: Sequence[int], embedding: NDArray[np.float32] | None) -> Guesser:
+        """Guesses for one caption. embedding: (E,), of its picture, where that is known."""
+        return Guesser(self, alt_ids, embedding)
+
     def wants_drafts(self, mode: Speculation, rows: int) -> bool:
         """Whether this step is worth looking for drafts; ask once a step."""
         if mode == "off" or rows == 0:
@@ -237,3 +248,32 @@ class DraftPlanner:
         if rows > 1:  # a row alone has already been drafted for: only what comes counts
             seconds = (seconds + rows * self._draft_s) * (1 + _MARGIN)
         return lengths if tokens * plain_s >= rows * seconds else [0] * rows
+
+
+class Guesser:
+    """Guesses for one caption, which teaches the planner about those to come."""
+
+    def __init__(
+        self,
+        planner: DraftPlanner,
+        alt_ids: Sequence[int],
+        embedding: NDArray[np.float32] | None,
+    ) -> None:
+        self._pictures, self._embedding = planner.pictures, embedding
+        self._drafter = Drafter(alt_ids, planner.phrases, planner.pictures.weights(embedding))
+        self._acceptance = planner.acceptance.of_row()
+
+    def propose(
+        self, ids: Sequence[int], limit: int = MAX_DRAFT, min_reached: float = 0.05
+    ) -> Draft:
+        """At most `limit` guesses of what follows `ids`, the caption so far; see `Drafter`."""
+        return self._drafter.propose(ids, self._acceptance.rate, limit, min_reached)
+
+    def observe(self, draft: Draft, written: Sequence[int]) -> None:
+        """Learn how good `draft` was, verified or not, from what was written in its place."""
+        self._acceptance.observe(draft, written)
+
+    def finish(self, ids: Sequence[int]) -> None:
+        """Learn the phrases of the whole caption, and that its words go with its picture."""
+        self._drafter.write(ids)
+        self._pictures.learn(self._embedding, ids)

@@ -19,7 +19,8 @@ ort = pytest.importorskip("onnxruntime")
 def test_model_multiplies(integer: bool) -> None:
     rng = np.random.default_rng(1)
     x: Any = rng.integers(0, 256, (5, 300), np.uint8)
-    weight: Any = rng.integers(-127, 128, (300, 7), np.int8)
+    # Two products fit into 16 bits, where processors without VNNI add them.
+    weight: Any = rng.integers(-64, 65, (300, 7), np.int8)
     expected = x.astype(np.int32) @ weight.astype(np.int32)
     if not integer:
         x, weight, expected = (a.astype(np.float32) for a in (x, weight, expected))

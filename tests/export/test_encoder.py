@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from altogether_rt.export.graph import GraphBuilder
 from altogether_rt.export.recipes import find_recipe
 from altogether_rt.export.weights import WeightsFile
 from altogether_rt.model.encoder import build_encoder
+from altogether_rt.runtime.ort_session import open_session
 
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
 TOWERS: dict[str, dict[str, Any]] = {
@@ -45,11 +45,7 @@ def export(encoder: nn.Module, config: EncoderConfig, target: str, folder: Path)
 
 
 def run(path: Path, pixels: np.ndarray) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    result: np.ndarray = onnxruntime.InferenceSession(str(path), options).run(
-        None, {"pixels": pixels}
-    )[0]
+    result: np.ndarray = open_session(path, threads=1).run(None, {"pixels": pixels})[0]
     return result
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from altogether_rt.export.graph import GraphBuilder
 from altogether_rt.export.lowering import Fp32Linear, Fp32Table, Int8Linear, Int8Table
 from altogether_rt.export.quantize import quantize_rows
 from altogether_rt.export.weights import WeightsFile
+from altogether_rt.runtime.ort_session import open_session
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(40, 64)).astype(np.float32)
@@ -30,9 +30,7 @@ def graph(
         g = GraphBuilder("g", weights)
         g.output(build(g, g.input("x", dtype, shape)), "y", np.float32, ["T", "out"])
     g.save(folder / "g.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(folder / "g.onnx"), options)
+    session = open_session(folder / "g.onnx", threads=1)
     return lambda x: session.run(None, {"x": x})[0]
 
 

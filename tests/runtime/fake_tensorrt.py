@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from altogether_rt.engines.builder import Builder
 from altogether_rt.manifest import EngineProfile
+from altogether_rt.runtime.ort_session import open_session
 from tests.runtime.fake_cuda import CudaMisuse, FakeCuda, as_array
 
 VERSION = "1.7.1.116"
@@ -97,12 +97,7 @@ class FakeEngine:
     def __init__(self, cuda: FakeCuda, plan: dict[str, Any]) -> None:
         self.cuda = cuda
         self.profiles = plan["profiles"]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            plan["graph"], options, providers=["CPUExecutionProvider"]
-        )
+        self.session = open_session(Path(plan["graph"]), threads=1)
         self.inputs = {node.name: _DTYPES[node.type] for node in self.session.get_inputs()}
         outputs = self.session.get_outputs()
         self.outputs = {node.name: (_DTYPES[node.type], node.shape) for node in outputs}

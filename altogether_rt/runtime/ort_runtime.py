@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,9 @@ class OnnxRuntime:
         threads: int | None = None,
         num_slots: int = 16,
         max_chunk: int | None = None,
+        profile: Path | None = None,
     ) -> None:
+        """profile: a folder for what each graph's operators took, `NAME_TIME.json`, on closing."""
         assert num_slots >= 1
         config = bundle.config
         prepared = find_prepared(bundle)
@@ -46,6 +49,7 @@ class OnnxRuntime:
                 spin=name == "decoder",  # the one that runs again and again
                 half=bundle.is_half,
                 optimized=prepared is not None,
+                profile=None if profile is None else profile / name,
             )
             for name in ("encoder", "mapper", "decoder")
         )

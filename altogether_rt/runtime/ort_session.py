@@ -70,6 +70,7 @@ def open_session(
     provider: str = "CPUExecutionProvider",
     half: bool = False,
     optimized: bool = False,
+    profile: Path | None = None,
 ) -> Any:
     """An InferenceSession for `path`, its external weights mapped into memory.
 
@@ -77,6 +78,8 @@ def open_session(
     session has threads of its own, and two that spin take the cores from each other.
     half: whether the graph computes in float16, which onnxruntime's layout pass for convolutions
     crashes on (1.32, a ViT of open_clip). optimized: whether `save_optimized` wrote the graph.
+    profile: beginning of the name of a file in which each operator's time is kept (onnxruntime's
+    JSON, written when the session ends).
 
     Raises BundleError if the graph cannot be loaded or another provider took it.
     """
@@ -86,6 +89,9 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     return _open(path, options, provider, half)
 
 

@@ -15,6 +15,7 @@ import argparse
 import importlib.metadata
 import platform
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -89,7 +90,7 @@ def main() -> None:
     name = (machine["gpu"] or {}).get("name", arguments.device)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     out = arguments.out or HERE / "results" / f"gpu-{slug}.json"
-    about = {"command": "python " + " ".join(sys.argv), "machine": machine}
+    about = {"command": shlex.join(["python", *sys.argv]), "machine": machine}
 
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)

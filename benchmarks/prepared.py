@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -121,7 +122,7 @@ def main() -> None:
     bundle = Bundle.load(arguments.bundle)
     workers = [int(part) for part in arguments.workers.split(",")]
     result = {
-        "command": "python " + " ".join(sys.argv),
+        "command": shlex.join(["python", *sys.argv]),
         "machine": {**describe_machine(), "threads": arguments.threads},
         "bundle": bundle.config.name,
         "bundle_id": bundle.bundle_id,

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -220,7 +221,7 @@ def main() -> None:
         bundle, texts, arguments.seen, arguments.threads, arguments.pictures, arguments.unlearnt
     )
     result: dict[str, Any] = {
-        "command": "python " + " ".join(sys.argv),
+        "command": shlex.join(["python", *sys.argv]),
         "machine": {**describe_machine(), "threads": arguments.threads},
         "bundle": bundle.config.name,
         "bundle_id": bundle.bundle_id,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = measure(arguments.bundle or ["starter"], arguments.num, arguments.seed)
     result = {
-        "command": "python " + " ".join(sys.argv),
+        "command": shlex.join(["python", *sys.argv]),
         "machine": describe_machine(),
         "scenes": {"num": arguments.num, "seed": arguments.seed, "split": "test"},
         "table": table,

@@ -123,7 +123,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
     _ours("fp32", "altogether-rt, fp32", "off"),
     _ours("int8", "altogether-rt, int8", "off"),
     _ours("int8", "altogether-rt, int8, speculation*", "auto", "-spec"),
-    _ours("int8", "altogether-rt, int8, speculation, taught†", "auto", "-taught", taught=True),
+    _ours("int8", "altogether-rt, int8, taught†", "auto", "-taught", taught=True),
 )
 
 #: Writes the tokens that the others' are compared with, in float32, a row at a time.

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from summary import footnotes
+
 __all__ = ["to_svg"]
 
 _WIDTH, _LABEL_WIDTH, _BAR, _GAP, _MARGIN = 760, 250, 22, 8, 20
@@ -24,6 +26,8 @@ def to_svg(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     y, body = _MARGIN + 12, []
     title = f"{result['size']} size, {machine['processor']}, {machine['threads']} threads"
+    if result.get("pairs"):
+        title += f", captions of {result['pairs']}"
     body.append(_text(_MARGIN, y, f"{title}, {machine['date']}", size=15, weight="bold"))
     for heading, name, scopes in panels:
         y += 34
@@ -34,9 +38,11 @@ def to_svg(result: Mapping[str, Any]) -> str:
             body += _bar(y, bar, largest=max(bar["max"] for bar in bars))
             y += _BAR + _GAP
     y += 4
-    for line in textwrap.wrap(_versions(result), _LETTERS):
-        y += 14
-        body.append(_text(_MARGIN, y, line, size=10))
+    for note in (*footnotes(result), _versions(result)):
+        for line in textwrap.wrap(note, _LETTERS):
+            y += 14
+            body.append(_text(_MARGIN, y, line, size=10))
+        y += 4
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y + _MARGIN}" '
         f'viewBox="0 0 {_WIDTH} {y + _MARGIN}">\n'

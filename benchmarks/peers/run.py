@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -183,7 +184,7 @@ class Benchmark:
             }
             listed.append(one)
         return {
-            "command": "python " + " ".join(sys.argv),
+            "command": shlex.join(["python", *sys.argv]),
             "size": arguments.size,
             "config": CONFIGS[arguments.size],
             "machine": _machine(arguments.threads),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-__all__ = ["agreement", "summarise", "to_markdown"]
+__all__ = ["agreement", "footnotes", "summarise", "to_markdown"]
 
 
 def summarise(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -166,11 +166,12 @@ def _notes(result: Mapping[str, Any]) -> str:
     lines += [
         f"{one['label']}: {error}." for one in result["contestants"] for error in one["errors"]
     ]
-    lines += [text for mark, text in _footnotes(result) if _marked(result, mark)]
+    lines += footnotes(result)
     return "\n\n".join(lines)
 
 
-def _footnotes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+def footnotes(result: Mapping[str, Any]) -> list[str]:
+    """What the marks of the contestants' labels mean."""
     if not result.get("pairs"):
         forced = (
             "Forced to random tokens, so that no guess is right: this is what guessing costs "
@@ -182,11 +183,9 @@ def _footnotes(result: Mapping[str, Any]) -> list[tuple[str, str]]:
             "as often as in a captioner that writes them; nothing is known of other captions when "
             "a measurement begins. The others write as many tokens."
         )
-    return [("*", f"* {forced}"), ("†", "† The same after 1,000 other captions were learnt from.")]
-
-
-def _marked(result: Mapping[str, Any], mark: str) -> bool:
-    return any(mark in one["label"] for one in result["contestants"])
+    notes = [f"* {forced}", "† The same after 1,000 other captions were learnt from."]
+    labels = "".join(one["label"] for one in result["contestants"])
+    return [note for note in notes if note[0] in labels]
 
 
 def _rate(cell: Mapping[str, Any] | None, name: str) -> str:

@@ -119,6 +119,15 @@ def test_the_picture_is_xml_with_a_bar_for_each_contestant() -> None:
     assert all(float(bar.get("width", "0")) > 0 for bar in bars)
 
 
+def test_the_picture_says_what_was_captioned_and_what_its_marks_mean() -> None:
+    measured = result() | {"pairs": "scenes"}
+    measured["contestants"][0]["label"] = "ours, speculation*"
+    root = ElementTree.fromstring(to_svg(measured))
+    texts = [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "captions of scenes" in texts[0]
+    assert any(text.startswith("* Forced to the captions") for text in texts)
+
+
 def test_tables_without_figures() -> None:
     empty = result()
     for one in empty["contestants"]:

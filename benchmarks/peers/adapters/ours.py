@@ -1,7 +1,7 @@
 """altogether-rt itself: a bundle, continuous batching, speculation or not.
 
-options: bundle, pixels; speculation `off` or `auto`; taught: a file of pairs (`convert/real_pairs.py`)
-whose captions are taken to be written before.
+options: bundle, pixels; speculation `off` or `auto`; taught: a file of pairs, whose captions are
+taken to be written before (`convert/real_pairs.py`).
 
 Random weights soon repeat one token, which guesses catch at once; real captions are not like that.
 With speculation the timed captions are therefore forced to those of the pairs, or, where rows bring

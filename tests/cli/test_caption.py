@@ -68,6 +68,16 @@ def test_folder_with_alts(folder: Path, captioner: FakeCaptioner) -> None:
     assert "0 captioned, 3 skipped (already there)." in done.stdout
 
 
+def test_hint_of_names_that_are_not_relative_to_the_folder(
+    folder: Path, captioner: FakeCaptioner
+) -> None:
+    (folder / "alts.jsonl").write_text('{"file_name": "photos/a.png", "alt": "a boat"}')
+    done = caption("photos", "--alt", "alts.jsonl")
+    assert "the file's names must be relative to photos, as a.png is." in done.stderr
+    (folder / "alts.jsonl").write_text('{"file_name": "a.png", "alt": "a boat"}')
+    assert "must be relative" not in caption("photos", "--alt", "alts.jsonl").stderr
+
+
 def test_hint_of_alts_that_lie_there(folder: Path, captioner: FakeCaptioner) -> None:
     assert "give --alt alts.jsonl to use its alt-texts" in caption("photos").stderr
 

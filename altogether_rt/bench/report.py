@@ -19,10 +19,11 @@ from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.bundle import is_checkpoint
 from altogether_rt.captioner import Captioner
-from altogether_rt.cpuinfo import read_cpuinfo
 from altogether_rt.generation.speculation import Speculation
+from altogether_rt.machine import read_processor
 from altogether_rt.runtime.device import installed_version
 from altogether_rt.runtime.gpu import find_gpus
+from altogether_rt.runtime.ort_session import available_cores
 from altogether_rt.runtime.select import load_bundle
 
 __all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "run_bench"]
@@ -220,8 +221,10 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
     found = {name: installed_version(name) for name in packages}
     versions = {name: version for name, version in found.items() if version is not None}
     gpus = () if device == "cpu" else find_gpus().gpus
+    processor = read_processor(available_cores())
     return {
-        "processor": read_cpuinfo().get("model name", platform.processor()),
+        "processor": processor.name,
+        "features": list(processor.features),
         "gpus": [gpu.name for gpu in gpus],
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"altogether-rt": __version__, "python": platform.python_version(), **versions},

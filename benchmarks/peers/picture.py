@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from summary import footnotes
+from summary import footnotes, processor
 
 __all__ = ["to_svg"]
 
@@ -25,7 +25,7 @@ def to_svg(result: Mapping[str, Any]) -> str:
     ]
     machine = result["machine"]
     y, body = _MARGIN + 12, []
-    title = f"{result['size']} size, {machine['processor']}, {machine['threads']} threads"
+    title = f"{result['size']} size, {processor(machine)}, {machine['threads']} threads"
     if result.get("pairs"):
         title += f", captions of {result['pairs']}"
     body.append(_text(_MARGIN, y, f"{title}, {machine['date']}", size=15, weight="bold"))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-__all__ = ["agreement", "footnotes", "summarise", "to_markdown"]
+__all__ = ["agreement", "footnotes", "processor", "summarise", "to_markdown"]
 
 
 def summarise(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _agreement_table(result: Mapping[str, Any]) -> str:
 def _notes(result: Mapping[str, Any]) -> str:
     machine = result["machine"]
     lines = [
-        f"{result['size']} size, {machine['processor']}, {machine['threads']} threads of "
+        f"{result['size']} size, {processor(machine)}, {machine['threads']} threads of "
         f"{machine['cores']} cores, {machine['date']}. Medians of the repetitions, in brackets the "
         "slowest and the fastest; – was not measured (does not apply, or no time was left).",
         "Decoder img/s leaves encoder and mapper out, so that engines of decoders compare.",
@@ -168,6 +168,12 @@ def _notes(result: Mapping[str, Any]) -> str:
     ]
     lines += footnotes(result)
     return "\n\n".join(lines)
+
+
+def processor(machine: Mapping[str, Any]) -> str:
+    """Its name, and its features where they were kept."""
+    features = ", ".join(machine.get("features", ()))
+    return f"{machine['processor']} ({features})" if features else str(machine["processor"])
 
 
 def footnotes(result: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from altogether_rt.bench import report
 from altogether_rt.bench.ceilings import Ceilings
-from altogether_rt.bench.report import COLUMNS, BenchSettings, run_bench
+from altogether_rt.bench.report import COLUMNS, BenchSettings, describe_machine, run_bench
 from altogether_rt.bench.stages import STAGES
 from altogether_rt.captioner import Captioner
 from altogether_rt.cli.main import app
@@ -30,6 +30,7 @@ from altogether_rt.config import (
     MapperConfig,
     PromptConfig,
 )
+from altogether_rt.machine import Processor
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.base import StepBatch, StepResult
 
@@ -209,3 +210,12 @@ def test_unwritable_json_file_is_one_sentence(runtime: StandIn, tmp_path: Path) 
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
     assert "cannot be written" in result.stderr
+
+
+def test_a_machine_is_named_with_what_makes_it_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Virtual machines are all called the same."""
+    monkeypatch.setattr(
+        report, "read_processor", lambda cores: Processor("Virtual", cores, ("AVX2", "AVX512"))
+    )
+    machine = describe_machine()
+    assert (machine["processor"], machine["features"]) == ("Virtual", ["AVX2", "AVX512"])

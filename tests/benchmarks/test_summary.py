@@ -91,6 +91,7 @@ def test_the_table_says_what_was_measured_and_what_was_not() -> None:
     assert any("64 images" in line for line in lines)
     assert any("8 s, 2 GB" in line for line in lines)
     assert "altogether-rt <int8>: it took too long." in lines
+    assert any(line.startswith("small size, a CPU, 2 threads of 4 cores") for line in lines)
 
 
 def test_what_speculation_was_forced_to_is_said() -> None:
@@ -121,10 +122,11 @@ def test_the_picture_is_xml_with_a_bar_for_each_contestant() -> None:
 
 def test_the_picture_says_what_was_captioned_and_what_its_marks_mean() -> None:
     measured = result() | {"pairs": "scenes"}
+    measured["machine"]["features"] = ["avx2", "avx512f"]
     measured["contestants"][0]["label"] = "ours, speculation*"
     root = ElementTree.fromstring(to_svg(measured))
     texts = [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "captions of scenes" in texts[0]
+    assert "a CPU (avx2, avx512f), 2 threads, captions of scenes" in texts[0]
     assert any(text.startswith("* Forced to the captions") for text in texts)
 
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["CPUINFO", "read_cpuinfo"]
+__all__ = ["CPUINFO", "cpu_features", "read_cpuinfo"]
 
 CPUINFO = Path("/proc/cpuinfo")
+
+#: Flags that decide how fast int8 is, and what people call them.
+_FEATURES = {
+    "avx2": "AVX2",
+    "avx512f": "AVX512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX512-VNNI",
+    "avx512_bf16": "AVX512-BF16",
+    "amx_int8": "AMX-INT8",
+    "asimddp": "ARM dot product",
+    "i8mm": "ARM I8MM",
+}
 
 
 def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:
@@ -20,3 +33,9 @@ def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:
         key, _, value = line.partition(":")
         values.setdefault(key.strip().lower(), value.strip())
     return values
+
+
+def cpu_features(values: Mapping[str, str]) -> tuple[str, ...]:
+    """What decides how fast int8 is, of what `read_cpuinfo` found."""
+    flags = set((values.get("flags") or values.get("features") or "").split())
+    return tuple(label for flag, label in _FEATURES.items() if flag in flags)

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from altogether_rt import toml
 from altogether_rt.bundle import Bundle
-from altogether_rt.cpuinfo import CPUINFO, read_cpuinfo
+from altogether_rt.cpuinfo import CPUINFO, cpu_features, read_cpuinfo
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.device import check_onnxruntime_gpu, has_module, installed_version
 from altogether_rt.runtime.gpu import GpuReport, find_gpus
 
 __all__ = [
-    "CPU_FEATURES",
     "Ability",
     "Machine",
     "Processor",
@@ -28,17 +27,6 @@ __all__ = [
 ]
 
 _DISTRIBUTION = "altogether-rt"
-#: Flags of /proc/cpuinfo that decide how fast int8 is, and what people call them.
-CPU_FEATURES = {
-    "avx2": "AVX2",
-    "avx512f": "AVX512",
-    "avx_vnni": "AVX-VNNI",
-    "avx512_vnni": "AVX512-VNNI",
-    "avx512_bf16": "AVX512-BF16",
-    "amx_int8": "AMX-INT8",
-    "asimddp": "ARM dot product",
-    "i8mm": "ARM I8MM",
-}
 _FAST_INT8 = {"AVX-VNNI", "AVX512-VNNI", "AMX-INT8", "ARM dot product", "ARM I8MM"}
 
 
@@ -211,6 +199,5 @@ def read_processor(cores: int, cpuinfo: Path = CPUINFO) -> Processor:
     values = read_cpuinfo(cpuinfo)
     if not values:
         return Processor(platform.processor() or platform.machine(), cores, ())
-    flags = set((values.get("flags") or values.get("features") or "").split())
-    features = tuple(label for flag, label in CPU_FEATURES.items() if flag in flags)
-    return Processor(values.get("model name") or platform.machine(), cores, features)
+    name = values.get("model name") or platform.machine()
+    return Processor(name, cores, cpu_features(values))

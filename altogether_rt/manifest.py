@@ -84,6 +84,11 @@ class TargetSpec:
     precision: str  # for people: "int8, one scale a row"
     description: str = ""
 
+    @property
+    def weights(self) -> str:
+        """Type of most weights, the first word of `precision`: `int8`, `float16`."""
+        return self.precision.split()[0].strip(",;:")
+
 
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 

@@ -31,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.bench.ceilings import measure_ceilings
-from altogether_rt.bench.report import describe_machine
+from altogether_rt.bench.report import describe_machine, digits
 from altogether_rt.bench.timing import measure
-from altogether_rt.bundle import Bundle, find_bundle
+from altogether_rt.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.base import StepBatch
 from altogether_rt.runtime.ort_runtime import OnnxRuntime
@@ -190,18 +190,18 @@ def to_markdown(result: Mapping[str, Any]) -> str:
             most[kind] = max(most[kind], taken / whole)
     shown = [kind for kind, _ in most.most_common(MOST_LINES)]
     lines = [["milliseconds", *figures]]
-    lines.append(["**call**", *(f"**{_digits(one['call_ms'])}**" for one in figures.values())])
+    lines.append(["**call**", *(f"**{digits(one['call_ms'])}**" for one in figures.values())])
     for kind in shown:
         lines.append(
-            [kind, *(_digits(one["operators_ms"].get(kind, 0)) for one in figures.values())]
+            [kind, *(digits(one["operators_ms"].get(kind, 0)) for one in figures.values())]
         )
     rest = [
         sum(taken for kind, taken in one["operators_ms"].items() if kind not in shown)
         for one in figures.values()
     ]
-    lines.append(["all others", *map(_digits, rest)])
+    lines.append(["all others", *map(digits, rest)])
     for key, label in (("gb_per_s", "products, GB/s of weights"), ("gop_per_s", "products, GOP/s")):
-        lines.append([label, *(_digits(one["products"][key]) for one in figures.values())])
+        lines.append([label, *(digits(one["products"][key]) for one in figures.values())])
     table = ["| " + " | ".join(line) + " |" for line in lines]
     table.insert(1, "|---|" + "---:|" * len(figures))
     ceiling, machine = result["ceilings"], result["machine"]
@@ -211,11 +211,6 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         f"{ceiling['int8_gop_per_s']} GOP/s, float32 {ceiling['fp32_gop_per_s']} GFLOP/s, memory "
         f"{ceiling['gb_per_s']} GB/s. Operators are timed with the profiler on, the call without.\n"
     )
-
-
-def _digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> None:
@@ -231,7 +226,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     arguments = parser.parse_args()
     try:
-        bundle = Bundle.load(find_bundle(arguments.bundle))
+        bundle = Bundle.load(arguments.bundle)
     except AltogetherError as error:
         raise SystemExit(str(error)) from error
     target = bundle.manifest.target
@@ -244,7 +239,7 @@ def main() -> None:
     seconds = call_seconds(*options, listed, arguments.budget_s)
     taken = profile(*options, listed, arguments.repeats)
     ceilings = measure_ceilings(arguments.threads)
-    weight_bytes = np.dtype(target.precision.split()[0].strip(",;:")).itemsize
+    weight_bytes = np.dtype(target.weights).itemsize
     result = {
         "command": shlex.join(["python", *sys.argv]),
         "machine": {**describe_machine(), "threads": arguments.threads},

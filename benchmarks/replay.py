@@ -40,7 +40,7 @@ from pairs import SEED, SOURCES, token_pairs
 
 from altogether_rt.bench.report import describe_machine
 from altogether_rt.bench.timing import measure, percentile
-from altogether_rt.bundle import Bundle, find_bundle
+from altogether_rt.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import Engine, EngineStats, Work
 from altogether_rt.generation.guesses import new_planner, teach
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     try:
-        bundle = Bundle.load(find_bundle(arguments.bundle))
+        bundle = Bundle.load(arguments.bundle)
         texts = SOURCES[arguments.pairs](arguments.seen + arguments.num)
     except AltogetherError as error:
         raise SystemExit(str(error)) from error

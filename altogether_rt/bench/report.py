@@ -26,7 +26,7 @@ from altogether_rt.runtime.gpu import find_gpus
 from altogether_rt.runtime.ort_session import available_cores
 from altogether_rt.runtime.select import load_bundle
 
-__all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "run_bench"]
+__all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "digits", "run_bench"]
 
 COLUMNS = ("stage", "batch", "p50 ms", "p95 ms", "p99 ms", "rows/s", "tokens/s", "of ceiling", "by")
 
@@ -86,9 +86,9 @@ class BenchReport:
                 [
                     result.stage,
                     str(result.batch),
-                    *(_digits(1000 * seconds) for seconds in times),
-                    _digits(result.rows_per_s),
-                    "–" if tokens is None else _digits(tokens),
+                    *(digits(1000 * seconds) for seconds in times),
+                    digits(result.rows_per_s),
+                    "–" if tokens is None else digits(tokens),
                     "–" if fraction is None else f"{100 * fraction:.0f} %",
                     self.limit(result) or "–",
                 ]
@@ -198,8 +198,7 @@ def _open(bundle: str | Path, settings: BenchSettings) -> _Subject:
         return _Subject(captioner, "torch", precision, precision)
     opened = load_bundle(bundle, settings.device)
     target, cache = opened.manifest.target, opened.manifest.cache
-    weights = target.precision.split()[0].strip(",;:")  # the first word of a target's precision
-    return _Subject(Captioner.load(opened, **options), target.name, weights, cache.dtype)
+    return _Subject(Captioner.load(opened, **options), target.name, target.weights, cache.dtype)
 
 
 def _runner(subject: _Subject, settings: BenchSettings) -> StageRunner:
@@ -236,6 +235,6 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -27,8 +27,8 @@ def note_inputs(job: CaptionJob, inputs: Inputs, output: Output) -> None:
             output.note(f"{problems.count:,} {what}: {problems}.")
     if inputs.names and 0 < inputs.alts_without_image.count == len(inputs.alts.by_name):
         output.note(
-            f"So no image gets an alt-text: the file's names must be relative to {job.folder}, "
-            f"as {inputs.names[0]} is."
+            f"So no image gets an alt-text: the file's names must be relative to "
+            f"{inputs.scan.root}, as {inputs.names[0]} is."
         )
     if inputs.alts.num_truncated:
         output.note(

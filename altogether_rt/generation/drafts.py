@@ -24,10 +24,13 @@ from numpy.typing import NDArray
 
 from altogether_rt.config import MAX_GUESSES
 
-__all__ = ["MAX_DRAFT", "NUM_KINDS", "PRIOR_RATES", "Draft", "Drafter", "PhraseBook"]
+__all__ = ["MAX_DRAFT", "MIN_REACHED", "NUM_KINDS", "PRIOR_RATES", "Draft", "Drafter", "PhraseBook"]
 
 #: Most tokens guessed at a time.
 MAX_DRAFT = MAX_GUESSES
+
+#: What one more token costs, as a share of a step, where nobody has measured it.
+MIN_REACHED = 0.05
 
 #: Tokens that are looked up, at most.
 _MAX_NGRAM = 3
@@ -229,7 +232,7 @@ class Drafter:
         written: Sequence[int],
         rate: Callable[[int], float],
         limit: int = MAX_DRAFT,
-        min_reached: float = 0.05,
+        min_reached: float = MIN_REACHED,
     ) -> Draft:
         """At most `limit` guesses of what follows `written`, the whole caption so far.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import BundleError
 from altogether_rt.generation.drafts import NUM_KINDS
-from altogether_rt.generation.speculation import DraftPlanner
+from altogether_rt.generation.speculation import DraftPlanner, Guesser
 
 __all__ = ["load_guesses", "new_planner", "save_guesses", "teach"]
 
@@ -58,7 +58,7 @@ def teach(
 
     The same as if an engine had written it with guesses. embedding: (E,), of the picture.
     """
-    guesser, place = planner.guesser(alt_ids, embedding), 0
+    guesser, place = Guesser(planner, alt_ids, embedding), 0
     while place < len(ids):
         draft = guesser.propose(ids[:place])
         pairs = zip(draft.tokens, ids[place:], strict=False)

@@ -89,7 +89,7 @@ class Row:
         there; and no more than the runtime takes in one step (`max_chunk`) beside what must come.
         """
         if self._guesser is None:
-            self._guesser = planner.guesser(self.work.alt_ids, self.work.embedding)
+            self._guesser = Guesser(planner, self.work.alt_ids, self.work.embedding)
         to_write = self.work.max_new_tokens - len(self.ids)
         limit = min(MAX_DRAFT, to_write - 1, max_chunk - self.num_pending)
         return self._guesser.propose(self.ids, max(limit, 0), min_reached)

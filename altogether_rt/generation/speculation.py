@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.generation.drafts import (
     MAX_DRAFT,
+    MIN_REACHED,
     NUM_KINDS,
     PRIOR_RATES,
     Draft,
@@ -186,10 +187,6 @@ class DraftPlanner:
         self._pause = 0  # steps of it still to come
         self._fruitless = 0  # plans without drafts, since the last with some
 
-    def guesser(self, alt_ids: Sequence[int], embedding: NDArray[np.float32] | None) -> Guesser:
-        """Guesses for one caption. embedding: (E,), of its picture, where that is known."""
-        return Guesser(self, alt_ids, embedding)
-
     def wants_drafts(self, mode: Speculation, rows: int) -> bool:
         """Whether this step is worth looking for drafts; ask once a step."""
         if mode == "off" or rows == 0:
@@ -259,12 +256,13 @@ class Guesser:
         alt_ids: Sequence[int],
         embedding: NDArray[np.float32] | None,
     ) -> None:
+        """embedding: (E,), of the caption's picture, where that is known."""
         self._pictures, self._embedding = planner.pictures, embedding
         self._drafter = Drafter(alt_ids, planner.phrases, planner.pictures.weights(embedding))
         self._acceptance = planner.acceptance.of_row()
 
     def propose(
-        self, ids: Sequence[int], limit: int = MAX_DRAFT, min_reached: float = 0.05
+        self, ids: Sequence[int], limit: int = MAX_DRAFT, min_reached: float = MIN_REACHED
     ) -> Draft:
         """At most `limit` guesses of what follows `ids`, the caption so far; see `Drafter`."""
         return self._drafter.propose(ids, self._acceptance.rate, limit, min_reached)

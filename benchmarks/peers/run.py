@@ -32,6 +32,10 @@ from schedule import Estimates, allowance_s, cells
 from summary import agreement, summarise, to_markdown
 from traffic import Row, make_rows, read_rows
 
+sys.path.append(str(ROOT))  # a module that needs nothing installed
+
+from altogether_rt.cpuinfo import cpu_features, read_cpuinfo
+
 RESULTS = ROOT / "benchmarks" / "results"
 
 #: Rows and tokens of the comparison of greedy tokens.
@@ -40,9 +44,6 @@ _CHECK_ROWS, _CHECK_TOKENS = 6, 6
 #: A contestant that hangs is ended so much later than its time.
 _GRACE_S = 120.0
 _LOAD_TIMEOUT_S = 600.0
-
-#: What decides how fast numbers are multiplied: names of virtual processors often do not tell.
-_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 #: Packages whose versions explain the figures.
 _SHOWN_PACKAGES = (
@@ -241,17 +242,10 @@ def _loaded(contestant: Contestant) -> list[str]:
 
 
 def _machine(threads: int) -> dict[str, Any]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    values = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
-    }
-    flags = values.get("flags", "").split()
+    values = read_cpuinfo()
     return {
         "processor": values.get("model name", platform.processor()),
-        "features": [flag for flag in _FEATURES if flag in flags],
+        "features": cpu_features(values),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "cores": os.cpu_count(),

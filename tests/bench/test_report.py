@@ -31,6 +31,7 @@ from altogether_rt.config import (
     PromptConfig,
 )
 from altogether_rt.machine import Processor
+from altogether_rt.manifest import TargetSpec
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.base import StepBatch, StepResult
 
@@ -96,7 +97,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     tokenizer = PromptTokenizer(raw, CONFIG.prompt, CONFIG.decoder.pad_id)
     runtime = StandIn(num_slots=3)
     manifest = SimpleNamespace(
-        target=SimpleNamespace(name="cpu-int8", precision="int8, one scale a row"),
+        target=TargetSpec("cpu-int8", "onnxruntime", "cpu", "int8, one scale a row"),
         cache=SimpleNamespace(dtype="float32"),
     )
     bundle = SimpleNamespace(bundle_id="0123456789ab", manifest=manifest)

@@ -74,6 +74,8 @@ def test_hint_of_names_that_are_not_relative_to_the_folder(
     (folder / "alts.jsonl").write_text('{"file_name": "photos/a.png", "alt": "a boat"}')
     done = caption("photos", "--alt", "alts.jsonl")
     assert "the file's names must be relative to photos, as a.png is." in done.stderr
+    done = caption("photos/c.gif", "--alt", "photos/alts.jsonl", "--out", "one.jsonl")
+    assert "must be relative to photos, as c.gif is." in done.stderr
     (folder / "alts.jsonl").write_text('{"file_name": "a.png", "alt": "a boat"}')
     assert "must be relative" not in caption("photos", "--alt", "alts.jsonl").stderr
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from altogether_rt.captioner import Captioner as Captioner
+    from altogether_rt.captions import Caption as Caption
+    from altogether_rt.captions import CaptionParams as CaptionParams
+    from altogether_rt.captions import CaptionRequest as CaptionRequest
     from altogether_rt.config import CaptionerConfig as CaptionerConfig
     from altogether_rt.errors import AltogetherError as AltogetherError
-    from altogether_rt.generation.params import Caption as Caption
-    from altogether_rt.generation.params import CaptionParams as CaptionParams
-    from altogether_rt.generation.params import CaptionRequest as CaptionRequest
 
 __version__ = "0.1.0"
 
@@ -19,9 +19,9 @@ __version__ = "0.1.0"
 #: it `altogether-rt --help`, costs nothing.
 _HOMES = {
     "AltogetherError": "altogether_rt.errors",
-    "Caption": "altogether_rt.generation.params",
-    "CaptionParams": "altogether_rt.generation.params",
-    "CaptionRequest": "altogether_rt.generation.params",
+    "Caption": "altogether_rt.captions",
+    "CaptionParams": "altogether_rt.captions",
+    "CaptionRequest": "altogether_rt.captions",
     "Captioner": "altogether_rt.captioner",
     "CaptionerConfig": "altogether_rt.config",
 }

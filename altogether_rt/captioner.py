@@ -22,23 +22,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import Self
 
-from altogether_rt.bundle import Bundle, is_checkpoint
+from altogether_rt.artifacts.bundle import Bundle, is_checkpoint
+from altogether_rt.captions import Caption, CaptionParams, CaptionRequest, EmbeddedImage
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
-from altogether_rt.generation.guesses import new_planner
-from altogether_rt.generation.params import Caption, CaptionParams, CaptionRequest, EmbeddedImage
 from altogether_rt.generation.requests import ListedRequests, Recent, RequestSource
 from altogether_rt.generation.sampling import row_seed
-from altogether_rt.generation.speculation import DraftPlanner, Speculation
+from altogether_rt.machine.device import find_gpu, has_module, parse_device
 from altogether_rt.preprocess import Preprocessor, PromptTokenizer
 from altogether_rt.runtime.base import Runtime
-from altogether_rt.runtime.device import find_gpu, has_module, parse_device
 from altogether_rt.runtime.select import DEFAULT_SLOTS, load_bundle, open_runtime
+from altogether_rt.speculation.planner import DraftPlanner, Speculation
+from altogether_rt.speculation.store import new_planner
 
 if TYPE_CHECKING:
-    from altogether_rt.runtime.torch_open import Dtype
+    from altogether_rt.runtime.torch.open import Dtype
 
 __all__ = ["Captioner", "caption_params"]
 
@@ -146,7 +146,7 @@ class Captioner:
         for package in ("torch", "safetensors", "open_clip"):
             if not has_module(package):
                 raise MissingDependencyError(package, "train", "captioning with a checkpoint")
-        from altogether_rt.runtime.torch_open import open_checkpoint
+        from altogether_rt.runtime.torch.open import open_checkpoint
 
         opened = open_checkpoint(
             Path(checkpoint),

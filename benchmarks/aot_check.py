@@ -21,18 +21,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # the tests' random weights
 
+from altogether_rt.artifacts.manifest import GRAPH_NAMES  # noqa: E402
 from altogether_rt.bench.report import describe_machine  # noqa: E402
 from altogether_rt.config import named_config  # noqa: E402
-from altogether_rt.engines.builder import open_builder  # noqa: E402
-from altogether_rt.engines.profiles import profiles_for  # noqa: E402
-from altogether_rt.manifest import GRAPH_NAMES  # noqa: E402
+from altogether_rt.runtime.tensorrt.compiler import open_builder  # noqa: E402
+from altogether_rt.runtime.tensorrt.profiles import profiles_for  # noqa: E402
 
 #: ru_maxrss is in kilobytes on Linux, where all of this runs.
 _MAXRSS_UNIT = 1024
 
 
 def write(config: str, target: str, folder: Path) -> None:
-    from tests.engines.graphs import write_random_graphs
+    from tests.runtime.tensorrt.graphs import write_random_graphs
 
     write_random_graphs(named_config(config), target, folder)
 

@@ -26,10 +26,10 @@ from typing import Any
 from altogether_rt import Caption, Captioner, CaptionRequest
 from altogether_rt.bench.report import describe_machine
 from altogether_rt.data.alts import read_alts
-from altogether_rt.data.folder import scan_folder
 from altogether_rt.data.images import load_image
-from altogether_rt.generation.speculation import Speculation
+from altogether_rt.data.sources.folder import scan_folder
 from altogether_rt.scenes.dataset import write_scenes
+from altogether_rt.speculation.planner import Speculation
 
 RESULTS = Path(__file__).parent / "results" / "determinism.json"
 

@@ -30,14 +30,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.bench.ceilings import measure_ceilings
 from altogether_rt.bench.report import describe_machine, digits
 from altogether_rt.bench.timing import measure
-from altogether_rt.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.base import StepBatch
-from altogether_rt.runtime.ort_runtime import OnnxRuntime
-from altogether_rt.runtime.working_set import images_per_call, maps_per_call
+from altogether_rt.runtime.cpu.runtime import OnnxRuntime
+from altogether_rt.runtime.cpu.working_set import images_per_call, maps_per_call
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT_TOKENS, PAST_TOKENS, VERIFIED = 60, 100, (4, 8)

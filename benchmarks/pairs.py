@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.scenes.text import make_sample

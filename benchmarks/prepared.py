@@ -24,9 +24,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.bench.report import describe_machine
-from altogether_rt.bundle import Bundle
-from altogether_rt.runtime.prepared import prepare
+from altogether_rt.runtime.cpu.prepared import prepare
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -38,18 +38,18 @@ if __name__ == "__main__":
 from forced import ForcedRuntime
 from pairs import SEED, SOURCES, token_pairs
 
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.bench.report import describe_machine
 from altogether_rt.bench.timing import measure, percentile
-from altogether_rt.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import Engine, EngineStats, Work
-from altogether_rt.generation.guesses import new_planner, teach
-from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.preprocess import Preprocessor
-from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.select import open_runtime
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
+from altogether_rt.speculation.planner import DraftPlanner, Speculation
+from altogether_rt.speculation.store import new_planner, teach
 
 RESULTS = Path(__file__).parent / "results"
 MODES: tuple[Speculation, ...] = ("off", "auto")

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from altogether_rt.generation.engine import EngineStats
-from altogether_rt.generation.params import (
+from altogether_rt.captions import (
     Caption,
     CaptionParams,
     CaptionRequest,
     EmbeddedImage,
 )
+from altogether_rt.generation.engine import EngineStats
 
 
 class FakePreprocessor:
@@ -88,8 +88,8 @@ class FakeCaptioner:
 def main() -> None:
     from functools import partial
 
-    from altogether_rt.pipeline import CaptionJob, caption_folder, read_inputs
-    from altogether_rt.workers import WorkerPool
+    from altogether_rt.jobs.folder import CaptionJob, caption_folder, read_inputs
+    from altogether_rt.jobs.processes import WorkerPool
 
     folder, out, *rest = sys.argv[1:]
     alts = Path(rest[0]) if rest else None

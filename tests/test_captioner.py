@@ -14,9 +14,9 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from altogether_rt.captioner import Captioner
+from altogether_rt.captions import CaptionRequest
 from altogether_rt.config import CaptionerConfig, DecoderConfig, EncoderConfig, MapperConfig
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.generation.params import CaptionRequest
 from altogether_rt.generation.requests import Recent, RequestSource
 from altogether_rt.preprocess import PromptTokenizer
 from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime

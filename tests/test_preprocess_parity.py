@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from altogether_rt.config import EncoderConfig, PromptConfig
+from altogether_rt.importing.tokenizer import tokenizer_json
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.preprocess import Preprocessor, PromptTokenizer
-from altogether_rt.tokenizer_import import tokenizer_json
 
 make_torchvision_importable()
 

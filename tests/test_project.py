@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import altogether_rt
-from altogether_rt.cli.commands import COMMANDS, EXTRA_OF_PACKAGE
+from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,10 +33,7 @@ LEAN_PACKAGES = {
     *("cuda",),  # where the runtime for it is opened
 }
 #: The modules that may import heavy packages; everything else in the package is lean.
-HEAVY_PARTS = (
-    *("model", "train", "export", "importing", "checkpoint"),
-    *("runtime.torch_decode", "runtime.torch_open", "runtime.torch_runtime"),
-)
+HEAVY_PARTS = ("model", "train", "export", "importing", "artifacts.checkpoint", "runtime.torch")
 HEAVY_COMMANDS = ("export", "train", "import_", "init")
 
 
@@ -50,7 +47,7 @@ def module_names() -> list[str]:
 
 def is_heavy(module: str) -> bool:
     inner = module.removeprefix("altogether_rt").removeprefix(".")
-    commands = tuple(f"cli.{name}" for name in HEAVY_COMMANDS)
+    commands = tuple(f"cli.commands.{name}" for name in HEAVY_COMMANDS)
     return any(inner == part or inner.startswith(part + ".") for part in (*HEAVY_PARTS, *commands))
 
 

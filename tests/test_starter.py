@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from altogether_rt import Captioner
-from altogether_rt.bundle import find_bundle
+from altogether_rt.artifacts.bundle import find_bundle
 from altogether_rt.cli.main import app
 from altogether_rt.scenes.dataset import reference_row
 from altogether_rt.scenes.draw import render

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.captioner import Captioner
 from altogether_rt.export.from_checkpoint import export_checkpoint
 from altogether_rt.export.recipes import find_recipe
 from altogether_rt.importing.bundle import checkpoint_folder
 from altogether_rt.preprocess import PromptTokenizer
-from altogether_rt.runtime.ort_runtime import OnnxRuntime
+from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.scenes.dataset import reference_row
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.score import Scores

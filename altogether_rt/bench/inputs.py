@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.captioner import Captioner
-from altogether_rt.generation.params import CaptionRequest
+from altogether_rt.captions import CaptionRequest
 from altogether_rt.runtime.base import StepBatch
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample

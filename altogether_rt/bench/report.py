@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 
 from altogether_rt import __version__
+from altogether_rt.artifacts.bundle import is_checkpoint
 from altogether_rt.bench.ceilings import Ceilings, measure_ceilings
 from altogether_rt.bench.cost import FORMULA
 from altogether_rt.bench.inputs import make_inputs
 from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
-from altogether_rt.bundle import is_checkpoint
 from altogether_rt.captioner import Captioner
-from altogether_rt.generation.speculation import Speculation
-from altogether_rt.machine import read_processor
-from altogether_rt.runtime.device import installed_version
-from altogether_rt.runtime.gpu import find_gpus
+from altogether_rt.machine.device import installed_version
+from altogether_rt.machine.gpu import find_gpus
+from altogether_rt.machine.report import read_processor
 from altogether_rt.runtime.ort_session import available_cores
 from altogether_rt.runtime.select import load_bundle
+from altogether_rt.speculation.planner import Speculation
 
 __all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "digits", "run_bench"]
 

@@ -10,7 +10,7 @@ from altogether_rt.data.alts import MAX_ALT_CHARS
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import STAGE_SECONDS
-from altogether_rt.pipeline import CaptionJob, CaptionSummary, Inputs
+from altogether_rt.jobs.folder import CaptionJob, CaptionSummary, Inputs
 
 __all__ = ["note_inputs", "report"]
 

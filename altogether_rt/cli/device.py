@@ -12,7 +12,7 @@ __all__ = ["DeviceOption", "check_gpu"]
 
 
 def _parse(text: str) -> str:
-    from altogether_rt.runtime.device import parse_device
+    from altogether_rt.machine.device import parse_device
 
     try:
         parse_device(text)
@@ -33,7 +33,7 @@ DeviceOption = Annotated[
 
 def check_gpu(device: str) -> None:
     """Before anything slow: is there the GPU that was asked for? Raises AltogetherError."""
-    from altogether_rt.runtime.device import find_gpu, parse_device
+    from altogether_rt.machine.device import find_gpu, parse_device
 
     wanted = parse_device(device)
     if wanted.on_gpu:

@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from altogether_rt import __version__
-from altogether_rt.cli.commands import COMMANDS, EXTRA_OF_PACKAGE, CommandSpec
 from altogether_rt.cli.output import Output
+from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE, CommandSpec
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 
 __all__ = ["app", "run"]

@@ -22,8 +22,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.captions import EmbeddedImage
 from altogether_rt.errors import AltogetherError, ImageError, MissingDependencyError
-from altogether_rt.generation.params import EmbeddedImage
 
 __all__ = ["EncoderStamp", "SavedEmbeddings", "import_parquet", "names_path"]
 

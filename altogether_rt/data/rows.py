@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
+from altogether_rt.captions import Caption, CaptionParams
 from altogether_rt.data.alts import Alts, clean_text
 from altogether_rt.errors import ImageError
-from altogether_rt.generation.params import Caption, CaptionParams
 
 __all__ = ["Row", "RunStamp", "caption_row", "encode_row", "error_row", "parse_row", "read_rows"]
 

@@ -15,36 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
-from altogether_rt.bundle import Bundle, BundleWriter
-from altogether_rt.config import CaptionerConfig
-from altogether_rt.export.activations import Activations
-from altogether_rt.export.attention import AttentionLowering, CacheScales, GroupQueryAttention
-from altogether_rt.export.calibrate import Calibration, calibrating
-from altogether_rt.export.decoder import build_decoder
-from altogether_rt.export.encoder import build_encoder
-from altogether_rt.export.graph import OPSET, GraphBuilder, tensor_specs
-from altogether_rt.export.half import HalfLinear, HalfTable
-from altogether_rt.export.lowering import (
-    Fp32Linear,
-    Fp32Table,
-    Int8Linear,
-    Int8Table,
-    LinearLowering,
-    Lowering,
-    TableLowering,
-)
-from altogether_rt.export.mapper import build_mapper
-from altogether_rt.export.quantize import INT8_MAX
-from altogether_rt.export.recipes import LoweringNames, Recipe
-from altogether_rt.export.samples import Samples
-from altogether_rt.export.scatter_attention import SCATTER_OPSET, ScatterAttention
-from altogether_rt.export.smooth import SmoothedWeights
-from altogether_rt.export.smooth_encoder import smooth_encoder
-from altogether_rt.export.static_quant import FP8, INT8, StaticLinear
-from altogether_rt.export.verify import Recording, check_parity, compare, record
-from altogether_rt.export.weight_only import WeightOnlyLinear
-from altogether_rt.export.weights import WeightsFile, WeightSource
-from altogether_rt.manifest import (
+from altogether_rt.artifacts.bundle import Bundle, BundleWriter
+from altogether_rt.artifacts.manifest import (
     GRAPH_NAMES,
     TOKENIZER_NAME,
     BundleManifest,
@@ -53,9 +25,41 @@ from altogether_rt.manifest import (
     FileSpec,
     GraphSpec,
 )
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.export.calibration.observe import Calibration, calibrating
+from altogether_rt.export.calibration.smooth import SmoothedWeights
+from altogether_rt.export.calibration.smooth_encoder import smooth_encoder
+from altogether_rt.export.decoder import build_decoder
+from altogether_rt.export.encoder import build_encoder
+from altogether_rt.export.graph import OPSET, GraphBuilder, tensor_specs
+from altogether_rt.export.lowering.activations import Activations
+from altogether_rt.export.lowering.attention import (
+    AttentionLowering,
+    CacheScales,
+    GroupQueryAttention,
+)
+from altogether_rt.export.lowering.base import (
+    Fp32Linear,
+    Fp32Table,
+    Int8Linear,
+    Int8Table,
+    LinearLowering,
+    Lowering,
+    TableLowering,
+)
+from altogether_rt.export.lowering.half import HalfLinear, HalfTable
+from altogether_rt.export.lowering.quantize import INT8_MAX
+from altogether_rt.export.lowering.scatter_attention import SCATTER_OPSET, ScatterAttention
+from altogether_rt.export.lowering.static_quant import FP8, INT8, StaticLinear
+from altogether_rt.export.lowering.weight_only import WeightOnlyLinear
+from altogether_rt.export.mapper import build_mapper
+from altogether_rt.export.recipes import LoweringNames, Recipe
+from altogether_rt.export.samples import Samples
+from altogether_rt.export.verify import Recording, check_parity, compare, record
+from altogether_rt.export.weights import WeightsFile, WeightSource
 from altogether_rt.model.captioner import Captioner
-from altogether_rt.runtime.ort_runtime import OnnxRuntime
-from altogether_rt.runtime.torch_runtime import TorchRuntime
+from altogether_rt.runtime.cpu.runtime import OnnxRuntime
+from altogether_rt.runtime.torch.runtime import TorchRuntime
 
 __all__ = ["CompileEngines", "ExportSource", "build_lowering", "write_bundle", "write_graphs"]
 

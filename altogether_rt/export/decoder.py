@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 from altogether_rt.config import DecoderConfig
-from altogether_rt.export.attention import AttentionState
 from altogether_rt.export.graph import GraphBuilder
-from altogether_rt.export.lowering import Lowering
+from altogether_rt.export.lowering.attention import AttentionState
+from altogether_rt.export.lowering.base import Lowering
 from altogether_rt.export.weights import WeightSource
 
 __all__ = ["build_decoder"]

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from altogether_rt.config import EncoderConfig
-from altogether_rt.export.activations import onnx_type
 from altogether_rt.export.graph import OPSET, GraphBuilder
-from altogether_rt.export.lowering import Lowering
+from altogether_rt.export.lowering.activations import onnx_type
+from altogether_rt.export.lowering.base import Lowering
 from altogether_rt.export.typed_values import NORMS, TypedValues, wants_narrow
 
 if TYPE_CHECKING:

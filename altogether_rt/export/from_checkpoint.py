@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from altogether_rt.bundle import Bundle
-from altogether_rt.checkpoint import Checkpoint
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.export.bundling import CompileEngines, ExportSource, Report, write_bundle
 from altogether_rt.export.recipes import Recipe
 from altogether_rt.export.samples import draw_samples, read_samples

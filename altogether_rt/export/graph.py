@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from altogether_rt.artifacts.manifest import TensorSpec
 from altogether_rt.export.weights import WeightsFile
-from altogether_rt.manifest import TensorSpec
 
 __all__ = ["GraphBuilder", "Shape", "tensor_specs"]
 

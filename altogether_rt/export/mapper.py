@@ -9,7 +9,7 @@ import numpy as np
 
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.export.graph import GraphBuilder, Shape
-from altogether_rt.export.lowering import Lowering
+from altogether_rt.export.lowering.base import Lowering
 from altogether_rt.export.weights import WeightSource
 
 __all__ = ["build_mapper"]

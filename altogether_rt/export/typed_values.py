@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from altogether_rt.export.activations import Activations
 from altogether_rt.export.graph import GraphBuilder
+from altogether_rt.export.lowering.activations import Activations
 
 __all__ = ["NORMS", "TypedValues", "wants_narrow"]
 

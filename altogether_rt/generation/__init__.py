@@ -1,0 +1,1 @@
+"""Continuous batching, sampling and requests: pure logic that knows no backend."""

@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from altogether_rt.generation.drafts import Draft
-from altogether_rt.generation.rows import (
+from altogether_rt.generation.sequence import (
     Completion,
     EndTokens,
     FinishReason,
@@ -21,8 +20,9 @@ from altogether_rt.generation.rows import (
     Work,
     build_batch,
 )
-from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.runtime.base import Runtime, StepResult
+from altogether_rt.speculation.drafter import Draft
+from altogether_rt.speculation.planner import DraftPlanner, Speculation
 
 __all__ = ["STAGE_SECONDS", "Completion", "Engine", "EngineStats", "Work"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Generic, TypeVar
 
-from altogether_rt.generation.params import CaptionRequest
+from altogether_rt.captions import CaptionRequest
 
 __all__ = ["ListedRequests", "Recent", "RequestSource"]
 

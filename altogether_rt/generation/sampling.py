@@ -13,17 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["content_hash", "row_seed", "row_uniforms", "sample_top_p"]
+__all__ = ["row_seed", "row_uniforms", "sample_top_p"]
 
 #: Only tokens of at least this probability are sorted, if they are enough; else those of the next.
 _FLOORS = (1e-3, 1e-5, 0.0)
-
-
-def content_hash(pixels: NDArray[np.uint8]) -> bytes:
-    """16 bytes that stand for a picture: the same for the same pixels, and for no others."""
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()
 
 
 def row_seed(content: bytes, alts: Sequence[str], run_seed: int) -> int:

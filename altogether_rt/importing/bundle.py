@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from altogether_rt.bundle import Bundle, find_source
-from altogether_rt.checkpoint import Checkpoint, save_checkpoint
+from altogether_rt.artifacts.bundle import Bundle, find_source
+from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.errors import BundleError
 from altogether_rt.export.samples import draw_samples
 from altogether_rt.export.verify import compare, record
@@ -21,8 +21,8 @@ from altogether_rt.importing.bundle_weights import GraphWeights, recover_paramet
 from altogether_rt.model.captioner import Captioner
 from altogether_rt.model.encoder import build_encoder
 from altogether_rt.preprocess import PromptTokenizer
-from altogether_rt.runtime.ort_runtime import OnnxRuntime
-from altogether_rt.runtime.torch_runtime import TorchRuntime
+from altogether_rt.runtime.cpu.runtime import OnnxRuntime
+from altogether_rt.runtime.torch.runtime import TorchRuntime
 
 __all__ = ["checkpoint_folder", "recover_checkpoint"]
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import BundleError
-from altogether_rt.export.attention import GroupQueryAttention
 from altogether_rt.export.encoder import build_encoder as write_encoder
 from altogether_rt.export.graph import GraphBuilder
-from altogether_rt.export.lowering import Fp32Linear, Fp32Table, Lowering
+from altogether_rt.export.lowering.attention import GroupQueryAttention
+from altogether_rt.export.lowering.base import Fp32Linear, Fp32Table, Lowering
 from altogether_rt.export.weights import WeightsFile
 from altogether_rt.importing.bundle_weights import GraphWeights
 from altogether_rt.model.encoder import build_encoder

@@ -1,7 +1,7 @@
 """Reads a bundle's weights back as the checkpoint had them: float32, one tensor a parameter.
 
 The exporter stores linear layers transposed, those that read the same input as one, and in int8
-bundles with a scale an output channel (`altogether_rt.export.lowering`). What was rounded away
+bundles with a scale an output channel (`altogether_rt.export.lowering.base`). What was rounded away
 there stays lost: an int8 weight comes back as its value times its scale.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from altogether_rt.bundle import hash_file
+from altogether_rt.artifacts.bundle import hash_file
 from altogether_rt.config import CLIP_MEAN, CLIP_STD, EncoderConfig, from_dict
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model._torchvision import make_torchvision_importable

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError
-from altogether_rt.runtime.base import Runtime
-from altogether_rt.runtime.device import (
+from altogether_rt.machine.device import (
     Device,
     check_cuda_python,
     check_driver,
@@ -16,7 +15,8 @@ from altogether_rt.runtime.device import (
     find_gpu,
     parse_device,
 )
-from altogether_rt.runtime.prepared import find_prepared
+from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.cpu.prepared import find_prepared
 
 __all__ = ["DEFAULT_SLOTS", "check_device", "load_bundle", "open_runtime", "resolve_device"]
 
@@ -106,14 +106,14 @@ def open_runtime(
     resolved = check_device(bundle, device)
     slots = num_slots or DEFAULT_SLOTS
     if bundle.manifest.target.runtime == "tensorrt":
-        from altogether_rt.runtime.tensorrt_open import open_tensorrt
+        from altogether_rt.runtime.tensorrt.open import open_tensorrt
 
         return open_tensorrt(bundle, resolved, slots)
     if resolved.on_gpu:
-        from altogether_rt.runtime.ort_gpu import open_onnx_gpu
+        from altogether_rt.runtime.cuda.onnx import open_onnx_gpu
 
         return open_onnx_gpu(bundle, resolved, slots)
-    from altogether_rt.runtime.ort_runtime import OnnxRuntime
+    from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 
     return OnnxRuntime(bundle, threads=threads or _threads(bundle, slots), num_slots=slots)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from altogether_rt.checkpoint import Checkpoint, save_checkpoint
+from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.config import CaptionerConfig, load_config
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.captioner import Captioner

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.bench.inputs import decode_batch, prefill_batch
 from altogether_rt.bench.timing import measure, peak_memory_bytes
-from altogether_rt.bundle import Bundle
 from altogether_rt.captioner import Captioner
 from altogether_rt.config import CaptionerConfig, load_config
-from altogether_rt.engines.profiles import MAX_ROWS
 from altogether_rt.generation.engine import Engine, Work
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.tensorrt.profiles import MAX_ROWS
 
 from .clock import Deadline
 from .roofline import Rates, floor_s, whole_costs

@@ -31,7 +31,7 @@ class _TorchVision:
         need_torch(request["device"])
         import torch
 
-        from altogether_rt.checkpoint import Checkpoint
+        from altogether_rt.artifacts.checkpoint import Checkpoint
 
         checkpoint = Checkpoint.load(Path(request["checkpoint"]))
         self.config = checkpoint.config

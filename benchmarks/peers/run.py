@@ -34,7 +34,7 @@ from traffic import Row, make_rows, read_rows
 
 sys.path.append(str(ROOT))  # a module that needs nothing installed
 
-from altogether_rt.cpuinfo import cpu_features, read_cpuinfo
+from altogether_rt.machine.cpuinfo import cpu_features, read_cpuinfo
 
 RESULTS = ROOT / "benchmarks" / "results"
 

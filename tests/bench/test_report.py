@@ -16,6 +16,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from typer.testing import CliRunner
 
+from altogether_rt.artifacts.manifest import TargetSpec
 from altogether_rt.bench import report
 from altogether_rt.bench.ceilings import Ceilings
 from altogether_rt.bench.report import COLUMNS, BenchSettings, describe_machine, run_bench
@@ -30,8 +31,7 @@ from altogether_rt.config import (
     MapperConfig,
     PromptConfig,
 )
-from altogether_rt.machine import Processor
-from altogether_rt.manifest import TargetSpec
+from altogether_rt.machine.report import Processor
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.base import StepBatch, StepResult
 

@@ -9,7 +9,7 @@ import pytest
 from forced import ForcedRuntime
 
 from altogether_rt.generation.engine import Engine, EngineStats, Work
-from altogether_rt.generation.speculation import Speculation
+from altogether_rt.speculation.planner import Speculation
 from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime
 
 

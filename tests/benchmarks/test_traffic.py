@@ -13,7 +13,7 @@ import pytest
 import traffic
 from traffic import Row, make_rows, read_rows
 
-from altogether_rt.bundle import Bundle, find_bundle
+from altogether_rt.artifacts.bundle import Bundle, find_bundle
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.scenes.text import make_sample
 

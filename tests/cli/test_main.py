@@ -13,9 +13,9 @@ import typer
 from typer.testing import CliRunner
 
 from altogether_rt import __version__
-from altogether_rt.cli import commands
-from altogether_rt.cli.commands import COMMANDS, CommandSpec
+from altogether_rt.cli import registry as commands
 from altogether_rt.cli.main import app
+from altogether_rt.cli.registry import COMMANDS, CommandSpec
 from altogether_rt.errors import AltogetherError
 
 pytestmark = pytest.mark.lean
@@ -29,7 +29,7 @@ def add_command(monkeypatch: pytest.MonkeyPatch) -> AddCommand:
     """Put a function in the place of the command `bench`, or under another name of the table."""
 
     def add(function: object, name: str = "bench", extra: str = "cpu") -> None:
-        module = types.ModuleType("altogether_rt.cli.stand_in")
+        module = types.ModuleType("altogether_rt.cli.commands.stand_in")
         module.command = function  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
         spec = CommandSpec(f"{module.__name__}:command", "Stands in.", ("altogether-rt x",), extra)
@@ -141,14 +141,14 @@ def test_a_missing_package_names_its_extra(
 
 
 def test_a_module_of_ours_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = CommandSpec("altogether_rt.cli.absent:command", "", (), "cpu")
+    spec = CommandSpec("altogether_rt.cli.commands.absent:command", "", (), "cpu")
     monkeypatch.setitem(commands.COMMANDS, "bench", spec)
     assert isinstance(runner.invoke(app, ["bench"]).exception, ModuleNotFoundError)
 
 
 def test_a_reader_that_stops_reading_is_no_error() -> None:
     code = (
-        "import sys, types; from altogether_rt.cli import commands, main\n"
+        "import sys, types; from altogether_rt.cli import main, registry as commands\n"
         "def command(): [print('x' * 1000) for _ in range(10_000)]\n"
         "m = types.ModuleType('stand_in'); m.command = command; sys.modules['stand_in'] = m\n"
         "commands.COMMANDS['bench'] = commands.CommandSpec('stand_in:command', '', (), 'cpu')\n"

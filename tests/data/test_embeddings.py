@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from altogether_rt.data.embedding_sink import EmbeddingSink
+from altogether_rt.captions import EmbeddedImage
 from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings, names_path
+from altogether_rt.data.sinks.embeddings import EmbeddingSink
 from altogether_rt.errors import AltogetherError, ImageError, MissingDependencyError
-from altogether_rt.generation.params import EmbeddedImage
 
 pytestmark = pytest.mark.lean
 

@@ -10,13 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from altogether_rt.captions import CaptionParams
 from altogether_rt.config import EncoderConfig
 from altogether_rt.data.images import ImageLimits, open_image
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.generation.params import CaptionParams
-from altogether_rt.pipeline import CaptionJob, caption_folder, read_inputs
+from altogether_rt.jobs.folder import CaptionJob, caption_folder, read_inputs
+from altogether_rt.jobs.tasks import CaptionPlan, Task
 from altogether_rt.preprocess import Preprocessor
-from altogether_rt.tasks import CaptionPlan, Task
 from tests.fake_captioner import FakeCaptioner
 
 pytestmark = pytest.mark.lean

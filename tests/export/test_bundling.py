@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import BundleError, ConfigError
 from altogether_rt.export.bundling import write_bundle
 from altogether_rt.export.recipes import Threshold, find_recipe

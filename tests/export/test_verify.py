@@ -7,7 +7,7 @@ import pytest
 
 from altogether_rt.export.recipes import STAGES, Threshold
 from altogether_rt.export.verify import Agreement, ParityError, check_parity, compare, record
-from altogether_rt.runtime.torch_runtime import TorchRuntime
+from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.tiny import tiny_config, tiny_model, tiny_samples
 
 THRESHOLDS = {stage: Threshold(0.99, 0.9) for stage in STAGES}

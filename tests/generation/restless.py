@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from altogether_rt.generation.speculation import Acceptance, DraftPlanner, Speculation
+from altogether_rt.speculation.planner import Acceptance, DraftPlanner, Speculation
 
 
 class Credulous(Acceptance):

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from altogether_rt.generation.engine import Completion, Engine, Work
-from altogether_rt.generation.speculation import DraftPlanner, Speculation
 from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.speculation.planner import DraftPlanner, Speculation
 from tests.generation.fake_runtime import (
     EOS,
     SEPARATOR,

@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from altogether_rt.generation.sampling import content_hash, row_seed, row_uniforms, sample_top_p
+from altogether_rt.captions import content_hash
+from altogether_rt.generation.sampling import row_seed, row_uniforms, sample_top_p
 
 
 def _plain(logits: np.ndarray, uniform: float, temperature: float, top_p: float) -> int:

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from altogether_rt.bundle import Bundle
-from altogether_rt.checkpoint import Checkpoint, save_checkpoint
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.cli.main import app
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import BundleError
 from altogether_rt.export.from_checkpoint import export_checkpoint
-from altogether_rt.export.quantize import quantize_rows
+from altogether_rt.export.lowering.quantize import quantize_rows
 from altogether_rt.export.recipes import Recipe, find_recipe
 from altogether_rt.importing.bundle import recover_checkpoint
 from altogether_rt.model.captioner import Captioner
 from altogether_rt.model.encoder import build_encoder
-from altogether_rt.runtime.torch_runtime import TorchRuntime
+from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.tiny import tiny_config, tiny_tokenizer
 
 #: A tower of each kind: one with folded batch norms and attention over joined biases, one with
@@ -230,7 +230,7 @@ def test_import_and_export_take_a_bundle(int8_bundle: Bundle, tmp_path: Path) ->
 
 def altered(bundle: Bundle, folder: Path, alter: Any, graph: str = "encoder") -> Path:
     """A copy of a bundle, one graph changed and the manifest's hashes as they should be."""
-    from altogether_rt.bundle import BundleWriter
+    from altogether_rt.artifacts.bundle import BundleWriter
 
     with BundleWriter(folder) as writer:
         for path in bundle.path.iterdir():

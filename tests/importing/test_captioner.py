@@ -15,8 +15,8 @@ from altogether_rt.importing.captioner import (
     import_captioner,
     read_captioner,
 )
+from altogether_rt.importing.tokenizer import tokenizer_json
 from altogether_rt.model.captioner import Captioner
-from altogether_rt.tokenizer_import import tokenizer_json
 from tests.importing import published
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle
 
 BundleOf = Callable[[str, str], Bundle]
 

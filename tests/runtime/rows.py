@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.runtime.base import Runtime, StepBatch
 
 __all__ = ["Row", "run_step", "speak"]

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError, MissingDependencyError
-from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.ort_session import available_cores
+from altogether_rt.runtime.select import open_runtime
+from tests.machine.fake_driver import pretend_gpus
 from tests.runtime.conftest import BundleOf
-from tests.runtime.fake_driver import pretend_gpus
 
 
 def test_the_bundle_decides_where_it_runs(bundle_of: BundleOf) -> None:
@@ -56,7 +56,7 @@ def test_few_rows_of_a_small_bundle_take_one_thread(
         def __init__(self, bundle: Bundle, *, threads: int | None, num_slots: int) -> None:
             given.append(threads)
 
-    monkeypatch.setattr("altogether_rt.runtime.ort_runtime.OnnxRuntime", Spy)
+    monkeypatch.setattr("altogether_rt.runtime.cpu.runtime.OnnxRuntime", Spy)
     bundle = bundle_of("opt", "cpu-int8")
     open_runtime(bundle, num_slots=slots)
     open_runtime(bundle, num_slots=slots, threads=3)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from altogether_rt.generation.engine import Completion, Engine, Work
-from altogether_rt.generation.speculation import DraftPlanner, Speculation
-from altogether_rt.runtime.ort_runtime import OnnxRuntime
+from altogether_rt.runtime.cpu.runtime import OnnxRuntime
+from altogether_rt.speculation.planner import DraftPlanner, Speculation
 from tests.generation.restless import Restless
 from tests.runtime.conftest import BundleOf
 from tests.tiny import FAMILIES, VOCAB_SIZE

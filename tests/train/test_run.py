@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from altogether_rt.checkpoint import Checkpoint
+from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.scenes.dataset import write_scenes
 from altogether_rt.train.recipe import load_recipe

@@ -15,7 +15,7 @@ import torch
 from adapters.batches import MAX_ALT_TOKENS, Stopwatch, in_batches, pixels_of
 from safetensors import safe_open
 
-from altogether_rt.checkpoint import Checkpoint
+from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.model.mapper import build_mapper
 

@@ -22,12 +22,12 @@ import numpy as np
 from adapters.batches import MAX_ALT_TOKENS, Stopwatch, pixels_of
 from forced import ForcedRuntime
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.generation.engine import Engine, EngineStats, Work
-from altogether_rt.generation.guesses import teach
-from altogether_rt.generation.speculation import DraftPlanner
-from altogether_rt.runtime import open_runtime
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.select import open_runtime
+from altogether_rt.speculation.planner import DraftPlanner
+from altogether_rt.speculation.store import teach
 
 __all__ = ["Ours", "load"]
 

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import save_file
 from transformers import OPTConfig
 
-from altogether_rt.checkpoint import Checkpoint
+from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.config import DecoderConfig
 from altogether_rt.importing.names import OPT
 

@@ -20,7 +20,7 @@ import openvino as ov
 import torch
 from openvino import opset13 as ops
 
-from altogether_rt.checkpoint import Checkpoint
+from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.model._torchvision import make_torchvision_importable
 
 

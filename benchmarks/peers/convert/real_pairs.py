@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pairs import SOURCES, token_pairs
 
-from altogether_rt.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle
 
 #: Rows to be measured; those of scenes are of the same scenes as the pictures (images.py).
 NUM_ROWS = 256

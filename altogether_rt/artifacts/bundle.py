@@ -1,0 +1,286 @@
+"""The exported artifact: a folder that says what it holds, checked before anything is loaded.
+
+A bundle is `bundle.json` (the manifest), one ONNX graph each for encoder, mapper and decoder, one
+file of weights that the graphs share and map into memory, `tokenizer.json` and, where captions have
+taught what to guess, a file of that. It comes from strangers as often as not, so the manifest names
+plain files beside it and nothing else, and every file is hashed before it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+
+from altogether_rt.artifacts.manifest import (
+    SCHEMA_VERSION,
+    TOKENIZER_NAME,
+    BundleManifest,
+    FileSpec,
+)
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.errors import BundleError, ConfigError
+
+__all__ = [
+    "MANIFEST_NAME",
+    "Bundle",
+    "BundleWriter",
+    "find_bundle",
+    "find_source",
+    "flush_to_disk",
+    "hash_file",
+    "is_checkpoint",
+]
+
+MANIFEST_NAME = "bundle.json"
+_MAX_MANIFEST_BYTES = 1 << 20
+_HASH_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest and files have been checked."""
+
+    path: Path
+    manifest: BundleManifest
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, *, verify_hashes: bool = True) -> Bundle:
+        """Read a bundle's manifest and check its files.
+
+        Raises BundleError (one sentence) for a manifest that cannot be understood, a file that is
+        missing, of another size or, with `verify_hashes`, of another content.
+        """
+        path = find_bundle(name_or_path)
+        manifest = _read_manifest(path / MANIFEST_NAME)
+        for name, spec in manifest.files.items():
+            _check_size(path, name, spec)
+        bundle = cls(path, manifest)
+        if verify_hashes:
+            bundle.verify_hashes()
+        return bundle
+
+    def verify_hashes(self, unread: Collection[str] = ()) -> None:
+        """Hash all files but `unread`, which nobody will read. Raises BundleError as `load`."""
+        for name, spec in self.manifest.files.items():
+            if name not in unread and hash_file(self.path / name) != spec.sha256:
+                raise _differs(self.path / name)
+
+    @property
+    def config(self) -> CaptionerConfig:
+        return self.manifest.config
+
+    @property
+    def bundle_id(self) -> str:
+        return self.manifest.bundle_id
+
+    @property
+    def is_half(self) -> bool:
+        """Whether its graphs compute in float16."""
+        return self.manifest.cache.dtype == "float16"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path / TOKENIZER_NAME
+
+    @property
+    def guesses_path(self) -> Path | None:
+        """What captions have taught (`altogether-rt learn`); None if nothing has."""
+        return None if self.manifest.guesses is None else self.path / self.manifest.guesses
+
+    def graph_path(self, name: str) -> Path:
+        return self.path / self.manifest.graphs[name].file
+
+    def with_guesses(self, write: Callable[[Path], None]) -> Bundle:
+        """The same bundle, on disk too, with a file that `write` writes as its guesses.
+
+        Whatever happens meanwhile, the folder holds a whole bundle: the one of before or this one.
+        """
+        new, manifest_file = (
+            self.path / f".{name}.{uuid.uuid4().hex[:8]}.partial"
+            for name in ("guesses", MANIFEST_NAME)
+        )
+        old = self.manifest.guesses
+        try:
+            write(new)
+            spec = FileSpec(new.stat().st_size, hash_file(new))
+            name = f"guesses.{spec.sha256[:8]}.npz"
+            files = {n: s for n, s in self.manifest.files.items() if n != old}
+            manifest = dataclasses.replace(self.manifest, guesses=name, files={**files, name: spec})
+            _write_manifest(manifest, manifest_file)
+            for path in (new, manifest_file):
+                flush_to_disk(path)
+            new.rename(self.path / name)
+            manifest_file.rename(self.path / MANIFEST_NAME)
+        finally:
+            for path in (new, manifest_file):
+                path.unlink(missing_ok=True)
+        if old not in (None, name):
+            (self.path / old).unlink(missing_ok=True)
+        return Bundle(self.path, manifest)
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """The folder of a bundle: `starter` is the one inside the package, anything else is a path.
+
+    Raises BundleError if there is none.
+    """
+    if str(name_or_path) == "starter":
+        path = Path(str(resources.files("altogether_rt").joinpath("starter")))
+        if not (path / MANIFEST_NAME).is_file():
+            raise BundleError(
+                "the starter bundle is missing from this installation: reinstall altogether-rt, "
+                "or give a bundle's folder."
+            )
+        return path
+    path = Path(name_or_path)
+    if not path.is_dir():
+        raise BundleError(
+            f"there is no bundle at {path}: give a folder made by altogether-rt export."
+        )
+    if not (path / MANIFEST_NAME).is_file():
+        advice = (
+            "export this checkpoint first" if is_checkpoint(path) else "give an exported folder"
+        )
+        raise BundleError(f"{path} is no bundle, it has no {MANIFEST_NAME}: {advice}.")
+    return path
+
+
+def find_source(path: Path) -> Path | None:
+    """The folder of the bundle where a checkpoint or weights may be too; None if there is none.
+
+    `starter` is the bundle inside the package, unless there is a file or folder of that name.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        return path
+    is_starter = str(path) == "starter" and not path.exists()
+    return find_bundle("starter") if is_starter else None
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether `path` is a folder that training made, not one that export made."""
+    folder = Path(path)
+    return (folder / "config.json").is_file() and not (folder / MANIFEST_NAME).is_file()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_manifest(path: Path) -> BundleManifest:
+    try:
+        size = path.stat().st_size
+        if size > _MAX_MANIFEST_BYTES:
+            raise BundleError(
+                f"{path} has {size} bytes, far more than a manifest: export it again."
+            )
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path} cannot be read ({error}): export the bundle again.") from error
+    if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
+        raise BundleError(
+            f"{path} is not a bundle's manifest: give a folder made by altogether-rt export."
+        )
+    if data["schema"] != SCHEMA_VERSION:
+        advice = "update altogether-rt" if data["schema"] > SCHEMA_VERSION else "export it again"
+        raise BundleError(
+            f"{path} has schema {data['schema']} and this version reads {SCHEMA_VERSION}: {advice}."
+        )
+    try:
+        return BundleManifest.from_dict(data)
+    except ConfigError as error:
+        raise BundleError(f"{path} is not valid: {error}") from error
+
+
+def _write_manifest(manifest: BundleManifest, path: Path) -> None:
+    text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _check_size(folder: Path, name: str, spec: FileSpec) -> None:
+    path = folder / name
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise BundleError(f"the bundle {folder} lacks {name}: copy or export it again.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
+    if status.st_size != spec.bytes:
+        raise _differs(path)
+
+
+def _differs(path: Path) -> BundleError:
+    return BundleError(
+        f"{path} is not the file that was exported (its hash differs): copy or export it again."
+    )
+
+
+class BundleWriter:
+    """Writes a bundle beside its destination and renames it there, so it is whole or absent.
+
+    with BundleWriter(out) as writer:
+        ... write files into writer.folder ...
+        manifest = BundleManifest(..., files=writer.describe_files())
+        writer.commit(manifest)
+    """
+
+    def __init__(self, out: Path, *, overwrite: bool = False) -> None:
+        self.out = Path(os.path.abspath(out))
+        if self.out.exists() and not overwrite:
+            raise BundleError(f"{out} exists already: choose another --out, or pass --overwrite.")
+        if self.out.exists() and not (self.out / MANIFEST_NAME).is_file():
+            raise BundleError(
+                f"{out} exists and is no bundle, so it is not replaced: choose another --out."
+            )
+        self.folder = self.out.with_name(f".{self.out.name}.{uuid.uuid4().hex[:8]}.partial")
+
+    def __enter__(self) -> BundleWriter:
+        self.folder.mkdir(parents=True)
+        return self
+
+    def describe_files(self) -> dict[str, FileSpec]:
+        """Size and hash of all that has been written, by name."""
+        return {
+            path.name: FileSpec(path.stat().st_size, hash_file(path))
+            for path in sorted(self.folder.iterdir())
+        }
+
+    def commit(self, manifest: BundleManifest) -> Bundle:
+        """Write the manifest and move the folder into place."""
+        _write_manifest(manifest, self.folder / MANIFEST_NAME)
+        for path in self.folder.iterdir():
+            flush_to_disk(path)
+        replaced = self.folder.with_suffix(".replaced")
+        if self.out.exists():
+            self.out.rename(replaced)
+        self.folder.rename(self.out)
+        shutil.rmtree(replaced, ignore_errors=True)
+        return Bundle(self.out, manifest)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """So that no power cut leaves a renamed folder with empty files."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,223 @@
+"""The trained artifact, a folder: config.json, model.safetensors, tokenizer.json, checkpoint.json.
+
+The weights are mapper and decoder, and the encoder either embedded (`encoder.*`, the names of
+open_clip's vision tower) or by reference: checkpoint.json then says where its weights come from
+(`encoder_weights`) and what they hash to (`encoder_sha256`: of the file if they are one, else of
+the tensors).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from altogether_rt import __version__
+from altogether_rt.artifacts.bundle import flush_to_disk, hash_file
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.encoder import Encoder, build_encoder, encoder_sha256, is_published
+
+__all__ = ["Checkpoint", "save_checkpoint"]
+
+CONFIG, WEIGHTS, TOKENIZER, ABOUT = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "checkpoint.json",
+)
+_ENCODER = "encoder."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder, its weights not yet read."""
+
+    folder: Path
+    config: CaptionerConfig
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> Checkpoint:
+        """Raises AltogetherError if `folder` is no whole checkpoint."""
+        missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
+        if missing:
+            raise AltogetherError(f"{folder} is not a checkpoint: it has no {missing[0]}.")
+        try:
+            config = CaptionerConfig.from_dict(_read_json(folder, CONFIG))
+        except ConfigError as error:
+            raise AltogetherError(f"the checkpoint {folder} has a bad {CONFIG}: {error}") from error
+        about = _read_json(folder, ABOUT) if (folder / ABOUT).is_file() else {}
+        return cls(folder, config, about)
+
+    @property
+    def weights_path(self) -> Path:
+        return self.folder / WEIGHTS
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.folder / TOKENIZER
+
+    def sha256(self) -> str:
+        """Hash of the weights file."""
+        return hash_file(self.weights_path)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the encoder's weights are embedded."""
+        return any(name.startswith(_ENCODER) for name in self._names())
+
+    def captioner(self, *, with_encoder: bool = True) -> Captioner:
+        """The torch captioner with these weights, in float32 and in evaluation mode.
+
+        Raises AltogetherError if the weights do not fit the configuration.
+        """
+        # Built without memory of its own: the parameters become the tensors of the file.
+        with torch.device("meta"):
+            captioner = Captioner(self.config)
+        self._fit(captioner, self._read(lambda name: not name.startswith(_ENCODER)))
+        if with_encoder:
+            captioner.encoder = self.encoder()
+        return captioner.eval()
+
+    def encoder(self) -> Encoder:
+        """The frozen encoder: embedded, or loaded from where checkpoint.json says.
+
+        Raises AltogetherError if it cannot be had, or is not the one of this checkpoint.
+        """
+        if not self.has_encoder:
+            return self._referred_encoder()
+        encoder = build_encoder(self.config.encoder)
+        state = self._read(lambda name: name.startswith(_ENCODER))
+        state = {name.removeprefix(_ENCODER): tensor for name, tensor in state.items()}
+        self._fit(encoder.visual, state)
+        return encoder.requires_grad_(False)
+
+    def _referred_encoder(self) -> Encoder:
+        weights = self.about.get("encoder_weights")
+        if weights is None and not is_published(self.config.encoder.name):
+            raise AltogetherError(f"{self.folder} neither holds an encoder nor says which it had.")
+        wanted = self.about.get("encoder_sha256")
+        file = Path(weights) if weights is not None and Path(weights).is_file() else None
+        if file is not None and wanted is not None and hash_file(file) != wanted:
+            raise self._other_encoder(weights)
+        encoder = build_encoder(self.config.encoder, weights)
+        if file is None and wanted is not None and encoder_sha256(encoder) != wanted:
+            raise self._other_encoder(weights)
+        return encoder
+
+    def _other_encoder(self, weights: str | None) -> AltogetherError:
+        return AltogetherError(
+            f"{weights or self.config.encoder.name} is not the encoder that {self.folder} was "
+            "trained with: its hash differs."
+        )
+
+    def _names(self) -> list[str]:
+        try:
+            with safe_open(self.weights_path, framework="pt") as file:
+                return list(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise AltogetherError(f"{self.weights_path} cannot be read: {error}.") from error
+
+    def _read(self, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+        names = self._names()
+        with safe_open(self.weights_path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in names if wanted(name)}
+        return {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
+
+    def _fit(self, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Gives `module` the tensors of `state` themselves, if names and shapes are right."""
+        expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise AltogetherError(
+                    f"the weights of {self.folder} do not fit its {CONFIG}: {name} is "
+                    f"{found.get(name, 'absent')} and should be {expected.get(name, 'absent')}."
+                )
+        module.load_state_dict(state, assign=True)
+
+
+def save_checkpoint(
+    folder: Path,
+    config: CaptionerConfig,
+    state: Mapping[str, Tensor],
+    tokenizer: Path | Tokenizer,
+    about: Mapping[str, Any],
+) -> None:
+    """Writes a checkpoint to a temporary folder and renames it: it is whole or absent.
+
+    state: `mapper.*`, `decoder.*` and, to embed the encoder, `encoder.*` of open_clip's vision
+    tower. tokenizer: a tokenizer or its file. An existing checkpoint at `folder` is replaced.
+    Raises AltogetherError for anything else there.
+    """
+    _check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        new = temporary / "new"
+        new.mkdir()
+        tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+        flush_to_disk(new / WEIGHTS)
+        _write(new / CONFIG, _as_json(config.to_dict()))
+        versions = {"altogether_rt": __version__, "torch": torch.__version__}
+        _write(new / ABOUT, _as_json({**about, "versions": versions}))
+        _write(new / TOKENIZER, _tokenizer_json(tokenizer))
+        shutil.copymode(new / CONFIG, new / WEIGHTS)  # safetensors makes it private
+        if folder.exists():
+            folder.rename(temporary / "old")
+        new.rename(folder)
+    except BaseException:
+        if (temporary / "old").exists() and not folder.exists():
+            (temporary / "old").rename(folder)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise AltogetherError(f"{folder} is a file: give another folder.")
+    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+        raise AltogetherError(f"{folder} is not empty and no checkpoint: give another folder.")
+
+
+def _tokenizer_json(tokenizer: Path | Tokenizer) -> str:
+    if isinstance(tokenizer, Path):
+        return tokenizer.read_text("utf-8")
+    text: str = tokenizer.to_str()
+    return text
+
+
+def _as_json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")
+    flush_to_disk(path)
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        data = json.loads((folder / name).read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise AltogetherError(f"the checkpoint {folder} has a bad {name}: {error}.") from error
+    if not isinstance(data, dict):
+        raise AltogetherError(f"the checkpoint {folder} has a bad {name}: it is no table of keys.")
+    return data

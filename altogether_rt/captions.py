@@ -1,0 +1,87 @@
+"""What a caller asks for and what comes back: requests, parameters, captions."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.config import GenerationConfig
+from altogether_rt.errors import ConfigError
+
+__all__ = ["Caption", "CaptionParams", "CaptionRequest", "EmbeddedImage", "content_hash"]
+
+
+def content_hash(pixels: NDArray[np.uint8]) -> bytes:
+    """16 bytes that stand for a picture: the same for the same pixels, and for no others."""
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class CaptionParams:
+    """How captions are chosen. Everything here changes the output and is written to each row."""
+
+    max_new_tokens: int
+    temperature: float  # 0: greedy
+    top_p: float
+    seed: int = 0  # the run's seed; each row's own seed also derives from its content
+
+    def __post_init__(self) -> None:
+        GenerationConfig(self.max_new_tokens, self.temperature, self.top_p)  # same bounds
+        if self.seed < 0:
+            raise ConfigError("seed must not be negative.")
+
+    @classmethod
+    def from_config(cls, config: GenerationConfig, **overrides: Any) -> CaptionParams:
+        """The configuration's defaults; overrides that are None leave the default."""
+        given = {key: value for key, value in overrides.items() if value is not None}
+        defaults = cls(config.max_new_tokens, config.temperature, config.top_p)
+        return dataclasses.replace(defaults, **given)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """What can stand for an image's pixels."""
+
+    content: bytes  # their `content_hash`
+    embedding: NDArray[np.float32]  # (E,)
+
+
+@dataclass(frozen=True)
+class CaptionRequest:
+    """One image to caption: its pixels, or what the encoder made of them."""
+
+    pixels: NDArray[np.uint8] | None  # (H, W, 3), as `Preprocessor.pixels` returns it
+    alts: tuple[str, ...] = ()
+    content: bytes = b""  # `content_hash` of the pixels, where it is known
+    embedded: EmbeddedImage | None = None  # then pixels are not needed
+
+    def content_hash(self) -> bytes:
+        """What stands for the picture, computed unless it was given."""
+        if self.embedded is not None:
+            return self.embedded.content
+        assert self.pixels is not None, "a request has pixels or an embedding"
+        return self.content or content_hash(self.pixels)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption."""
+
+    text: str
+    finish_reason: Literal["eos", "length"]
+    tokens: int  # caption tokens chosen, EOS included
+    alt_truncated: bool
+    seed: int  # of this row: derived from its content and the run's seed
+    #: What the encoder made of the image; kept where it was asked for.
+    embedded: EmbeddedImage | None = field(default=None, compare=False, repr=False)

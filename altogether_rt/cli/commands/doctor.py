@@ -1,0 +1,67 @@
+"""`altogether-rt doctor`: what this machine can run, and what to install for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from altogether_rt import __version__
+from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.machine.report import Machine, examine
+
+__all__ = ["doctor_command"]
+
+
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
+) -> None:
+    """Say what this machine can run, what is missing, and the command that brings it."""
+    import os
+
+    output = Output(as_json=as_json)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    machine = examine(cores or 1)
+    if as_json:
+        output.result(_data(machine))
+        return
+    output.show(
+        output.table(f"altogether-rt {__version__}", ("of this machine", ""), _facts(machine))
+    )
+    for ability in machine.abilities:
+        if ability.ready:
+            output.show(f"ready    {ability.name}")
+            continue
+        output.show(f"missing  {ability.name}: {'; '.join(ability.missing)}.")
+        if ability.advice:
+            output.show(f"         -> {ability.advice}")
+
+
+def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
+    processor, gpu = machine.processor, machine.gpu
+    yield "Python", machine.python
+    yield "processor", f"{processor.name}, {processor.cores} cores"
+    speed = "quick at int8" if processor.fast_int8 else "no VNNI: int8 is slower than it could be"
+    yield "its features", f"{', '.join(processor.features) or 'unknown'} ({speed})"
+    if gpu.cuda_version is not None:
+        yield "NVIDIA driver", f"for CUDA up to {gpu.cuda_version}"
+    for each in gpu.gpus:
+        capability = f"compute capability {each.sm // 10}.{each.sm % 10}"
+        yield f"cuda:{each.index}", f"{each.name}, {capability}, {format_bytes(each.memory_bytes)}"
+    if not gpu.gpus:
+        yield "GPU", "none"
+    for name, version in machine.packages.items():
+        providers = f" ({', '.join(machine.providers)})" if name.startswith("onnxruntime") else ""
+        yield name, version + providers
+
+
+def _data(machine: Machine) -> dict[str, Any]:
+    abilities = [
+        {**asdict(ability), "missing": list(ability.missing), "ready": ability.ready}
+        for ability in machine.abilities
+    ]
+    processor = {**asdict(machine.processor), "fast_int8": machine.processor.fast_int8}
+    data = {**asdict(machine), "processor": processor, "abilities": abilities}
+    return {"version": __version__, **data}

@@ -1,0 +1,164 @@
+"""`altogether-rt export`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from altogether_rt.cli.output import Output, format_bytes, format_duration
+from altogether_rt.errors import ConfigError
+from altogether_rt.export.recipes import (
+    DEFAULT_TARGET,
+    STAGES,
+    Recipe,
+    find_recipe,
+    target_names,
+)
+
+if TYPE_CHECKING:
+    from altogether_rt.export.bundling import CompileEngines
+
+__all__ = ["export_command"]
+
+FIRST_SM_WITH_FP8 = 89
+
+
+def export_command(
+    ckpt: Annotated[
+        Path | None,
+        typer.Option(
+            help="The checkpoint's folder; or a bundle for the CPU, or `starter`, which ships with "
+            "the package."
+        ),
+    ] = None,
+    target: Annotated[str, typer.Option(help="What to export for.")] = DEFAULT_TARGET,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write; default: CKPT's name and the target, here."),
+    ] = None,
+    calibration_images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images to compare with torch on; default: drawn scenes."),
+    ] = None,
+    sm: Annotated[
+        str,
+        typer.Option(
+            metavar="SM,…",
+            help="TensorRT targets: compile for GPUs of these compute capabilities (89 is 8.9).",
+        ),
+    ] = "",
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="TensorRT's timing cache, read and written; needs a GPU.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle.")] = False,
+    list_targets: Annotated[
+        bool, typer.Option("--list-targets", help="Show the targets and stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
+    """Export a checkpoint for a target, and compare every graph with the torch reference.
+
+    If a graph differs by more than the target's recipe allows, no bundle is written.
+    """
+    output = Output(as_json=as_json, quiet=quiet)
+    if list_targets:
+        _list_targets(output)
+        return
+    if ckpt is None:
+        raise typer.BadParameter("give the folder of a checkpoint.", param_hint="--ckpt")
+    recipe = find_recipe(target)
+    out = out or Path(f"{ckpt.resolve().name}-{target}")
+    start = time.monotonic()
+
+    def report(message: str) -> None:
+        output.note(f"[{format_duration(time.monotonic() - start)}] {message}")
+
+    # What cannot work fails now, not in ten minutes.
+    compile_engines = _compiler(recipe, _parse_sms(sm), timing_cache, report)
+    from altogether_rt.artifacts.bundle import BundleWriter
+    from altogether_rt.export.from_checkpoint import export_checkpoint
+    from altogether_rt.importing.bundle import checkpoint_folder
+
+    BundleWriter(out, overwrite=overwrite)
+    with checkpoint_folder(ckpt, report) as folder:
+        bundle = export_checkpoint(
+            folder,
+            recipe,
+            out,
+            calibration_images=calibration_images,
+            overwrite=overwrite,
+            compile_engines=compile_engines,
+            report=report,
+        )
+    size = sum(spec.bytes for spec in bundle.manifest.files.values())
+    parity = bundle.manifest.parity
+    rows = [
+        (stage, f"{parity[stage]['mean_cosine']:.6f}", f"{parity[stage]['worst_cosine']:.6f}")
+        for stage in STAGES
+        if stage in parity
+    ]
+    output.show(output.table("cosine to the checkpoint", ("stage", "mean", "worst row"), rows))
+    output.result(
+        {
+            "bundle": str(out),
+            "bundle_id": bundle.bundle_id,
+            "target": target,
+            "bytes": size,
+            "engines": sorted({spec.file for spec in bundle.manifest.engines}),
+            "seconds": round(time.monotonic() - start, 1),
+            "parity": dict(parity),
+        },
+        f"{out}  {format_bytes(size)}  bundle {bundle.bundle_id}",
+    )
+
+
+def _parse_sms(text: str) -> tuple[int, ...]:
+    """`80,89` or `8.0,8.9`."""
+    parts = [part.strip().replace(".", "") for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and len(part) <= 3 for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is no list of compute capabilities such as 80,89,120.", param_hint="--sm"
+        )
+    return tuple(map(int, parts))
+
+
+def _compiler(
+    recipe: Recipe, sms: tuple[int, ...], timing_cache: Path | None, report: Callable[[str], None]
+) -> CompileEngines | None:
+    """What compiles the engines, once it is clear that it can; None if none are asked for."""
+    if not sms and timing_cache is None:
+        return None
+    if recipe.target.runtime != "tensorrt":
+        raise ConfigError(
+            f"the target {recipe.target.name} has no engines: leave --sm and --timing-cache out, "
+            "or choose a target such as tensorrt-fp16."
+        )
+    if recipe.lowering.linear == "fp8-static" and any(sm < FIRST_SM_WITH_FP8 for sm in sms):
+        raise ConfigError(
+            f"fp8 needs a GPU of SM {FIRST_SM_WITH_FP8} or later: leave SM {min(sms)} out, or "
+            "export with tensorrt-int8 or tensorrt-fp16."
+        )
+    from altogether_rt.runtime.tensorrt.build import build_engines
+    from altogether_rt.runtime.tensorrt.compiler import open_builder
+
+    builder = open_builder()
+    builder.check_targets(sms)
+    if timing_cache is not None:
+        builder.check_timing_cache()
+    return lambda bundle: build_engines(
+        bundle, sms, bundle.path, builder, timing_cache=timing_cache, report=report
+    )
+
+
+def _list_targets(output: Output) -> None:
+    recipes = {name: find_recipe(name).target for name in target_names()}
+    rows = [(name, spec.precision, spec.description) for name, spec in recipes.items()]
+    output.result(
+        {"targets": {name: vars(spec) for name, spec in recipes.items()}},
+        output.table("", ("target", "precision", "for"), rows),
+    )

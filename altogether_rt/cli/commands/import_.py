@@ -1,0 +1,166 @@
+"""`altogether-rt import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tokenizers import Tokenizer
+
+from altogether_rt.cli.output import Output
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["import_command"]
+
+
+def import_command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="Weights: a file of torch.save or safetensors. Or a bundle for the CPU: its "
+            "folder, or `starter`.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="The decoder's tokenizer: a folder (vocab.json and merges.txt, or "
+            "tokenizer.json), a file or a hub id. Without it: the files beside SRC, or the "
+            "published one of the hub."
+        ),
+    ] = None,
+    encoder_name: Annotated[
+        str | None,
+        typer.Option(
+            help="open_clip's name of the image encoder, or a .json file in its format. Without "
+            "it: the published one of that width."
+        ),
+    ] = None,
+    encoder_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoder's weights: a file, which is embedded in the checkpoint, or one of "
+            "open_clip's tags, which is loaded when needed. Without it: the published tag."
+        ),
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize/--no-normalize",
+            help="Whether the captioner takes embeddings of length 1. Without it: as published.",
+        ),
+    ] = None,
+    mapper_heads: Annotated[
+        int, typer.Option(min=1, help="Attention heads of a transformer mapper.")
+    ] = 8,
+    decoder_heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attention heads of a decoder that is of no published width."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
+    """Turn the weights of ClipCap or of Altogether's public code into a checkpoint.
+
+    A bundle holds its weights too: one for the CPU becomes a checkpoint again, which can be
+    exported for other targets. What an int8 bundle rounded stays so; the options that describe
+    weights are not needed.
+    """
+    from altogether_rt.artifacts.bundle import find_source, hash_file
+    from altogether_rt.artifacts.checkpoint import save_checkpoint
+    from altogether_rt.importing.captioner import import_captioner, read_captioner
+    from altogether_rt.importing.encoders import embedded_encoder, encoder_reference
+
+    output = Output(as_json=as_json, quiet=quiet)
+    if out.exists():
+        raise AltogetherError(f"{out} exists already: give another --out.")
+    bundle = find_source(source)
+    if bundle is not None:
+        _recover(bundle, out, output)
+        return
+    weights = read_captioner(source)
+    words = Tokenizer.from_str(
+        _tokenizer_text(tokenizer, source.parent, weights.published_tokenizer)
+    )
+    embed = encoder_weights is not None and Path(encoder_weights).is_file()
+    config, state = import_captioner(
+        weights,
+        words,
+        name=source.stem,
+        mapper_heads=mapper_heads,
+        decoder_heads=decoder_heads,
+        encoder_name=encoder_name,
+        encoder_tag=None if embed else encoder_weights,
+        normalize=normalize,
+    )
+    encoder_weights = _encoder_weights(config, encoder_weights)
+    if embed:
+        state |= embedded_encoder(config.encoder, encoder_weights)
+    about = {
+        "imported_from": source.name,
+        "imported_sha256": hash_file(source),
+        **encoder_reference(encoder_weights),
+    }
+    save_checkpoint(out, config, state, words, about)
+    where = "embedded" if embed else f"by reference ({encoder_weights})"
+    output.result(
+        {"checkpoint": str(out), "config": config.to_dict(), "encoder_embedded": embed},
+        f"checkpoint in {out}: {config.mapper.kind} mapper of {config.mapper.prefix_length} visual "
+        f"tokens, {config.decoder.family} of {config.decoder.layers} layers, encoder "
+        f"{config.encoder.name} {where}\naltogether-rt export --ckpt {out}",
+    )
+
+
+def _recover(bundle: Path, out: Path, output: Output) -> None:
+    from altogether_rt.importing.bundle import recover_checkpoint
+
+    checkpoint = recover_checkpoint(bundle, out)
+    config, about = checkpoint.config, checkpoint.about
+    output.result(
+        {
+            "checkpoint": str(out),
+            "config": config.to_dict(),
+            "encoder_embedded": True,
+            "recovered_from_bundle": about["recovered_from_bundle"],
+        },
+        f"checkpoint in {out}: {config.name}, recovered from the {about['recovered_from_target']} "
+        f"bundle {about['recovered_from_bundle']}\naltogether-rt export --ckpt {out}",
+    )
+
+
+def _encoder_weights(config: CaptionerConfig, given: str | None) -> str:
+    """The file or tag that the user gave, else the published tag. Raises AltogetherError."""
+    from altogether_rt.importing.captioner import default_encoder_tag
+    from altogether_rt.importing.encoders import check_encoder_weights
+
+    weights = given or default_encoder_tag(config)
+    if weights is None:
+        raise AltogetherError(
+            f"no published weights of {config.encoder.name} are known: give --encoder-weights."
+        )
+    check_encoder_weights(config.encoder, weights)
+    return weights
+
+
+def _tokenizer_text(given: str | None, beside: Path, published: str) -> str:
+    """tokenizer.json of what the user gave, else of the source's folder, else of the hub."""
+    from altogether_rt.importing.huggingface import hub_folder
+    from altogether_rt.importing.tokenizer import tokenizer_json
+
+    if given is None:
+        if any((beside / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            return tokenizer_json(beside)
+        try:
+            return tokenizer_json(hub_folder(published, weights=False))
+        except AltogetherError as error:
+            raise AltogetherError(
+                f"the tokenizer {published} cannot be fetched: give --tokenizer, a folder with "
+                "vocab.json and merges.txt."
+            ) from error
+    if Path(given).exists():
+        return tokenizer_json(Path(given))
+    return tokenizer_json(hub_folder(given, weights=False))

@@ -1,0 +1,113 @@
+"""`altogether-rt inspect`: what a bundle is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.manifest import GRAPH_NAMES
+from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.errors import MissingDependencyError
+from altogether_rt.runtime.cpu.prepared import find_prepared
+
+__all__ = ["inspect_command"]
+
+
+def inspect_command(
+    bundle: Annotated[
+        str, typer.Argument(help="A bundle's folder, or `starter`, which ships with the package.")
+    ] = "starter",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
+) -> None:
+    """Say what a bundle is, after checking that its files are what was exported."""
+    output = Output(as_json=as_json)
+    opened = Bundle.load(bundle)
+    manifest = opened.manifest
+    size = sum(spec.bytes for spec in manifest.files.values())
+    data = {
+        "path": str(opened.path),
+        "bundle_id": opened.bundle_id,
+        "bytes": size,
+        "prepared": _prepared(opened),
+        **manifest.to_dict(),
+    }
+    if as_json:
+        output.result(data)
+        return
+    title = f"{manifest.config.name}  (bundle {opened.bundle_id}, {format_bytes(size)})"
+    output.show(output.table(title, ("", ""), _facts(data, manifest.config)))
+    files = [(name, format_bytes(spec.bytes)) for name, spec in manifest.files.items()]
+    output.show(output.table("files", ("file", "size"), files))
+    if manifest.parity:
+        origin = f"parity with torch, on {manifest.parity.get('inputs', 'unknown inputs')}"
+        columns = ("stage", "mean cosine", "worst row", "largest error", "of", "same token")
+        output.show(output.table(origin, columns, _parity(manifest.parity)))
+
+
+def _prepared(bundle: Bundle) -> str | None:
+    """Where it is prepared for this machine."""
+    try:
+        prepared = find_prepared(bundle)
+    except MissingDependencyError:  # nothing opens it here
+        return None
+    return None if prepared is None else str(prepared.path)
+
+
+def _facts(data: Mapping[str, Any], config: CaptionerConfig) -> Iterator[tuple[str, str]]:
+    encoder, mapper, decoder = config.encoder, config.mapper, config.decoder
+    target, provenance = data["target"], data["provenance"]
+    checkpoint = provenance.get("checkpoint", {})
+    yield "target", f"{target['name']} ({target['runtime']}, {target['device']})"
+    yield "precision", target["precision"]
+    yield "encoder", f"{encoder.name}, {encoder.image_size} px, {encoder.embed_dim} wide"
+    depth = f"{mapper.layers} layers, " if mapper.kind == "transformer" else ""
+    yield "mapper", f"{mapper.kind}, {depth}{mapper.prefix_length} visual tokens"
+    yield (
+        "decoder",
+        f"{decoder.family}, {decoder.layers} layers, {decoder.width} wide, "
+        f"{decoder.heads} heads, {decoder.vocab_size} tokens",
+    )
+    yield (
+        "lengths",
+        f"prompt {config.max_prompt_tokens}, caption {config.max_caption_tokens} tokens at most",
+    )
+    for builder, sms in _engines(data["engines"]).items():
+        yield "engines", f"SM {', '.join(sms)}, by {builder}"
+    if data["prepared"] is not None:
+        yield "prepared", data["prepared"]
+    yield "checkpoint", f"{checkpoint.get('name', 'unknown')} {checkpoint.get('sha256', '')[:12]}"
+    yield "made", str(provenance.get("created", "unknown"))
+    tools = provenance.get("tools", {})
+    yield "with", ", ".join(f"{name} {version}" for name, version in tools.items())
+
+
+def _engines(engines: Sequence[Mapping[str, Any]]) -> Mapping[str, list[str]]:
+    """The compute capabilities that every graph was compiled for, by builder."""
+    graphs: dict[tuple[str, int], set[str]] = {}
+    for engine in engines:
+        builder = f"{engine['builder']} {engine['builder_version']}"
+        graphs.setdefault((builder, engine["sm"]), set()).add(engine["graph"])
+    found: dict[str, list[str]] = {}
+    for (builder, sm), names in sorted(graphs.items()):
+        if names == set(GRAPH_NAMES):
+            found.setdefault(builder, []).append(str(sm))
+    return found
+
+
+def _parity(parity: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for stage, figures in parity.items():
+        if not isinstance(figures, Mapping):
+            continue
+        greedy = figures.get("greedy")
+        yield (
+            stage,
+            f"{figures['mean_cosine']:.6f}",
+            f"{figures['worst_cosine']:.6f}",
+            f"{figures['max_abs_error']:.3g}",
+            f"{figures['max_abs_reference']:.3g}",
+            "" if greedy is None else f"{100 * greedy:.1f} %",
+        )

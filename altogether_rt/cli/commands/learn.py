@@ -1,0 +1,119 @@
+"""`altogether-rt learn`: captions that were written teach a bundle what to guess."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
+from altogether_rt.data.rows import Row, read_rows
+from altogether_rt.errors import AltogetherError, ImageError
+
+if TYPE_CHECKING:
+    from altogether_rt.artifacts.bundle import Bundle
+
+__all__ = ["learn_command"]
+
+
+def learn_command(
+    captions: Annotated[
+        Path, typer.Argument(metavar="CAPTIONS", help="A file that altogether-rt caption wrote.")
+    ],
+    bundle: Annotated[str, typer.Option(help="The bundle's folder; its guesses are replaced.")],
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The images' embeddings, of --save-embeddings: teaches which words go with what.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="The first so many captions; more teach little more.")
+    ] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
+    """Let captions teach a bundle which words come next, so that its first captions are written as
+    fast as later ones. Captions stay the same, and so does the bundle's id.
+
+    A thousand captions like those to come are plenty. It is single captions that get faster.
+    """
+    from altogether_rt.artifacts.bundle import Bundle
+    from altogether_rt.preprocess import PromptTokenizer
+    from altogether_rt.speculation.planner import DraftPlanner
+    from altogether_rt.speculation.store import save_guesses, teach
+
+    output = Output(as_json=as_json, quiet=quiet)
+    opened = Bundle.load(bundle)
+    config = opened.config
+    tokenizer = PromptTokenizer.from_file(
+        opened.tokenizer_path, config.prompt, config.decoder.pad_id
+    )
+    saved = None if embeddings is None else _open_embeddings(embeddings, opened)
+    planner = DraftPlanner()
+    num_captions = num_pictures = 0
+    with output.progress(None, "captions") as progress:
+        for row in itertools.islice(_caption_rows(captions), limit):
+            embedding = None
+            if saved is not None:
+                try:
+                    embedding = saved.get(row["file_name"]).embedding
+                    num_pictures += 1
+                except ImageError:
+                    pass  # its words teach all the same
+            alt_ids = tokenizer.prompt(_alts(row)).alt_ids
+            ids = (*tokenizer.encode(row["caption"]), config.decoder.eos_id)
+            teach(planner, alt_ids, ids, embedding)
+            num_captions += 1
+            progress.advance()
+    if not num_captions:
+        raise AltogetherError(f"there are no captions in {captions}: nothing was learnt.")
+    changed = opened.with_guesses(lambda path: save_guesses(planner, path))
+    assert changed.guesses_path is not None
+    size = changed.guesses_path.stat().st_size
+    output.result(
+        {"captions": num_captions, "pictures": num_pictures, "bytes": size, "bundle": bundle},
+        f"{bundle} has learnt from {num_captions} captions, {num_pictures} with their picture "
+        f"({format_bytes(size)})",
+    )
+
+
+def _open_embeddings(path: Path, bundle: Bundle) -> SavedEmbeddings:
+    """Raises AltogetherError for embeddings of another encoder."""
+    manifest = bundle.manifest
+    stamp = EncoderStamp(manifest.encoder_id, manifest.config.encoder.embed_dim)
+    try:
+        return SavedEmbeddings(path, stamp)
+    except AltogetherError as error:
+        try:  # however the images were decoded: what they show is the same
+            return SavedEmbeddings(path, dataclasses.replace(stamp, decoding="fast-jpeg"))
+        except AltogetherError:
+            raise error from None
+
+
+def _caption_rows(path: Path) -> Iterator[Row]:
+    """Rows with a caption, as they are read. Raises AltogetherError at one that is none."""
+    try:
+        with path.open("rb") as file:
+            for number, (_, row, _) in enumerate(read_rows(file), 1):
+                if row is None:
+                    raise AltogetherError(
+                        f"line {number} of {path} is not a row of captions: give a file that "
+                        "altogether-rt caption wrote."
+                    )
+                if "error" not in row:
+                    yield row
+    except OSError as error:
+        raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _alts(row: Row) -> tuple[str, ...]:
+    alt: Any = row.get("alt")
+    texts: Iterator[Any] = iter(alt if isinstance(alt, list) else [alt])
+    return tuple(text for text in texts if isinstance(text, str) and text)

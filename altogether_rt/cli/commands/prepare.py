@@ -1,0 +1,47 @@
+"""`altogether-rt prepare`: a bundle that starts at once on this machine, shared by its workers."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from altogether_rt.cli.output import Output, format_bytes
+
+__all__ = ["prepare_command"]
+
+
+def prepare_command(
+    bundle: Annotated[
+        str, typer.Argument(help="A bundle's folder, or `starter`, which ships with the package.")
+    ] = "starter",
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove what was prepared of this bundle.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
+) -> None:
+    """Keep a bundle's weights in your cache folder as this machine's kernels want them, about twice
+    its size. From then on every command opens it in a part of the time, and worker processes share
+    one copy in memory. Captions are the same.
+    """
+    from altogether_rt.artifacts.bundle import Bundle
+    from altogether_rt.artifacts.manifest import GRAPH_NAMES
+    from altogether_rt.runtime.cpu.prepared import prepare, remove_prepared
+    from altogether_rt.runtime.select import open_runtime
+
+    output = Output(as_json=as_json)
+    if remove:
+        folders = remove_prepared(Bundle.load(bundle, verify_hashes=False))
+        human = "\n".join(f"removed {folder}" for folder in folders) or "nothing was prepared of it"
+        output.result({"removed": [str(folder) for folder in folders]}, human)
+        return
+    opened = Bundle.load(bundle)
+    with output.progress(len(GRAPH_NAMES), "graphs") as progress:
+        prepared = prepare(opened, lambda name: progress.advance(note=name))
+    start = time.perf_counter()
+    open_runtime(opened, num_slots=1).close()
+    load_s = time.perf_counter() - start
+    size = format_bytes(prepared.bytes)
+    data = {"path": str(prepared.path), "bytes": prepared.bytes, "load_s": round(load_s, 3)}
+    output.result(data, f"{prepared.path}  {size}, opens in {load_s:.2f} s")

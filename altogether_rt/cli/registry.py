@@ -1,0 +1,140 @@
+"""The table of commands: where each lives, what it needs, how it is used.
+
+Reading this table imports nothing else of the package, so `--help` stays quick and a command
+whose extra is not installed does not break the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["COMMANDS", "EXTRA_OF_PACKAGE", "CommandSpec"]
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """One command of `altogether-rt`."""
+
+    target: str  # "module:function"; the function's signature is the command's options
+    summary: str  # one line, shown by `altogether-rt --help`
+    examples: tuple[str, ...]  # shown under the command's own --help
+    extra: str  # the extra that brings what the command needs beyond the base installation
+
+
+#: A key of two words ("scenes score") is a command within a command.
+COMMANDS: dict[str, CommandSpec] = {
+    "caption": CommandSpec(
+        "altogether_rt.cli.commands.caption:caption_command",
+        "Caption a folder of images with their alt-texts.",
+        (
+            "altogether-rt caption photos/ --alt alts.jsonl",
+            "altogether-rt caption photos/ --bundle my-bundle --out captions.jsonl --temperature 0",
+            "altogether-rt caption photos/ --sidecar .txt --sheet captions.html --limit 100",
+        ),
+        "cpu",
+    ),
+    "bench": CommandSpec(
+        "altogether_rt.cli.commands.bench:bench_command",
+        "Measure speed and memory against what this machine can do.",
+        (
+            "altogether-rt bench",
+            "altogether-rt bench --bundle my-bundle --batch-sizes 1,8,32 --json bench.json",
+        ),
+        "cpu",
+    ),
+    "inspect": CommandSpec(
+        "altogether_rt.cli.commands.inspect:inspect_command",
+        "Say what a bundle is: sizes, precision, parity, origin.",
+        ("altogether-rt inspect my-bundle", "altogether-rt inspect starter --json"),
+        "cpu",
+    ),
+    "prepare": CommandSpec(
+        "altogether_rt.cli.commands.prepare:prepare_command",
+        "Make a bundle start at once here, and workers share its weights.",
+        ("altogether-rt prepare my-bundle", "altogether-rt prepare my-bundle --remove"),
+        "cpu",
+    ),
+    "learn": CommandSpec(
+        "altogether_rt.cli.commands.learn:learn_command",
+        "Let captions teach a bundle what to guess, so that it starts as fast as it gets.",
+        (
+            "altogether-rt learn captions.jsonl --bundle my-bundle",
+            "altogether-rt learn captions.jsonl --bundle my-bundle --embeddings emb.npy",
+        ),
+        "cpu",
+    ),
+    "doctor": CommandSpec(
+        "altogether_rt.cli.commands.doctor:doctor_command",
+        "Say what this machine can run, and what to install for the rest.",
+        ("altogether-rt doctor", "altogether-rt doctor --json"),
+        "cpu",
+    ),
+    "export": CommandSpec(
+        "altogether_rt.cli.commands.export:export_command",
+        "Turn a checkpoint into a bundle for a target.",
+        (
+            "altogether-rt export --ckpt my-checkpoint",
+            "altogether-rt export --ckpt my-checkpoint --target cpu-fp32 --out my-bundle",
+            "altogether-rt export --ckpt starter --target cpu-fp32",
+            "altogether-rt export --ckpt my-checkpoint --target tensorrt-fp16 --sm 80,89,120",
+            "altogether-rt export --list-targets",
+        ),
+        "export",
+    ),
+    "train": CommandSpec(
+        "altogether_rt.cli.commands.train:train_command",
+        "Train a captioner.",
+        (
+            "altogether-rt train --config starter --out runs/starter",
+            "altogether-rt train --config starter --out runs/starter --resume",
+        ),
+        "train",
+    ),
+    "import": CommandSpec(
+        "altogether_rt.cli.commands.import_:import_command",
+        "Turn ClipCap's or Altogether's weights, or a bundle, into a checkpoint.",
+        (
+            "altogether-rt import coco_weights.pt --out clipcap",
+            "altogether-rt import starter --out starter",
+        ),
+        "train",
+    ),
+    "init": CommandSpec(
+        "altogether_rt.cli.commands.init:init_command",
+        "Make a checkpoint with random weights, to try things out.",
+        ("altogether-rt init --config altogether-opt-125m --random-weights --out random-125m",),
+        "train",
+    ),
+    "scenes": CommandSpec(
+        "altogether_rt.cli.commands.scenes:scenes_command",
+        "Draw scenes with alt-texts, facts and reference captions.",
+        (
+            "altogether-rt scenes examples --num 24 --seed 7",
+            "altogether-rt scenes score captions.jsonl examples/references.jsonl",
+        ),
+        "cpu",
+    ),
+    "scenes score": CommandSpec(
+        "altogether_rt.cli.commands.scenes:score_command",
+        "Score captions of scenes against what is known of them.",
+        ("altogether-rt scenes score captions.jsonl examples/references.jsonl",),
+        "cpu",
+    ),
+}
+
+#: Packages that one particular extra brings, whichever command asks for them.
+EXTRA_OF_PACKAGE = {
+    "onnx": "export",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "open_clip": "train",
+    "pillow_heif": "heic",
+    "pyarrow": "parquet",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "cuda": "tensorrt",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt",
+    "torch": "train",
+    "transformers": "train",
+}

@@ -1,0 +1,1 @@
+"""Where results go: caption rows, embeddings, sidecars, contact sheets."""

@@ -1,0 +1,146 @@
+"""A contact sheet: each image with its alt-text and its caption, in one HTML file.
+
+The file stands alone (thumbnails inside, nothing fetched, no script), so it opens from disk and
+can be sent to somebody. Everything that comes from outside is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from altogether_rt.data.images import ImageLimits, open_image
+from altogether_rt.data.rows import Row, read_rows
+from altogether_rt.errors import ImageError
+
+__all__ = ["MAX_SHEET_ROWS", "write_sheet"]
+
+#: Rows shown. A sheet is for looking at; some thousand thumbnails would not open.
+MAX_SHEET_ROWS: Final = 500
+
+#: Longest side of a thumbnail in pixels: twice what is shown, for dense screens.
+_THUMBNAIL_SIDE: Final = 480
+
+#: Characters of a text that are shown.
+_MAX_SHOWN_CHARS: Final = 1200
+
+
+def write_sheet(
+    rows_path: str | Path,
+    root: str | Path,
+    path: str | Path,
+    *,
+    limits: ImageLimits | None = None,
+    max_rows: int = MAX_SHEET_ROWS,
+) -> int:
+    """Shows the rows of `rows_path`, whose images are in `root`, in `path`; returns how many.
+
+    Written whole or not at all.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Path(rows_path).open("rb") as file:
+        total = failed = 0
+        for _, row, _ in read_rows(file):
+            total += row is not None
+            failed += row is not None and "error" in row
+        file.seek(0)
+        rows = (row for _, row, _ in read_rows(file) if row is not None)
+        shown = itertools.islice(rows, max_rows)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("w", encoding="utf-8", errors="replace") as sheet:
+            sheet.writelines(_page(shown, Path(root), limits, total, failed, max_rows))
+    os.replace(temporary, path)
+    return min(total, max_rows)
+
+
+def _page(
+    rows: Iterable[Row],
+    root: Path,
+    limits: ImageLimits | None,
+    total: int,
+    failed: int,
+    max_rows: int,
+) -> Iterator[str]:
+    name = html.escape(root.resolve().name or str(root))
+    counts = f"{total - failed:,} captioned" + (f", {failed:,} could not be read" if failed else "")
+    if total > max_rows:
+        counts += f"; the first {max_rows:,} are shown"
+    style = resources.files("altogether_rt.data.sinks").joinpath("sheet.css").read_text("utf-8")
+    yield (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        f"<title>Captions of {name}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<header>\n<h1>{name}</h1>\n<p>{counts}</p>\n</header>\n<main>\n"
+    )
+    for row in rows:
+        yield _card(row, root, limits)
+    yield "</main>\n</body>\n</html>\n"
+
+
+def _card(row: Row, root: Path, limits: ImageLimits | None) -> str:
+    name = row["file_name"]
+    picture = _picture(root / name, limits)
+    alt = row.get("alt") or ""
+    alts = [alt] if isinstance(alt, str) else [str(text) for text in alt]
+    alt_html = "".join(f"<p>{_text(text)}</p>" for text in alts if text)
+    parts = [
+        f"<article>\n<figure>{picture}</figure>\n<div>\n",
+        f"<h2>{_text(name)}</h2>\n",
+        "<section><h3>Alt-text</h3>",
+        alt_html or '<p class="none">none</p>',
+        "</section>\n",
+    ]
+    if "error" in row:
+        error = row["error"]
+        kind = _text(str(error.get("class", "")).replace("_", " "))
+        parts.append(
+            f'<section class="error"><h3>{kind}</h3><p>{_text(str(error.get("message", "")))}</p>'
+        )
+    else:
+        parts.append(f'<section class="caption"><h3>Caption</h3><p>{_text(row["caption"])}</p>')
+        parts.append(_remarks(row))
+    parts.append("</section>\n</div>\n</article>\n")
+    return "".join(parts)
+
+
+def _remarks(row: Row) -> str:
+    remarks = []
+    if row.get("finish_reason") == "length":
+        remarks.append("cut at the longest length")
+    if row.get("alt_truncated"):
+        remarks.append("alt-text cut")
+    return f'<p class="remark">{", ".join(remarks)}</p>' if remarks else ""
+
+
+def _picture(path: Path, limits: ImageLimits | None) -> str:
+    try:
+        with open_image(path, limits) as image:
+            image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+            with closing(io.BytesIO()) as buffer:
+                image.save(buffer, "JPEG", quality=80)
+                data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    except (ImageError, MemoryError):
+        return '<span class="missing" role="img" aria-label="no picture">?</span>'
+    return (
+        f'<img src="data:image/jpeg;base64,{data}" width="{image.width}" height="{image.height}" '
+        'alt="" loading="lazy">'
+    )
+
+
+def _text(text: str) -> str:
+    """Escaped, of bounded length, and with no way to turn the direction of what follows."""
+    shown = text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + " …"
+    return f"<bdi>{html.escape(shown)}</bdi>"

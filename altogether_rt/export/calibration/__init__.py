@@ -1,0 +1,1 @@
+"""What the reference computes on samples, and the smoothing that rests on it."""

@@ -1,0 +1,1 @@
+"""How linear layers, tables and attention are expressed for a target."""

@@ -1,0 +1,83 @@
+"""Linear layers in int8 or fp8 with scales fixed at export, as Q/DQ pairs around a MatMul.
+
+What TensorRT turns into one integer or fp8 product. One scale for all of an activation, because
+that is what its kernels take; one for each output channel of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.export.graph import GraphBuilder
+from altogether_rt.export.lowering.half import HalfLinear
+
+__all__ = ["FP8", "INT8", "StaticLinear"]
+
+Matrix = NDArray[np.float32]
+#: An activation may become this much larger than it was on the samples before it is clipped.
+ACTIVATION_MARGIN = 1.1
+#: Stands in for the scale of what was always zero; float16 holds it.
+SMALLEST_SCALE = 1e-7
+
+
+@dataclass(frozen=True)
+class StoredType:
+    """A narrow type and its largest number."""
+
+    name: str
+    dtype: Any
+    largest: float
+    rounds: bool  # to whole numbers
+
+    def quantize(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The nearest numbers of this type."""
+        clipped = values.clip(-self.largest, self.largest)
+        return (np.rint(clipped) if self.rounds else clipped).astype(self.dtype)
+
+
+INT8 = StoredType("int8", np.int8, 127, rounds=True)
+FP8 = StoredType("fp8", ml_dtypes.float8_e4m3fn, 448, rounds=False)
+
+
+class StaticLinear:
+    """A layer whose inputs were measured; the others stay in float16."""
+
+    def __init__(self, stored: StoredType, ranges: Mapping[str, float] | None = None) -> None:
+        """ranges: the largest absolute input of each layer, by its first weight's name."""
+        self._stored = stored
+        self._ranges = ranges or {}
+
+    def linear(
+        self, g: GraphBuilder, x: str, weight: Matrix, bias: Matrix | None, name: str
+    ) -> str:
+        largest = self._ranges.get(name.partition("+")[0])
+        if largest is None:
+            return HalfLinear().linear(g, x, weight, bias, name)
+        stored = self._stored
+        zero = g.constant(0, stored.dtype)
+        step = g.constant(_scale(largest * ACTIVATION_MARGIN / stored.largest), np.float16)
+        x = g.op("DequantizeLinear", g.op("QuantizeLinear", x, step, zero), step, zero)
+        scales = _scale(np.abs(weight).max(axis=1) / stored.largest)  # (out,)
+        values = stored.quantize(weight / scales[:, None].astype(np.float32))
+        dequantized = g.op(
+            "DequantizeLinear",
+            g.weight(f"{name}.weight_{stored.name}", values.T),
+            g.weight(f"{name}.weight_scale", scales),
+            axis=1,
+        )
+        y = g.op("MatMul", x, dequantized)
+        if bias is None:
+            return y
+        return g.op("Add", y, g.weight(f"{name}.bias", bias.astype(np.float16)))
+
+
+def _scale(scale: Any) -> NDArray[np.float16]:
+    """As it is stored, so that values are divided by what they will be multiplied with."""
+    stored: NDArray[np.float16] = np.maximum(scale, SMALLEST_SCALE).astype(np.float16)
+    return stored

@@ -1,0 +1,1 @@
+"""Captioning many images: samples in, rows out, resumable."""

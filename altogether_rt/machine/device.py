@@ -1,0 +1,140 @@
+"""`--device`, and whether this machine has what a device needs.
+
+Everything here is quick and imports no backend: a missing driver or package is said before weights
+are read. What only shows when a backend loads (a shared library that is not there) is said by the
+module that loads it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from altogether_rt.errors import AltogetherError, MissingDependencyError
+from altogether_rt.machine import gpu
+
+__all__ = [
+    "DEVICE_NAMES",
+    "TENSORRT_MODULES",
+    "Device",
+    "check_cuda_python",
+    "check_driver",
+    "check_onnxruntime_gpu",
+    "check_tensorrt",
+    "find_gpu",
+    "has_module",
+    "installed_version",
+    "parse_device",
+]
+
+#: What the extras `gpu` and `tensorrt` are built for.
+CUDA_MAJOR = 13
+#: Modules that provide TensorRT, preferred first.
+TENSORRT_MODULES: tuple[Literal["tensorrt_rtx", "tensorrt"], ...] = ("tensorrt_rtx", "tensorrt")
+DEVICE_NAMES = "auto, cpu, cuda, cuda:N or tensorrt"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as `--device` names it."""
+
+    kind: Literal["auto", "cpu", "cuda", "tensorrt"]
+    index: int | None = None  # of the GPU; None: the first
+
+    def __str__(self) -> str:
+        return self.kind if self.index is None else f"{self.kind}:{self.index}"
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.kind in ("cuda", "tensorrt")
+
+
+def parse_device(text: str) -> Device:
+    """Raises AltogetherError for anything but DEVICE_NAMES."""
+    found = re.fullmatch(r"(auto|cpu|tensorrt|cuda)|cuda:(\d{1,3})", text)
+    if found is None:
+        raise AltogetherError(f"there is no device {text!r}: give {DEVICE_NAMES}.")
+    if found[2] is not None:
+        return Device("cuda", int(found[2]))
+    kinds: dict[str, Literal["auto", "cpu", "cuda", "tensorrt"]] = {
+        "auto": "auto",
+        "cpu": "cpu",
+        "cuda": "cuda",
+        "tensorrt": "tensorrt",
+    }
+    return Device(kinds[found[1]])
+
+
+def find_gpu(device: Device, instead: str = "use --device cpu") -> gpu.Gpu:
+    """The GPU that `device` means. Raises AltogetherError if this machine does not have it.
+
+    instead: what else helps where there is none.
+    """
+    report = gpu.find_gpus()
+    if report.problem is not None:
+        raise AltogetherError(f"{device} cannot be used: {report.problem}, or {instead}.")
+    index = device.index or 0
+    if index >= len(report.gpus):
+        last = len(report.gpus) - 1
+        have = "cuda:0 only" if last == 0 else f"cuda:0 to cuda:{last}"
+        raise AltogetherError(f"{device} is not there: this machine has {have}.")
+    return report.gpus[index]
+
+
+def check_driver() -> None:
+    """Raises AltogetherError if the driver is older than the CUDA that packages are built for."""
+    supported = gpu.find_gpus().cuda_version
+    if supported is not None and int(supported.partition(".")[0]) < CUDA_MAJOR:
+        raise AltogetherError(
+            f"the NVIDIA driver supports CUDA up to {supported}, and {CUDA_MAJOR} is needed: "
+            "update the driver."
+        )
+
+
+def check_onnxruntime_gpu() -> None:
+    """Raises AltogetherError unless the onnxruntime installed is the one for CUDA."""
+    cpu, cuda = installed_version("onnxruntime"), installed_version("onnxruntime-gpu")
+    if cuda is None and cpu is None and not has_module("onnxruntime"):
+        raise MissingDependencyError("onnxruntime-gpu", "gpu", "captioning on CUDA")
+    if cuda is None:
+        raise AltogetherError(
+            f"onnxruntime {cpu or ''} here is the one without CUDA: run "
+            "pip uninstall -y onnxruntime, then pip install 'altogether-rt[gpu]'."
+        )
+    if cpu is not None:
+        raise AltogetherError(
+            "onnxruntime and onnxruntime-gpu are both installed, one over the other: run "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'altogether-rt[gpu]'."
+        )
+
+
+def check_tensorrt() -> None:
+    """Raises MissingDependencyError where TensorRT or its way to CUDA is not installed."""
+    if not any(has_module(name) for name in TENSORRT_MODULES):
+        raise MissingDependencyError(TENSORRT_MODULES[0], "tensorrt", "captioning with TensorRT")
+    check_cuda_python("captioning with TensorRT", "tensorrt")
+
+
+def check_cuda_python(purpose: str, extra: str) -> None:
+    """Raises MissingDependencyError where cuda-python is not installed."""
+    if not has_module("cuda.bindings"):
+        raise MissingDependencyError("cuda-python", extra, purpose)
+
+
+def has_module(name: str) -> bool:
+    """Whether a module can be found, without importing it (parents of a dotted name are)."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ModuleNotFoundError, ValueError):  # no parent; a module that was put there by hand
+        return False
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed package, None if it is not there."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

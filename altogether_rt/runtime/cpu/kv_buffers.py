@@ -1,0 +1,42 @@
+"""The decoder's key/value cache in host memory, laid out for graphs that update it in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.artifacts.manifest import CacheSpec
+
+__all__ = ["KVBuffers"]
+
+
+class KVBuffers:
+    """Keys and values of all slots.
+
+    Layout: (layers, 2, slots, kv_heads, places, head_dim), keys before values. The first B slots of
+    one layer's keys are contiguous, so a step over B rows binds a view of them as past and as
+    present and the graph writes into the cache itself. Places beyond what sequences reach are never
+    touched, and the operating system gives memory only to what is.
+    """
+
+    def __init__(self, spec: CacheSpec, num_slots: int, places: int) -> None:
+        shape = (spec.layers, 2, num_slots, spec.kv_heads, places, spec.head_dim)
+        self._buffer: NDArray[Any] = np.zeros(shape, np.dtype(spec.dtype))
+        self.layers = spec.layers
+        self.num_slots = num_slots
+        self.places = places
+
+    def view(self, layer: int, part: int, rows: int) -> NDArray[Any]:
+        """Keys (part 0) or values (part 1) of slots 0..rows-1: (rows, kv_heads, places, D)."""
+        return self._buffer[layer, part, :rows]
+
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` places of slot `src` over slot `dst`."""
+        self._buffer[:, :, dst, :, :length] = self._buffer[:, :, src, :, :length]
+
+    @property
+    def nbytes(self) -> int:
+        """Address space reserved; what is resident grows with use."""
+        return self._buffer.nbytes

@@ -1,0 +1,186 @@
+"""The ONNX Runtime backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.cpu.kv_buffers import KVBuffers
+from altogether_rt.runtime.cpu.prepared import find_prepared
+from altogether_rt.runtime.cpu.working_set import images_per_call, maps_per_call, tokens_per_call
+from altogether_rt.runtime.ort_session import open_session
+from altogether_rt.runtime.packing import pack_indices
+
+__all__ = ["OnnxRuntime"]
+
+
+class OnnxRuntime:
+    """Runs a bundle's graphs on the CPU; fulfils `Runtime`.
+
+    The cache is bound once for every number of rows that occurs; a step binds its few index arrays
+    and a preallocated output, and copies nothing else. `max_chunk` bounds what one row may bring in
+    one step (by default the longest prompt and some guesses): the cache has that much room beyond
+    `capacity`, because attention needs the padded chunk of every row to fit behind what the row
+    already has.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        num_slots: int = 16,
+        max_chunk: int | None = None,
+        profile: Path | None = None,
+    ) -> None:
+        """profile: a folder for what each graph's operators took, `NAME_TIME.json`, on closing."""
+        assert num_slots >= 1
+        config = bundle.config
+        prepared = find_prepared(bundle)
+        self._encoder, self._mapper, self._decoder = (
+            open_session(
+                (prepared or bundle).graph_path(name),
+                threads=threads,
+                spin=name == "decoder",  # the one that runs again and again
+                half=bundle.is_half,
+                optimized=prepared is not None,
+                profile=None if profile is None else profile / name,
+            )
+            for name in ("encoder", "mapper", "decoder")
+        )
+        self._min_chunk = bundle.manifest.cache.min_chunk
+        self._max_chunk = max(max_chunk or config.max_chunk_tokens, self._min_chunk)
+        self._capacity = config.capacity
+        self._token_width = config.decoder.token_width
+        self._vocab_size = config.decoder.vocab_size
+        places = self._capacity + self._max_chunk
+        self._cache = KVBuffers(bundle.manifest.cache, num_slots, places)
+        self._bindings: dict[tuple[int, bool], Any] = {}  # by (rows, want_logits)
+        self._images_per_call = images_per_call(config.encoder)
+        self._maps_per_call = maps_per_call(config)
+        self._prefill_tokens = tokens_per_call(config)
+
+    @property
+    def num_slots(self) -> int:
+        return self._cache.num_slots
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def max_chunk(self) -> int:
+        return self._max_chunk
+
+    @property
+    def prefill_tokens(self) -> int:
+        return self._prefill_tokens
+
+    @property
+    def token_width(self) -> int:
+        return self._token_width
+
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixels (N, H, W, 3) to embeddings (N, E)."""
+        return _in_parts(self._encoder, "pixels", pixels, self._images_per_call)
+
+    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (N, E) to visual tokens (N, P, W)."""
+        return _in_parts(self._mapper, "embeddings", embeddings, self._maps_per_call)
+
+    def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
+        """One ragged decoder call; see `Runtime.step`."""
+        rows, wanted = len(batch.query_lengths), len(batch.logit_index)
+        self._check_room(batch)
+        packing = pack_indices(batch.query_lengths, batch.past_lengths, self._min_chunk)
+        inputs: dict[str, NDArray[Any]] = {
+            "token_ids": batch.token_ids,
+            "positions": packing.positions,
+            "visual_tokens": batch.visual_tokens,
+            "visual_index": batch.visual_index,
+            "query_lengths": batch.query_lengths,
+            "past_lengths": batch.past_lengths,
+            "pad_index": packing.pad_index,
+            "unpad_index": packing.unpad_index,
+            "logit_index": batch.logit_index,
+        }
+        binding = self._binding(rows, want_logits)
+        for name, array in inputs.items():
+            assert array.flags.c_contiguous, f"{name} is not contiguous"
+            binding.bind_cpu_input(name, array)  # as it is; a third of the time of bind_input
+        greedy_ids = np.empty(wanted, np.int64)
+        _bind_output(binding, "greedy_ids", greedy_ids)
+        logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
+        if logits is not None:
+            _bind_output(binding, "logits", logits)
+        self._decoder.run_with_iobinding(binding)
+        return StepResult(greedy_ids, logits)
+
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`."""
+        self._cache.move_slot(src, dst, length)
+
+    def close(self) -> None:
+        """Free sessions and cache."""
+        self._bindings.clear()
+        for name in ("_encoder", "_mapper", "_decoder", "_cache"):
+            self.__dict__.pop(name, None)
+
+    def __enter__(self) -> OnnxRuntime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_room(self, batch: StepBatch) -> None:
+        rows, longest = len(batch.query_lengths), int(batch.query_lengths.max())
+        assert rows <= self.num_slots, f"{rows} rows, but {self.num_slots} slots"
+        assert longest <= self._max_chunk, (
+            f"{longest} tokens a row, but max_chunk {self._max_chunk}"
+        )
+        reach = int((batch.query_lengths + batch.past_lengths).max())
+        assert reach <= self._capacity, f"{reach} tokens in a slot, but capacity {self._capacity}"
+
+    def _binding(self, rows: int, want_logits: bool) -> Any:
+        """The IO binding whose past and present are the first `rows` slots of the cache.
+
+        What is bound stays bound, so steps that want logits have bindings of their own.
+        """
+        key = (rows, want_logits)
+        if key not in self._bindings:
+            binding = self._decoder.io_binding()
+            for layer in range(self._cache.layers):
+                for part, kind in enumerate(("key", "value")):
+                    view = self._cache.view(layer, part, rows)
+                    _bind_input(binding, f"past_{kind}.{layer}", view)
+                    _bind_output(binding, f"present_{kind}.{layer}", view)
+            self._bindings[key] = binding
+        return self._bindings[key]
+
+
+def _in_parts(session: Any, name: str, rows: NDArray[Any], part: int) -> NDArray[np.float32]:
+    """The first output for `rows`, computed `part` of them at a time."""
+    starts = range(0, len(rows), part)
+    outputs = [session.run(None, {name: rows[start : start + part]})[0] for start in starts]
+    whole: NDArray[np.float32] = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+    return whole
+
+
+def _bind_input(binding: Any, name: str, array: NDArray[Any]) -> None:
+    """Bind memory as it is; the caller keeps it alive until the run is over."""
+    assert array.flags.c_contiguous, f"{name} is not contiguous"
+    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def _bind_output(binding: Any, name: str, array: NDArray[Any]) -> None:
+    assert array.flags.c_contiguous, f"{name} is not contiguous"
+    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

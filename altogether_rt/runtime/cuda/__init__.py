@@ -1,0 +1,1 @@
+"""Decoder, encoder and mapper on an NVIDIA GPU, whatever executes the graphs."""

@@ -1,0 +1,258 @@
+"""Decoder steps on a GPU: one upload, one execution, ids back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from altogether_rt.artifacts.manifest import TensorSpec
+from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.cuda.api import Cuda, HostBuffer
+from altogether_rt.runtime.cuda.graph import DeviceContext, DeviceGraph, Tensor
+from altogether_rt.runtime.cuda.memory_plan import (
+    CacheLayout,
+    input_layout,
+    layout_bytes,
+    tensor_shape,
+)
+from altogether_rt.runtime.cuda.step_inputs import padded_inputs, wanted_places
+from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, PlannedCall, StepSizes, plan_calls
+
+__all__ = ["DecoderMemory", "DeviceDecoder", "cache_tensors", "decoder_sizes"]
+
+_IDS, _LOGITS = "greedy_ids", "logits"
+#: Captured graphs that are kept, each with a context of its own (some MB of host memory).
+_MAX_GRAPHS = 32
+
+
+#: What a context is bound for: profile, first slot, sizes.
+_Key = tuple[int, int, StepSizes]
+
+
+@dataclass(frozen=True)
+class DecoderMemory:
+    """Device addresses of what the decoder works on."""
+
+    cache: int
+    inputs: int
+    greedy_ids: int
+    logits: int
+    scratch: int
+
+
+def decoder_sizes(
+    inputs: Sequence[TensorSpec], profiles: Sequence[DecoderProfile], vocab_size: int
+) -> dict[str, int]:
+    """Bytes of each region that a decoder needs besides cache and scratch, by name."""
+    wanted = max(profile.largest.wanted for profile in profiles)
+    return {
+        "inputs": max(layout_bytes(inputs, profile.largest) for profile in profiles),
+        _IDS: 8 * wanted,
+        _LOGITS: 4 * wanted * vocab_size,
+    }
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A way to run calls of one bucket: a context, bound to it, or a graph of the same."""
+
+    context: DeviceContext
+    graph: int | None = None
+
+
+class DeviceDecoder:
+    """Runs steps on one stream.
+
+    A call's inputs lie one behind the other in pinned memory and travel in one copy; a layer's
+    `past` and `present` are one address, so the cache is updated in place. Calls without prompts
+    are captured as a CUDA graph the second time their bucket occurs, each with a context of its
+    own, as TensorRT asks; all contexts share one scratch, because they run one after the other. A
+    graph that is not to be captured from outside (onnxruntime does it itself) is run as it is.
+    """
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        graph: DeviceGraph,
+        profiles: Sequence[DecoderProfile],
+        specs: Sequence[TensorSpec],
+        cache: CacheLayout,
+        memory: DecoderMemory,
+        vocab_size: int,
+        stream: int,
+    ) -> None:
+        """specs: of the graph's inputs without the cache; those it kept when compiled are bound."""
+        self._cuda = cuda
+        self._graph = graph
+        self._profiles = profiles
+        kept = set(graph.tensor_names)
+        self._specs = [spec for spec in specs if spec.name in kept]
+        self._cache = cache
+        self._memory = memory
+        self._vocab_size = vocab_size
+        self._stream = stream
+        self._held = np.zeros(cache.num_slots, np.int32)  # tokens that each slot may hold
+        self._contexts: dict[int, DeviceContext] = {}  # by profile
+        self._bound: dict[int, _Key] = {}  # by profile: what its context is bound to
+        self._prepared: dict[_Key, _Prepared] = {}
+        self._seen: set[_Key] = set()
+        self._host_inputs = cuda.host_alloc(
+            max(layout_bytes(self._specs, profile.largest) for profile in profiles)
+        )
+        self._host_ids = cuda.host_alloc(8 * max(p.largest.wanted for p in profiles))
+        self._host_logits: HostBuffer | None = None  # made when logits are first asked for
+        cuda.clear(memory.cache, cache.nbytes, self._stream)  # masked NaN would still be NaN
+        cuda.synchronize(self._stream)
+
+    def step(self, batch: StepBatch, want_logits: bool) -> StepResult:
+        """See `Runtime.step`."""
+        rows, wanted = len(batch.query_lengths), len(batch.logit_index)
+        greedy_ids = np.empty(wanted, np.int64)
+        logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
+        for call in plan_calls(batch, self._held, self._profiles):
+            places = wanted_places(batch, call)
+            self._run(batch, call)
+            if logits is not None:
+                self._download_logits(len(places))
+            self._cuda.synchronize(self._stream)
+            greedy_ids[places] = self._host_ids.array.view(np.int64)[: len(places)]
+            if logits is not None and self._host_logits is not None:
+                found = self._host_logits.array.view(np.float32)[: len(places) * self._vocab_size]
+                logits[places] = found.reshape(len(places), -1)
+        # What a slot held beyond this was taken back: it may be written over.
+        self._held[:rows] = batch.past_lengths + batch.query_lengths
+        return StepResult(greedy_ids, logits)
+
+    @property
+    def max_chunk(self) -> int:
+        """Most tokens that a row may bring in one step."""
+        return max(profile.largest.chunk for profile in self._profiles)
+
+    def move_slot(self, src: int, dst: int) -> None:
+        """Copy slot `src` over slot `dst`; the next step comes after it on the stream.
+
+        All of it, in one call: the memory is quicker than so many calls for parts would be.
+        """
+        cache = self._cache
+        base = self._memory.cache
+        self._cuda.copy_columns(
+            base + cache.offset(0, 0, dst),
+            base + cache.offset(0, 0, src),
+            cache.pitch,
+            cache.slot_bytes,
+            cache.pieces,
+            self._stream,
+        )
+        self._held[dst] = self._held[src]
+
+    def close(self) -> None:
+        """Waits for the stream, and frees what was made here."""
+        self._cuda.synchronize(self._stream)
+        for prepared in self._prepared.values():
+            if prepared.graph is not None:
+                self._cuda.destroy_graph(prepared.graph)
+        self._prepared.clear()
+        self._contexts.clear()
+        for buffer in (self._host_inputs, self._host_ids, self._host_logits):
+            if buffer is not None:
+                self._cuda.host_free(buffer)
+
+    def _run(self, batch: StepBatch, call: PlannedCall) -> None:
+        layout = input_layout(self._specs, call.bucket)
+        arrays = padded_inputs(batch, call, self._held)
+        block = self._host_inputs.array
+        for spec in self._specs:
+            region, array = layout[spec.name], arrays[spec.name]
+            data = np.ascontiguousarray(array, spec.dtype).view(np.uint8).reshape(-1)
+            block[region.offset : region.offset + region.nbytes] = data
+        prepared = self._prepared.get(_key(call)) or self._prepare(call)
+        if prepared.graph is not None:
+            self._cuda.launch(prepared.graph, self._stream)
+        else:
+            self._enqueue(call, prepared.context)
+
+    def _prepare(self, call: PlannedCall) -> _Prepared:
+        """The profile's context bound to `call`, or a graph if such calls come again."""
+        key, index = _key(call), call.profile.index
+        plain = call.first == 0 and call.bucket.visual == call.profile.least.visual
+        if plain and key in self._seen and len(self._prepared) < _MAX_GRAPHS:
+            self._prepared[key] = self._capture(call)
+            return self._prepared[key]
+        if plain:
+            self._seen.add(key)
+        if index not in self._contexts:
+            self._contexts[index] = self._new_context(call.profile)
+        if self._bound.get(index) != key:
+            self._bind(self._contexts[index], call)
+            self._bound[index] = key
+        return _Prepared(self._contexts[index])
+
+    def _capture(self, call: PlannedCall) -> _Prepared:
+        """A context of its own, run once to settle its sizes, then noted down.
+
+        The first run is this call itself: running it again writes the same into the cache.
+        """
+        context = self._new_context(call.profile, dedicated=True)
+        self._bind(context, call)
+        self._enqueue(call, context)
+        self._cuda.synchronize(self._stream)
+        if not context.capturable(self._stream):
+            return _Prepared(context)
+        self._cuda.begin_capture(self._stream)
+        self._enqueue(call, context)
+        return _Prepared(context, self._cuda.end_capture(self._stream))
+
+    def _new_context(self, profile: DecoderProfile, dedicated: bool = False) -> DeviceContext:
+        scratch = self._memory.scratch
+        return self._graph.context(profile.index, scratch, self._stream, dedicated=dedicated)
+
+    def _bind(self, context: DeviceContext, call: PlannedCall) -> None:
+        bucket, memory = call.bucket, self._memory
+        layout = input_layout(self._specs, bucket)
+        inputs = {
+            spec.name: Tensor(memory.inputs + layout[spec.name].offset, tensor_shape(spec, bucket))
+            for spec in self._specs
+        }
+        outputs = {
+            _IDS: Tensor(memory.greedy_ids, (bucket.wanted,)),
+            _LOGITS: Tensor(memory.logits, (bucket.wanted, self._vocab_size)),
+        }
+        cache = cache_tensors(self._cache, memory.cache, call.first, bucket.rows)
+        context.bind(
+            inputs | {f"past_{name}": tensor for name, tensor in cache.items()},
+            outputs | {f"present_{name}": tensor for name, tensor in cache.items()},
+        )
+
+    def _enqueue(self, call: PlannedCall, context: DeviceContext) -> None:
+        memory, cuda = self._memory, self._cuda
+        nbytes = layout_bytes(self._specs, call.bucket)
+        cuda.upload(memory.inputs, self._host_inputs, 0, nbytes, self._stream)
+        context.run(self._stream)
+        cuda.download(self._host_ids, 0, memory.greedy_ids, 8 * call.bucket.wanted, self._stream)
+
+    def _download_logits(self, wanted: int) -> None:
+        row_bytes = 4 * self._vocab_size
+        if self._host_logits is None:
+            most = max(profile.largest.wanted for profile in self._profiles)
+            self._host_logits = self._cuda.host_alloc(most * row_bytes)
+        self._cuda.download(
+            self._host_logits, 0, self._memory.logits, wanted * row_bytes, self._stream
+        )
+
+
+def _key(call: PlannedCall) -> _Key:
+    return call.profile.index, call.first, call.bucket
+
+
+def cache_tensors(cache: CacheLayout, base: int, first: int, rows: int) -> dict[str, Tensor]:
+    """Keys and values of every layer, of slots from `first` on: `key.0`, `value.0`, …
+
+    Past and present of a layer are the same tensor.
+    """
+    return {
+        f"{kind}.{layer}": Tensor(base + cache.offset(layer, part, first), cache.shape(rows))
+        for layer in range(cache.spec.layers)
+        for part, kind in enumerate(("key", "value"))
+    }

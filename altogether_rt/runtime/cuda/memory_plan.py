@@ -1,0 +1,121 @@
+"""Where everything lies in device memory: planned once, allocated once, as one block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from altogether_rt.artifacts.manifest import CacheSpec, TensorSpec
+from altogether_rt.runtime.cuda.step_sizes import StepSizes
+
+__all__ = [
+    "ALIGNMENT",
+    "CacheLayout",
+    "DevicePlan",
+    "Region",
+    "input_layout",
+    "layout_bytes",
+    "plan_device",
+    "tensor_shape",
+]
+
+#: What CUDA aligns its own allocations to, and TensorRT expects of the addresses it is given.
+ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a block of memory."""
+
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Keys and values of all slots: (layers, 2, slots, kv_heads, places, head_dim).
+
+    As in `KVBuffers`: one layer's keys of neighbouring slots are contiguous, so rows a..b of a call
+    are bound at the address of slot a; and one slot is a column of equal pieces, so moving it is
+    one strided copy.
+    """
+
+    spec: CacheSpec
+    num_slots: int
+    places: int
+
+    @property
+    def slot_bytes(self) -> int:
+        """Of one slot's keys (or values) in one layer."""
+        itemsize = np.dtype(self.spec.dtype).itemsize
+        return self.spec.kv_heads * self.places * self.spec.head_dim * itemsize
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from one layer's keys to its values, and on to the next layer's keys."""
+        return self.num_slots * self.slot_bytes
+
+    @property
+    def pieces(self) -> int:
+        return 2 * self.spec.layers
+
+    @property
+    def nbytes(self) -> int:
+        return self.pieces * self.pitch
+
+    def offset(self, layer: int, part: int, slot: int = 0) -> int:
+        """Of keys (part 0) or values (part 1) of `slot` and those behind it."""
+        return (2 * layer + part) * self.pitch + slot * self.slot_bytes
+
+    def shape(self, rows: int) -> tuple[int, ...]:
+        return (rows, self.spec.kv_heads, self.places, self.spec.head_dim)
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """Named regions of one block of device memory."""
+
+    regions: Mapping[str, Region]
+    nbytes: int
+
+
+def plan_device(sizes: Mapping[str, int]) -> DevicePlan:
+    """One region behind the other, each aligned; `sizes` in bytes, by name."""
+    regions, offset = {}, 0
+    for name, nbytes in sizes.items():
+        regions[name] = Region(offset, nbytes)
+        offset += _aligned(nbytes)
+    return DevicePlan(regions, offset)
+
+
+def tensor_shape(spec: TensorSpec, sizes: StepSizes) -> tuple[int, ...]:
+    """The shape of one of the decoder's tensors in a call of these sizes."""
+    named = {
+        "B": sizes.rows,
+        "S": sizes.chunk,
+        "T": sizes.tokens,
+        "V": sizes.visual,
+        "L": sizes.wanted,
+    }
+    return tuple(named[size] if size in named else int(size) for size in spec.shape)
+
+
+def input_layout(specs: Sequence[TensorSpec], sizes: StepSizes) -> dict[str, Region]:
+    """The inputs of a call one behind the other, so that they travel in one copy."""
+    by_name = {
+        spec.name: int(np.prod(tensor_shape(spec, sizes))) * np.dtype(spec.dtype).itemsize
+        for spec in specs
+    }
+    return dict(plan_device(by_name).regions)
+
+
+def layout_bytes(specs: Sequence[TensorSpec], sizes: StepSizes) -> int:
+    """Room that `input_layout` needs."""
+    regions = input_layout(specs, sizes).values()
+    return max((region.offset + _aligned(region.nbytes) for region in regions), default=0)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,225 @@
+"""ONNX Runtime on a GPU, with CUDA kernels or through TensorRT; or why it does not run there."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.config import MAX_GUESSES
+from altogether_rt.errors import AltogetherError, BundleError
+from altogether_rt.machine.device import Device, find_gpu
+from altogether_rt.runtime.base import PREFILL_TOKENS
+from altogether_rt.runtime.cuda.api import Cuda
+from altogether_rt.runtime.cuda.bindings import CudaPython
+from altogether_rt.runtime.cuda.graph import Tensor
+from altogether_rt.runtime.cuda.runtime import DeviceRuntime, GraphSizes
+from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, StepSizes
+from altogether_rt.runtime.cuda.vision import batch_shape
+from altogether_rt.runtime.ort_session import import_onnxruntime
+
+__all__ = ["OrtGraph", "call_limits", "missing_library", "onnx_gpu_runtime", "open_onnx_gpu"]
+
+_ERROR, _SILENT = 3, 5
+#: Most images of one call of the encoder.
+_MAX_IMAGES = 32
+_MAX_VERIFIED = MAX_GUESSES + 1  # tokens that a row brings at most besides a prompt's
+_DTYPES = {
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+}
+
+
+def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int) -> DeviceRuntime:
+    """Raises AltogetherError, BundleError or MissingDependencyError for what is in the way."""
+    gpu = find_gpu(device)
+    ort = import_onnxruntime()
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA's libraries that came with pip, which no loader path names
+    cuda = CudaPython(gpu.index)
+
+    def load(name: str, stream: int) -> OrtGraph:
+        session = _open_session(
+            ort,
+            bundle.graph_path(name),
+            index=gpu.index,
+            stream=stream,
+            tensorrt=device.kind == "tensorrt",
+            decoder=name == "decoder",
+        )
+        return OrtGraph(session, index=gpu.index)
+
+    return onnx_gpu_runtime(bundle, cuda, load, index=gpu.index, num_slots=num_slots)
+
+
+def onnx_gpu_runtime(
+    bundle: Bundle, cuda: Cuda, load: Any, *, index: int = 0, num_slots: int = 16
+) -> DeviceRuntime:
+    """A runtime of sessions that `load(name, stream)` opens."""
+    vision = {
+        name: batch_shape(name, bundle.manifest.graphs[name], 1, min(num_slots, _MAX_IMAGES))
+        for name in ("encoder", "mapper")
+    }
+    sizes = GraphSizes([call_limits(bundle, num_slots)], vision)
+    return DeviceRuntime(bundle, cuda, sizes, load, index=index, num_slots=num_slots)
+
+
+def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
+    """The largest call that buffers are made for; the graphs themselves take any."""
+    config = bundle.config
+    prompt = config.max_chunk_tokens  # and guesses of what follows it
+    verified = num_slots * _MAX_VERIFIED
+    # The prompts of a step have as many tokens together, and one prompt may go beyond.
+    tokens = min(PREFILL_TOKENS + prompt, num_slots * prompt) + verified
+    rows = min(num_slots, -(-tokens // config.mapper.prefix_length))
+    return DecoderProfile(
+        name="all",
+        index=0,
+        least=StepSizes(1, bundle.manifest.cache.min_chunk, 1, 1, 1),
+        largest=StepSizes(
+            rows=num_slots,
+            chunk=max(prompt, _MAX_VERIFIED),
+            tokens=-(-(tokens + 1) // 128) * 128,
+            visual=rows * config.mapper.prefix_length,
+            wanted=verified,
+        ),
+        places=config.slot_places,
+    )
+
+
+def _open_session(
+    ort: Any, path: Path, *, index: int, stream: int, tensorrt: bool, decoder: bool
+) -> Any:
+    """A session that gives its work to `stream`. Raises AltogetherError if it runs elsewhere."""
+    shared = {"device_id": str(index), "user_compute_stream": str(stream)}
+    cuda = {**shared, "enable_cuda_graph": "1" if decoder and not tensorrt else "0"}
+    providers: list[tuple[str, dict[str, str]]] = [("CUDAExecutionProvider", cuda)]
+    if tensorrt:
+        cached = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(path.parent)}
+        providers.insert(0, ("TensorrtExecutionProvider", {**shared, **cached}))
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERROR
+    if decoder:
+        # Every step would wait for the processor; and a captured graph may not have such nodes.
+        # The others compute a shape or two there.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    wanted = providers[0][0]
+    ort.set_default_logger_severity(_SILENT)  # what goes wrong is said below, in a sentence
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+        running = session.get_providers()[0]
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        library = missing_library(ort, wanted)
+        if library is not None:
+            raise _not_loaded(wanted, library) from error
+        first_line = (str(error).splitlines() or [""])[0]
+        raise BundleError(
+            f"onnxruntime cannot load {path} on cuda:{index} ({first_line}): export it again."
+        ) from error
+    if running != wanted:
+        raise _not_loaded(wanted, missing_library(ort, wanted))
+    return session
+
+
+def _not_loaded(provider: str, library: str | None) -> AltogetherError:
+    """A provider that did not load is never replaced by the processor."""
+    if library is None:
+        return AltogetherError(
+            f"onnxruntime could not start {provider}: look whether the CUDA of the driver (see "
+            "altogether-rt doctor) is as new as the one that onnxruntime was built for."
+        )
+    package = "tensorrt" if library.startswith("libnv") else "'onnxruntime-gpu[cuda,cudnn]'"
+    return AltogetherError(
+        f"onnxruntime could not start {provider}, for want of {library}: run pip install {package}."
+    )
+
+
+def missing_library(ort: Any, provider: str) -> str | None:
+    """The shared library that a provider wants and the loader does not find; None: it finds all.
+
+    Tried in a process of its own: loading a provider without its host may end it.
+    """
+    kind = "tensorrt" if provider.startswith("Tensorrt") else "cuda"
+    path = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{kind}.so"
+    code = (
+        "import ctypes, sys, onnxruntime\n"
+        "getattr(onnxruntime, 'preload_dlls', lambda: None)()\n"
+        "ctypes.CDLL(sys.argv[1])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60
+    )
+    found = re.search(r"OSError: (\S+): cannot open shared object file", done.stderr)
+    return None if found is None else Path(found[1]).name
+
+
+class OrtGraph:
+    """A session whose tensors lie where they are bound; fulfils `DeviceGraph`."""
+
+    scratch_bytes = 0  # onnxruntime has an arena of its own
+
+    def __init__(self, session: Any, *, kind: str = "cuda", index: int = 0) -> None:
+        """kind, index: the device that addresses belong to, as onnxruntime names it."""
+        self._session = session
+        self._device = (kind, index)
+        nodes = (*session.get_inputs(), *session.get_outputs())
+        self._dtypes = {node.name: _DTYPES[node.type] for node in nodes}
+        self._graph_ids = itertools.count(1)
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        return tuple(self._dtypes)
+
+    def context(
+        self, profile: int, scratch: int, stream: int, *, dedicated: bool = False
+    ) -> OrtContext:
+        """See `DeviceGraph.context`. What is dedicated is captured by onnxruntime itself."""
+        graph_id = next(self._graph_ids) if dedicated else -1
+        return OrtContext(self._session, self._dtypes, self._device, graph_id)
+
+
+class OrtContext:
+    """Bindings and options of a run; fulfils `DeviceContext`."""
+
+    def __init__(
+        self, session: Any, dtypes: Mapping[str, Any], device: tuple[str, int], graph_id: int
+    ) -> None:
+        self._session = session
+        self._dtypes = dtypes
+        self._device = device
+        self._binding: Any = None
+        options = import_onnxruntime().RunOptions()
+        # The stream is ours, and waited for when its results are wanted.
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        options.add_run_config_entry("gpu_graph_id", str(graph_id))  # -1: not captured
+        self._options = options
+
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+        """See `DeviceContext.bind`."""
+        binding = self._session.io_binding()
+        for name, tensor in inputs.items():
+            place = (*self._device, self._dtypes[name], tensor.shape, tensor.address)
+            binding.bind_input(name, *place)
+        for name, tensor in outputs.items():
+            place = (*self._device, self._dtypes[name], tensor.shape, tensor.address)
+            binding.bind_output(name, *place)
+        self._binding = binding
+
+    def run(self, stream: int) -> None:
+        """Give the work to the session's stream, which is `stream`."""
+        self._session.run_with_iobinding(self._binding, self._options)
+
+    def capturable(self, stream: int) -> bool:
+        """Not from outside: onnxruntime allocates while it runs."""
+        return False

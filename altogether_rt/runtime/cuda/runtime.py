@@ -1,0 +1,176 @@
+"""A bundle's graphs on one GPU: the backend of TensorRT, and of ONNX Runtime there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.manifest import GRAPH_NAMES
+from altogether_rt.runtime.base import PREFILL_TOKENS, StepBatch, StepResult
+from altogether_rt.runtime.cuda.api import Cuda
+from altogether_rt.runtime.cuda.decoder import DecoderMemory, DeviceDecoder, decoder_sizes
+from altogether_rt.runtime.cuda.graph import DeviceGraph
+from altogether_rt.runtime.cuda.memory_plan import CacheLayout, DevicePlan, plan_device
+from altogether_rt.runtime.cuda.step_sizes import DecoderProfile
+from altogether_rt.runtime.cuda.vision import BatchShape, Stage, VisionStreams
+
+__all__ = ["DeviceRuntime", "GraphSizes", "plan_memory"]
+
+_VISION = ("encoder", "mapper")
+#: load(name, stream): one of the bundle's graphs, to be run on `stream`.
+LoadGraph = Callable[[str, int], DeviceGraph]
+
+
+@dataclass(frozen=True)
+class GraphSizes:
+    """What the graphs are run with at most."""
+
+    decoder: Sequence[DecoderProfile]  # the smallest calls first
+    vision: Mapping[str, BatchShape]  # encoder and mapper
+
+
+def plan_memory(
+    bundle: Bundle, cache: CacheLayout, sizes: GraphSizes, scratch: Mapping[str, int]
+) -> DevicePlan:
+    """All device memory that a runtime uses: a function of configuration, slots and sizes.
+
+    scratch: bytes that each graph works in. Encoder and mapper share theirs, for they run one
+    after the other; the decoder may run beside them.
+    """
+    specs = bundle.manifest.graphs["decoder"].inputs
+    regions = {"cache": cache.nbytes}
+    regions |= decoder_sizes(specs, sizes.decoder, bundle.config.decoder.vocab_size)
+    for name, shape in sizes.vision.items():
+        regions |= {f"{name}.{part}": nbytes for part, nbytes in shape.region_bytes().items()}
+    regions["scratch.decoder"] = scratch["decoder"]
+    regions["scratch.vision"] = max(scratch[name] for name in _VISION)
+    return plan_device(regions)
+
+
+class DeviceRuntime:
+    """Fulfils `Runtime`. Vision and decoder have streams, contexts and memory of their own."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        cuda: Cuda,
+        sizes: GraphSizes,
+        load: LoadGraph,
+        *,
+        index: int = 0,
+        num_slots: int = 16,
+    ) -> None:
+        """index: of the GPU.
+
+        Raises what `load` raises, and AltogetherError if the GPU has not enough memory.
+        """
+        assert num_slots >= 1
+        self._index, self._num_slots = index, num_slots
+        self._capacity = bundle.config.capacity
+        self._token_width = bundle.config.decoder.token_width
+        cache = CacheLayout(bundle.manifest.cache, num_slots, sizes.decoder[0].places)
+        with ExitStack() as opened:
+            stream = cuda.create_stream()
+            opened.callback(cuda.destroy_stream, stream)
+            streams = VisionStreams(cuda)
+            opened.callback(streams.close)
+            graphs = {
+                name: load(name, stream if name == "decoder" else streams.compute)
+                for name in GRAPH_NAMES
+            }
+            scratch = {name: graph.scratch_bytes for name, graph in graphs.items()}
+            plan = plan_memory(bundle, cache, sizes, scratch)
+            base = cuda.malloc(plan.nbytes)
+            opened.callback(cuda.free, base)
+            addresses = {name: base + region.offset for name, region in plan.regions.items()}
+            self._decoder = DeviceDecoder(
+                cuda,
+                graphs["decoder"],
+                sizes.decoder,
+                bundle.manifest.graphs["decoder"].inputs,
+                cache,
+                _decoder_memory(addresses),
+                bundle.config.decoder.vocab_size,
+                stream,
+            )
+            opened.callback(self._decoder.close)
+            self._stages: dict[str, Stage] = {}
+            for name, shape in sizes.vision.items():
+                inner = {part: addresses[f"{name}.{part}"] for part in shape.region_bytes()}
+                shared = addresses["scratch.vision"]
+                self._stages[name] = Stage(cuda, graphs[name], shape, streams, inner, shared)
+                opened.callback(self._stages[name].close)
+            opened.callback(streams.synchronize)  # the first thing that closing does
+            self._opened = opened.pop_all()
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_slots
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def max_chunk(self) -> int:
+        """Most tokens that a row may bring in one step."""
+        return self._decoder.max_chunk
+
+    @property
+    def prefill_tokens(self) -> int:
+        return PREFILL_TOKENS
+
+    @property
+    def token_width(self) -> int:
+        return self._token_width
+
+    @property
+    def device(self) -> str:
+        return f"cuda:{self._index}"
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixels (N, H, W, 3) to embeddings (N, E)."""
+        return self._stages["encoder"].run(pixels)
+
+    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (N, E) to visual tokens (N, P, W)."""
+        return self._stages["mapper"].run(embeddings)
+
+    def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
+        """One ragged decoder call; see `Runtime.step`."""
+        rows = len(batch.query_lengths)
+        assert rows <= self._num_slots, f"{rows} rows, but {self._num_slots} slots"
+        reach = int((batch.query_lengths + batch.past_lengths).max())
+        assert reach <= self._capacity, f"{reach} tokens in a slot, but capacity {self._capacity}"
+        return self._decoder.step(batch, want_logits)
+
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy slot `src`, or at least its first `length` tokens, over slot `dst`."""
+        self._decoder.move_slot(src, dst)
+
+    def close(self) -> None:
+        """Free contexts, streams and memory."""
+        self._opened.close()
+        self.__dict__.pop("_decoder", None)
+        self.__dict__.pop("_stages", None)
+
+    def __enter__(self) -> DeviceRuntime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _decoder_memory(addresses: Mapping[str, int]) -> DecoderMemory:
+    return DecoderMemory(
+        cache=addresses["cache"],
+        inputs=addresses["inputs"],
+        greedy_ids=addresses["greedy_ids"],
+        logits=addresses["logits"],
+        scratch=addresses["scratch.decoder"],
+    )

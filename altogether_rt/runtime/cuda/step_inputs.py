@@ -1,0 +1,76 @@
+"""The decoder's inputs for some rows of a step, padded to a bucket's sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.runtime.base import StepBatch
+from altogether_rt.runtime.cuda.step_sizes import PlannedCall
+from altogether_rt.runtime.packing import pack_indices
+
+__all__ = ["padded_inputs", "wanted_places"]
+
+
+def padded_inputs(
+    batch: StepBatch, call: PlannedCall, held: NDArray[np.int32]
+) -> dict[str, NDArray[Any]]:
+    """All inputs but the cache, by name, for `call`'s rows of `batch`.
+
+    held: (slots,) tokens in each slot; a padded row stands behind what its slot holds.
+    """
+    first, last, bucket = call.first, call.last, call.bucket
+    start, end = _packed_range(batch, call)
+    query_lengths, past_lengths = batch.query_lengths[first:last], batch.past_lengths[first:last]
+    packing = pack_indices(query_lengths, past_lengths, min_chunk=bucket.chunk)
+    padded_rows = np.ones(bucket.rows, np.int32)
+    pasts = np.zeros(bucket.rows, np.int32)
+    behind = held[last : first + bucket.rows]
+    pasts[last - first : last - first + len(behind)] = behind
+    pasts[: last - first] = past_lengths
+    padded_rows[: last - first] = query_lengths
+
+    visual = np.zeros((bucket.visual, batch.visual_tokens.shape[1]), np.float32)
+    # The last packed token is no real one wherever visual tokens are padded.
+    visual_index = np.full(bucket.visual, bucket.tokens - 1, np.int64)
+    if len(batch.visual_index):
+        here = (batch.visual_index >= start) & (batch.visual_index < end)
+        num_visual = int(here.sum())
+        visual[:num_visual] = batch.visual_tokens[here]
+        visual_index[:num_visual] = batch.visual_index[here] - start
+
+    pad_index = np.zeros((bucket.rows, bucket.chunk), np.int64)
+    pad_index[: last - first] = packing.pad_index
+    wanted = batch.logit_index[wanted_places(batch, call)] - start
+    return {
+        "token_ids": _padded(batch.token_ids[start:end], bucket.tokens),
+        "positions": _padded(packing.positions, bucket.tokens),
+        "visual_tokens": visual,
+        "visual_index": visual_index,
+        "query_lengths": padded_rows,
+        "past_lengths": pasts,
+        "pad_index": pad_index,
+        "unpad_index": _padded(packing.unpad_index, bucket.tokens),
+        "logit_index": _padded(wanted, bucket.wanted),
+    }
+
+
+def wanted_places(batch: StepBatch, call: PlannedCall) -> NDArray[np.intp]:
+    """Which of `batch.logit_index` belong to the rows of `call`."""
+    if (call.first, call.last) == (0, len(batch.query_lengths)):
+        return np.arange(len(batch.logit_index))
+    start, end = _packed_range(batch, call)
+    return np.flatnonzero((batch.logit_index >= start) & (batch.logit_index < end))
+
+
+def _packed_range(batch: StepBatch, call: PlannedCall) -> tuple[int, int]:
+    start = int(batch.query_lengths[: call.first].sum())
+    return start, start + int(batch.query_lengths[call.first : call.last].sum())
+
+
+def _padded(values: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    padded = np.zeros(size, np.int64)
+    padded[: len(values)] = values
+    return padded

@@ -1,0 +1,1 @@
+"""TensorRT: compiling engines, finding the one that fits a GPU, and running it."""

@@ -1,0 +1,112 @@
+"""Compiles a bundle's graphs: into the bundle at export, or into the user's cache at first use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from altogether_rt.artifacts.bundle import Bundle, hash_file
+from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineSpec
+from altogether_rt.runtime.tensorrt.compiler import Builder, EngineError
+from altogether_rt.runtime.tensorrt.engine_files import (
+    SPEC_NAME,
+    EngineFile,
+    cache_folder,
+    engine_key,
+    find_engine,
+)
+from altogether_rt.runtime.tensorrt.profiles import profiles_for
+
+__all__ = ["build_engines", "ensure_engines"]
+
+Report = Callable[[str], None]
+
+
+def build_engines(
+    bundle: Bundle,
+    sms: Sequence[int],
+    out: Path,
+    builder: Builder,
+    *,
+    graphs: Sequence[str] = GRAPH_NAMES,
+    timing_cache: Path | None = None,
+    report: Report = lambda message: None,
+) -> tuple[EngineSpec, ...]:
+    """Compile the bundle's graphs for the compute capabilities `sms` into the folder `out`.
+
+    A plan serves all of `sms`, so weights are stored once; there is a spec for each. Raises
+    EngineError if the package does not compile for one of them or refuses a graph.
+    """
+    sms = sorted(set(sms))
+    builder.check_targets(sms)
+    specs: list[EngineSpec] = []
+    for graph in graphs:
+        label = "-".join(map(str, sms))
+        report(f"compiling the {graph} for SM {label.replace('-', ', ')}")
+        file = f"{graph}.sm{label}.plan"
+        profiles = profiles_for(graph, bundle.config)
+        path = out / file
+        builder.compile(bundle.graph_path(graph), profiles, sms, path, timing_cache=timing_cache)
+        digest = hash_file(path)
+        specs += [
+            EngineSpec(graph, file, digest, sm, builder.name, builder.version, profiles)  # type: ignore[arg-type]
+            for sm in sms
+        ]
+    return tuple(specs)
+
+
+def ensure_engines(
+    bundle: Bundle,
+    sm: int,
+    builder: Builder,
+    *,
+    gpu: str = "",
+    report: Report = lambda message: None,
+) -> dict[str, EngineFile]:
+    """An engine for every graph, on a machine whose GPU has the compute capability `sm`.
+
+    Those that neither the bundle nor the user's cache has are compiled into the cache, which takes
+    from seconds to minutes once. Raises EngineError if that fails.
+    """
+    engines: dict[str, EngineFile] = {}
+    for graph in GRAPH_NAMES:
+        place = (bundle, graph, sm, builder.name, builder.version, gpu)
+        found = find_engine(*place)
+        if found is None:
+            _compile_into(cache_folder() / engine_key(*place), bundle, graph, sm, builder, report)
+            found = find_engine(*place)
+        if found is None:
+            raise EngineError(
+                f"the engine compiled into {cache_folder()} cannot be read back: see whether that "
+                "disk is full."
+            )
+        engines[graph] = found
+    return engines
+
+
+def _compile_into(
+    folder: Path, bundle: Bundle, graph: str, sm: int, builder: Builder, report: Report
+) -> None:
+    """Writes beside `folder` and renames, so that it is whole or absent whoever else compiles."""
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.mkdir(parents=True)
+        (spec,) = build_engines(bundle, [sm], partial, builder, graphs=[graph], report=report)
+        (partial / SPEC_NAME).write_text(json.dumps(asdict(spec)), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process was quicker
+                raise
+    except OSError as error:
+        raise EngineError(
+            f"engines cannot be kept in {folder.parent} ({error}): set XDG_CACHE_HOME to a folder "
+            "with room."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,190 @@
+"""TensorRT as a compiler: one ONNX graph to one plan, without a GPU where the package can.
+
+One implementation over two packages: `tensorrt_rtx` compiles ahead of time for any GPUs of its
+list, all in one plan; `tensorrt` compiles for the GPU of the machine it runs on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from altogether_rt.artifacts.manifest import EngineProfile
+from altogether_rt.errors import AltogetherError, MissingDependencyError
+from altogether_rt.machine.device import TENSORRT_MODULES
+
+__all__ = ["BUILDERS", "Builder", "BuilderName", "EngineError", "open_builder"]
+
+BuilderName = Literal["tensorrt", "tensorrt_rtx"]
+#: The one that compiles anywhere first.
+BUILDERS: tuple[BuilderName, ...] = TENSORRT_MODULES
+
+
+class EngineError(AltogetherError):
+    """TensorRT does not compile a graph."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """An imported TensorRT package."""
+
+    name: BuilderName
+    version: str
+    module: Any
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Compute capabilities it compiles for on any machine; empty: this machine's GPU only."""
+        capabilities = dir(getattr(self.module, "ComputeCapability", None))
+        return tuple(sorted(int(name[2:]) for name in capabilities if re.match(r"SM\d+$", name)))
+
+    def check_targets(self, sms: Sequence[int]) -> None:
+        """Raises EngineError if it cannot compile for one of `sms`."""
+        if not sms:
+            raise EngineError("no GPU to compile for: give --sm, such as --sm 89.")
+        if not self.targets and len(sms) > 1:
+            raise EngineError(
+                f"{self.name} compiles for the GPU of this machine alone: run "
+                "pip install tensorrt-rtx to compile for several."
+            )
+        unknown = [sm for sm in sms if self.targets and sm not in self.targets]
+        if unknown:
+            known = ", ".join(map(str, self.targets))
+            raise EngineError(
+                f"{self.name} {self.version} compiles for SM {known}, not for {unknown[0]}: "
+                "leave it out; a bundle without engines has them compiled where it is first used."
+            )
+
+    def compile(
+        self,
+        graph: Path,
+        profiles: Sequence[EngineProfile],
+        sms: Sequence[int],
+        out: Path,
+        *,
+        timing_cache: Path | None = None,
+    ) -> None:
+        """Compile an ONNX file, its weights beside it, for `sms` into the plan `out`.
+
+        timing_cache: measurements to start from and to add to; `tensorrt` only, which needs a GPU.
+        Raises EngineError, quoting TensorRT, if it refuses the graph.
+        """
+        self.check_targets(sms)
+        if timing_cache is not None:
+            self.check_timing_cache()
+        log = _log(self.module)
+        builder = self.module.Builder(log)
+        if builder is None:
+            raise EngineError(f"{self.name} does not start: {log.first_error()}.")
+        network = builder.create_network(0)  # always strongly typed: precision is in the graph
+        parser = self.module.OnnxParser(network, log)
+        if not parser.parse_from_file(str(graph)):
+            raise self._refusal(graph, log)
+        config = builder.create_builder_config()
+        if self.targets:
+            config.num_compute_capabilities = len(sms)
+            for index, sm in enumerate(sms):
+                capability = getattr(self.module.ComputeCapability, f"SM{sm}")
+                assert config.set_compute_capability(capability, index)
+        for profile in profiles:
+            config.add_optimization_profile(_profile(builder, network, profile))
+        cache = _load_timing_cache(config, timing_cache)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise self._refusal(graph, log)
+        with open(out, "wb") as stream:
+            stream.write(plan)
+        if cache is not None and timing_cache is not None:
+            timing_cache.write_bytes(bytes(cache.serialize()))
+
+    def check_timing_cache(self) -> None:
+        """Raises EngineError if this package keeps no timing cache."""
+        if self.targets:
+            raise EngineError(
+                f"{self.name} measures nothing while it compiles, so a timing cache needs a GPU "
+                "and the package tensorrt: leave --timing-cache out."
+            )
+
+    def _refusal(self, graph: Path, log: Any) -> EngineError:
+        return EngineError(
+            f"{self.name} {self.version} does not compile {graph.name} ({log.first_error()}): "
+            "export for another target, such as cpu-int8."
+        )
+
+
+def open_builder(names: Sequence[BuilderName] = BUILDERS) -> Builder:
+    """The first package of `names` that is there and works.
+
+    Raises MissingDependencyError if there is none, EngineError if what is there has no libraries.
+    """
+    broken: EngineError | None = None
+    for name in names:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                broken = broken or _broken(name, error)
+            continue
+        except (ImportError, OSError, RuntimeError) as error:
+            broken = broken or _broken(name, error)
+            continue
+        if not hasattr(module, "Builder"):
+            broken = broken or _broken(name, "it holds none of TensorRT's libraries")
+            continue
+        return Builder(name, str(module.__version__), module)
+    if broken is not None:
+        raise broken
+    raise MissingDependencyError(names[0], "tensorrt", "compiling engines")
+
+
+def _broken(name: str, reason: object) -> EngineError:
+    first_line = (str(reason).splitlines() or [""])[0]
+    return EngineError(
+        f"the package {name} is installed but does not work ({first_line}): run "
+        "pip install 'altogether-rt[tensorrt]'."
+    )
+
+
+def _log(module: Any) -> Any:
+    """A logger of the package's own kind that keeps what goes wrong."""
+
+    class Log(module.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= module.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+        def first_error(self) -> str:
+            """The first that speaks of the graph; without a driver, others speak of that."""
+            told = [line for line in self.errors if "CUDA driver" not in line]
+            line = ((told or self.errors or ["no reason given"])[0].splitlines() or [""])[0]
+            return line.strip().rstrip(".")[:300]
+
+    return Log()
+
+
+def _profile(builder: Any, network: Any, profile: EngineProfile) -> Any:
+    """The manifest's profile as TensorRT's, the cache's shape for each of its inputs."""
+    made = builder.create_optimization_profile()
+    shapes: Mapping[str, Any] = profile.shapes
+    for index in range(network.num_inputs):
+        name = network.get_input(index).name
+        is_cache = name.startswith(("past_key.", "past_value."))
+        made.set_shape(name, *shapes["past" if is_cache else name])
+    return made
+
+
+def _load_timing_cache(config: Any, path: Path | None) -> Any:
+    if path is None:
+        return None
+    cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise EngineError(f"{path} is no timing cache of this GPU and version: name a new file.")
+    return cache

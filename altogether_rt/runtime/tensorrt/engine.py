@@ -1,0 +1,107 @@
+"""TensorRT's engines and execution contexts, over `tensorrt_rtx` or `tensorrt` alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from altogether_rt.errors import AltogetherError, BundleError
+from altogether_rt.runtime.cuda.graph import Tensor
+from altogether_rt.runtime.tensorrt.compiler import Builder
+
+__all__ = ["Context", "Engine", "load_engine"]
+
+
+def load_engine(builder: Builder, file: Path) -> Engine:
+    """Deserialise an engine with the package that built it. Raises BundleError if it cannot."""
+    module = builder.module
+    runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(file.read_bytes())
+    if engine is None:
+        raise BundleError(
+            f"{builder.name} {builder.version} cannot load {file}: delete that file, or export the "
+            "bundle again."
+        )
+    return Engine(module, runtime, engine, file)
+
+
+class Engine:
+    """A deserialised engine; fulfils `DeviceGraph`."""
+
+    def __init__(self, module: Any, runtime: Any, engine: Any, file: Path) -> None:
+        self._module = module
+        self._runtime = runtime  # must outlive the engine
+        self._engine = engine
+        self.file = file
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """Of its inputs and outputs."""
+        return tuple(
+            self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)
+        )
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Device memory that a context needs while it runs, whatever its profile."""
+        return int(self._engine.device_memory_size_v2)
+
+    def context(
+        self, profile: int, scratch: int, stream: int, *, dedicated: bool = False
+    ) -> Context:
+        """See `DeviceGraph.context`."""
+        managed = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if hasattr(self._engine, "create_runtime_config"):
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(managed)
+            kernels = getattr(self._module, "DynamicShapesKernelSpecializationStrategy", None)
+            if kernels is not None:  # of tensorrt_rtx: kernels for the sizes at once, not later
+                config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
+            context = self._engine.create_execution_context(config)
+        else:
+            context = self._engine.create_execution_context(managed)
+        if context is None:
+            raise AltogetherError(
+                f"TensorRT cannot prepare {self.file}, as a rule for want of GPU memory: use a "
+                "smaller --batch-size."
+            )
+        context.set_device_memory(scratch, self.scratch_bytes)
+        self._check(context.set_optimization_profile_async(profile, stream), "takes no profile")
+        return Context(context, self.file)
+
+    def _check(self, done: bool, what: str) -> None:
+        if not done:
+            raise BundleError(f"the engine {self.file} {what}: export the bundle again.")
+
+
+class Context:
+    """An execution context; fulfils `DeviceContext`."""
+
+    def __init__(self, context: Any, file: Path) -> None:
+        self._context = context
+        self._file = file
+
+    def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+        """See `DeviceContext.bind`."""
+        for name, tensor in inputs.items():
+            if not self._context.set_input_shape(name, tensor.shape):
+                raise BundleError(
+                    f"the engine {self._file} takes no {name} of shape {tensor.shape}: export the "
+                    "bundle again."
+                )
+        for name, tensor in (*inputs.items(), *outputs.items()):
+            done = self._context.set_tensor_address(name, tensor.address)
+            assert done, f"{self._file} has no tensor {name}"
+
+    def run(self, stream: int) -> None:
+        """Give the work to `stream`."""
+        if not self._context.execute_async_v3(stream):
+            raise AltogetherError(
+                f"TensorRT could not run {self._file}: see what nvidia-smi says of the GPU."
+            )
+
+    def capturable(self, stream: int) -> bool:
+        """Whether `run` may be noted down as a CUDA graph, as far as TensorRT tells."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return True if ask is None else bool(ask(stream))

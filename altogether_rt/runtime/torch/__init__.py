@@ -1,0 +1,1 @@
+"""PyTorch: the reference backend, and checkpoints captioned without an export."""

@@ -1,0 +1,158 @@
+"""The torch backend: the reference that every other backend is compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.decoder import KVCache
+from altogether_rt.runtime.base import PREFILL_TOKENS, StepBatch, StepResult
+from altogether_rt.runtime.packing import pack_indices
+from altogether_rt.runtime.torch.decode import DecodeStep
+
+__all__ = ["TorchRuntime"]
+
+
+class TorchRuntime:
+    """Runs the torch captioner itself, in the precision of its weights; fulfils `Runtime`."""
+
+    def __init__(
+        self,
+        model: Captioner,
+        *,
+        num_slots: int = 16,
+        capacity: int | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        fixed_decode: bool | None = None,
+    ) -> None:
+        """Takes `model` over: it is moved to `device` and set to evaluation.
+
+        capacity: tokens in a slot; None: the longest prompt and caption of the configuration.
+        dtype: of mapper and decoder; None: as they are. The encoder keeps its weights and computes
+        its products in it, its norms in float32. fixed_decode: steps of one token a row take a
+        path of fixed sizes, captured as CUDA graphs; None: on a GPU.
+        """
+        assert num_slots >= 1
+        self._model = model.to(device).eval()
+        self._products = dtype
+        if dtype is not None:
+            self._model.mapper.to(dtype)
+            self._model.decoder.to(dtype)
+        on_gpu = torch.device(device).type == "cuda"
+        self._fixed_decode = on_gpu if fixed_decode is None else fixed_decode
+        self._decode_steps: dict[int, DecodeStep] = {}  # by rows
+        self._device = torch.device(device)
+        decoder = model.config.decoder
+        self._capacity = model.config.capacity if capacity is None else capacity
+        self._num_slots = num_slots
+        self._token_width = decoder.token_width
+        cached = model.decoder.embed.weight.dtype
+        self._cache = KVCache.zeros(decoder, num_slots, self._capacity, self._device, cached)
+
+    @property
+    def model(self) -> Captioner:
+        """The captioner it runs."""
+        return self._model
+
+    @property
+    def cache(self) -> KVCache:
+        """What its slots hold."""
+        return self._cache
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_slots
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def max_chunk(self) -> int:
+        return self._capacity
+
+    @property
+    def prefill_tokens(self) -> int:
+        return PREFILL_TOKENS
+
+    @property
+    def token_width(self) -> int:
+        return self._token_width
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    @torch.inference_mode()
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixels (N, H, W, 3) to embeddings (N, E)."""
+        half = self._products not in (None, torch.float32)
+        with torch.autocast(self._device.type, self._products, enabled=half):
+            return _to_numpy(self._model.encode(self._tensor(pixels)))
+
+    @torch.inference_mode()
+    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (N, E) to visual tokens (N, P, W)."""
+        dtype = self._model.decoder.embed.weight.dtype
+        return _to_numpy(self._model.visual_tokens(self._tensor(embeddings).to(dtype)))
+
+    @torch.inference_mode()
+    def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
+        """One ragged decoder call; see `Runtime.step`."""
+        rows = len(batch.query_lengths)
+        assert rows <= self._num_slots, f"{rows} rows, but {self._num_slots} slots"
+        if self._fixed_decode and (batch.query_lengths == 1).all() and not batch.visual_index.size:
+            return self._decode(batch, want_logits)
+        decoder = self._model.decoder
+        packing = pack_indices(batch.query_lengths, batch.past_lengths)
+        packed = decoder.embed(self._tensor(batch.token_ids))  # (T, W)
+        visual_tokens = self._tensor(batch.visual_tokens).to(packed.dtype)
+        packed[self._tensor(batch.visual_index)] = visual_tokens
+        padded = packed[self._tensor(packing.pad_index)]  # (B, S, W)
+        lengths = self._tensor(batch.query_lengths), self._tensor(batch.past_lengths)
+        hidden, _ = decoder.step(padded, *lengths, self._cache)
+        places = packing.unpad_index[batch.logit_index]  # of the wanted tokens, padded and flat
+        logits = decoder.logits(hidden.flatten(0, 1)[self._tensor(places)])  # (L, vocab)
+        greedy_ids = logits.argmax(dim=-1).cpu().numpy()
+        return StepResult(greedy_ids, _to_numpy(logits) if want_logits else None)
+
+    def _decode(self, batch: StepBatch, want_logits: bool) -> StepResult:
+        """A step of one token a row."""
+        rows = len(batch.query_lengths)
+        reach = int(batch.past_lengths.max()) + 1
+        assert reach <= self._capacity, "a sequence is longer than its cache slot"
+        if rows not in self._decode_steps:
+            self._decode_steps[rows] = DecodeStep(self._model.decoder, self._cache, rows)
+        tokens, past = self._tensor(batch.token_ids), self._tensor(batch.past_lengths)
+        greedy_ids, logits = self._decode_steps[rows].run(tokens, past)
+        wanted = self._tensor(batch.logit_index)
+        found = greedy_ids[wanted].cpu().numpy()
+        return StepResult(found, _to_numpy(logits[wanted]) if want_logits else None)
+
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`."""
+        for part in (self._cache.keys, self._cache.values):
+            part[:, dst, :, :length] = part[:, src, :, :length]
+
+    def close(self) -> None:
+        """Free model and cache."""
+        self._decode_steps.clear()
+        self.__dict__.pop("_model", None)
+        self.__dict__.pop("_cache", None)
+
+    def __enter__(self) -> TorchRuntime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+def _to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array

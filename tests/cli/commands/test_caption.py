@@ -1,0 +1,268 @@
+"""The `caption` command, with a captioner that has no model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from altogether_rt.cli.commands import caption as caption_module
+from altogether_rt.cli.main import app
+from tests.fake_captioner import FakeCaptioner
+
+pytestmark = pytest.mark.lean
+
+
+@pytest.fixture
+def captioner(monkeypatch: pytest.MonkeyPatch) -> FakeCaptioner:
+    fake = FakeCaptioner()
+    monkeypatch.setattr(caption_module, "_load_captioner", lambda options: fake)
+    return fake
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with two pictures and a broken one in `photos`."""
+    monkeypatch.chdir(tmp_path)
+    photos = Path("photos")
+    (photos / "sub").mkdir(parents=True)
+    Image.new("RGB", (30, 20), "navy").save(photos / "a.png")
+    Image.new("RGB", (30, 20), "teal").save(photos / "sub" / "b.JPG")
+    (photos / "c.gif").write_text("404")
+    lines = [
+        '{"file_name": "a.png", "alt": "a boat"}',
+        '{"file_name": "gone.png", "alt": "x"}',
+        "?",
+    ]
+    (photos / "alts.jsonl").write_text("\n".join(lines))
+    return photos
+
+
+def caption(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["caption", *arguments])
+
+
+def rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("captions.jsonl").read_text().splitlines()]
+
+
+def test_folder_with_alts(folder: Path, captioner: FakeCaptioner) -> None:
+    done = caption("photos", "--alt", "alts.jsonl")
+    assert done.exit_code == 0
+    assert [row["file_name"] for row in rows()] == ["a.png", "c.gif", "sub/b.JPG"]
+    assert rows()[0]["alt"] == "a boat"
+    assert "captions.jsonl: 2 captioned in 00:00" in done.stdout
+    assert "1 failed (1 not_an_image)." in done.stdout
+    assert "1 lines of the alt-text file cannot be used: line 3: not JSON." in done.stderr
+    assert "1 alt-texts have no image in the folder: gone.png." in done.stderr
+    done = caption("photos/", "--alt", "alts.jsonl")
+    assert "0 captioned, 3 skipped (already there)." in done.stdout
+
+
+def test_hint_of_names_that_are_not_relative_to_the_folder(
+    folder: Path, captioner: FakeCaptioner
+) -> None:
+    (folder / "alts.jsonl").write_text('{"file_name": "photos/a.png", "alt": "a boat"}')
+    done = caption("photos", "--alt", "alts.jsonl")
+    assert "the file's names must be relative to photos, as a.png is." in done.stderr
+    done = caption("photos/c.gif", "--alt", "photos/alts.jsonl", "--out", "one.jsonl")
+    assert "must be relative to photos, as c.gif is." in done.stderr
+    (folder / "alts.jsonl").write_text('{"file_name": "a.png", "alt": "a boat"}')
+    assert "must be relative" not in caption("photos", "--alt", "alts.jsonl").stderr
+
+
+def test_hint_of_alts_that_lie_there(folder: Path, captioner: FakeCaptioner) -> None:
+    assert "give --alt alts.jsonl to use its alt-texts" in caption("photos").stderr
+
+
+def test_json_summary(folder: Path, captioner: FakeCaptioner) -> None:
+    done = caption("photos", "--alt", "alts.jsonl", "--json", "--sheet", "sheet.html")
+    summary = json.loads(done.stdout)
+    assert summary["captioned"] == 2
+    assert summary["failed"] == {"not_an_image": 1}
+    assert summary["images"] == 3
+    assert summary["sheet"] == "sheet.html"
+    assert summary["alts_without_image"] == {"count": 1, "examples": ["gone.png"]}
+    assert Path("sheet.html").read_text().count("<article>") == 3
+
+
+def test_quiet(folder: Path, captioner: FakeCaptioner) -> None:
+    done = caption("photos", "--alt", "alts.jsonl", "--quiet")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_options_reach_the_captioner(
+    folder: Path, captioner: FakeCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def load(options: Any) -> FakeCaptioner:
+        seen.append(options)
+        return captioner
+
+    monkeypatch.setattr(caption_module, "_load_captioner", load)
+    arguments = (
+        "photos --bundle b --device cpu --threads 2 --batch-size 5 --temperature 0.5 --top-p 0.9 "
+        "--max-new-tokens 6 --seed 3 --limit 1 --out new/o.jsonl --sidecar .caption"
+    )
+    assert caption(*arguments.split()).exit_code == 0
+    options = seen[0]
+    assert (options.bundle, options.device, options.threads, options.batch_size) == (
+        "b",
+        "cpu",
+        2,
+        5,
+    )
+    (row,) = [json.loads(line) for line in Path("new/o.jsonl").read_text().splitlines()]
+    assert row["params"] == {"max_new_tokens": 6, "temperature": 0.5, "top_p": 0.9, "seed": 3}
+    assert Path("photos/a.caption").read_text() == row["caption"] + "\n"
+
+
+def test_captioner_is_loaded_as_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captioner_module = pytest.importorskip("altogether_rt.captioner")
+    calls: list[Any] = []
+
+    def load(bundle: str, **options: Any) -> FakeCaptioner:
+        calls.append((bundle, options))
+        return FakeCaptioner()
+
+    monkeypatch.setattr(captioner_module.Captioner, "load", load)
+    assert caption("photos", "--batch-size", "4", "--speculation", "off").exit_code == 0
+    options = {"device": "auto", "threads": None, "num_slots": 4, "speculation": "off"}
+    assert calls == [("starter", options)]
+
+
+@pytest.mark.parametrize(("given", "threads"), [(None, 3), (2, 2)])
+def test_workers_share_the_cores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, given: int | None, threads: int
+) -> None:
+    captioner_module = pytest.importorskip("altogether_rt.captioner")
+    session_module = pytest.importorskip("altogether_rt.runtime.ort_session")
+    calls: list[Any] = []
+    monkeypatch.setattr(session_module, "available_cores", lambda: 7)
+    monkeypatch.setattr(
+        captioner_module.Captioner, "load", lambda bundle, **options: calls.append(options)
+    )
+    options = caption_module._CaptionerOptions(
+        "starter", "auto", given, 5, {"seed": 4}, "off", workers=2
+    )
+    pool, params = caption_module._make_pool(options)
+    assert (pool.num, params.seed) == (2, 4)
+    pool._open_captioner()
+    expected = {"device": "auto", "threads": threads, "num_slots": 5, "speculation": "off"}
+    assert calls == [expected]
+
+
+def test_no_recursion(folder: Path, captioner: FakeCaptioner) -> None:
+    caption("photos", "--no-recursive")
+    assert [row["file_name"] for row in rows()] == ["a.png", "c.gif"]
+
+
+def test_another_seed_is_another_run(folder: Path, captioner: FakeCaptioner) -> None:
+    caption("photos")
+    done = caption("photos", "--seed", "1")
+    assert done.exit_code == 1
+    assert "captions.jsonl holds captions written with other parameters" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert caption("photos", "--seed", "1", "--overwrite").exit_code == 0
+    assert rows()[0]["params"]["seed"] == 1
+
+
+def test_failed_images_are_tried_again_when_asked(folder: Path, captioner: FakeCaptioner) -> None:
+    caption("photos")
+    Image.new("RGB", (9, 9)).save(folder / "c.gif")
+    assert "error" in rows()[1]
+    caption("photos")
+    assert "error" in rows()[1]
+    caption("photos", "--retry-errors")
+    assert "caption" in rows()[1]
+
+
+def test_all_failed(folder: Path, captioner: FakeCaptioner) -> None:
+    done = caption("photos/c.gif")
+    assert done.exit_code == 1
+    assert "none of the 1 images could be captioned: captions.jsonl says why" in done.stderr
+    assert rows()[0]["error"]["class"] == "not_an_image"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["absent"], "absent cannot be read"),
+        (["photos/sub", "--alt", "absent.jsonl"], "there is no alt-text file absent.jsonl"),
+        (["photos", "--out", "photos"], "photos is a folder"),
+        (["photos", "--sidecar", "txt"], "it must be an ending such as .txt"),
+        (["empty"], "there are no images in empty"),
+    ],
+)
+def test_user_errors_are_one_sentence(
+    folder: Path, captioner: FakeCaptioner, arguments: list[str], sentence: str
+) -> None:
+    Path("empty").mkdir()
+    done = caption(*arguments)
+    assert done.exit_code == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not Path("captions.jsonl").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--batch-size", "x"], ["--nonsense"]])
+def test_usage_errors(folder: Path, arguments: list[str]) -> None:
+    assert caption("photos", *arguments).exit_code == 2
+
+
+def test_interrupt_says_how_to_go_on(folder: Path, captioner: FakeCaptioner) -> None:
+    captioner.interrupt_after = 1
+    done = caption("photos")
+    assert done.exit_code == 130
+    assert "give the same command to go on" in done.stderr
+    assert Path("captions.jsonl.part").exists()
+    captioner.interrupt_after = None
+    assert caption("photos").exit_code == 0
+    assert len(rows()) == 3
+    assert os.listdir() == ["photos", "captions.jsonl"] or not Path("captions.jsonl.part").exists()
+
+
+def test_real_interrupt(folder: Path, root: Path) -> None:
+    for i in range(40):
+        Image.new("RGB", (9, 9), (i, 0, 0)).save(folder / f"{i:02}.png")
+    program = (
+        "import signal, sys; from altogether_rt.cli import main\n"
+        "from altogether_rt.cli.commands import caption\n"
+        "from tests.fake_captioner import FakeCaptioner\n"
+        # A suite run in the background inherits SIGINT ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "caption._load_captioner = lambda options: FakeCaptioner(delay_s=0.05)\n"
+        "sys.argv[1:] = ['caption', 'photos']; main.run()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    part = Path("captions.jsonl.part")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (part.exists() and part.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted: the captions so far are kept" in stderr
+    assert "Traceback" not in stderr
+    assert part.read_bytes().endswith(b"\n")
+
+
+def test_help_shows_examples() -> None:
+    done = CliRunner().invoke(app, ["caption", "--help"])
+    assert done.exit_code == 0
+    assert "altogether-rt caption photos/ --alt alts.jsonl" in done.stdout

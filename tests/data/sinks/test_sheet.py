@@ -1,0 +1,91 @@
+"""The contact sheet: complete, self-contained, and safe to open."""
+
+from __future__ import annotations
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from altogether_rt.data.rows import Row, encode_row
+from altogether_rt.data.sinks.sheet import write_sheet
+
+pytestmark = pytest.mark.lean
+
+EVIL = '<script>alert(1)</script>" onerror="x'
+
+
+class Tags(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def make(tmp_path: Path, rows: list[Row], **options: int) -> tuple[int, Tags]:
+    rows_path = tmp_path / "c.jsonl"
+    rows_path.write_bytes(b"".join(map(encode_row, rows)))
+    shown = write_sheet(rows_path, tmp_path, tmp_path / "new" / "sheet.html", **options)
+    assert os.listdir(tmp_path / "new") == ["sheet.html"]
+    return shown, Tags((tmp_path / "new" / "sheet.html").read_text("utf-8"))
+
+
+def test_shows_image_alt_and_caption(tmp_path: Path) -> None:
+    Image.new("RGB", (900, 600), "navy").save(tmp_path / "a.png")
+    rows: list[Row] = [
+        {"file_name": "a.png", "alt": ["one", "two"], "caption": "A blue field.",
+         "finish_reason": "length", "alt_truncated": True},
+        {"file_name": "b.png", "alt": "", "error": {"class": "not_an_image", "message": "No."}},
+    ]  # fmt: skip
+    shown, page = make(tmp_path, rows)
+    assert shown == 2
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(images) == 1
+    assert str(images[0]["src"]).startswith("data:image/jpeg;base64,")
+    assert (images[0]["width"], images[0]["height"]) == ("480", "320")
+    for text in ("one", "two", "A blue field.", "not an image", "No.", "alt-text cut",
+                 "1 captioned, 1 could not be read"):  # fmt: skip
+        assert text in page.text
+
+
+def test_everything_is_escaped(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        {"file_name": EVIL, "alt": EVIL, "caption": EVIL},
+        {"file_name": "caf\udce9", "alt": [EVIL], "error": {"class": EVIL, "message": EVIL}},
+    ]
+    _, page = make(tmp_path, rows)
+    assert page.text.count("<script>alert(1)</script>") == 6
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
+
+
+def test_nothing_is_fetched(tmp_path: Path) -> None:
+    _, page = make(tmp_path, [{"file_name": "http://x/a.png", "alt": "", "caption": "c"}])
+    html = (tmp_path / "new" / "sheet.html").read_text()
+    assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(?!data:)", html)
+    policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv"))
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_number_of_rows_is_capped_with_a_note(tmp_path: Path) -> None:
+    rows: list[Row] = [{"file_name": f"{i}.png", "alt": "", "caption": "c"} for i in range(9)]
+    shown, page = make(tmp_path, rows, max_rows=4)
+    assert shown == 4
+    assert sum(tag == "article" for tag, _ in page.tags) == 4
+    assert "9 captioned; the first 4 are shown" in page.text
+
+
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_long_texts_are_cut(tmp_path: Path, length: int) -> None:
+    _, page = make(tmp_path, [{"file_name": "a", "alt": "x" * length, "caption": "c"}])
+    assert page.text.count("x" * 10) <= 120

@@ -1,0 +1,220 @@
+"""Several processes write what one writes, and nothing is lost whoever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from altogether_rt.captions import Caption, CaptionParams
+from altogether_rt.data.images import ImageLimits
+from altogether_rt.errors import AltogetherError
+from altogether_rt.jobs.folder import CaptionJob, caption_folder, read_inputs
+from altogether_rt.jobs.processes import WorkerPool
+from altogether_rt.jobs.tasks import CaptionPlan, Task
+from tests.fake_captioner import FakeCaptioner
+
+pytestmark = pytest.mark.lean
+
+NUM_IMAGES = 40
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures, some broken, some twice, with alt-texts."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    alts = []
+    for i in range(NUM_IMAGES):
+        path = folder / f"{i:02}.png"
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).save(path)
+        if i % 7 == 3:
+            path.write_text("404")
+        if i % 9 == 5:
+            path.write_bytes((folder / "00.png").read_bytes())
+        alts.append(json.dumps({"file_name": path.name, "alt": f"alt {i % 9}"}) + "\n")
+    (folder / "alts.jsonl").write_text("".join(alts))
+    return folder
+
+
+class Mortal(FakeCaptioner):
+    """Kills its process when it has written some captions."""
+
+    def stream(self, *arguments: Any, **options: Any) -> Iterator[Caption]:
+        for number, caption in enumerate(super().stream(*arguments, **options)):
+            if number == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield caption
+
+
+def unopenable() -> FakeCaptioner:
+    raise AltogetherError("there is no captioner here: bring one.")
+
+
+def run(folder: Path, out: Path, pool: WorkerPool | None) -> None:
+    fake = FakeCaptioner()
+    job = CaptionJob(folder, out, Path("alts.jsonl"))
+    caption_folder(job, read_inputs(job), pool or fake, fake.params())
+
+
+def pool_of(num: int, open_captioner: Any = FakeCaptioner, slots: int = 3) -> WorkerPool:
+    return WorkerPool(num, open_captioner, "fake", slots=slots)
+
+
+def test_same_bytes_as_one_process(folder: Path, tmp_path: Path) -> None:
+    one, three = tmp_path / "1.jsonl", tmp_path / "3.jsonl"
+    run(folder, one, None)
+    assert one.read_bytes().count(b"\n") == NUM_IMAGES
+    run(folder, three, pool_of(3, partial(FakeCaptioner, delay_s=0.001)))
+    assert three.read_bytes() == one.read_bytes()
+
+
+def test_a_worker_that_dies_is_reported_and_the_rest_done_later(
+    folder: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    run(folder, one, None)
+    with pytest.raises(AltogetherError, match=r"worker [12] was killed by signal 9 .* to go on"):
+        run(folder, two, pool_of(2, Mortal))
+    part = Path(f"{two}.part")  # not there if the other had not answered the first task yet
+    assert not part.exists() or one.read_bytes().startswith(part.read_bytes())
+    run(folder, two, pool_of(2))
+    assert two.read_bytes() == one.read_bytes()
+
+
+def test_why_a_worker_cannot_begin(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AltogetherError, match=r"^there is no captioner here: bring one\.$"):
+        run(folder, tmp_path / "c.jsonl", pool_of(2, unopenable))
+    assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_tasks_are_not_handed_out_far_ahead(folder: Path) -> None:
+    names = [f"{i:02}.png" for i in range(NUM_IMAGES)] * 25
+    drawn = 0
+
+    def tasks() -> Iterator[Task]:
+        nonlocal drawn
+        for index, name in enumerate(names):
+            drawn += 1
+            yield Task(index, name, (str(index),))
+
+    ahead: list[int] = []
+    plan = CaptionPlan(folder, CaptionParams(8, 0.0, 1.0), ImageLimits())
+    pool = pool_of(2, partial(FakeCaptioner, delay_s=0.0005), slots=1)
+    pool.caption(tasks(), plan, lambda index, answer: ahead.append(drawn - index))
+    assert len(ahead) == len(names)
+    most_tasks = 2 * (32 + 4)  # both workers full; what else was drawn waits for an older answer
+    assert max(ahead) <= 5 * most_tasks < len(names)
+
+
+def test_killed_at_any_moment(folder: Path, tmp_path: Path, root: Path) -> None:
+    """SIGKILL of the process that writes, or of a worker."""
+    rng = random.Random(3)
+    undisturbed, out = tmp_path / "undisturbed.jsonl", tmp_path / "killed.jsonl"
+    run(folder, undisturbed, None)
+    command = [sys.executable, "-m", "tests.fake_captioner", str(folder), str(out), "alts.jsonl"]
+    part = Path(f"{out}.part")
+    codes = []
+    for turn in range(20):
+        process = subprocess.Popen([*command, ".txt", "workers"], cwd=root, stderr=subprocess.PIPE)
+        start = part.stat().st_size if part.exists() else 0
+        wanted = start + rng.randrange(200, 2500)  # bytes of rows, then death
+        deadline = time.monotonic() + 30
+        children: list[int] = []
+        while process.poll() is None and time.monotonic() < deadline:
+            if part.exists() and part.stat().st_size > wanted:
+                children = children_of(process.pid)
+                victim = process.pid if turn % 2 or not children else rng.choice(children)
+                kill(victim)
+                break
+            time.sleep(0.001)
+        process.communicate()
+        codes.append(process.returncode)
+        assert vanish(children), "a worker outlived its caller"
+        if process.returncode == 0:
+            break
+    assert codes[-1] == 0
+    assert set(codes[:-1]) <= {1, -signal.SIGKILL}
+    assert len(codes) > 1
+    assert out.read_bytes() == undisturbed.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["killed.jsonl", "pictures", "undisturbed.jsonl"]
+
+
+def children_of(pid: int) -> list[int]:
+    """The workers: not the tracker of resources that multiprocessing starts as well."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [
+            int(child)
+            for child in children
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+    except OSError:
+        return []
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def vanish(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if not any(is_alive(pid) for pid in pids):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ctrl_c_ends_everybody_quietly(folder: Path, tmp_path: Path, root: Path) -> None:
+    out = tmp_path / "c.jsonl"
+    program = (
+        "import signal, sys, functools; from altogether_rt.cli import main\nfrom altogether_rt.cli.commands import caption\n"
+        "from altogether_rt.jobs.processes import WorkerPool\n"
+        "from tests.fake_captioner import FakeCaptioner\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "open_fake = functools.partial(FakeCaptioner, delay_s=0.05)\n"
+        "pool = WorkerPool(2, open_fake, 'fake', slots=3), FakeCaptioner().params()\n"
+        "caption._make_pool = lambda options: pool\n"
+        f"sys.argv[1:] = ['caption', {str(folder)!r}, '--out', {str(out)!r}, '--workers', '2']\n"
+        "if __name__ == '__main__': main.run()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, cwd=root,
+        start_new_session=True,
+    )  # fmt: skip
+    part = Path(f"{out}.part")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not (part.exists() and part.stat().st_size):
+        time.sleep(0.01)
+    children = children_of(process.pid)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted: the captions so far are kept" in stderr
+    assert "Traceback" not in stderr
+    assert len(children) == 2
+    assert vanish(children)
+    assert part.read_bytes().endswith(b"\n")

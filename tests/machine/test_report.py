@@ -1,0 +1,200 @@
+"""What `doctor` finds and says, on machines and installations that are pretended."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from altogether_rt.cli.main import app
+from altogether_rt.errors import BundleError
+from altogether_rt.machine import device as device_module
+from altogether_rt.machine import report as machine_module
+from altogether_rt.machine.report import examine, missing_packages, read_processor
+from tests.machine.fake_driver import FakeDriver
+
+pytestmark = pytest.mark.lean
+
+DECLARED = [
+    "numpy>=1.26",
+    'onnxruntime>=1.32; extra == "cpu"',
+    'onnxruntime-gpu[cuda,cudnn]>=1.31; extra == "gpu"',
+    'tensorrt-rtx>=1.7; extra == "tensorrt"',
+    'cuda-python>=13; extra == "tensorrt"',
+    'torch>=2.9; extra == "train"',
+    'safetensors; extra == "train"',
+    'altogether-rt[train]; extra == "export"',
+    'onnx>=1.20; extra == "export"',
+    'pillow-heif>=1.0; extra == "heic"',
+]
+ALL = {
+    "onnxruntime": "1.32.0",
+    "tensorrt-rtx": "1.7.1.116",
+    "cuda-python": "13.0.1",
+    "torch": "2.13.0+cpu",
+    "safetensors": "0.8",
+    "onnx": "1.23.2",
+    "pillow-heif": "1.0",
+}
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], *sms: int, driver: bool = True
+) -> None:
+    report = machine_module.find_gpus(lambda name: FakeDriver(sms))
+    if not driver:
+
+        def load(name: str) -> FakeDriver:
+            raise OSError(name)
+
+        report = machine_module.find_gpus(load)
+    monkeypatch.setattr(machine_module, "find_gpus", lambda: report)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: DECLARED)
+    for module in (machine_module, device_module):
+        monkeypatch.setattr(module, "installed_version", versions.get)
+        monkeypatch.setattr(module, "has_module", lambda name: False)
+
+
+def doctor(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["doctor", *arguments])
+
+
+def abilities(result: Result) -> dict[str, tuple[bool, str, str]]:
+    data = json.loads(result.stdout)
+    return {
+        each["name"]: (each["ready"], "; ".join(each["missing"]), each["advice"])
+        for each in data["abilities"]
+    }
+
+
+def test_a_machine_that_has_all_but_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, ALL, driver=False)
+    found = abilities(doctor("--json"))
+    ready = {name for name, (is_ready, _, _) in found.items() if is_ready}
+    assert ready == {
+        "the starter bundle",
+        "caption on the processor",
+        "train, import, init",
+        "export",
+        "read HEIC images",
+    }
+    assert "there is no NVIDIA driver here" in found["caption on a GPU with TensorRT"][1]
+    assert (
+        "onnxruntime 1.32.0 here is the one without CUDA: run pip uninstall"
+        in (found["caption on a GPU with ONNX Runtime"][1])
+    )
+
+
+def test_what_is_not_installed_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {"torch": "2.8.1+cu128", "safetensors": "0.1"}, 89)
+    found = abilities(doctor("--json"))
+    assert found["caption on the processor"] == (
+        False,
+        "onnxruntime is not installed",
+        "pip install 'altogether-rt[cpu]'",
+    )
+    assert found["caption on a GPU with ONNX Runtime"] == (
+        False,
+        "onnxruntime-gpu is not installed",
+        "pip install 'altogether-rt[gpu]'",
+    )
+    assert found["caption on a GPU with TensorRT"] == (
+        False,
+        "tensorrt-rtx is not installed; cuda-python is not installed",
+        "pip install 'altogether-rt[tensorrt]'",
+    )
+    assert found["train, import, init"][1] == "torch 2.8.1+cu128 is too old: 2.9 is needed"
+    assert found["export"] == (
+        False,
+        "torch 2.8.1+cu128 is too old: 2.9 is needed; onnx is not installed",
+        "pip install 'altogether-rt[export]'",
+    )
+    assert found["read HEIC images"][2] == "pip install 'altogether-rt[heic]'"
+
+
+def test_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = {name: version for name, version in ALL.items() if name != "onnxruntime"}
+    pretend(monkeypatch, {**without, "onnxruntime-gpu": "1.31.1"}, 89, 121)
+    found = abilities(doctor("--json"))
+    assert found["caption on a GPU with ONNX Runtime"][0]
+    assert found["caption on a GPU with TensorRT"][0]
+    assert (
+        "onnxruntime-gpu 1.31.1 is installed in place of onnxruntime"
+        in (found["caption on the processor"][1])
+    )
+    data = json.loads(doctor("--json").stdout)
+    assert [gpu["sm"] for gpu in data["gpu"]["gpus"]] == [89, 121]
+    text = doctor().stdout
+    assert "for CUDA up to 13.1" in text
+    assert "Fake 1, compute capability 12.1, 25.8 GB" in text
+    assert "ready    caption on a GPU with TensorRT" in text
+    assert "missing  caption on the processor: onnxruntime-gpu 1.31.1" in text
+
+
+def test_either_tensorrt_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {"cuda-python": "13.1", "tensorrt": "11.4"}, 90)
+    monkeypatch.setattr(machine_module, "has_module", lambda name: name == "tensorrt")
+    monkeypatch.setattr(machine_module, "_providers", lambda: ())
+    assert abilities(doctor("--json"))["caption on a GPU with TensorRT"][0]
+
+
+def test_a_broken_starter_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> None:
+        raise BundleError("the starter bundle is missing from this installation: reinstall it.")
+
+    monkeypatch.setattr(machine_module.Bundle, "load", load)
+    text = doctor().stdout
+    assert "missing  the starter bundle: the starter bundle is missing from this" in text
+    assert "-> pip install --force-reinstall altogether-rt" in text
+
+
+def test_processors_are_read(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name\t: Zen\nflags\t\t: fpu avx2 avx512f avx512_vnni\nflags : x\n")
+    found = read_processor(2, cpuinfo)
+    assert (found.name, found.features) == ("Zen", ("AVX2", "AVX512", "AVX512-VNNI"))
+    assert found.fast_int8
+    cpuinfo.write_text("model name : Old\nflags : fpu avx2\n")
+    assert not read_processor(2, cpuinfo).fast_int8
+    cpuinfo.write_text("Features : fp asimddp\n")
+    assert read_processor(2, cpuinfo).fast_int8
+    assert read_processor(2, tmp_path / "absent").features == ()
+
+
+def test_the_real_requirements_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed, and run from source: the same packages."""
+    installed = set(machine_module._requirements("export"))
+    assert {"torch", "onnx", "onnxscript"} <= {name for name, _ in installed}
+
+    def absent(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    project = Path(machine_module.__file__).parents[2] / "pyproject.toml"
+    if project.is_file():
+        monkeypatch.setattr(importlib.metadata, "requires", absent)
+        assert set(machine_module._requirements("export")) == installed
+    assert missing_packages("no-such-extra") == []
+
+
+def test_nothing_heavy_is_imported(root: Path) -> None:
+    code = (
+        "import sys; from altogether_rt.machine.report import examine; examine(1);"
+        "print(*{'torch', 'onnxruntime', 'transformers', 'onnx', 'tensorrt'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_this_machine() -> None:
+    found = examine(1)
+    assert any(
+        ability.name == "the starter bundle" and ability.ready for ability in found.abilities
+    )
+    assert "cpu" in found.providers

@@ -1,0 +1,187 @@
+"""Prepared bundles: the same captions from a file that is mapped; nothing else is ever taken."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import altogether_rt.runtime.cpu.prepared as prepared_module
+from altogether_rt import Captioner
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.cli.main import app
+from altogether_rt.errors import BundleError
+from altogether_rt.runtime.cpu import runtime as ort_runtime
+from altogether_rt.runtime.cpu.prepared import find_prepared, machine_key, prepare, prepared_root
+from altogether_rt.runtime.ort_session import open_session
+from altogether_rt.runtime.select import load_bundle
+from altogether_rt.scenes.draw import render
+from altogether_rt.scenes.text import make_sample
+
+pytestmark = pytest.mark.lean
+
+SAMPLES = [make_sample(11, index, "test") for index in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The graphs that are opened."""
+    paths: list[Path] = []
+
+    def spy(path: Path, **options: object) -> object:
+        paths.append(path)
+        return open_session(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ort_runtime, "open_session", spy)
+    return paths
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Bundle:
+    """A copy, so that it can be spoilt."""
+    shutil.copytree(Bundle.load("starter").path, tmp_path / "bundle")
+    return Bundle.load(tmp_path / "bundle")
+
+
+def captions(bundle: Bundle) -> list[tuple[str, bytes]]:
+    images = [render(sample.scene) for sample in SAMPLES]
+    with Captioner.load(bundle, num_slots=4) as captioner:
+        requests = captioner.requests(images, [sample.alts for sample in SAMPLES])
+        written = list(captioner.stream(requests, keep_embeddings=True))
+    return [(c.text, c.embedded.embedding.tobytes()) for c in written if c.embedded is not None]
+
+
+def test_captions_and_embeddings_are_the_same(starter: Bundle, opened: list[Path]) -> None:
+    plain = captions(starter)
+    assert {path.parent for path in opened} == {starter.path}
+    assert len(plain) == len(SAMPLES)
+    opened.clear()
+    folder = prepare(starter).path
+    assert captions(starter) == plain
+    assert {path.parent for path in opened} == {folder}
+
+
+def test_other_processors_and_versions_do_not_look_at_it(
+    starter: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(starter)
+    assert find_prepared(starter) is not None
+    monkeypatch.setattr(prepared_module, "machine_key", lambda: "another")
+    assert find_prepared(starter) is None
+
+
+def test_the_key_changes_with_the_processor(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    keys = set()
+    for text in ("flags : avx2 fma\n", "flags : avx2 fma avx512f\n", "model name : X\n"):
+        info.write_text(text)
+        keys.add(machine_key(info))
+    info.write_text("processor : 0\nflags : fma avx2\ncpu MHz : 3000\n")  # order, clock: no matter
+    keys.add(machine_key(info))
+    assert len(keys) == 3
+    assert machine_key(tmp_path / "none") not in keys
+
+
+def shorten(folder: Path) -> None:
+    (folder / "decoder.bin").write_bytes((folder / "decoder.bin").read_bytes()[:-1])
+
+
+def lose(folder: Path) -> None:
+    (folder / "mapper.onnx").unlink()
+
+
+def write(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "prepared.json").write_text(text) and None
+
+
+def climb(folder: Path) -> None:
+    data = json.loads((folder / "prepared.json").read_text())
+    data["files"]["../x"] = 1
+    (folder.parent / "x").write_text("x")
+    (folder / "prepared.json").write_text(json.dumps(data))
+
+
+def of_another(folder: Path) -> None:
+    data = json.loads((folder / "prepared.json").read_text())
+    (folder / "prepared.json").write_text(json.dumps({**data, "bundle_id": "0" * 12}))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        shorten,
+        lose,
+        climb,
+        of_another,
+        write("{"),
+        write("[]"),
+        write('{"files": 3}'),
+        write('{"files": {}}'),
+        write("[" * 100_000),
+    ],
+)
+def test_what_is_not_whole_is_not_taken(starter: Bundle, spoil: Callable[[Path], None]) -> None:
+    spoil(prepare(starter).path)
+    assert find_prepared(starter) is None
+    assert captions(starter)
+
+
+def test_weights_that_are_not_read_are_not_hashed(starter: Bundle) -> None:
+    plain = captions(starter)
+    weights = starter.path / "weights.bin"
+    content = bytearray(weights.read_bytes())
+    content[1000] ^= 1
+    prepare(starter)
+    weights.write_bytes(content)
+    assert captions(load_bundle(starter.path)) == plain
+    shutil.rmtree(prepared_root())
+    with pytest.raises(BundleError, match="its hash differs"):
+        load_bundle(starter.path)
+
+
+def test_a_failure_leaves_nothing(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, folder: Path, name: str, *, half: bool) -> None:
+        (folder / "half.bin").write_bytes(b"half")
+        if name == "decoder":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepared_module, "save_optimized", fail)
+    with pytest.raises(BundleError, match=r"cannot be written \(No space left on device\): make"):
+        prepare(starter)
+    assert list(prepared_root().iterdir()) == []
+
+
+def test_room_is_looked_for_first(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=1_000_000)
+    monkeypatch.setattr(prepared_module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(BundleError, match=r"has room for 0\.0 GB, and 0\.0 GB are needed"):
+        prepare(starter)
+    assert not prepared_root().exists()
+
+
+def test_the_command_prepares_and_removes() -> None:
+    runner = CliRunner()
+    done = runner.invoke(app, ["prepare", "starter", "--json"])
+    assert done.exit_code == 0
+    data = json.loads(done.stdout)
+    assert Path(data["path"]).is_dir()
+    assert data["bytes"] == sum(
+        path.stat().st_size for path in Path(data["path"]).iterdir() if path.suffix != ".json"
+    )
+    assert json.loads(runner.invoke(app, ["inspect", "--json"]).stdout)["prepared"] == data["path"]
+    done = runner.invoke(app, ["prepare", "--remove"])
+    assert done.stdout.split() == ["removed", data["path"]]
+    assert not Path(data["path"]).exists()
+    assert json.loads(runner.invoke(app, ["inspect", "--json"]).stdout)["prepared"] is None
+    assert "nothing was prepared" in runner.invoke(app, ["prepare", "--remove"]).stdout

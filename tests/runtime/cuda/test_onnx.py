@@ -1,0 +1,199 @@
+"""ONNX Runtime on CUDA: what it says when it cannot, and its runtime on stand-ins for the GPU."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.errors import AltogetherError, BundleError
+from altogether_rt.runtime import ort_session
+from altogether_rt.runtime.cpu.runtime import OnnxRuntime
+from altogether_rt.runtime.cuda import onnx as ort_gpu
+from altogether_rt.runtime.cuda.onnx import (
+    OrtGraph,
+    call_limits,
+    missing_library,
+    onnx_gpu_runtime,
+)
+from tests.runtime.conftest import BundleOf
+from tests.runtime.cuda.fake_cuda import FakeCuda
+from tests.runtime.rows import speak
+
+CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
+
+
+class FakeOnnxruntime:
+    """A module whose sessions start with some providers only, and which notes what it is asked."""
+
+    def __init__(self, *loadable: str, raises: bool = False) -> None:
+        self.__file__ = "/nowhere/onnxruntime/__init__.py"
+        self.loadable = loadable
+        self.raises = raises
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.entries: dict[str, str] = {}
+
+    def set_default_logger_severity(self, severity: int) -> None:
+        assert severity == 5  # beyond fatal: nothing
+
+    def SessionOptions(self) -> SimpleNamespace:
+        return SimpleNamespace(add_session_config_entry=self.entries.__setitem__)
+
+    def InferenceSession(self, path: str, options: Any, providers: Any) -> SimpleNamespace:
+        self.asked = providers
+        if self.raises:
+            raise RuntimeError("nodes are assigned to the default CPU EP\nmore")
+        running = [name for name, _ in providers if name in self.loadable]
+        return SimpleNamespace(get_providers=lambda: [*running, CPU])
+
+
+def open_fake(ort: FakeOnnxruntime, *, tensorrt: bool = False, decoder: bool = True) -> Any:
+    return ort_gpu._open_session(
+        ort, Path("b/g.onnx"), index=1, stream=77, tensorrt=tensorrt, decoder=decoder
+    )
+
+
+@pytest.fixture
+def wants(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """wants(library): what the loader does not find."""
+
+    def pretend(library: str | None) -> None:
+        monkeypatch.setattr(ort_gpu, "missing_library", lambda ort, provider: library)
+
+    return pretend
+
+
+@pytest.mark.lean
+def test_the_decoder_may_not_fall_back_to_the_processor() -> None:
+    ort = FakeOnnxruntime(CUDA)
+    open_fake(ort)
+    assert ort.entries["session.disable_cpu_ep_fallback"] == "1"
+    wanted = {"device_id": "1", "user_compute_stream": "77", "enable_cuda_graph": "1"}
+    assert ort.asked == [(CUDA, wanted)]
+    ort = FakeOnnxruntime(CUDA)
+    open_fake(ort, decoder=False)
+    assert "session.disable_cpu_ep_fallback" not in ort.entries
+    assert ort.asked == [(CUDA, {**wanted, "enable_cuda_graph": "0"})]
+
+
+@pytest.mark.lean
+def test_tensorrt_stands_before_cuda() -> None:
+    ort = FakeOnnxruntime(CUDA, TENSORRT)
+    open_fake(ort, tensorrt=True)
+    (first, options), (second, _) = ort.asked
+    assert (first, second) == (TENSORRT, CUDA)
+    assert options["trt_engine_cache_path"] == "b"
+
+
+@pytest.mark.lean
+@pytest.mark.parametrize(
+    ("library", "tensorrt", "sentence"),
+    [
+        (
+            "libcublasLt.so.13",
+            False,
+            r"could not start CUDAExecutionProvider, for want of libcublasLt.so.13: run pip "
+            r"install 'onnxruntime-gpu\[cuda,cudnn\]'\.",
+        ),
+        (
+            "libnvinfer.so.10",
+            True,
+            "could not start TensorrtExecutionProvider, for want of libnvinfer.so.10: run pip "
+            r"install tensorrt\.",
+        ),
+        (None, False, "could not start CUDAExecutionProvider: look whether the CUDA of the driver"),
+    ],
+)
+def test_a_provider_that_did_not_load_is_an_error(
+    library: str | None, tensorrt: bool, sentence: str, wants: Callable[[str | None], None]
+) -> None:
+    wants(library)
+    loadable = (CUDA,) if tensorrt else ()  # not the one that was asked for
+    with pytest.raises(AltogetherError, match=sentence):
+        open_fake(FakeOnnxruntime(*loadable), tensorrt=tensorrt, decoder=False)
+
+
+@pytest.mark.lean
+def test_a_session_that_fails_is_a_sentence(wants: Callable[[str | None], None]) -> None:
+    wants("libcudart.so.13")
+    with pytest.raises(AltogetherError, match=r"for want of libcudart\.so\.13"):
+        open_fake(FakeOnnxruntime(raises=True))
+    wants(None)
+    sentence = r"cannot load b/g.onnx on cuda:1 \(nodes are assigned to the default CPU EP\)"
+    with pytest.raises(BundleError, match=sentence):
+        open_fake(FakeOnnxruntime(raises=True))
+
+
+@pytest.mark.lean
+def test_the_missing_library_is_what_the_loader_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    ort = ort_session.import_onnxruntime()
+    # The provider of another build is not there: that is what the loader misses.
+    if not (Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so").exists():
+        assert missing_library(ort, CUDA) == "libonnxruntime_providers_cuda.so"
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        assert command[-1].endswith("libonnxruntime_providers_tensorrt.so")
+        line = "OSError: libnvinfer.so.10: cannot open shared object file: No such file"
+        return SimpleNamespace(stderr=f"Traceback\n{line}\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert missing_library(ort, TENSORRT) == "libnvinfer.so.10"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stderr=""))
+    assert missing_library(ort, CUDA) is None
+
+
+@pytest.mark.lean
+def test_limits_hold_what_the_engine_may_ask_for() -> None:
+    bundle = Bundle.load("starter", verify_hashes=False)
+    prompt, prefix = bundle.config.max_chunk_tokens, bundle.config.mapper.prefix_length
+    for slots in (1, 16, 256):
+        limits = call_limits(bundle, slots)
+        assert limits.largest.rows == slots
+        assert limits.largest.chunk >= prompt
+        assert limits.places == bundle.config.slot_places
+        # All slots bring a prompt, up to the budget and one more; the dummy token has a place.
+        prompts = min(slots, 2048 // prompt + 1)
+        assert limits.largest.tokens > prompts * prompt
+        assert limits.largest.visual >= prompts * prefix
+        assert limits.largest.wanted == 16 * slots
+
+
+class QueuedSession:
+    """A session on the processor whose runs wait in a fake stream, as on a GPU."""
+
+    def __init__(self, cuda: FakeCuda, path: Path, stream: int) -> None:
+        self._session = ort_session.open_session(path, threads=1)
+        self._cuda, self._stream = cuda, stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        run = self._session.run_with_iobinding
+        self._cuda.enqueue(self._stream, lambda: run(binding, options))
+
+
+def test_steps_are_those_of_the_processor(bundle_of: BundleOf) -> None:
+    """The real recipe's graphs, in device memory that is the host's."""
+    bundle = bundle_of("opt", "cuda-fp16")
+    cuda = FakeCuda()
+
+    def load(name: str, stream: int) -> OrtGraph:
+        session = QueuedSession(cuda, bundle.graph_path(name), stream)
+        return OrtGraph(session, kind="cpu")
+
+    with (
+        onnx_gpu_runtime(bundle, cuda, load, num_slots=4) as gpu,
+        OnnxRuntime(bundle, threads=1, num_slots=4) as reference,
+    ):
+        answers = [speak(runtime, bundle) for runtime in (gpu, reference)]
+    cuda.finish()
+    for found, wanted in zip(*answers, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
+        assert np.array_equal(found.argmax(-1), wanted.argmax(-1))

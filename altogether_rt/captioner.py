@@ -12,40 +12,35 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from typing_extensions import Self
 
-from altogether_rt.artifacts.bundle import Bundle, is_checkpoint
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.captions import Caption, CaptionParams, CaptionRequest, EmbeddedImage
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
-from altogether_rt.errors import AltogetherError, MissingDependencyError
+from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
-from altogether_rt.generation.requests import ListedRequests, Recent, RequestSource
+from altogether_rt.generation.requests import ListedRequests, RequestSource
 from altogether_rt.generation.sampling import row_seed
-from altogether_rt.machine.device import find_gpu, has_module, parse_device
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer
-from altogether_rt.runtime.base import Runtime
-from altogether_rt.runtime.select import DEFAULT_SLOTS, load_bundle, open_runtime
+from altogether_rt.generation.vision import VisionStage
+from altogether_rt.opening import CaptionerParts, Dtype, ResolvedCaptioner, resolve_captioner
+from altogether_rt.preprocess import Preprocessor
 from altogether_rt.speculation.planner import DraftPlanner, Speculation
 from altogether_rt.speculation.store import new_planner
 
-if TYPE_CHECKING:
-    from altogether_rt.runtime.torch.open import Dtype
-
-__all__ = ["Captioner", "caption_params"]
-
-#: Embeddings that a stream remembers, should an image come again: 16 MB of the widest ones.
-_EMBEDDINGS_KEPT = 4096
+__all__ = ["Captioner", "caption_params", "open_captioner"]
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
+AltsLike = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -75,59 +70,22 @@ def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
 class Captioner:
     """Writes captions with one bundle on one device."""
 
-    def __init__(
-        self,
-        config: CaptionerConfig,
-        runtime: Runtime,
-        tokenizer: PromptTokenizer,
-        bundle_id: str,
-        speculation: Speculation = "auto",
-        guesses: Path | None = None,
-    ) -> None:
-        """guesses: file of what earlier captions have taught. Raises BundleError if it is none."""
-        self.config = config
-        self.runtime = runtime
-        self.tokenizer = tokenizer
-        self.bundle_id = bundle_id
+    def __init__(self, parts: CaptionerParts, speculation: Speculation = "auto") -> None:
+        """Raises BundleError if the file of what earlier captions have taught is not one."""
+        self.config = parts.config
+        self.runtime = parts.runtime
+        self.tokenizer = parts.tokenizer
+        self.bundle_id = parts.bundle_id
         self.speculation: Speculation = speculation
-        self.preprocessor = Preprocessor(config.encoder)
+        self.preprocessor = Preprocessor(parts.config.encoder)
         self.stats = EngineStats()  # of all captions since it was opened
-        self._guesses = guesses
+        self._drafts_path = parts.drafts_path
         self._planner = self._new_planner()
 
     @classmethod
     def load(
         cls,
-        bundle: str | Path | Bundle = "starter",
-        *,
-        device: str = "auto",
-        threads: int | None = None,
-        num_slots: int | None = None,
-        speculation: Speculation = "auto",
-    ) -> Captioner:
-        """Opens a bundle: a folder, or `starter`, which ships with the package.
-
-        threads: of the compute kernels, all cores if None. num_slots: captions written at once.
-        speculation: whether several tokens, guessed from the alt-text, are verified in a step; it
-        changes no caption, and `auto` uses it where it is measured to be faster.
-        Raises BundleError if the bundle cannot be used, MissingDependencyError without a runtime.
-        """
-        if not isinstance(bundle, Bundle) and is_checkpoint(bundle):
-            return cls.from_checkpoint(
-                bundle, device=device, threads=threads, num_slots=num_slots, speculation=speculation
-            )
-        opened = bundle if isinstance(bundle, Bundle) else load_bundle(bundle, device)
-        config = opened.config
-        tokenizer = PromptTokenizer.from_file(
-            opened.tokenizer_path, config.prompt, config.decoder.pad_id
-        )
-        runtime = open_runtime(opened, device=device, threads=threads, num_slots=num_slots)
-        return cls(config, runtime, tokenizer, opened.bundle_id, speculation, opened.guesses_path)
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        checkpoint: str | Path,
+        captioner: str | Path | Bundle = "starter",
         *,
         device: str = "auto",
         dtype: Dtype = "auto",
@@ -135,65 +93,89 @@ class Captioner:
         num_slots: int | None = None,
         speculation: Speculation = "auto",
     ) -> Captioner:
-        """Opens a checkpoint as it was trained, with PyTorch: no export, and no parity to lose.
+        """Open a bundle or a checkpoint by its folder, or `starter`, which ships with the package.
 
-        dtype: of mapper and decoder, `float32`, `float16` or `bfloat16`; `auto` is float16 on a
-        GPU, float32 elsewhere. The rest is as for `load`. Raises AltogetherError for what is no
-        checkpoint or a device that is not there, MissingDependencyError without PyTorch.
+        A checkpoint runs as it was trained, with PyTorch. dtype: of its mapper and decoder; `auto`
+        is float16 on a GPU, float32 elsewhere. threads: of the compute kernels, all cores if None.
+        num_slots: captions generated at once. speculation: whether a step verifies several draft
+        tokens; it changes no caption, and `auto` uses it where it is measured to be faster.
+
+        Raises BundleError if the bundle cannot be used, AltogetherError for a device that is not
+        there, MissingDependencyError without a runtime.
         """
-        if parse_device(device).on_gpu:
-            find_gpu(parse_device(device))
-        for package in ("torch", "safetensors", "open_clip"):
-            if not has_module(package):
-                raise MissingDependencyError(package, "train", "captioning with a checkpoint")
-        from altogether_rt.runtime.torch.open import open_checkpoint
-
-        opened = open_checkpoint(
-            Path(checkpoint),
-            device=device,
-            dtype=dtype,
+        return open_captioner(
+            resolve_captioner(captioner, device=device, dtype=dtype),
             threads=threads,
-            num_slots=num_slots or DEFAULT_SLOTS,
+            num_slots=num_slots,
+            speculation=speculation,
         )
-        config = opened.config
-        tokenizer = PromptTokenizer.from_file(
-            opened.tokenizer_path, config.prompt, config.decoder.pad_id
-        )
-        return cls(config, opened.runtime, tokenizer, opened.identity, speculation)
 
     def params(self, **overrides: Any) -> CaptionParams:
         """The bundle's defaults, with overrides that are not None (`temperature=0`, …)."""
         return caption_params(self.config, **overrides)
 
+    @overload
     def caption(
         self,
         images: Iterable[ImageLike],
-        alts: Iterable[str | Sequence[str] | None] | None = None,
+        alts: Iterable[AltsLike] | None = None,
         params: CaptionParams | None = None,
-    ) -> list[Caption]:
-        """One caption an image, in order. `alts` has one alt-text, several or None an image.
+        *,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[Caption]: ...
 
-        Raises ImageError for an image that cannot be read, AltogetherError if the lengths differ.
-        """
-        return list(self.stream(self.requests(images, alts), params))
-
-    def requests(
+    @overload
+    def caption(
         self,
         images: Iterable[ImageLike],
-        alts: Iterable[str | Sequence[str] | None] | None = None,
+        alts: Iterable[AltsLike] | None = None,
+        params: CaptionParams | None = None,
+        *,
+        on_error: Literal["row"],
+    ) -> list[Caption | ImageError]: ...
+
+    def caption(
+        self,
+        images: Iterable[ImageLike],
+        alts: Iterable[AltsLike] | None = None,
+        params: CaptionParams | None = None,
+        *,
+        on_error: Literal["raise", "row"] = "raise",
+    ) -> Sequence[Caption | ImageError]:
+        """One caption per image, in order. `alts` has one alt-text, several or None per image.
+
+        on_error: what an image that cannot be read does: `raise` its ImageError, or stand in its
+        row of the result while the others are captioned. Raises AltogetherError if the lengths
+        differ.
+        """
+        rows: list[Caption | ImageError | None] = []
+        indices: deque[int] = deque()  # of rows that wait for their caption
+
+        def readable() -> Iterator[CaptionRequest]:
+            for image, listed in _pairs(images, alts):
+                try:
+                    request = self._request(image, listed)
+                except ImageError as error:
+                    if on_error == "raise":
+                        raise
+                    rows.append(error)
+                else:
+                    indices.append(len(rows))
+                    rows.append(None)
+                    yield request
+
+        for caption in self.stream(readable(), params):
+            rows[indices.popleft()] = caption
+        return [row for row in rows if row is not None]
+
+    def requests(
+        self, images: Iterable[ImageLike], alts: Iterable[AltsLike] | None = None
     ) -> Iterator[CaptionRequest]:
-        """Images and alt-texts as requests for `stream`, read one by one as they are asked for."""
-        missing = object()
-        pairs: Iterable[tuple[Any, Any]] = (
-            ((image, None) for image in images)
-            if alts is None
-            else itertools.zip_longest(images, alts, fillvalue=missing)
-        )
-        for image, alt in pairs:
-            if image is missing or alt is missing:
-                raise AltogetherError("there must be as many alt-texts as images.")
-            listed = () if alt is None else (alt,) if isinstance(alt, str) else tuple(alt)
-            yield CaptionRequest(self.preprocessor.pixels(_as_rgb(image)), listed)
+        """Images and alt-texts as requests for `stream`, each read when it is asked for."""
+        return (self._request(image, listed) for image, listed in _pairs(images, alts))
+
+    def _request(self, image: ImageLike, alts: tuple[str, ...]) -> CaptionRequest:
+        return CaptionRequest(self.preprocessor.pixels(_as_rgb(image)), alts)
 
     def stream(
         self,
@@ -238,7 +220,7 @@ class Captioner:
         None while nothing is ready and there are captions to write; without any, it waits.
         """
         keys = itertools.count()
-        recent = Recent[bytes, NDArray[np.float32]](_EMBEDDINGS_KEPT)
+        vision = VisionStage(self.runtime, self.stats)
         while True:
             start_s, idle = time.perf_counter(), not held
             batch = source.take(self.runtime.num_slots, wait=idle)
@@ -249,60 +231,22 @@ class Captioner:
             if not batch:
                 yield None
                 continue
-            contents = [request.content_hash() for request in batch]
-            embeddings = self._embed(batch, contents, recent)
-            tokens = self._map(embeddings)
-            for request, content in zip(batch, contents, strict=True):
+            for request, image in zip(batch, vision.run(batch), strict=True):
                 prompt = self.tokenizer.prompt(request.alts)
-                seed = row_seed(content, request.alts, params.seed)
+                seed = row_seed(image.embedded.content, request.alts, params.seed)
                 key = next(keys)
-                embedded = EmbeddedImage(content, embeddings[content])
-                held[key] = _Held(prompt.alt_truncated, seed, embedded)
+                held[key] = _Held(prompt.alt_truncated, seed, image.embedded)
                 yield Work(
                     key,
-                    tokens[content],
+                    image.visual_tokens,
                     prompt.ids,
                     params.max_new_tokens,
                     seed,
                     params.temperature,
                     params.top_p,
                     prompt.alt_ids,
-                    embeddings[content],
+                    image.embedded.embedding,
                 )
-
-    def _embed(
-        self,
-        batch: Sequence[CaptionRequest],
-        contents: Sequence[bytes],
-        recent: Recent[bytes, NDArray[np.float32]],
-    ) -> dict[bytes, NDArray[np.float32]]:
-        """Embeddings of a batch by content; the same picture is encoded once."""
-        found: dict[bytes, NDArray[np.float32]] = {}
-        missing: dict[bytes, NDArray[np.uint8]] = {}
-        for request, content in zip(batch, contents, strict=True):
-            known = recent.get(content)
-            if request.embedded is not None:
-                found[content] = request.embedded.embedding
-            elif known is not None:
-                found[content] = known
-            elif request.pixels is not None:
-                missing[content] = request.pixels
-        if missing:
-            start_s = time.perf_counter()
-            encoded = self.runtime.encode(np.stack(list(missing.values())))
-            self.stats.encode_s += time.perf_counter() - start_s
-            for content, embedding in zip(missing, encoded, strict=True):
-                found[content] = embedding.copy()  # not a view, which would hold the batch
-                recent.put(content, found[content])
-        return found
-
-    def _map(
-        self, embeddings: dict[bytes, NDArray[np.float32]]
-    ) -> dict[bytes, NDArray[np.float32]]:
-        start_s = time.perf_counter()
-        tokens = self.runtime.map(np.stack(list(embeddings.values())))
-        self.stats.map_s += time.perf_counter() - start_s
-        return dict(zip(embeddings, tokens, strict=True))
 
     def _finish(self, completion: Completion, held: _Held, keep_embedding: bool) -> Caption:
         return Caption(
@@ -322,7 +266,7 @@ class Captioner:
         self._planner = self._new_planner()
 
     def _new_planner(self) -> DraftPlanner:
-        return new_planner(None if self.speculation == "off" else self._guesses, self.config)
+        return new_planner(None if self.speculation == "off" else self._drafts_path, self.config)
 
     def close(self) -> None:
         """Frees the runtime; calling it again does nothing."""
@@ -333,6 +277,32 @@ class Captioner:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_captioner(
+    captioner: ResolvedCaptioner,
+    *,
+    threads: int | None = None,
+    num_slots: int | None = None,
+    speculation: Speculation = "auto",
+) -> Captioner:
+    """Open what `resolve_captioner` found; the options are those of `Captioner.load`."""
+    return Captioner(captioner.open(threads=threads, num_slots=num_slots), speculation)
+
+
+def _pairs(
+    images: Iterable[ImageLike], alts: Iterable[AltsLike] | None
+) -> Iterator[tuple[ImageLike, tuple[str, ...]]]:
+    missing = object()
+    pairs: Iterable[tuple[Any, Any]] = (
+        ((image, None) for image in images)
+        if alts is None
+        else itertools.zip_longest(images, alts, fillvalue=missing)
+    )
+    for image, alt in pairs:
+        if image is missing or alt is missing:
+            raise AltogetherError("there must be as many alt-texts as images.")
+        yield image, () if alt is None else (alt,) if isinstance(alt, str) else tuple(alt)
 
 
 def _as_rgb(image: ImageLike) -> Image.Image:

@@ -27,7 +27,7 @@ from altogether_rt import Caption, Captioner, CaptionRequest
 from altogether_rt.bench.report import describe_machine
 from altogether_rt.data.alts import read_alts
 from altogether_rt.data.images import load_image
-from altogether_rt.data.sources.folder import scan_folder
+from altogether_rt.data.sources.scan import scan_folder
 from altogether_rt.scenes.dataset import write_scenes
 from altogether_rt.speculation.planner import Speculation
 

@@ -88,16 +88,19 @@ class FakeCaptioner:
 def main() -> None:
     from functools import partial
 
-    from altogether_rt.jobs.folder import CaptionJob, caption_folder, read_inputs
-    from altogether_rt.jobs.processes import WorkerPool
+    from altogether_rt.jobs.executor import LocalExecutor
+    from altogether_rt.jobs.folder import CaptionJob, caption_folder, open_folder
+    from altogether_rt.jobs.processes import ProcessExecutor
 
     folder, out, *rest = sys.argv[1:]
     alts = Path(rest[0]) if rest else None
-    job = CaptionJob(Path(folder), Path(out), alts, sidecar=rest[1] if len(rest) > 1 else None)
+    job = CaptionJob(
+        folder=Path(folder), out=Path(out), alts=alts, sidecar=rest[1] if len(rest) > 1 else None
+    )
     captioner = FakeCaptioner(delay_s=0.01)
-    pool = WorkerPool(2, partial(FakeCaptioner, delay_s=0.04), "fake", slots=3)
-    workers = pool if "workers" in rest else captioner
-    caption_folder(job, read_inputs(job), workers, captioner.params())
+    pool = ProcessExecutor(2, partial(FakeCaptioner, delay_s=0.04), "fake", slots=3)
+    executor = pool if "workers" in rest else LocalExecutor(captioner)
+    caption_folder(job, open_folder(job), executor, captioner.params())
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from altogether_rt.captions import CaptionRequest
 from altogether_rt.config import CaptionerConfig, DecoderConfig, EncoderConfig, MapperConfig
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.requests import Recent, RequestSource
+from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess import PromptTokenizer
 from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime
 
@@ -37,7 +38,8 @@ def _captioner(num_slots: int = 4) -> Captioner:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
     prompts = PromptTokenizer(tokenizer, CONFIG.prompt, pad_id=1)
-    return Captioner(CONFIG, FakeRuntime(num_slots, capacity=400), prompts, "fake-id")
+    runtime = FakeRuntime(num_slots, capacity=400)
+    return Captioner(CaptionerParts(CONFIG, runtime, prompts, "fake-id", None))
 
 
 def _images(num: int) -> list[np.ndarray]:

@@ -12,18 +12,17 @@ from typing import Any
 import numpy as np
 
 from altogether_rt import __version__
-from altogether_rt.artifacts.bundle import is_checkpoint
 from altogether_rt.bench.ceilings import Ceilings, measure_ceilings
 from altogether_rt.bench.cost import FORMULA
 from altogether_rt.bench.inputs import make_inputs
 from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
-from altogether_rt.captioner import Captioner
+from altogether_rt.captioner import Captioner, open_captioner
 from altogether_rt.machine.device import installed_version
 from altogether_rt.machine.gpu import find_gpus
 from altogether_rt.machine.report import read_processor
+from altogether_rt.opening import ResolvedCaptioner, resolve_captioner
 from altogether_rt.runtime.ort_session import available_cores
-from altogether_rt.runtime.select import load_bundle
 from altogether_rt.speculation.planner import Speculation
 
 __all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "digits", "run_bench"]
@@ -144,13 +143,19 @@ def run_bench(
     """
     memory = {"start": peak_memory_bytes()}
     start = time.perf_counter()
-    subject = _open(bundle, settings)
-    with subject.captioner as captioner:
+    resolved = resolve_captioner(bundle, device=settings.device)
+    captioner = open_captioner(
+        resolved,
+        threads=settings.threads,
+        num_slots=max(settings.batch_sizes),
+        speculation=settings.speculation,
+    )
+    with captioner:
         load_s = time.perf_counter() - start
         memory["load"] = peak_memory_bytes()
         advance("load")
         ran_on = captioner.runtime.device
-        runner = _runner(subject, settings)
+        runner = _runner(captioner, resolved, settings)
         results = []
         for stage in STAGES:
             for batch in settings.batch_sizes:
@@ -164,8 +169,8 @@ def run_bench(
     return BenchReport(
         bundle=str(bundle),
         bundle_id=captioner.bundle_id,
-        target=subject.target,
-        int8=subject.weights == "int8",
+        target=resolved.target,
+        int8=resolved.weights == "int8",
         settings=settings,
         load_s=load_s,
         stages=tuple(results),
@@ -175,39 +180,14 @@ def run_bench(
     )
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is measured."""
-
-    captioner: Captioner
-    target: str
-    weights: str  # their type: `int8`, `float16`
-    cache: str
-
-
-def _open(bundle: str | Path, settings: BenchSettings) -> _Subject:
-    options: dict[str, Any] = {
-        "device": settings.device,
-        "threads": settings.threads,
-        "num_slots": max(settings.batch_sizes),
-        "speculation": settings.speculation,
-    }
-    if is_checkpoint(bundle):
-        captioner = Captioner.from_checkpoint(bundle, **options)
-        precision = "float32" if captioner.runtime.device == "cpu" else "float16"
-        return _Subject(captioner, "torch", precision, precision)
-    opened = load_bundle(bundle, settings.device)
-    target, cache = opened.manifest.target, opened.manifest.cache
-    return _Subject(Captioner.load(opened, **options), target.name, target.weights, cache.dtype)
-
-
-def _runner(subject: _Subject, settings: BenchSettings) -> StageRunner:
-    captioner = subject.captioner
+def _runner(
+    captioner: Captioner, resolved: ResolvedCaptioner, settings: BenchSettings
+) -> StageRunner:
     return StageRunner(
         captioner,
         make_inputs(captioner, max(settings.batch_sizes)),
-        weight_bytes=np.dtype(subject.weights).itemsize,
-        cache_bytes=np.dtype(subject.cache).itemsize,
+        weight_bytes=np.dtype(resolved.weights).itemsize,
+        cache_bytes=np.dtype(resolved.cache).itemsize,
         new_tokens=min(settings.new_tokens, captioner.config.max_caption_tokens),
         budget_s=0.05 if settings.quick else 1.5,
         min_repeats=2 if settings.quick else 5,

@@ -38,7 +38,7 @@ COMMANDS: dict[str, CommandSpec] = {
         "Measure speed and memory against what this machine can do.",
         (
             "altogether-rt bench",
-            "altogether-rt bench --bundle my-bundle --batch-sizes 1,8,32 --json bench.json",
+            "altogether-rt bench --bundle my-bundle --batch-sizes 1,8,32 --out bench.json",
         ),
         "cpu",
     ),

@@ -7,6 +7,7 @@ the header claims, and only then a decoder, the one for that format and no other
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -118,6 +119,7 @@ class _Source:
     file: BinaryIO
     name: str
     format: str
+    num_bytes: int
 
 
 def load_image(path: str | Path, limits: ImageLimits | None = None) -> Image.Image:
@@ -132,21 +134,25 @@ def load_image(path: str | Path, limits: ImageLimits | None = None) -> Image.Ima
 
 @contextmanager
 def open_image(
-    path: str | Path,
+    image_file: str | Path | bytes,
     limits: ImageLimits | None = None,
     gate: PixelGate | None = None,
     *,
+    name: str | None = None,
     draft_side: int | None = None,
 ) -> Iterator[Image.Image]:
     """As `load_image`, with the `gate` held from before decoding until the block is left.
 
+    image_file: a path, or the bytes of a file. name: for error messages; None: the last part of
+    the path.
     draft_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, so long as its
     shorter side stays at least this long. Faster; a picture shrunk from it is about the same.
     """
     limits = limits or ImageLimits()
-    name = os.path.basename(path)
-    with _open_regular(path, name, limits) as file, QuietPillow():
-        source = _Source(file, name, _identify(file, name))
+    if name is None:
+        name = "the image" if isinstance(image_file, bytes) else os.path.basename(image_file)
+    with _open_file(image_file, name, limits) as (file, num_bytes), QuietPillow():
+        source = _Source(file, name, _identify(file, name), num_bytes)
         _check_before_header(source, limits)
         image = _read_header(source)
         pixels = _check_pixels(source, image.size, limits)
@@ -156,6 +162,19 @@ def open_image(
             owner = [image]
             del image  # `_decode` drops what it no longer needs: the only reference is in `owner`
             yield _decode(source, owner)
+
+
+@contextmanager
+def _open_file(
+    image_file: str | Path | bytes, name: str, limits: ImageLimits
+) -> Iterator[tuple[BinaryIO, int]]:
+    """The file, open for reading, and its bytes, if it is regular and of a sensible size."""
+    if isinstance(image_file, bytes):
+        _check_size(len(image_file), name, limits)
+        yield io.BytesIO(image_file), len(image_file)
+        return
+    with _open_regular(image_file, name, limits) as file:
+        yield file, os.fstat(file.fileno()).st_size
 
 
 @contextmanager
@@ -177,9 +196,13 @@ def _open_regular(path: str | Path, name: str, limits: ImageLimits) -> Iterator[
 def _check_file(status: os.stat_result, name: str, limits: ImageLimits) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("not_a_file", f"{name} is not a regular file.")
-    if status.st_size == 0:
+    _check_size(status.st_size, name, limits)
+
+
+def _check_size(num_bytes: int, name: str, limits: ImageLimits) -> None:
+    if num_bytes == 0:
         raise ImageError("empty", f"{name} is empty.")
-    _check_bytes(status.st_size, limits.max_bytes, name)
+    _check_bytes(num_bytes, limits.max_bytes, name)
 
 
 def _check_bytes(size: int, limit: int, name: str) -> None:
@@ -204,8 +227,7 @@ def _identify(file: BinaryIO, name: str) -> str:
 def _check_before_header(source: _Source, limits: ImageLimits) -> None:
     """For the decoders that take memory as soon as they are given the file."""
     if source.format in _READ_WHOLE:
-        size = os.fstat(source.file.fileno()).st_size
-        _check_bytes(size, min(limits.max_bytes, MAX_BYTES_READ_WHOLE), source.name)
+        _check_bytes(source.num_bytes, min(limits.max_bytes, MAX_BYTES_READ_WHOLE), source.name)
     if source.format == "WEBP":
         claimed = webp_size(source.file.read(SNIFF_BYTES))
         source.file.seek(0)

@@ -1,248 +1,140 @@
-"""A folder of images and their alt-texts → a file of captions: the work of `caption`.
+"""A source and a file of captions: the work of `caption`.
 
-    scan ─▶ tasks ─▶ a captioner here, or several in processes of their own ─▶ rows, in input order
+    source ─▶ samples without a row ─▶ executor ─▶ rows, in the source's order
 
-Rows are written by this process alone. Memory does not grow with the folder, save for its file
-names and alt-texts.
+Rows are written by this process alone. Memory does not grow with the source, save for keys and
+alt-texts.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from altogether_rt.captions import CaptionParams
-from altogether_rt.data.alts import Alts, AltTable, read_alts
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
-from altogether_rt.data.problems import Problems
-from altogether_rt.data.rows import Row, RunStamp, caption_row, error_row
+from altogether_rt.data.rows import Row, RunStamp
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
 from altogether_rt.data.sinks.jsonl import JsonlSink
 from altogether_rt.data.sinks.sidecars import Sidecars
-from altogether_rt.data.sources.folder import FolderScan, scan_folder
-from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.generation.engine import EngineStats
-from altogether_rt.jobs.processes import WorkerPool
-from altogether_rt.jobs.tasks import (
-    Answer,
-    CaptionPlan,
-    ListedTasks,
-    SupportsCaptions,
-    Task,
-    caption_tasks,
-)
+from altogether_rt.data.sources.base import Source
+from altogether_rt.data.sources.folder import FolderSource
+from altogether_rt.errors import AltogetherError
+from altogether_rt.jobs.executor import Executor
+from altogether_rt.jobs.output import CaptionSummary, JobOutput, row_check
+from altogether_rt.jobs.plan import CaptionPlan, EmbeddingFile
+from altogether_rt.jobs.samples import caption_samples
 
-__all__ = ["CaptionJob", "CaptionSummary", "Inputs", "caption_folder", "find_alts", "read_inputs"]
+__all__ = ["CaptionJob", "CaptionSummary", "EmbeddingFiles", "caption_folder", "open_folder"]
 
 
 @dataclass(frozen=True)
+class EmbeddingFiles:
+    """Embeddings that a job reads instead of images, or saves; one of the two."""
+
+    encoder: EncoderStamp  # of the captioner
+    read: Path | None = None
+    save: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptionJob:
-    """What to caption and where to."""
+    """What to caption and where to write it."""
 
     folder: Path
     out: Path
     alts: Path | None = None
     recursive: bool = True
     limit: int | None = None  # the first so many images
-    sidecar: str | None = None  # ending of the text files beside the images
+    sidecar: str | None = None  # suffix of the text files beside the images
     overwrite: bool = False
     retry_errors: bool = False
     limits: ImageLimits = field(default_factory=ImageLimits)
     fast_jpeg: bool = False
-    embeddings: Path | None = None  # read instead of the images
-    save_embeddings: Path | None = None
-    encoder: EncoderStamp | None = None  # of the bundle; needed with either of the two
+    embeddings: EmbeddingFiles | None = None
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a job found."""
+def open_folder(job: CaptionJob) -> FolderSource:
+    """The source of a job. Quick, and before any model is loaded.
 
-    scan: FolderScan
-    names: list[str]  # the images to caption, in order
-    alts: AltTable
-    alts_without_image: Problems
-
-
-@dataclass
-class CaptionSummary:
-    """What a run did."""
-
-    captioned: int = 0
-    skipped: int = 0  # had a row already
-    failed: Counter[str] = field(default_factory=Counter)  # by class of error
-    seconds: float = 0.0
-    sidecars_kept: Problems = field(default_factory=Problems)
-    embeddings_missing: int = 0  # rows of earlier runs, which did not save them
-    stats: EngineStats = field(default_factory=EngineStats)  # of all workers together
-
-    @property
-    def num_failed(self) -> int:
-        return sum(self.failed.values())
-
-
-def find_alts(path: Path, folder: Path) -> Path:
-    """An alt-text file as the user named it: from here or, failing that, within the folder."""
-    for candidate in (path, folder / path):
-        if candidate.is_file():
-            return candidate
-    raise AltogetherError(f"there is no alt-text file {path}, neither here nor in {folder}.")
-
-
-def read_inputs(job: CaptionJob) -> Inputs:
-    """Scans the folder and reads the alt-texts; quick, and before any model is loaded.
-
-    Raises AltogetherError if there is nothing to caption, or a file that cannot be read.
+    Raises AltogetherError if there is nothing to caption, or a file cannot be read.
     """
-    scan = scan_folder(job.folder, recursive=job.recursive)
-    if not scan.names:
-        deeper = "" if job.recursive else " itself (its subfolders were left out)"
-        raise AltogetherError(f"there are no images in {job.folder}{deeper}.")
-    alts, without_image = AltTable(), Problems()
-    if job.alts is not None:
-        path = find_alts(job.alts, scan.root)
-        if job.out.exists() and os.path.samefile(path, job.out):
-            raise AltogetherError(f"--out is the alt-text file {path}: choose another.")
-        alts = read_alts(path, scan.root)
-        without_image = alts.without_image(scan.names)
-    return Inputs(scan, scan.names[: job.limit], alts, without_image)
+    return FolderSource(job.folder, job.alts, recursive=job.recursive, limit=job.limit, out=job.out)
 
 
 def caption_folder(
     job: CaptionJob,
-    inputs: Inputs,
-    captioner: SupportsCaptions | WorkerPool,
+    source: Source,
+    executor: Executor,
     params: CaptionParams,
-    on_start: Callable[[int], None] = lambda todo: None,
+    on_start: Callable[[int | None], None] = lambda num_samples: None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> CaptionSummary:
-    """Captions what has no row yet. `on_start` is given the number of images to do.
+    """Caption the samples of `source` that have no row in `job.out` yet.
 
-    Raises AltogetherError if the output belongs to another run. Whatever stops it, the rows
-    finished so far are kept, and calling it again goes on behind them.
+    on_start: told the number of samples to caption, None if it is not known. Raises AltogetherError
+    if the output belongs to another run. Whatever stops it, finished rows are kept, and calling it
+    again continues after them.
     """
     start = time.monotonic()
-    stamp = RunStamp(captioner.bundle_id, params, job.fast_jpeg)
+    stamp = RunStamp(executor.bundle_id, params, job.fast_jpeg)
     summary = CaptionSummary()
     with ExitStack() as stack:
-        sink = stack.enter_context(JsonlSink(job.out))
-        output = _Output(
-            sink,
-            _open_embeddings(job, stack),
-            None if job.sidecar is None else Sidecars(inputs.scan.root, job.sidecar, job.overwrite),
-            stamp,
-            summary,
+        sink = stack.enter_context(JsonlSink(job.out, source.order_key))
+        output = JobOutput(
+            sink, _open_embeddings(job, source, stack), _sidecars(job, source), stamp, summary
         )
         done = sink.recover(
-            _row_check(inputs, stamp), overwrite=job.overwrite, retry_errors=job.retry_errors
+            row_check(source, stamp), overwrite=job.overwrite, retry_errors=job.retry_errors
         )
         if done:
-            output.review(set(inputs.names))
-        todo = [name for name in inputs.names if name not in done]
-        summary.skipped = len(inputs.names) - len(todo)
-        on_start(len(todo))
+            output.review(source)
+        on_start(source.num_samples(without=done))
 
-        def emit(index: int, answer: Answer) -> None:
-            on_row(output.write(todo[index], inputs.alts.get(todo[index]), answer))
+        def is_new(key: str) -> bool:
+            summary.skipped += key in done
+            return key not in done
 
-        plan = CaptionPlan(
-            inputs.scan.root,
-            params,
-            job.limits,
-            job.fast_jpeg,
-            embeddings=job.embeddings,
-            encoder=job.encoder,
-            keep_embeddings=output.embeddings is not None,
+        summary.stats = caption_samples(
+            (sample for sample in source.samples() if is_new(sample.key)),
+            executor,
+            _plan(job, params),
+            lambda key, alts, answer: on_row(output.write(key, alts, answer)),
+            live=source.live,
         )
-        tasks = (Task(i, name, inputs.alts.get(name).texts) for i, name in enumerate(todo))
-        if todo and isinstance(captioner, WorkerPool):
-            summary.stats = captioner.caption(tasks, plan, emit)
-        elif todo and not isinstance(captioner, WorkerPool):
-            caption_tasks(ListedTasks(tasks), captioner, plan, emit)
-            summary.stats = captioner.stats
         output.finish()
     summary.seconds = time.monotonic() - start
     return summary
 
 
-def _open_embeddings(job: CaptionJob, stack: ExitStack) -> EmbeddingSink | None:
-    if job.save_embeddings is None:
+def _plan(job: CaptionJob, params: CaptionParams) -> CaptionPlan:
+    files = job.embeddings
+    return CaptionPlan(
+        params,
+        job.limits,
+        job.fast_jpeg,
+        embeddings=EmbeddingFile(files.read, files.encoder) if files and files.read else None,
+        keep_embeddings=files is not None and files.save is not None,
+    )
+
+
+def _open_embeddings(job: CaptionJob, source: Source, stack: ExitStack) -> EmbeddingSink | None:
+    files = job.embeddings
+    if files is None or files.save is None:
         return None
-    assert job.encoder is not None
-    sink = EmbeddingSink(job.save_embeddings, job.encoder, overwrite=job.overwrite)
+    sink = EmbeddingSink(
+        files.save, files.encoder, order_key=source.order_key, overwrite=job.overwrite
+    )
     return stack.enter_context(sink)
 
 
-@dataclass(frozen=True)
-class _Output:
-    """Everything that a run writes; the row of an image comes last, and says that all is there."""
-
-    rows: JsonlSink
-    embeddings: EmbeddingSink | None
-    sidecars: Sidecars | None
-    stamp: RunStamp
-    summary: CaptionSummary
-
-    def review(self, names: set[str]) -> None:
-        """What earlier runs, which may not have been asked for it, left out beside their rows."""
-        if self.sidecars is None and self.embeddings is None:
-            return
-        for row in self.rows.rows():
-            if "error" in row or row["file_name"] not in names:
-                continue
-            if self.sidecars is not None:
-                self._write_sidecar(row)
-            if self.embeddings is not None:
-                self.summary.embeddings_missing += row["file_name"] not in self.embeddings
-
-    def write(self, name: str, alts: Alts, answer: Answer) -> Row:
-        if isinstance(answer, ImageError):
-            self.summary.failed[answer.kind] += 1
-            row = error_row(name, alts, answer)
-        else:
-            self.summary.captioned += 1
-            row = caption_row(name, alts, answer, self.stamp)
-            if self.embeddings is not None and answer.embedded is not None:
-                self.embeddings.write(name, answer.embedded)
-            if self.sidecars is not None:
-                self._write_sidecar(row)
-        self.rows.write(row)
-        return row
-
-    def finish(self) -> None:
-        if self.embeddings is not None:
-            self.embeddings.finish()
-        self.rows.finish()
-
-    def _write_sidecar(self, row: Row) -> None:
-        assert self.sidecars is not None
-        self.sidecars.write(row["file_name"], row["caption"])
-        self.summary.sidecars_kept = self.sidecars.kept
-
-
-def _row_check(inputs: Inputs, stamp: RunStamp) -> Callable[[Row], str | None]:
-    """Says why a row that is already there cannot stand beside those of this run."""
-    expected = stamp.fields()
-    names = set(inputs.scan.names)
-
-    def check(row: Row) -> str | None:
-        name = row["file_name"]
-        if name in names and row.get("alt") != inputs.alts.get(name).json:
-            return f"written from other alt-texts ({name} for one)"
-        if "error" in row:
-            return None
-        if row.get("bundle") != expected["bundle"]:
-            return f"of bundle {row.get('bundle')}, and this one is {expected['bundle']}"
-        if row.get("params") != expected["params"]:
-            return "written with other parameters"
-        if row.get("fast_jpeg") != expected.get("fast_jpeg"):
-            return f"written {'with' if row.get('fast_jpeg') else 'without'} --fast-jpeg"
+def _sidecars(job: CaptionJob, source: Source) -> Sidecars | None:
+    if job.sidecar is None:
         return None
-
-    return check
+    if source.root is None:
+        raise AltogetherError("--sidecar needs a folder of images to write beside.")
+    return Sidecars(source.root, job.sidecar, job.overwrite)

@@ -1,10 +1,12 @@
-"""Several processes that caption: each has a captioner of its own, and one of them, the caller's,
-writes down what they answer, in the order of the tasks.
+"""Captioning in several processes, each with a captioner of its own.
 
-A worker is started afresh (spawned), for a process with open sessions must not be forked. It is
-given no more tasks than keep it busy, and nothing is handed out far ahead of the oldest task that
-has no answer, so that memory stays bounded whoever is slow. It writes nothing itself: whatever
-kills it, or the caller, what was answered stands and the rest is still to do.
+Workers are spawned, not forked: a process with open sessions must not be forked. A worker gets as
+many tasks as keep it busy, and none far beyond the oldest task without an answer, so memory stays
+bounded however slow one of them is. Workers write nothing: the caller's process emits what they
+answer, in the order of tasks.
+
+A worker that dies is started again and its tasks are done again. A task that was in two such deaths
+is given to a worker alone; if it ends a fresh worker all by itself, it is answered with an error.
 """
 
 from __future__ import annotations
@@ -15,34 +17,53 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from altogether_rt.errors import AltogetherError
+from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import EngineStats
-from altogether_rt.jobs.tasks import Answer, CaptionPlan, SupportsCaptions, Task, caption_tasks
+from altogether_rt.jobs.backlog import Backlog
+from altogether_rt.jobs.executor import Executor, SupportsCaptions, caption_tasks
+from altogether_rt.jobs.plan import Answer, CaptionPlan, Emit, Task, Tasks
 
-__all__ = ["OpenCaptioner", "WorkerPool"]
+__all__ = ["OpenCaptioner", "ProcessExecutor"]
 
 #: Tasks that one worker has at a time, besides four for each of its slots.
 _TASKS_READ = 32
 
-#: Tasks handed out beyond the oldest without an answer, in what all workers have at a time.
-_MOST_AHEAD = 4
+#: Tasks handed out beyond the oldest without an answer, as a multiple of what all workers hold.
+_MAX_AHEAD = 4
 
-#: Seconds that a worker which has sent everything may take to leave.
-_LEAVING_S = 10.0
+#: Seconds that a worker which has sent everything may take to exit.
+_EXIT_S = 10.0
+
+#: Deaths in a row that end the run: of workers that never became ready, or by tasks alone.
+_MAX_DEATHS = 3
+_MAX_CRASHES = 5
+
+#: Seconds between two looks for samples of a live source while workers are busy.
+_POLL_S = 0.02
+
+#: A worker's word that its captioner is open.
+_READY: Literal["ready"] = "ready"
 
 
 class OpenCaptioner(Protocol):
-    """Opens a captioner in a worker; sent there, so a function of a module or a partial of one."""
+    """Opens a captioner in a worker. It is pickled: a module's function, or a partial of one."""
 
     def __call__(self) -> AbstractContextManager[SupportsCaptions]: ...
+
+
+@dataclass
+class _Failure:
+    """Why a worker cannot caption; raised in the caller's process."""
+
+    message: str
 
 
 @dataclass
@@ -50,144 +71,209 @@ class _Worker:
     number: int  # counted from 1
     process: BaseProcess
     connection: Connection[Any, Any]
-    num_tasks: int = 0  # handed out and not answered
+    outstanding: dict[int, Task] = field(default_factory=dict)  # handed out and not answered
+    ready: bool = False
+    fresh: bool = True  # has answered nothing yet
+    alone: bool = False  # has one suspect task and gets no other
 
     def send(self, message: Task | None) -> None:
-        try:
+        """A broken pipe is left to `receive`, which finds that the worker is dead."""
+        with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            raise self.died() from None
 
     def receive(self) -> Any:
+        """What the worker sent; None if it is dead."""
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError):
-            raise self.died() from None
+            return None
 
-    def died(self) -> AltogetherError:
-        """What to tell the user."""
-        self.process.join(_LEAVING_S)
+    def how_it_died(self) -> str:
+        self.process.join(_EXIT_S)
         code = self.process.exitcode
-        if code is not None and code < 0:
-            how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
-            how += ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-        else:
-            how = f"ended with status {code}"
-        return AltogetherError(
-            f"worker {self.number} {how}: the captions so far are kept, give the same command to "
-            "go on."
+        if code is None or code >= 0:
+            return f"worker {self.number} ended with status {code}"
+        memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+        return (
+            f"worker {self.number} was killed by signal {-code} ({signal.strsignal(-code)}){memory}"
         )
 
 
-class _Waiting:
-    """Tasks that no worker has yet."""
-
-    def __init__(self, tasks: Iterator[Task]) -> None:
-        self.num_drawn = 0
-        self.exhausted = False
-        self._tasks = tasks
-
-    def draw(self) -> Task | None:
-        task = next(self._tasks, None)
-        self.exhausted = task is None
-        self.num_drawn += 1
-        return task
-
-
-class WorkerPool:
-    """Captions tasks with `num` processes."""
+class ProcessExecutor(Executor):
+    """Captions tasks with `num_workers` processes."""
 
     def __init__(
         self,
-        num: int,
+        num_workers: int,
         open_captioner: OpenCaptioner,
         bundle_id: str,
         *,
         slots: int,
         read_threads: int | None = None,
+        on_restart: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        """open_captioner: called in each worker. slots: captions that each writes at once.
+        """open_captioner: called in each worker. slots: captions that each generates at once.
 
-        read_threads: that decode images in each.
+        read_threads: that decode images in each. on_restart: told of each worker that died.
         """
-        self.num = num
-        self.bundle_id = bundle_id
+        self.num_workers = num_workers
+        self._bundle_id = bundle_id
         self._open_captioner = open_captioner
-        self._most_tasks = _TASKS_READ + 4 * slots
+        self._max_tasks = _TASKS_READ + 4 * slots
         self._read_threads = read_threads
+        self._on_restart = on_restart
 
-    def caption(
-        self, tasks: Iterable[Task], plan: CaptionPlan, emit: Callable[[int, Answer], None]
-    ) -> EngineStats:
-        """Calls `emit` with the index and the answer of each task, in order: 0, 1, 2, …
+    @property
+    def bundle_id(self) -> str:
+        return self._bundle_id
 
-        Returns what the workers' engines did. Raises AltogetherError if a worker dies or cannot
-        open its captioner; the others are ended then, as they are by any exception.
+    def run(self, tasks: Tasks, plan: CaptionPlan, emit: Emit) -> EngineStats:
+        """As `Executor.run`; the indices of tasks count from 0.
+
+        Raises AltogetherError if a worker cannot open its captioner, or workers die again and
+        again. The others are ended then, as they are by any exception.
         """
-        stats = EngineStats()
-        answers: dict[int, Answer] = {}  # that came before those of earlier tasks
-        next_index = 0
-        waiting = _Waiting(iter(tasks))
         plan = dataclasses.replace(plan, read_threads=self._read_threads)
-        with self._started(plan) as workers:
-            busy = {worker.connection: worker for worker in workers}
-            while busy:
-                window = next_index + _MOST_AHEAD * self._most_tasks * self.num
-                self._hand_out(waiting, window, list(busy.values()))
-                for connection in wait(list(busy)):
-                    worker = busy[connection]  # type: ignore[index]
-                    message = worker.receive()
-                    if isinstance(message, EngineStats):
-                        stats.add(message)
-                        del busy[worker.connection]
-                    elif isinstance(message, str):
-                        raise AltogetherError(message)
-                    else:
-                        index, answer = message
-                        answers[index] = answer
-                        worker.num_tasks -= 1
-                while next_index in answers:
-                    emit(next_index, answers.pop(next_index))
-                    next_index += 1
+        window = _MAX_AHEAD * self._max_tasks * self.num_workers
+        with ExitStack() as stack:
+            run = _Run(self, stack, plan, Backlog(tasks, window), emit)
+            run.start_workers()
+            run.answer_all()
+            return run.collect_stats()
+
+
+class _Run:
+    """The state of one `ProcessExecutor.run`."""
+
+    def __init__(
+        self,
+        executor: ProcessExecutor,
+        stack: ExitStack,
+        plan: CaptionPlan,
+        backlog: Backlog,
+        emit: Emit,
+    ) -> None:
+        self._executor = executor
+        self._stack = stack
+        self._plan = plan
+        self._backlog = backlog
+        self._emit = emit
+        self._workers: dict[Connection[Any, Any], _Worker] = {}
+        self._answers: dict[int, Answer] = {}  # that came before those of earlier tasks
+        self._next_index = 0
+        self._deaths_before_ready = 0  # in a row
+        self._crashes = 0  # tasks in a row that ended a worker alone
+
+    def start_workers(self) -> None:
+        for number in range(1, self._executor.num_workers + 1):
+            self._start(number)
+
+    def answer_all(self) -> None:
+        """Hand out tasks and emit answers until every task has one."""
+        while True:
+            self._hand_out()
+            busy = any(worker.outstanding for worker in self._workers.values())
+            if not busy and self._backlog.finished:
+                return
+            timeout = None if self._backlog.exhausted else _POLL_S
+            for connection in wait(list(self._workers), timeout):
+                worker = self._workers[connection]  # type: ignore[index]
+                message = worker.receive()
+                if message is None:
+                    self._replace(worker)
+                else:
+                    self._take(worker, message)
+            self._release()
+
+    def collect_stats(self) -> EngineStats:
+        """Tell the workers that there is nothing left, and sum up what their engines did."""
+        stats = EngineStats()
+        for worker in self._workers.values():
+            worker.send(None)
+        for worker in self._workers.values():
+            message = worker.receive()
+            while message == _READY:  # of a worker that had nothing to do
+                message = worker.receive()
+            if isinstance(message, EngineStats):  # else it died at the very end: nothing is lost
+                stats.add(message)
+            worker.process.join(_EXIT_S)
         return stats
 
-    def _hand_out(self, waiting: _Waiting, window: int, workers: list[_Worker]) -> None:
-        """Gives every worker what it may have, and word when there is nothing left to give."""
-        while not waiting.exhausted and waiting.num_drawn < window:
-            worker = min(workers, key=lambda worker: worker.num_tasks)
-            if worker.num_tasks >= self._most_tasks:
+    def _hand_out(self) -> None:
+        """Give every worker what it may have; tasks that are suspected go one to a worker."""
+        while True:
+            idle = [worker for worker in self._workers.values() if not worker.alone]
+            worker = min(idle, key=lambda worker: len(worker.outstanding), default=None)
+            if worker is None or len(worker.outstanding) >= self._executor._max_tasks:
                 return
-            task = waiting.draw()
-            if task is not None:
-                worker.send(task)
-                worker.num_tasks += 1
-            else:
-                for worker in workers:
-                    worker.send(None)
+            alone = self._backlog.has_suspects
+            if alone and worker.outstanding:
+                return  # until one of them has nothing else
+            all_idle = not any(worker.outstanding for worker in self._workers.values())
+            task = self._backlog.next(self._next_index, wait=all_idle)
+            if task is None:
+                return
+            worker.alone = alone
+            worker.outstanding[task.index] = task
+            worker.send(task)
 
-    @contextmanager
-    def _started(self, plan: CaptionPlan) -> Iterator[list[_Worker]]:
-        """The workers, which are gone when the block is left."""
+    def _take(self, worker: _Worker, message: Any) -> None:
+        if message == _READY:
+            worker.ready = True
+            self._deaths_before_ready = 0
+        elif isinstance(message, _Failure):
+            raise AltogetherError(message.message)
+        else:
+            index, answer = message
+            del worker.outstanding[index]
+            worker.fresh = worker.alone = False
+            self._crashes = 0
+            self._answers[index] = answer
+
+    def _release(self) -> None:
+        while self._next_index in self._answers:
+            self._emit(self._next_index, self._answers.pop(self._next_index))
+            self._next_index += 1
+
+    def _replace(self, worker: _Worker) -> None:
+        """Start a dead worker again; its tasks go back to the backlog."""
+        how = worker.how_it_died()
+        del self._workers[worker.connection]
+        worker.connection.close()
+        tasks = list(worker.outstanding.values())
+        if not worker.ready:
+            self._deaths_before_ready += 1
+            self._backlog.put_back(tasks)
+        elif worker.fresh and worker.alone:
+            self._crashes += 1
+            (task,) = tasks
+            message = f"{task.sample.key} cannot be captioned: {how} when it was given it alone."
+            self._answers[task.index] = ImageError("crashed", message)
+        else:
+            self._backlog.put_back_after_death(tasks)
+        if self._deaths_before_ready >= _MAX_DEATHS or self._crashes >= _MAX_CRASHES:
+            raise AltogetherError(
+                f"{how}, and so did those before it: the captions so far are kept; free some "
+                "memory or use fewer workers, then give the same command to go on."
+            )
+        self._executor._on_restart(f"{how}: it is started again, and its images are done again.")
+        self._start(worker.number)
+
+    def _start(self, number: int) -> None:
         spawn = multiprocessing.get_context("spawn")
-        workers: list[_Worker] = []
-        with ExitStack() as stack:
-            with _sigint_blocked():  # Ctrl-C is for this process, which ends them
-                for number in range(1, self.num + 1):
-                    ours, theirs = spawn.Pipe()
-                    process = spawn.Process(
-                        target=_serve,
-                        args=(theirs, self._open_captioner, plan),
-                        name=f"altogether-rt worker {number}",
-                        daemon=True,
-                    )
-                    process.start()
-                    theirs.close()  # so that only the worker holds it, and its death is noticed
-                    stack.callback(process.join)
-                    stack.callback(process.kill)
-                    workers.append(_Worker(number, process, ours))
-            yield workers
-            for worker in workers:
-                worker.process.join(_LEAVING_S)
+        ours, theirs = spawn.Pipe()
+        with _sigint_blocked():  # Ctrl-C is for this process, which ends the workers
+            process = spawn.Process(
+                target=_serve,
+                args=(theirs, self._executor._open_captioner, self._plan),
+                name=f"altogether-rt worker {number}",
+                daemon=True,
+            )
+            process.start()
+        theirs.close()  # only the worker holds it, so that its death is noticed
+        self._stack.callback(process.join)
+        self._stack.callback(process.kill)
+        self._workers[ours] = _Worker(number, process, ours)
 
 
 @contextmanager
@@ -204,22 +290,23 @@ def _sigint_blocked() -> Iterator[None]:
 def _serve(
     connection: Connection[Any, Any], open_captioner: OpenCaptioner, plan: CaptionPlan
 ) -> None:
-    """A worker's life: answers, then its engine's counts; or one sentence that says what failed."""
+    """What a worker does: answer tasks, then send its engine's counts, or why it failed."""
     tasks = _ReceivedTasks(connection)
     try:
         with open_captioner() as captioner:
+            connection.send(_READY)
             caption_tasks(
                 tasks, captioner, plan, lambda index, answer: connection.send((index, answer))
             )
             connection.send(captioner.stats)
     except AltogetherError as error:
-        connection.send(str(error))
+        connection.send(_Failure(str(error)))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the caller is gone
 
 
 class _ReceivedTasks:
-    """Tasks that the caller sends; drawn from the pipe at once, so that it never waits for us."""
+    """Tasks from the caller, drawn from the pipe at once so that sending never blocks."""
 
     def __init__(self, connection: Connection[Any, Any]) -> None:
         self.finished = False

@@ -65,9 +65,7 @@ def record_reference(request: dict[str, Any], emit: Emit) -> None:
     torch.backends.cudnn.allow_tf32 = False  # convolutions would have 10 bits of mantissa
     device = request["device"] if torch.cuda.is_available() else "cpu"
     folder = request["checkpoint"]
-    with Captioner.from_checkpoint(
-        folder, device=device, dtype="float32", num_slots=NUM_SAMPLES
-    ) as captioner:
+    with Captioner.load(folder, device=device, dtype="float32", num_slots=NUM_SAMPLES) as captioner:
         samples = draw_samples(captioner.config, captioner.tokenizer)
         recording = record(captioner.runtime, samples)
     Path(request["recording"]).write_bytes(pickle.dumps(recording))
@@ -142,7 +140,7 @@ def _open(request: dict[str, Any], slots: int) -> Captioner:
         return Captioner.load(bundle, device=request["device"], num_slots=slots)
     need_torch(request["device"])
     folder, dtype = request["checkpoint"], request["dtype"]
-    return Captioner.from_checkpoint(folder, device=request["device"], dtype=dtype, num_slots=slots)
+    return Captioner.load(folder, device=request["device"], dtype=dtype, num_slots=slots)
 
 
 def _measure(runtime: Runtime, config: CaptionerConfig, batch: int) -> dict[str, Any]:

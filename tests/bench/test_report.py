@@ -164,7 +164,7 @@ def test_decode_is_measured_behind_prompt_and_half_a_caption(runtime: StandIn) -
 
 def test_command_prints_a_table_and_then_one_json_line(runtime: StandIn, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    arguments = ["bench", "--batch-sizes", "3,1", "--quick", "--json", str(file)]
+    arguments = ["bench", "--batch-sizes", "3,1", "--quick", "--out", str(file)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     lines = result.stdout.rstrip().splitlines()
@@ -207,7 +207,7 @@ def test_a_bundle_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_unwritable_json_file_is_one_sentence(runtime: StandIn, tmp_path: Path) -> None:
-    arguments = ["bench", "--batch-sizes", "3", "--quick", "--quiet", "--json", str(tmp_path)]
+    arguments = ["bench", "--batch-sizes", "3", "--quick", "--quiet", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1
     assert "cannot be written" in result.stderr

@@ -12,10 +12,13 @@ from PIL import Image, ImageDraw
 
 from altogether_rt.captions import CaptionParams
 from altogether_rt.config import EncoderConfig
+from altogether_rt.data.alts import Alts
 from altogether_rt.data.images import ImageLimits, open_image
+from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.jobs.folder import CaptionJob, caption_folder, read_inputs
-from altogether_rt.jobs.tasks import CaptionPlan, Task
+from altogether_rt.jobs.executor import LocalExecutor
+from altogether_rt.jobs.folder import CaptionJob, caption_folder, open_folder
+from altogether_rt.jobs.plan import CaptionPlan, Task
 from altogether_rt.preprocess import Preprocessor
 from tests.fake_captioner import FakeCaptioner
 
@@ -33,8 +36,8 @@ def pixels(folder: Path, name: str, side: int, *, fast: bool) -> NDArray[np.int6
     """As a run reads them."""
     captioner: Any = FakeCaptioner()
     captioner.preprocessor = preprocessor(side)
-    plan = CaptionPlan(folder, CaptionParams(8, 0.0, 1.0), ImageLimits(), fast_jpeg=fast)
-    request = plan.reader(captioner)(Task(0, name))
+    plan = CaptionPlan(CaptionParams(8, 0.0, 1.0), ImageLimits(), fast_jpeg=fast)
+    request = plan.reader(captioner)(Task(0, Sample(name, Alts(), folder / name)))
     assert request.pixels is not None
     return request.pixels.astype(np.int64)
 
@@ -111,10 +114,10 @@ def test_rows_say_so_and_do_not_mix(tmp_path: Path) -> None:
     draw((300, 200)).save(tmp_path / "a.jpg")
     out, fake = tmp_path / "c.jsonl", FakeCaptioner()
     for fast in (True, False):
-        job = CaptionJob(tmp_path, out, fast_jpeg=fast)
+        job = CaptionJob(folder=tmp_path, out=out, fast_jpeg=fast)
         if fast:
-            caption_folder(job, read_inputs(job), fake, fake.params())
+            caption_folder(job, open_folder(job), LocalExecutor(fake), fake.params())
             assert b'"fast_jpeg": true' in out.read_bytes()
         else:
             with pytest.raises(AltogetherError, match="captions written with --fast-jpeg"):
-                caption_folder(job, read_inputs(job), fake, fake.params())
+                caption_folder(job, open_folder(job), LocalExecutor(fake), fake.params())

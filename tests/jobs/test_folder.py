@@ -19,7 +19,8 @@ from PIL import Image
 
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.errors import AltogetherError
-from altogether_rt.jobs.folder import CaptionJob, CaptionSummary, caption_folder, read_inputs
+from altogether_rt.jobs.executor import LocalExecutor
+from altogether_rt.jobs.folder import CaptionJob, CaptionSummary, caption_folder, open_folder
 from tests.fake_captioner import FakeCaptioner
 
 #: Of the HEIC files of the data folder, those that can be read where the extra is installed.
@@ -50,8 +51,9 @@ def run(
 ) -> CaptionSummary:
     captioner = captioner or FakeCaptioner()
     params = captioner.params(seed=options.pop("seed", None))
-    job = CaptionJob(folder, out, options.pop("alts", Path("alts.jsonl")), **options)
-    return caption_folder(job, read_inputs(job), captioner, params)
+    alts = options.pop("alts", Path("alts.jsonl"))
+    job = CaptionJob(folder=folder, out=out, alts=alts, **options)
+    return caption_folder(job, open_folder(job), LocalExecutor(captioner), params)
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -82,7 +84,7 @@ def test_one_row_an_image_in_order(folder: Path, tmp_path: Path) -> None:
 
 
 def test_alts_without_image_are_reported(folder: Path, tmp_path: Path) -> None:
-    inputs = read_inputs(CaptionJob(folder, tmp_path / "c", Path("alts.jsonl")))
+    inputs = open_folder(CaptionJob(folder=folder, out=tmp_path / "c", alts=Path("alts.jsonl")))
     assert inputs.alts_without_image.examples == ["77.png"]
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from altogether_rt.captions import Caption, CaptionParams
+from altogether_rt.captions import Caption, CaptionParams, CaptionRequest
+from altogether_rt.data.alts import Alts
 from altogether_rt.data.images import ImageLimits
+from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import AltogetherError
-from altogether_rt.jobs.folder import CaptionJob, caption_folder, read_inputs
-from altogether_rt.jobs.processes import WorkerPool
-from altogether_rt.jobs.tasks import CaptionPlan, Task
+from altogether_rt.jobs.executor import LocalExecutor
+from altogether_rt.jobs.folder import CaptionJob, caption_folder, open_folder
+from altogether_rt.jobs.plan import CaptionPlan, ListedTasks, Task
+from altogether_rt.jobs.processes import ProcessExecutor
 from tests.fake_captioner import FakeCaptioner
 
 pytestmark = pytest.mark.lean
@@ -61,18 +65,44 @@ class Mortal(FakeCaptioner):
             yield caption
 
 
+class KilledByAlt4(FakeCaptioner):
+    """Kills its process over one of the alt-texts."""
+
+    def stream(
+        self,
+        requests: Iterable[CaptionRequest],
+        params: CaptionParams | None = None,
+        **options: Any,
+    ) -> Iterator[Caption]:
+        def watched() -> Iterator[CaptionRequest]:
+            for request in requests:
+                if "alt 4" in request.alts:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield request
+
+        return super().stream(watched(), params, **options)
+
+
+def dying_at_start() -> FakeCaptioner:
+    os._exit(3)
+
+
 def unopenable() -> FakeCaptioner:
     raise AltogetherError("there is no captioner here: bring one.")
 
 
-def run(folder: Path, out: Path, pool: WorkerPool | None) -> None:
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+
+
+def run(folder: Path, out: Path, pool: ProcessExecutor | None) -> None:
     fake = FakeCaptioner()
-    job = CaptionJob(folder, out, Path("alts.jsonl"))
-    caption_folder(job, read_inputs(job), pool or fake, fake.params())
+    job = CaptionJob(folder=folder, out=out, alts=Path("alts.jsonl"))
+    caption_folder(job, open_folder(job), pool or LocalExecutor(fake), fake.params())
 
 
-def pool_of(num: int, open_captioner: Any = FakeCaptioner, slots: int = 3) -> WorkerPool:
-    return WorkerPool(num, open_captioner, "fake", slots=slots)
+def pool_of(num: int, open_captioner: Any = FakeCaptioner, slots: int = 3) -> ProcessExecutor:
+    return ProcessExecutor(num, open_captioner, "fake", slots=slots)
 
 
 def test_same_bytes_as_one_process(folder: Path, tmp_path: Path) -> None:
@@ -83,17 +113,40 @@ def test_same_bytes_as_one_process(folder: Path, tmp_path: Path) -> None:
     assert three.read_bytes() == one.read_bytes()
 
 
-def test_a_worker_that_dies_is_reported_and_the_rest_done_later(
+def test_a_worker_that_dies_is_started_again_and_its_samples_are_done_again(
     folder: Path, tmp_path: Path
 ) -> None:
+    """Every worker dies after four captions, whatever they are of: no sample is to blame."""
     one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     run(folder, one, None)
-    with pytest.raises(AltogetherError, match=r"worker [12] was killed by signal 9 .* to go on"):
-        run(folder, two, pool_of(2, Mortal))
-    part = Path(f"{two}.part")  # not there if the other had not answered the first task yet
-    assert not part.exists() or one.read_bytes().startswith(part.read_bytes())
-    run(folder, two, pool_of(2))
+    deaths: list[str] = []
+    executor = ProcessExecutor(2, Mortal, "fake", slots=3, on_restart=deaths.append)
+    run(folder, two, executor)
     assert two.read_bytes() == one.read_bytes()
+    assert len(deaths) >= 4
+    assert re.match(r"worker [12] was killed by signal 9 \(Killed\), perhaps", deaths[0])
+
+
+def test_a_sample_that_kills_every_worker_is_an_error_row(folder: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    run(folder, one, None)
+    run(folder, two, pool_of(2, KilledByAlt4))
+    before, after = rows_of(one), rows_of(two)
+    lethal = [row["file_name"] for row in before if row["alt"] == "alt 4" and "caption" in row]
+    assert len(lethal) >= 3
+    for row, other in zip(before, after, strict=True):
+        if row["file_name"] in lethal:
+            assert other["error"]["class"] == "crashed"
+            assert "was killed by signal 9" in other["error"]["message"]
+        else:
+            assert other == row
+
+
+def test_workers_that_die_before_they_are_ready_end_the_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AltogetherError, match=r"ended with status 3, and so did those before it"):
+        run(folder, tmp_path / "c.jsonl", pool_of(2, dying_at_start))
+    run(folder, tmp_path / "c.jsonl", pool_of(2))
+    assert len(rows_of(tmp_path / "c.jsonl")) == NUM_IMAGES
 
 
 def test_why_a_worker_cannot_begin(folder: Path, tmp_path: Path) -> None:
@@ -110,19 +163,19 @@ def test_tasks_are_not_handed_out_far_ahead(folder: Path) -> None:
         nonlocal drawn
         for index, name in enumerate(names):
             drawn += 1
-            yield Task(index, name, (str(index),))
+            yield Task(index, Sample(name, Alts((str(index),)), folder / name))
 
     ahead: list[int] = []
-    plan = CaptionPlan(folder, CaptionParams(8, 0.0, 1.0), ImageLimits())
+    plan = CaptionPlan(CaptionParams(8, 0.0, 1.0), ImageLimits())
     pool = pool_of(2, partial(FakeCaptioner, delay_s=0.0005), slots=1)
-    pool.caption(tasks(), plan, lambda index, answer: ahead.append(drawn - index))
+    pool.run(ListedTasks(tasks()), plan, lambda index, answer: ahead.append(drawn - index))
     assert len(ahead) == len(names)
     most_tasks = 2 * (32 + 4)  # both workers full; what else was drawn waits for an older answer
     assert max(ahead) <= 5 * most_tasks < len(names)
 
 
 def test_killed_at_any_moment(folder: Path, tmp_path: Path, root: Path) -> None:
-    """SIGKILL of the process that writes, or of a worker."""
+    """SIGKILL of a worker, which is started again, and then of the process that writes."""
     rng = random.Random(3)
     undisturbed, out = tmp_path / "undisturbed.jsonl", tmp_path / "killed.jsonl"
     run(folder, undisturbed, None)
@@ -138,8 +191,11 @@ def test_killed_at_any_moment(folder: Path, tmp_path: Path, root: Path) -> None:
         while process.poll() is None and time.monotonic() < deadline:
             if part.exists() and part.stat().st_size > wanted:
                 children = children_of(process.pid)
-                victim = process.pid if turn % 2 or not children else rng.choice(children)
-                kill(victim)
+                if children and turn % 2:
+                    kill(rng.choice(children))
+                    time.sleep(rng.random() * 0.5)
+                    children += children_of(process.pid)
+                kill(process.pid)
                 break
             time.sleep(0.001)
         process.communicate()
@@ -148,7 +204,7 @@ def test_killed_at_any_moment(folder: Path, tmp_path: Path, root: Path) -> None:
         if process.returncode == 0:
             break
     assert codes[-1] == 0
-    assert set(codes[:-1]) <= {1, -signal.SIGKILL}
+    assert set(codes[:-1]) <= {-signal.SIGKILL}
     assert len(codes) > 1
     assert out.read_bytes() == undisturbed.read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["killed.jsonl", "pictures", "undisturbed.jsonl"]
@@ -191,13 +247,12 @@ def is_alive(pid: int) -> bool:
 def test_ctrl_c_ends_everybody_quietly(folder: Path, tmp_path: Path, root: Path) -> None:
     out = tmp_path / "c.jsonl"
     program = (
-        "import signal, sys, functools; from altogether_rt.cli import main\nfrom altogether_rt.cli.commands import caption\n"
-        "from altogether_rt.jobs.processes import WorkerPool\n"
+        "import signal, sys, functools; from altogether_rt.cli import main\n"
+        "from altogether_rt.jobs import open as module\n"
         "from tests.fake_captioner import FakeCaptioner\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "open_fake = functools.partial(FakeCaptioner, delay_s=0.05)\n"
-        "pool = WorkerPool(2, open_fake, 'fake', slots=3), FakeCaptioner().params()\n"
-        "caption._make_pool = lambda options: pool\n"
+        "def open_fake(*_, **options): return FakeCaptioner(delay_s=0.05)\n"
+        "module.open_captioner = open_fake\n"
         f"sys.argv[1:] = ['caption', {str(folder)!r}, '--out', {str(out)!r}, '--workers', '2']\n"
         "if __name__ == '__main__': main.run()\n"
     )

@@ -15,7 +15,14 @@ from typer.testing import CliRunner, Result
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.cli.main import app
 from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
-from altogether_rt.jobs.folder import CaptionJob, CaptionSummary, caption_folder, read_inputs
+from altogether_rt.jobs.executor import LocalExecutor
+from altogether_rt.jobs.folder import (
+    CaptionJob,
+    CaptionSummary,
+    EmbeddingFiles,
+    caption_folder,
+    open_folder,
+)
 from altogether_rt.scenes.dataset import write_scenes
 from tests.fake_captioner import FakeCaptioner
 
@@ -88,8 +95,10 @@ def test_user_errors(scenes: Path, tmp_path: Path) -> None:
 
 
 def run(scenes: Path, out: Path, fake: FakeCaptioner, **options: Any) -> CaptionSummary:
-    job = CaptionJob(scenes, out, encoder=STAMP, **options)
-    return caption_folder(job, read_inputs(job), fake, fake.params())
+    read, save = options.pop("embeddings", None), options.pop("save_embeddings", None)
+    files = EmbeddingFiles(STAMP, read=read, save=save)
+    job = CaptionJob(folder=scenes, out=out, embeddings=files, **options)
+    return caption_folder(job, open_folder(job), LocalExecutor(fake), fake.params())
 
 
 def test_saving_survives_interruption(scenes: Path, tmp_path: Path) -> None:

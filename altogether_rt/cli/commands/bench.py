@@ -33,66 +33,66 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
 
 def bench_command(
     bundle: Annotated[
-        str, typer.Option(help="A bundle's folder, or `starter`, which ships with the package.")
+        str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")
     ] = "starter",
-    batch_sizes: Annotated[
-        str, typer.Option(help="Images at once, separated by commas.")
-    ] = "1,8,32",
-    new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a caption.")] = 64,
+    batch_sizes: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8,32",
+    new_tokens: Annotated[int, typer.Option(min=1, help="Maximum caption length in tokens.")] = 64,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Compute threads; default: all cores.")
+        int | None, typer.Option(min=1, help="Compute threads; by default all cores.")
     ] = None,
     device: DeviceOption = "auto",
     speculation: Annotated[
         Speculation,
         typer.Option(
             metavar="auto|on|off",
-            help="Of whole captions; off where weights are random, whose captions repeat tokens.",
+            help="Speculation for whole captions; use off for random weights, which repeat tokens.",
         ),
     ] = "auto",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the JSON line to this file.")
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the JSON line to this file.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Seconds instead of a minute; rough figures.")
+        bool,
+        typer.Option("--quick", help="Seconds instead of a minute; rough figures."),
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No table and no progress, only the JSON line.")
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print only the JSON line, without the table.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress either.")] = False,
 ) -> None:
     """Measure load time, latency, throughput and memory of a bundle, stage by stage, and the
     fraction reached of what this machine can do, measured in the same run.
 
-    Prints a table, then one line of JSON.
+    Prints a table, then one line of JSON; with --json or --quiet only that line.
     """
     sizes = _batch_sizes(batch_sizes)
     check_gpu(device)
     from altogether_rt.bench.report import COLUMNS, BenchSettings, run_bench
     from altogether_rt.bench.stages import STAGES
 
-    out = Output(quiet=quiet)
+    output = Output(as_json=as_json, quiet=quiet)
     settings = BenchSettings(sizes, threads, device, new_tokens, quick, speculation)
-    with out.progress(2 + len(STAGES) * len(sizes), "measurements") as progress:
+    with output.progress(2 + len(STAGES) * len(sizes), "measurements") as progress:
         report = run_bench(bundle, settings, lambda done: progress.advance(note=done))
 
     ceilings, memory = report.ceilings, report.memory_bytes
     where = report.device if ceilings is None else f"{ceilings.threads} threads"
     title = f"{report.bundle} ({report.target}), {where}"
-    out.show(out.table(title, COLUMNS, report.rows()))
-    out.show(
+    output.show(output.table(title, COLUMNS, report.rows()))
+    output.show(
         f"load {1000 * report.load_s:.0f} ms; memory at most {format_bytes(max(memory.values()))}, "
         f"{format_bytes(memory['load'])} after loading"
     )
     if ceilings is not None:
-        out.show(
+        output.show(
             f"this machine: int8 {ceilings.int8_per_s / 1e9:.0f} GOP/s, "
             f"fp32 {ceilings.fp32_per_s / 1e9:.0f} GFLOP/s, "
             f"memory {ceilings.bytes_per_s / 1e9:.1f} GB/s\n"
             f"{report.to_dict()['formula']}"
         )
     line = json.dumps(report.to_dict(), ensure_ascii=False)
-    if json_file is not None:
-        _write(json_file, line + "\n")
+    if out is not None:
+        _write(out, line + "\n")
     print(line)
 
 
@@ -101,5 +101,5 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, "utf-8")
     except OSError as error:
         raise AltogetherError(
-            f"{path} cannot be written ({error.strerror}): choose another --json."
+            f"{path} cannot be written ({error.strerror}): choose another --out."
         ) from error

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from altogether_rt.captions import CaptionParams
-from altogether_rt.cli.caption_report import note_inputs, report
+from altogether_rt.cli.caption_report import report
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, Progress
-from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.rows import Row
 from altogether_rt.data.sinks.sheet import write_sheet
+from altogether_rt.data.sources.base import Source
+from altogether_rt.jobs.executor import Executor
 from altogether_rt.jobs.folder import (
     CaptionJob,
     CaptionSummary,
-    Inputs,
+    EmbeddingFiles,
     caption_folder,
-    read_inputs,
+    open_folder,
 )
-from altogether_rt.jobs.processes import WorkerPool
-from altogether_rt.jobs.tasks import SupportsCaptions
 from altogether_rt.speculation.planner import Speculation
 
 if TYPE_CHECKING:
-    from altogether_rt.captioner import Captioner
+    from altogether_rt.opening import ResolvedCaptioner
 
 __all__ = ["caption_command"]
 
@@ -41,24 +40,24 @@ Alts = Annotated[
     typer.Option(
         "--alt",
         metavar="FILE",
-        help="Alt-texts: JSON lines with file_name and alt (a text or several), metadata.jsonl, "
+        help="Alt-texts: JSON lines with file_name and alt (one text or a list), metadata.jsonl, "
         ".json or .csv. Looked for here, then in DIR.",
     ),
 ]
-Bundle = Annotated[str, typer.Option(help="Folder of an exported captioner, or starter.")]
-Out = Annotated[Path, typer.Option(metavar="FILE", help="Where the captions go, a row an image.")]
+BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
+Out = Annotated[Path, typer.Option(metavar="FILE", help="Output file, one row per image.")]
 Recursive = Annotated[bool, typer.Option(help="Go into subfolders.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions written at once.")]
-MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Longest caption, in tokens.")]
-Temperature = Annotated[float | None, typer.Option(min=0.0, help="0: always the likeliest token.")]
-TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of likely tokens kept.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the choices made where temperature is not 0.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions generated at once (32).")]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum caption length in tokens.")]
+Temperature = Annotated[float | None, typer.Option(min=0.0, help="Temperature; 0 is greedy.")]
+TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling probability.")]
+Seed = Annotated[int, typer.Option(min=0, help="Sampling seed (temperature > 0).")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Caption only the first N images.")]
 Sidecar = Annotated[
     str | None, typer.Option(metavar=".txt", help="Also write photo.txt beside photo.jpg.")
 ]
 Sheet = Annotated[
-    Path | None, typer.Option(metavar="FILE.html", help="Also write a contact sheet to look at.")
+    Path | None, typer.Option(metavar="FILE.html", help="Also write an HTML contact sheet.")
 ]
 Embeddings = Annotated[
     Path | None,
@@ -66,58 +65,58 @@ Embeddings = Annotated[
 ]
 SaveEmbeddings = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Also save the images' embeddings (.npy, .parquet)."),
+    typer.Option(metavar="FILE", help="Also save the embeddings of the images (.npy, .parquet)."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace captions already there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
 Workers = Annotated[
-    int, typer.Option(min=1, help="Processes that share the images; the captions are the same.")
+    int, typer.Option(min=1, help="Number of processes; the captions are the same.")
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Compute threads of a worker; if not set they share all cores."),
+    typer.Option(min=1, help="Compute threads per worker; by default the workers share all cores."),
 ]
 SpeculationOption = Annotated[
     Speculation,
     typer.Option(
         metavar="auto|on|off",
-        help="Verify several tokens at once, guessed from the alt-text; changes no caption.",
+        help="Verify several draft tokens per step; it is faster and changes no caption.",
     ),
 ]
 MaxPixels = Annotated[
     int,
     typer.Option(
-        min=1, help="Larger images are not decoded; memory grows with it (12 bytes each)."
+        min=1, help="Refuse images with more pixels; memory grows with it (12 bytes each)."
     ),
 ]
 FastJpeg = Annotated[
     bool,
     typer.Option(
         "--fast-jpeg",
-        help="Decode large JPEGs at a part of their size: faster, and pixels differ a little.",
+        help="Decode large JPEGs at reduced size: faster, and pixels differ slightly.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="The summary as one JSON line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
-@dataclasses.dataclass(frozen=True)
-class _CaptionerOptions:
-    """Which captioner, and how it writes. None leaves the bundle's own default."""
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """Everything besides the job. None leaves the captioner's own default."""
 
     bundle: str
     device: str
-    threads: int | None
-    batch_size: int | None
-    params: dict[str, Any]
-    speculation: Speculation = "auto"
-    workers: int = 1
+    params: Mapping[str, Any]
+    execution: Mapping[str, Any]  # as `open_executor` takes it
+    read_embeddings: Path | None
+    save_embeddings: Path | None
+    sheet: Path | None
 
 
 def caption_command(
     folder: Folder,
     alt: Alts = None,
-    bundle: Bundle = "starter",
+    bundle: BundleName = "starter",
     out: Out = Path("captions.jsonl"),
     recursive: Recursive = True,
     batch_size: BatchSize = None,
@@ -143,118 +142,96 @@ def caption_command(
 ) -> None:
     """Caption a folder of images with their alt-texts.
 
-    Every image gives one row: its caption, or why there is none. A run that was stopped goes on
-    where it was when the same command is given again; captions that are there are kept.
+    Every image gives one row: its caption, or the reason why there is none. A run that was stopped
+    continues when the same command is given again; existing captions are kept.
     """
-    limits = ImageLimits(max_pixels=max_pixels)
     if embeddings is not None and save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
     job = CaptionJob(
-        folder, out, alt, recursive, limit, sidecar, overwrite, retry_errors, limits, fast_jpeg
+        folder=folder,
+        out=out,
+        alts=alt,
+        recursive=recursive,
+        limit=limit,
+        sidecar=sidecar,
+        overwrite=overwrite,
+        retry_errors=retry_errors,
+        limits=ImageLimits(max_pixels=max_pixels),
+        fast_jpeg=fast_jpeg,
     )
-    if embeddings is not None or save_embeddings is not None:
-        job = dataclasses.replace(
-            job,
-            embeddings=embeddings,
-            save_embeddings=save_embeddings,
-            encoder=_encoder_stamp(bundle, fast_jpeg),
-        )
-    params = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-    }
-    options = _CaptionerOptions(bundle, device, threads, batch_size, params, speculation, workers)
-    _run(job, options, sheet, Output(as_json=as_json, quiet=quiet))
+    options = _Options(
+        bundle=bundle,
+        device=device,
+        params={
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+        },
+        execution={
+            "workers": workers,
+            "threads": threads,
+            "num_slots": batch_size,
+            "speculation": speculation,
+        },
+        read_embeddings=embeddings,
+        save_embeddings=save_embeddings,
+        sheet=sheet,
+    )
+    _run(job, options, Output(as_json=as_json, quiet=quiet))
 
 
-def _run(job: CaptionJob, options: _CaptionerOptions, sheet: Path | None, output: Output) -> None:
+def _run(job: CaptionJob, options: _Options, output: Output) -> None:
+    from altogether_rt.captioner import caption_params
+    from altogether_rt.jobs.open import open_executor
+    from altogether_rt.opening import resolve_captioner
+
     check_gpu(options.device)
-    inputs = read_inputs(job)
-    note_inputs(job, inputs, output)
-    with _opened(options) as (captioner, params):
-        try:
-            summary = _caption_with_progress(job, inputs, captioner, params, output)
-        except KeyboardInterrupt:
-            output.error(
-                "Interrupted: the captions so far are kept; give the same command to go on."
-            )
-            raise typer.Exit(130) from None
+    source = open_folder(job)
+    for note in source.notes():
+        output.note(note)
+    captioner = resolve_captioner(options.bundle, device=options.device)
+    job = _with_embeddings(job, options, captioner)
+    params = caption_params(captioner.config, **options.params)
+    try:
+        with open_executor(captioner, **options.execution, on_restart=output.note) as executor:
+            summary = _caption_with_progress(job, source, executor, params, output)
+    except KeyboardInterrupt:
+        output.error("Interrupted: the captions so far are kept; give the same command to go on.")
+        raise typer.Exit(130) from None
     shown = None
-    if sheet is not None:
-        shown = write_sheet(job.out, inputs.scan.root, sheet, limits=job.limits)
-    report(job, inputs, summary, sheet if shown else None, output)
+    if options.sheet is not None:
+        shown = write_sheet(job.out, source.root, options.sheet, limits=job.limits)
+    report(job, source, summary, options.sheet if shown else None, output)
 
 
-def _encoder_stamp(bundle: str, fast_jpeg: bool) -> EncoderStamp:
-    from altogether_rt.artifacts.bundle import Bundle
-
-    manifest = Bundle.load(bundle, verify_hashes=False).manifest  # checked when it is opened
-    decoding = "fast-jpeg" if fast_jpeg else "exact"
-    return EncoderStamp(manifest.encoder_id, manifest.config.encoder.embed_dim, decoding)
-
-
-@contextmanager
-def _opened(
-    options: _CaptionerOptions,
-) -> Iterator[tuple[SupportsCaptions | WorkerPool, CaptionParams]]:
-    """What captions with these options, here or in workers, and its parameters."""
-    if options.workers > 1:
-        yield _make_pool(options)
-    else:
-        with _load_captioner(options) as captioner:
-            yield captioner, captioner.params(**options.params)
-
-
-def _make_pool(options: _CaptionerOptions) -> tuple[WorkerPool, CaptionParams]:
-    from altogether_rt.captioner import Captioner, caption_params
-    from altogether_rt.runtime.ort_session import available_cores
-    from altogether_rt.runtime.select import DEFAULT_SLOTS, load_bundle
-
-    bundle = load_bundle(options.bundle, options.device)  # checked once, for all of them
-    slots = options.batch_size or DEFAULT_SLOTS
-    threads = options.threads or max(1, available_cores() // options.workers)
-    open_captioner = partial(
-        Captioner.load,
-        bundle,
-        device=options.device,
-        threads=threads,
-        num_slots=slots,
-        speculation=options.speculation,
+def _with_embeddings(
+    job: CaptionJob, options: _Options, captioner: ResolvedCaptioner
+) -> CaptionJob:
+    if options.read_embeddings is None and options.save_embeddings is None:
+        return job
+    files = EmbeddingFiles(
+        captioner.encoder_stamp(fast_jpeg=job.fast_jpeg),
+        read=options.read_embeddings,
+        save=options.save_embeddings,
     )
-    pool = WorkerPool(
-        options.workers, open_captioner, bundle.bundle_id, slots=slots, read_threads=threads
-    )
-    return pool, caption_params(bundle.config, **options.params)
-
-
-def _load_captioner(options: _CaptionerOptions) -> Captioner:
-    from altogether_rt.captioner import Captioner
-
-    return Captioner.load(
-        options.bundle,
-        device=options.device,
-        threads=options.threads,
-        num_slots=options.batch_size,
-        speculation=options.speculation,
-    )
+    return dataclasses.replace(job, embeddings=files)
 
 
 def _caption_with_progress(
     job: CaptionJob,
-    inputs: Inputs,
-    captioner: SupportsCaptions | WorkerPool,
+    source: Source,
+    executor: Executor,
     params: CaptionParams,
     output: Output,
 ) -> CaptionSummary:
     with ExitStack() as stack:
         progress: list[Progress] = []
 
-        def on_start(todo: int) -> None:
-            progress.append(stack.enter_context(output.progress(todo, "images")))
+        def on_start(num_samples: int | None) -> None:
+            progress.append(stack.enter_context(output.progress(num_samples, "images")))
 
         def on_row(row: Row) -> None:
             progress[0].advance()
 
-        return caption_folder(job, inputs, captioner, params, on_start, on_row)
+        return caption_folder(job, source, executor, params, on_start, on_row)

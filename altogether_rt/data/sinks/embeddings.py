@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +28,7 @@ from altogether_rt.data.embeddings import (
     import_parquet,
     names_path,
 )
-from altogether_rt.data.sources.folder import order_key
+from altogether_rt.data.sources.scan import order_key
 from altogether_rt.errors import AltogetherError
 
 __all__ = ["EmbeddingSink"]
@@ -40,7 +40,14 @@ _ROWS_TOGETHER = 4096
 class EmbeddingSink:
     """A file of embeddings under construction; a context manager."""
 
-    def __init__(self, path: Path, stamp: EncoderStamp, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stamp: EncoderStamp,
+        *,
+        order_key: Callable[[str], Any] = order_key,
+        overwrite: bool = False,
+    ) -> None:
         """Raises AltogetherError if FILE, or what a stopped run left, is of another encoder."""
         if path.suffix not in (".npy", ".parquet"):
             raise AltogetherError(f"{path} is neither a .npy nor a .parquet file: name one.")
@@ -48,6 +55,7 @@ class EmbeddingSink:
             import_parquet()  # now rather than after hours of work
         self.path = path
         self._stamp = stamp
+        self._order_key = order_key
         self._saved = None
         if path.exists() and not overwrite:
             self._saved = SavedEmbeddings(path, stamp)
@@ -84,7 +92,7 @@ class EmbeddingSink:
         if not self._places:
             return
         names = {*self._places, *(self._saved.names() if self._saved is not None else ())}
-        ordered = sorted(names, key=order_key)
+        ordered = sorted(names, key=self._order_key)
         temporary = Path(f"{self.path}.tmp")
         if self.path.suffix == ".npy":
             names_temporary = Path(f"{names_path(self.path)}.tmp")

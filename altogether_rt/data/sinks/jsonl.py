@@ -13,11 +13,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from typing_extensions import Self
 
 from altogether_rt.data.rows import Row, encode_row, read_rows
-from altogether_rt.data.sources.folder import order_key
+from altogether_rt.data.sources.scan import order_key
 from altogether_rt.errors import AltogetherError
 
 __all__ = ["CheckRow", "JsonlSink"]
@@ -32,9 +33,13 @@ class JsonlSink:
     Leaving it without `finish` (an error, Ctrl-C) keeps the journal for the next run.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Takes the output's lock. Raises AltogetherError if another run holds it."""
+    def __init__(self, path: str | Path, order_key: Callable[[str], Any] = order_key) -> None:
+        """Takes the output's lock. Raises AltogetherError if another run holds it.
+
+        order_key: sorts keys as the source yields them; by default as a folder does.
+        """
         self.path = Path(path)
+        self._order_key = order_key
         self._part_path = Path(f"{self.path}.part")
         if self.path.is_dir():
             raise AltogetherError(f"{self.path} is a folder: --out must name a file.")
@@ -44,7 +49,7 @@ class JsonlSink:
         #: this run's rows, which may be millions, nothing is kept.
         self._places: dict[str, int] = {}
         self._part_size = 0  # bytes of whole rows in the journal
-        self._part_last = ""  # order key of its last row
+        self._part_last: Any = None  # order key of its last row
         self._needs_merge = False  # the journal, as it is, would not do as the output
 
     def recover(
@@ -177,8 +182,9 @@ class JsonlSink:
             )
 
     def _note_journal_row(self, name: str, num_bytes: int) -> None:
-        key = order_key(name)
-        self._needs_merge |= key <= self._part_last  # a file came into the folder between runs
+        key = self._order_key(name)
+        if self._part_last is not None:
+            self._needs_merge |= key <= self._part_last  # a file came into the folder between runs
         self._part_last = key
         self._part_size += num_bytes
 
@@ -195,7 +201,7 @@ class JsonlSink:
             self._part_path.open("rb") as journal,
             merged.open("wb") as file,
         ):
-            for name in sorted(self._places, key=order_key):
+            for name in sorted(self._places, key=self._order_key):
                 place = self._places[name]
                 source = finished if place >= 0 else journal
                 source.seek(place if place >= 0 else ~place)

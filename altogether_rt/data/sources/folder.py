@@ -1,127 +1,138 @@
-"""Finds the images of a folder: every one, once, always in the same order.
-
-Names are paths relative to the folder, with "/" between parts. A name that is not UTF-8 keeps its
-bytes as lone surrogates (`os.fsdecode`), and so still opens.
-"""
+"""A folder of images and the file with their alt-texts."""
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import Final
 
+from altogether_rt.data.alts import MAX_ALT_CHARS, Alts, AltTable, read_alts
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.sniff import SNIFF_BYTES, has_image_suffix, sniff_format
+from altogether_rt.data.sources.base import Sample, Source
+from altogether_rt.data.sources.scan import FolderScan, order_key, scan_folder
 from altogether_rt.errors import AltogetherError
 
-__all__ = ["FolderScan", "order_key", "scan_folder"]
-
-#: A file without an image's name is looked into, but no decoder starts in less than this.
-_MIN_IMAGE_BYTES: Final = 16
+__all__ = ["FolderSource", "find_alts"]
 
 
-@dataclass
-class FolderScan:
-    """What a folder holds."""
+def find_alts(path: Path, folder: Path) -> Path:
+    """An alt-text file as the user named it: relative to here or, failing that, to the folder."""
+    for candidate in (path, folder / path):
+        if candidate.is_file():
+            return candidate
+    raise AltogetherError(f"there is no alt-text file {path}, neither here nor in {folder}.")
+
+
+class FolderSource(Source):
+    """The images in a folder, or a single image. A shard is an image."""
 
     root: Path
-    names: list[str] = field(default_factory=list)  # of images, in input order
-    num_other: int = 0  # files that are not images by name or by content
-    problems: Problems = field(default_factory=Problems)  # folders left out, and why
 
+    def __init__(
+        self,
+        folder: Path,
+        alts: Path | None = None,
+        *,
+        recursive: bool = True,
+        limit: int | None = None,
+        out: Path | None = None,
+    ) -> None:
+        """Scan the folder and read the alt-texts; no image is decoded.
 
-def order_key(name: str) -> str:
-    """Sorts names as `scan_folder` does: folder by folder, each by its entries' names."""
-    return name.replace("/", "\0")
+        alts: looked for here, then in the folder. limit: only the first so many images. out: a file
+        that must not be the alt-text file. Raises AltogetherError if there is nothing to caption,
+        or a file cannot be read.
+        """
+        scan = scan_folder(folder, recursive=recursive)
+        if not scan.names:
+            deeper = "" if recursive else " itself (its subfolders were left out)"
+            raise AltogetherError(f"there are no images in {folder}{deeper}.")
+        table = AltTable()
+        if alts is not None:
+            path = find_alts(alts, scan.root)
+            if out is not None and out.exists() and os.path.samefile(path, out):
+                raise AltogetherError(f"--out is the alt-text file {path}: choose another.")
+            table = read_alts(path, scan.root)
+        self._set(scan, table, scan.names[:limit])
+        self.alts_without_image = table.without_image(scan.names)
+        self.has_alt_file = alts is not None
 
+    def _set(self, scan: FolderScan, table: AltTable, names: list[str]) -> None:
+        self.root = scan.root
+        self.names = names  # of the images to caption, in order
+        self._scan = scan
+        self._table = table
+        self._in_folder = set(scan.names)
+        self._listed = set(names)
 
-def scan_folder(path: str | Path, *, recursive: bool = True) -> FolderScan:
-    """The images in a folder, or the one image that `path` is.
+    def samples(self) -> Iterator[Sample]:
+        return (Sample(name, self._table.get(name), self.root / name) for name in self.names)
 
-    A file counts if its name ends like an image's, in any case, or, failing that, if its first
-    bytes are an image's. Nothing but regular files is ever opened. Links to folders are followed
-    unless they lead to where the walk goes anyway; folders whose name begins with a dot are not
-    entered. Raises AltogetherError if there is no such folder.
-    """
-    path = Path(path)
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AltogetherError(f"{path} cannot be read: {reason}.") from error
-    if not stat.S_ISDIR(mode):
-        return FolderScan(path.parent, [path.name])
-    scan = FolderScan(path)
-    for name, entry in _walk(scan, recursive):
-        if _is_candidate(entry):
-            scan.names.append(name)
-        else:
-            scan.num_other += 1
-    return scan
+    @property
+    def num_shards(self) -> int:
+        return len(self.names)
 
+    def part(self, rank: int, num_parts: int) -> FolderSource:
+        part = object.__new__(FolderSource)
+        part._set(self._scan, self._table, self.names[rank::num_parts])
+        part.alts_without_image = self.alts_without_image
+        part.has_alt_file = self.has_alt_file
+        return part
 
-def _walk(scan: FolderScan, recursive: bool) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything but folders, depth first, in order of names."""
-    trees = [os.path.realpath(scan.root)]  # what the walk covers
-    stack = [iter(_list(scan, ""))]
-    prefixes = [""]
-    while stack:
-        entry = next(stack[-1], None)
-        if entry is None:
-            stack.pop()
-            prefixes.pop()
-            continue
-        name = prefixes[-1] + entry.name
-        if not _is_folder(entry):
-            yield name, entry
-        elif recursive and not entry.name.startswith("."):
-            if entry.is_symlink() and not _is_new_tree(scan, name, trees):
-                continue
-            stack.append(iter(_list(scan, name)))
-            prefixes.append(name + "/")
+    def order_key(self, key: str) -> str:
+        return order_key(key)
 
+    def num_samples(self, without: Container[str] = ()) -> int:
+        return sum(name not in without for name in self.names)
 
-def _list(scan: FolderScan, name: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(scan.root / name if name else scan.root) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        if not name:
-            raise AltogetherError(f"{scan.root} cannot be read: {error.strerror}.") from error
-        scan.problems.add(f"folder {name} cannot be read: {error.strerror}")
-        return []
+    def has_sample(self, key: str) -> bool:
+        return key in self._listed
 
+    def alts_of(self, key: str) -> Alts | None:
+        return self._table.get(key) if key in self._in_folder else None
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    def notes(self) -> list[str]:
+        notes = []
+        if self._scan.problems:
+            notes.append(f"Left out in {self.root}: {self._scan.problems}.")
+        if self._table.problems:
+            count = self._table.problems.count
+            notes.append(
+                f"{count:,} lines of the alt-text file cannot be used: {self._table.problems}."
+            )
+        if self.alts_without_image:
+            count = self.alts_without_image.count
+            notes.append(
+                f"{count:,} alt-texts have no image in the folder: {self.alts_without_image}."
+            )
+        if 0 < self.alts_without_image.count == len(self._table.by_name):
+            notes.append(
+                f"So no image gets an alt-text: the file's names must be relative to "
+                f"{self.root}, as {self.names[0]} is."
+            )
+        if self._table.num_truncated:
+            notes.append(
+                f"{self._table.num_truncated:,} images have alt-texts of more than "
+                f"{MAX_ALT_CHARS:,} characters: the rest is left out, and the rows say so."
+            )
+        if not self.has_alt_file:
+            for name in ("alts.jsonl", "metadata.jsonl"):
+                if (self.root / name).is_file():
+                    notes.append(
+                        f"{self.root} holds {name}: give --alt {name} to use its alt-texts."
+                    )
+        return notes
 
+    def unused(self) -> Mapping[str, Problems]:
+        return {
+            "folders_left_out": self._scan.problems,
+            "alt_lines_unusable": self._table.problems,
+            "alts_without_image": self.alts_without_image,
+        }
 
-def _is_new_tree(scan: FolderScan, name: str, trees: list[str]) -> bool:
-    """Whether a link leads out of everything walked so far; if so, that is walked now as well."""
-    target = os.path.realpath(scan.root / name)
-    for tree in trees:
-        if os.path.commonpath((tree, target)) in (tree, target):
-            scan.problems.add(f"{name} is a link to a folder that is walked anyway, or around it")
-            return False
-    trees.append(target)
-    return True
-
-
-def _is_candidate(entry: os.DirEntry[str]) -> bool:
-    if has_image_suffix(entry.name):
-        return True
-    try:
-        status = entry.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size < _MIN_IMAGE_BYTES:
-            return False
-        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            return sniff_format(file.read(SNIFF_BYTES)) is not None
-    except OSError:
-        return False
+    def figures(self) -> Mapping[str, int]:
+        return {
+            "images": len(self.names),
+            "other_files": self._scan.num_other,
+            "alts_truncated": self._table.num_truncated,
+        }

@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -17,44 +16,58 @@ from altogether_rt.machine import gpu
 from altogether_rt.machine.device import find_gpu, parse_device
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 
-__all__ = ["Dtype", "OpenedCheckpoint", "open_checkpoint"]
+__all__ = ["ResolvedCheckpoint", "resolve_checkpoint"]
 
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class OpenedCheckpoint:
-    """What captioning needs of a checkpoint."""
+class ResolvedCheckpoint:
+    """A checkpoint that PyTorch can run here; its weights are not read yet."""
 
+    folder: Path
     config: CaptionerConfig
-    runtime: TorchRuntime
     tokenizer_path: Path
     identity: str  # in the place of a bundle's id: 12 hex digits
+    torch_device: str  # `cpu`, `cuda:0`
+    dtype: str  # of mapper and decoder
+
+    def open(self, *, threads: int | None = None, num_slots: int = 16) -> TorchRuntime:
+        """Read the weights. threads: of PyTorch's kernels."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        captioner = Checkpoint.load(self.folder).captioner()
+        return TorchRuntime(
+            captioner,
+            num_slots=num_slots,
+            device=self.torch_device,
+            dtype=_DTYPES[self.dtype],
+        )
 
 
-def open_checkpoint(
-    folder: Path, *, device: str = "auto", dtype: Dtype = "auto", num_slots: int = 16,
-    threads: int | None = None,
-) -> OpenedCheckpoint:  # fmt: skip
-    """device: auto is the first GPU, or the processor without one. dtype: of mapper and decoder;
-    auto is float16 on a GPU, float32 elsewhere.
+def resolve_checkpoint(
+    folder: Path, *, device: str = "auto", dtype: str = "auto"
+) -> ResolvedCheckpoint:
+    """device: auto is the first GPU, or the CPU without one. dtype: of mapper and decoder; auto is
+    float16 on a GPU, float32 elsewhere.
 
-    Raises AltogetherError for a device that is not there, or a folder that is no checkpoint.
+    Raises AltogetherError for a device that is not there, or a folder that is not a checkpoint.
     """
     where = _torch_device(device)
     if dtype not in ("auto", *_DTYPES):
         raise AltogetherError(f"there is no dtype {dtype!r}: give auto, {', '.join(_DTYPES)}.")
     chosen = ("float16" if where != "cpu" else "float32") if dtype == "auto" else dtype
-    if threads is not None:
-        torch.set_num_threads(threads)
     checkpoint = Checkpoint.load(folder)
-    runtime = TorchRuntime(
-        checkpoint.captioner(), num_slots=num_slots, device=where, dtype=_DTYPES[chosen]
-    )
     content = [checkpoint.config.to_dict(), checkpoint.sha256(), chosen]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return OpenedCheckpoint(checkpoint.config, runtime, checkpoint.tokenizer_path, digest[:12])
+    return ResolvedCheckpoint(
+        folder=folder,
+        config=checkpoint.config,
+        tokenizer_path=checkpoint.tokenizer_path,
+        identity=digest[:12],
+        torch_device=where,
+        dtype=chosen,
+    )
 
 
 def _torch_device(device: str) -> str:

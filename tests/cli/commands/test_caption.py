@@ -15,8 +15,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from altogether_rt.cli.commands import caption as caption_module
+from altogether_rt import opening
 from altogether_rt.cli.main import app
+from altogether_rt.jobs import open as open_module
+from altogether_rt.jobs.processes import ProcessExecutor
+from altogether_rt.opening import ResolvedCaptioner, resolve_captioner
 from tests.fake_captioner import FakeCaptioner
 
 pytestmark = pytest.mark.lean
@@ -25,7 +28,7 @@ pytestmark = pytest.mark.lean
 @pytest.fixture
 def captioner(monkeypatch: pytest.MonkeyPatch) -> FakeCaptioner:
     fake = FakeCaptioner()
-    monkeypatch.setattr(caption_module, "_load_captioner", lambda options: fake)
+    monkeypatch.setattr(open_module, "open_captioner", lambda resolved, **options: fake)
     return fake
 
 
@@ -105,61 +108,57 @@ def test_options_reach_the_captioner(
 ) -> None:
     seen: list[Any] = []
 
-    def load(options: Any) -> FakeCaptioner:
-        seen.append(options)
+    def resolve(bundle: str, *, device: str) -> Any:
+        seen.extend((bundle, device))
+        return resolve_captioner("starter")
+
+    def load(resolved: Any, **options: Any) -> FakeCaptioner:
+        seen.extend((options["threads"], options["num_slots"]))
         return captioner
 
-    monkeypatch.setattr(caption_module, "_load_captioner", load)
+    monkeypatch.setattr(opening, "resolve_captioner", resolve)
+    monkeypatch.setattr(open_module, "open_captioner", load)
     arguments = (
         "photos --bundle b --device cpu --threads 2 --batch-size 5 --temperature 0.5 --top-p 0.9 "
         "--max-new-tokens 6 --seed 3 --limit 1 --out new/o.jsonl --sidecar .caption"
     )
     assert caption(*arguments.split()).exit_code == 0
-    options = seen[0]
-    assert (options.bundle, options.device, options.threads, options.batch_size) == (
-        "b",
-        "cpu",
-        2,
-        5,
-    )
+    assert seen == ["b", "cpu", 2, 5]
     (row,) = [json.loads(line) for line in Path("new/o.jsonl").read_text().splitlines()]
     assert row["params"] == {"max_new_tokens": 6, "temperature": 0.5, "top_p": 0.9, "seed": 3}
     assert Path("photos/a.caption").read_text() == row["caption"] + "\n"
 
 
 def test_captioner_is_loaded_as_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    captioner_module = pytest.importorskip("altogether_rt.captioner")
     calls: list[Any] = []
 
-    def load(bundle: str, **options: Any) -> FakeCaptioner:
-        calls.append((bundle, options))
+    def load(resolved: ResolvedCaptioner, **options: Any) -> FakeCaptioner:
+        calls.append((resolved.name, resolved.device, options))
         return FakeCaptioner()
 
-    monkeypatch.setattr(captioner_module.Captioner, "load", load)
+    monkeypatch.setattr(open_module, "open_captioner", load)
     assert caption("photos", "--batch-size", "4", "--speculation", "off").exit_code == 0
-    options = {"device": "auto", "threads": None, "num_slots": 4, "speculation": "off"}
-    assert calls == [("starter", options)]
+    options = {"threads": None, "num_slots": 4, "speculation": "off"}
+    assert calls == [("starter", "auto", options)]
 
 
 @pytest.mark.parametrize(("given", "threads"), [(None, 3), (2, 2)])
 def test_workers_share_the_cores(
     folder: Path, monkeypatch: pytest.MonkeyPatch, given: int | None, threads: int
 ) -> None:
-    captioner_module = pytest.importorskip("altogether_rt.captioner")
-    session_module = pytest.importorskip("altogether_rt.runtime.ort_session")
     calls: list[Any] = []
-    monkeypatch.setattr(session_module, "available_cores", lambda: 7)
+    monkeypatch.setattr(open_module, "available_cores", lambda: 7)
     monkeypatch.setattr(
-        captioner_module.Captioner, "load", lambda bundle, **options: calls.append(options)
+        open_module, "open_captioner", lambda resolved, **options: calls.append(options)
     )
-    options = caption_module._CaptionerOptions(
-        "starter", "auto", given, 5, {"seed": 4}, "off", workers=2
-    )
-    pool, params = caption_module._make_pool(options)
-    assert (pool.num, params.seed) == (2, 4)
-    pool._open_captioner()
-    expected = {"device": "auto", "threads": threads, "num_slots": 5, "speculation": "off"}
-    assert calls == [expected]
+    starter = resolve_captioner("starter")
+    with open_module.open_executor(
+        starter, workers=2, threads=given, num_slots=5, speculation="off"
+    ) as executor:
+        assert isinstance(executor, ProcessExecutor)
+        assert executor.num_workers == 2
+        executor._open_captioner()
+    assert calls == [{"threads": threads, "num_slots": 5, "speculation": "off"}]
 
 
 def test_no_recursion(folder: Path, captioner: FakeCaptioner) -> None:
@@ -237,11 +236,11 @@ def test_real_interrupt(folder: Path, root: Path) -> None:
         Image.new("RGB", (9, 9), (i, 0, 0)).save(folder / f"{i:02}.png")
     program = (
         "import signal, sys; from altogether_rt.cli import main\n"
-        "from altogether_rt.cli.commands import caption\n"
+        "from altogether_rt.jobs import open as module\n"
         "from tests.fake_captioner import FakeCaptioner\n"
         # A suite run in the background inherits SIGINT ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "caption._load_captioner = lambda options: FakeCaptioner(delay_s=0.05)\n"
+        "module.open_captioner = lambda *_, **options: FakeCaptioner(delay_s=0.05)\n"
         "sys.argv[1:] = ['caption', 'photos']; main.run()\n"
     )
     process = subprocess.Popen(

@@ -15,7 +15,7 @@ from altogether_rt.captioner import Captioner
 from altogether_rt.cli.main import app
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.runtime.torch import open as torch_open
-from altogether_rt.runtime.torch.open import open_checkpoint
+from altogether_rt.runtime.torch.open import resolve_checkpoint
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.machine.fake_driver import pretend_gpus
 from tests.runtime.conftest import BundleOf
@@ -95,8 +95,8 @@ def test_half_precision_stays_near(dtype: torch.dtype, bundle_of: BundleOf) -> N
 
 
 def test_identity_depends_on_weights_and_dtype(folder: Path) -> None:
-    def identity(dtype: torch_open.Dtype) -> str:
-        opened = open_checkpoint(folder, device="cpu", dtype=dtype, num_slots=1)
+    def identity(dtype: str) -> str:
+        opened = resolve_checkpoint(folder, device="cpu", dtype=dtype)
         return opened.identity
 
     assert identity("auto") == identity("float32")
@@ -114,15 +114,15 @@ def test_devices_that_a_checkpoint_does_not_run_on(
 ) -> None:
     pretend_gpus(monkeypatch)
     with pytest.raises(AltogetherError, match="cuda cannot be used: there is no NVIDIA driver"):
-        Captioner.from_checkpoint(folder, device="cuda")
+        Captioner.load(folder, device="cuda")
     pretend_gpus(monkeypatch, 89)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(AltogetherError, match=r"PyTorch \S+ here cannot use CUDA: run pip install"):
-        Captioner.from_checkpoint(folder, device="cuda:0")
+        Captioner.load(folder, device="cuda:0")
     with pytest.raises(AltogetherError, match="export it for TensorRT"):
-        Captioner.from_checkpoint(folder, device="tensorrt")
+        Captioner.load(folder, device="tensorrt")
     with pytest.raises(AltogetherError, match="there is no dtype 'int8'"):
-        open_checkpoint(folder, dtype="int8")  # type: ignore[arg-type]
+        resolve_checkpoint(folder, dtype="int8")
     assert torch_open._torch_device("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert torch_open._torch_device("auto") == "cuda:0"

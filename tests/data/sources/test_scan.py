@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from altogether_rt.data.sources.folder import order_key, scan_folder
+from altogether_rt.data.sources.scan import order_key, scan_folder
 from altogether_rt.errors import AltogetherError
 
 pytestmark = pytest.mark.lean

@@ -1,0 +1,74 @@
+"""Images to visual tokens, a batch at a time; an image that comes again is not encoded again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.captions import CaptionRequest, EmbeddedImage
+from altogether_rt.generation.engine import EngineStats
+from altogether_rt.generation.requests import Recent
+from altogether_rt.runtime.base import Runtime
+
+__all__ = ["MappedImage", "VisionStage"]
+
+#: Embeddings remembered, should an image come again: 16 MB of the widest ones.
+_MAX_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class MappedImage:
+    """What the decoder reads of an image, and what it was made from."""
+
+    visual_tokens: NDArray[np.float32]  # (P, W)
+    embedded: EmbeddedImage
+
+
+class VisionStage:
+    """Encoder and mapper of a runtime, with a memory of the last embeddings."""
+
+    def __init__(self, runtime: Runtime, stats: EngineStats) -> None:
+        """stats: where the seconds of encoder and mapper are counted."""
+        self._runtime = runtime
+        self._stats = stats
+        self._recent = Recent[bytes, NDArray[np.float32]](_MAX_REMEMBERED)
+
+    def run(self, batch: Sequence[CaptionRequest]) -> list[MappedImage]:
+        """The images of `batch`, in order; identical ones are computed once."""
+        contents = [request.content_hash() for request in batch]
+        embeddings = self._encode(batch, contents)
+        start_s = time.perf_counter()
+        mapped = self._runtime.map(np.stack(list(embeddings.values())))
+        self._stats.map_s += time.perf_counter() - start_s
+        tokens = dict(zip(embeddings, mapped, strict=True))
+        return [
+            MappedImage(tokens[content], EmbeddedImage(content, embeddings[content]))
+            for content in contents
+        ]
+
+    def _encode(
+        self, batch: Sequence[CaptionRequest], contents: Sequence[bytes]
+    ) -> dict[bytes, NDArray[np.float32]]:
+        """Embeddings of a batch, each (E,), by content hash."""
+        found: dict[bytes, NDArray[np.float32]] = {}
+        missing: dict[bytes, NDArray[np.uint8]] = {}
+        for request, content in zip(batch, contents, strict=True):
+            known = self._recent.get(content)
+            if request.embedded is not None:
+                found[content] = request.embedded.embedding
+            elif known is not None:
+                found[content] = known
+            elif request.pixels is not None:
+                missing[content] = request.pixels
+        if missing:
+            start_s = time.perf_counter()
+            encoded = self._runtime.encode(np.stack(list(missing.values())))
+            self._stats.encode_s += time.perf_counter() - start_s
+            for content, embedding in zip(missing, encoded, strict=True):
+                found[content] = embedding.copy()  # not a view, which would hold the batch
+                self._recent.put(content, found[content])
+        return found

@@ -1,0 +1,107 @@
+"""What a job writes: rows and, if asked for, embeddings and sidecars."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from altogether_rt.data.alts import Alts
+from altogether_rt.data.problems import Problems
+from altogether_rt.data.rows import Row, RunStamp, caption_row, error_row
+from altogether_rt.data.sinks.embeddings import EmbeddingSink
+from altogether_rt.data.sinks.jsonl import JsonlSink
+from altogether_rt.data.sinks.sidecars import Sidecars
+from altogether_rt.data.sources.base import Source
+from altogether_rt.errors import ImageError
+from altogether_rt.generation.engine import EngineStats
+from altogether_rt.jobs.plan import Answer
+
+__all__ = ["CaptionSummary", "JobOutput", "row_check"]
+
+
+@dataclass
+class CaptionSummary:
+    """What a run did."""
+
+    captioned: int = 0
+    skipped: int = 0  # had a row already
+    failed: Counter[str] = field(default_factory=Counter)  # by class of error
+    seconds: float = 0.0
+    sidecars_kept: Problems = field(default_factory=Problems)
+    embeddings_missing: int = 0  # rows of earlier runs, which did not save them
+    stats: EngineStats = field(default_factory=EngineStats)  # of all workers together
+
+    @property
+    def num_failed(self) -> int:
+        return sum(self.failed.values())
+
+
+@dataclass(frozen=True)
+class JobOutput:
+    """Everything that a run writes. A sample's row comes last: it says that the rest is there."""
+
+    rows: JsonlSink
+    embeddings: EmbeddingSink | None
+    sidecars: Sidecars | None
+    stamp: RunStamp
+    summary: CaptionSummary
+
+    def review(self, source: Source) -> None:
+        """Write what earlier runs, which may not have been asked for it, left out."""
+        if self.sidecars is None and self.embeddings is None:
+            return
+        for row in self.rows.rows():
+            if "error" in row or not source.has_sample(row["file_name"]):
+                continue
+            if self.sidecars is not None:
+                self._write_sidecar(self.sidecars, row)
+            if self.embeddings is not None:
+                self.summary.embeddings_missing += row["file_name"] not in self.embeddings
+
+    def write(self, key: str, alts: Alts, answer: Answer) -> Row:
+        """Write the answer to a sample; returns its row."""
+        if isinstance(answer, ImageError):
+            self.summary.failed[answer.kind] += 1
+            row = error_row(key, alts, answer)
+        else:
+            self.summary.captioned += 1
+            row = caption_row(key, alts, answer, self.stamp)
+            if self.embeddings is not None and answer.embedded is not None:
+                self.embeddings.write(key, answer.embedded)
+            if self.sidecars is not None:
+                self._write_sidecar(self.sidecars, row)
+        self.rows.write(row)
+        return row
+
+    def finish(self) -> None:
+        """Turn the journals into the output files."""
+        if self.embeddings is not None:
+            self.embeddings.finish()
+        self.rows.finish()
+
+    def _write_sidecar(self, sidecars: Sidecars, row: Row) -> None:
+        sidecars.write(row["file_name"], row["caption"])
+        self.summary.sidecars_kept = sidecars.kept
+
+
+def row_check(source: Source, stamp: RunStamp) -> Callable[[Row], str | None]:
+    """A function that says why an existing row cannot stand beside those of this run."""
+    expected = stamp.fields()
+
+    def check(row: Row) -> str | None:
+        name = row["file_name"]
+        alts = source.alts_of(name)
+        if alts is not None and row.get("alt") != alts.json:
+            return f"written from other alt-texts ({name} for one)"
+        if "error" in row:
+            return None
+        if row.get("bundle") != expected["bundle"]:
+            return f"of bundle {row.get('bundle')}, and this one is {expected['bundle']}"
+        if row.get("params") != expected["params"]:
+            return "written with other parameters"
+        if row.get("fast_jpeg") != expected.get("fast_jpeg"):
+            return f"written {'with' if row.get('fast_jpeg') else 'without'} --fast-jpeg"
+        return None
+
+    return check

@@ -1,0 +1,135 @@
+"""What a name, a bundle, a checkpoint or a device means on this machine: decided here alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from altogether_rt.artifacts.bundle import Bundle, is_checkpoint
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.data.embeddings import EncoderStamp
+from altogether_rt.errors import AltogetherError, MissingDependencyError
+from altogether_rt.machine.device import find_gpu, has_module, parse_device
+from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.select import DEFAULT_SLOTS, load_bundle, open_runtime
+
+if TYPE_CHECKING:
+    from altogether_rt.runtime.torch.open import ResolvedCheckpoint
+
+__all__ = ["CaptionerParts", "Dtype", "ResolvedCaptioner", "resolve_captioner"]
+
+#: Of a checkpoint's mapper and decoder.
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class CaptionerParts:
+    """An opened captioner's parts."""
+
+    config: CaptionerConfig
+    runtime: Runtime
+    tokenizer: PromptTokenizer
+    bundle_id: str
+    drafts_path: Path | None  # what earlier captions have taught
+
+
+@dataclass(frozen=True)
+class ResolvedCaptioner:
+    """A bundle or a checkpoint that this machine can run on a device.
+
+    Checked once, and then opened wherever it is wanted: it can be sent to other processes.
+    """
+
+    name: str  # as the user gave it
+    config: CaptionerConfig
+    bundle_id: str  # of a checkpoint: 12 hex digits of its weights, configuration and type
+    target: str  # `torch` for a checkpoint
+    weights: str  # their type: `int8`, `float16`
+    cache: str  # its type
+    device: str  # as `--device` names it
+    bundle: Bundle | None
+    checkpoint: ResolvedCheckpoint | None
+
+    def open(self, *, threads: int | None = None, num_slots: int | None = None) -> CaptionerParts:
+        """Load the weights. threads: of the compute kernels; num_slots: captions at once."""
+        if self.bundle is not None:
+            runtime = open_runtime(
+                self.bundle, device=self.device, threads=threads, num_slots=num_slots
+            )
+            tokenizer_path, drafts_path = self.bundle.tokenizer_path, self.bundle.guesses_path
+        else:
+            assert self.checkpoint is not None
+            slots = num_slots or DEFAULT_SLOTS
+            runtime = self.checkpoint.open(threads=threads, num_slots=slots)
+            tokenizer_path, drafts_path = self.checkpoint.tokenizer_path, None
+        tokenizer = PromptTokenizer.from_file(
+            tokenizer_path, self.config.prompt, self.config.decoder.pad_id
+        )
+        return CaptionerParts(self.config, runtime, tokenizer, self.bundle_id, drafts_path)
+
+    def encoder_stamp(self, *, fast_jpeg: bool) -> EncoderStamp:
+        """What embeddings of this captioner are marked with. Raises AltogetherError for a
+        checkpoint, whose encoder has no graph to identify it.
+        """
+        if self.bundle is None:
+            raise AltogetherError(
+                f"{self.name} is a checkpoint, and embeddings are saved with bundles: export it "
+                "first with altogether-rt export."
+            )
+        manifest = self.bundle.manifest
+        decoding = "fast-jpeg" if fast_jpeg else "exact"
+        return EncoderStamp(manifest.encoder_id, manifest.config.encoder.embed_dim, decoding)
+
+
+def resolve_captioner(
+    captioner: str | Path | Bundle = "starter", *, device: str = "auto", dtype: Dtype = "auto"
+) -> ResolvedCaptioner:
+    """What `captioner` means: a bundle's folder, a checkpoint's, or `starter`.
+
+    dtype: of a checkpoint's mapper and decoder; auto is float16 on a GPU, float32 elsewhere. Quick
+    but for hashes: no backend is opened. Raises BundleError if the bundle cannot be used,
+    AltogetherError for a device that is not there, MissingDependencyError for a missing package.
+    """
+    if not isinstance(captioner, Bundle) and is_checkpoint(captioner):
+        return _resolve_checkpoint(Path(captioner), device, dtype)
+    if dtype != "auto":
+        raise AltogetherError(
+            f"{captioner} is a bundle, whose target fixes the type of its weights."
+        )
+    bundle = captioner if isinstance(captioner, Bundle) else load_bundle(captioner, device)
+    manifest = bundle.manifest
+    return ResolvedCaptioner(
+        name=str(bundle.path if isinstance(captioner, Bundle) else captioner),
+        config=bundle.config,
+        bundle_id=bundle.bundle_id,
+        target=manifest.target.name,
+        weights=manifest.target.weights,
+        cache=manifest.cache.dtype,
+        device=device,
+        bundle=bundle,
+        checkpoint=None,
+    )
+
+
+def _resolve_checkpoint(folder: Path, device: str, dtype: Dtype) -> ResolvedCaptioner:
+    if parse_device(device).on_gpu:
+        find_gpu(parse_device(device))
+    for package in ("torch", "safetensors", "open_clip"):
+        if not has_module(package):
+            raise MissingDependencyError(package, "train", "captioning with a checkpoint")
+    from altogether_rt.runtime.torch.open import resolve_checkpoint
+
+    checkpoint = resolve_checkpoint(folder, device=device, dtype=dtype)
+    return ResolvedCaptioner(
+        name=str(folder),
+        config=checkpoint.config,
+        bundle_id=checkpoint.identity,
+        target="torch",
+        weights=checkpoint.dtype,
+        cache=checkpoint.dtype,
+        device=device,
+        bundle=None,
+        checkpoint=checkpoint,
+    )

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from altogether_rt.bench.cost import Cost
-from altogether_rt.bench.inputs import BenchInputs, admitted_parts, decode_batch, prefill_batch
+from altogether_rt.bench.inputs import BenchInputs, admitted_parts
 from altogether_rt.bench.roofline import decoder_cost, mapper_cost, schedule_cost
 from altogether_rt.bench.timing import Timing, measure
 from altogether_rt.bench.vision_cost import encoder_cost
 from altogether_rt.captioner import Captioner
 from altogether_rt.generation.engine import STAGE_SECONDS, EngineStats
+from altogether_rt.runtime.batches import decode_batch, prefill_batch
 
 __all__ = ["STAGES", "StageResult", "StageRunner"]
 
@@ -114,7 +115,7 @@ class StageRunner:
         decoder, runtime = self.captioner.config.decoder, self.captioner.runtime
         past = [length + self.new_tokens // 2 for length in self.inputs.prompt_lengths(batch)]
         past = [min(length, runtime.capacity - 1) for length in past]
-        call = decode_batch(past, decoder.vocab_size // 2, decoder.token_width)
+        call = decode_batch([decoder.vocab_size // 2] * batch, past, decoder.token_width)
         timing = self._measure(lambda: runtime.step(call))
         cost = decoder_cost(decoder, [1] * batch, past, batch, self.weight_bytes, self.cache_bytes)
         return StageResult("decode", batch, timing, batch, (cost,))

@@ -18,9 +18,8 @@ from altogether_rt.generation.sequence import (
     FinishReason,
     Row,
     Work,
-    build_batch,
 )
-from altogether_rt.runtime.base import Runtime, StepResult
+from altogether_rt.runtime.base import Runtime, StepBatch, StepResult
 from altogether_rt.speculation.drafter import Draft
 from altogether_rt.speculation.planner import DraftPlanner, Speculation
 
@@ -135,7 +134,7 @@ class Engine:
         drafts, guesses = self._speculate(rows)
         start_s = self._clock()
         num_new = sum(not row.prefilled for row in rows)
-        batch = build_batch(rows, guesses, self._runtime.token_width)
+        batch = StepBatch.from_rows(map(Row.step_row, rows, guesses), self._runtime.token_width)
         step_start_s = time.perf_counter()
         result = self._runtime.step(batch, want_logits=any(row.sampled for row in rows))
         self.stats.decoder_s += time.perf_counter() - step_start_s

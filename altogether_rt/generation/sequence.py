@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
-from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.base import StepResult, StepRow
 from altogether_rt.speculation.drafter import MAX_DRAFT, Draft
 from altogether_rt.speculation.planner import DraftPlanner, Guesser
 
-__all__ = ["Completion", "EndTokens", "FinishReason", "Row", "Work", "build_batch"]
+__all__ = ["Completion", "EndTokens", "FinishReason", "Row", "Work"]
 
 FinishReason = Literal["eos", "length"]
 
@@ -78,6 +78,17 @@ class Row:
         """Tokens that its next step must bring: the prompt, later the last token written."""
         return 1 if self.prefilled else self.work.prompt_length
 
+    def step_row(self, draft_tokens: Sequence[int]) -> StepRow:
+        """What its next step brings: the prompt, later the last token written, then `draft_tokens`.
+
+        A next token is chosen after the prompt or last token, and after each draft token.
+        """
+        num_choices = 1 + len(draft_tokens)
+        if self.prefilled:
+            return StepRow((self.ids[-1], *draft_tokens), self.length, None, num_choices)
+        ids = (*self.work.prompt_ids, *draft_tokens)
+        return StepRow(ids, 0, self.work.visual_tokens, num_choices)
+
     @property
     def sampled(self) -> bool:
         return self._uniforms is not None
@@ -140,39 +151,3 @@ class Row:
         if self.ids[-1] == self._ends.eos_id or self.ids[-1] in self._ends.stop_ids:
             return "eos"
         return "length" if len(self.ids) == self.work.max_new_tokens else None
-
-
-def build_batch(
-    rows: Sequence[Row], guesses: Sequence[Sequence[int]], token_width: int
-) -> StepBatch:
-    """One decoder call: prompts of new rows, the last token of the others, then `guesses`.
-
-    The next token is asked for behind the prompt or last token, and behind each guess.
-    """
-    ids: list[int] = []
-    lengths: list[int] = []
-    visual = [np.zeros((0, token_width), np.float32)]
-    visual_index: list[int] = []
-    logit_index: list[int] = []
-    for row, guessed in zip(rows, guesses, strict=True):
-        start = len(ids)
-        if row.prefilled:
-            ids.append(row.ids[-1])
-        else:
-            prefix = len(row.work.visual_tokens)
-            visual.append(row.work.visual_tokens)
-            visual_index += range(start, start + prefix)
-            ids += [0] * prefix
-            ids += row.work.prompt_ids
-        first = len(ids) - 1
-        ids += guessed
-        logit_index += range(first, len(ids))
-        lengths.append(len(ids) - start)
-    return StepBatch(
-        token_ids=np.array(ids, np.int64),
-        query_lengths=np.array(lengths, np.int32),
-        past_lengths=np.array([row.length for row in rows], np.int32),
-        visual_tokens=np.concatenate(visual),
-        visual_index=np.array(visual_index, np.int64),
-        logit_index=np.array(logit_index, np.int64),
-    )

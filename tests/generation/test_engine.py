@@ -9,7 +9,7 @@ import pytest
 
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
-from altogether_rt.runtime.base import StepBatch
+from altogether_rt.runtime.base import StepBatch, StepRow
 from tests.generation.fake_runtime import EOS, FakeRuntime
 
 
@@ -34,16 +34,8 @@ def _one_by_one(work: Work, stop_ids: tuple[int, ...] = ()) -> Completion:
     uniforms = row_uniforms(work.seed, work.max_new_tokens)
     ids: list[int] = []
     while True:
-        sequence = [0] * len(work.visual_tokens) + list(work.prompt_ids) + ids
         result = FakeRuntime(1).step(
-            StepBatch(
-                np.array(sequence),
-                np.array([len(sequence)], np.int32),
-                np.zeros(1, np.int32),
-                work.visual_tokens,
-                np.arange(len(work.visual_tokens)),
-                np.array([len(sequence) - 1]),
-            ),
+            StepBatch.from_rows([StepRow([*work.prompt_ids, *ids], 0, work.visual_tokens)], 2),
             want_logits=True,
         )
         token = int(result.greedy_ids[0])

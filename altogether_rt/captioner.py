@@ -27,7 +27,7 @@ from altogether_rt.captions import Caption, CaptionParams, CaptionRequest, Embed
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
 from altogether_rt.errors import AltogetherError, MissingDependencyError
-from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
+from altogether_rt.generation.engine import Completion, Engine, EngineStats, SequenceRequest
 from altogether_rt.generation.requests import ListedRequests, Recent, RequestSource
 from altogether_rt.generation.sampling import row_seed
 from altogether_rt.machine.device import find_gpu, has_module, parse_device
@@ -82,9 +82,9 @@ class Captioner:
         tokenizer: PromptTokenizer,
         bundle_id: str,
         speculation: Speculation = "auto",
-        guesses: Path | None = None,
+        drafting_state: Path | None = None,
     ) -> None:
-        """guesses: file of what earlier captions have taught. Raises BundleError if it is none."""
+        """drafting_state: file of `altogether-rt learn`. Raises BundleError if it is not valid."""
         self.config = config
         self.runtime = runtime
         self.tokenizer = tokenizer
@@ -92,7 +92,7 @@ class Captioner:
         self.speculation: Speculation = speculation
         self.preprocessor = Preprocessor(config.encoder)
         self.stats = EngineStats()  # of all captions since it was opened
-        self._guesses = guesses
+        self._drafting_state = drafting_state
         self._planner = self._new_planner()
 
     @classmethod
@@ -122,7 +122,9 @@ class Captioner:
             opened.tokenizer_path, config.prompt, config.decoder.pad_id
         )
         runtime = open_runtime(opened, device=device, threads=threads, num_slots=num_slots)
-        return cls(config, runtime, tokenizer, opened.bundle_id, speculation, opened.guesses_path)
+        return cls(
+            config, runtime, tokenizer, opened.bundle_id, speculation, opened.drafting_state_path
+        )
 
     @classmethod
     def from_checkpoint(
@@ -232,7 +234,7 @@ class Captioner:
 
     def _work(
         self, source: RequestSource, params: CaptionParams, held: dict[int, _Held]
-    ) -> Iterator[Work | None]:
+    ) -> Iterator[SequenceRequest | None]:
         """Encodes and maps what is ready, a batch at a time, ahead of the decoder.
 
         None while nothing is ready and there are captions to write; without any, it waits.
@@ -258,7 +260,7 @@ class Captioner:
                 key = next(keys)
                 embedded = EmbeddedImage(content, embeddings[content])
                 held[key] = _Held(prompt.alt_truncated, seed, embedded)
-                yield Work(
+                yield SequenceRequest(
                     key,
                     tokens[content],
                     prompt.ids,
@@ -314,15 +316,15 @@ class Captioner:
             embedded=held.embedded if keep_embedding else None,
         )
 
-    def forget_phrases(self) -> None:
-        """Drops what captions so far have taught: the next ones are as slow as the first.
+    def reset_speculation(self) -> None:
+        """Drop what drafting has learnt from captions so far, as if the captioner were just opened.
 
         For measurements that write the same captions again; captions do not change.
         """
         self._planner = self._new_planner()
 
     def _new_planner(self) -> DraftPlanner:
-        return new_planner(None if self.speculation == "off" else self._guesses, self.config)
+        return new_planner(None if self.speculation == "off" else self._drafting_state, self.config)
 
     def close(self) -> None:
         """Frees the runtime; calling it again does nothing."""

@@ -32,7 +32,7 @@ class StageResult:
     #: What a call has to do; several entries where it is several calls one after another. None
     #: where the configuration does not say.
     costs: tuple[Cost, ...] | None
-    #: Of `whole`: tokens that a row writes a step, and the share of guesses that were right.
+    #: Of `whole`: tokens that a row writes a step, and the acceptance rate of draft tokens.
     tokens_per_decode: float | None = None
     acceptance: float | None = None
     #: Of `whole`: seconds of a call by stage, as `caption --json` names them.
@@ -128,13 +128,13 @@ class StageRunner:
         def write() -> list[int]:
             return [caption.tokens for caption in captioner.stream(requests, params)]
 
-        captioner.forget_phrases()
+        captioner.reset_speculation()
         captioner.stats = EngineStats()
         tokens = write()
         stats = captioner.stats
         captioner.stats = EngineStats()
         # From run to run, the same captions would be known.
-        timing = self._measure(write, before=captioner.forget_phrases)
+        timing = self._measure(write, before=captioner.reset_speculation)
         num_runs = len(timing.times_s) + 1  # and the one that warms up
         encoder = encoder_cost(captioner.config.encoder, batch, self.weight_bytes)
         costs = None

@@ -15,7 +15,7 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.bench.timing import measure, peak_memory_bytes
 from altogether_rt.captioner import Captioner
 from altogether_rt.config import CaptionerConfig, load_config
-from altogether_rt.generation.engine import Engine, Work
+from altogether_rt.generation.engine import Engine, SequenceRequest
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.batches import decode_batch, prefill_batch
 from altogether_rt.runtime.tensorrt.profiles import MAX_ROWS
@@ -191,7 +191,7 @@ def _write(
 ) -> None:
     visual = runtime.map(runtime.encode(pixels))
     work = (
-        Work(row, tokens, ids, workload.new_tokens)
+        SequenceRequest(row, tokens, ids, workload.new_tokens)
         for row, (tokens, ids) in enumerate(zip(visual, prompts, strict=True))
     )
     for completion in Engine(runtime, NO_END, speculation="off").run(work):

@@ -28,7 +28,7 @@ from altogether_rt.captions import Caption, CaptionParams, CaptionRequest, Embed
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.images import load_image, to_rgb
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
+from altogether_rt.generation.engine import Completion, Engine, EngineStats, SequenceRequest
 from altogether_rt.generation.requests import ListedRequests, RequestSource
 from altogether_rt.generation.sampling import row_seed
 from altogether_rt.generation.vision import VisionStage
@@ -79,13 +79,13 @@ class Captioner:
         self.speculation: Speculation = speculation
         self.preprocessor = Preprocessor(parts.config.encoder)
         self.stats = EngineStats()  # of all captions since it was opened
-        self._drafts_path = parts.drafts_path
+        self._drafting_state = parts.drafting_state
         self._planner = self._new_planner()
 
     @classmethod
     def load(
         cls,
-        captioner: str | Path | Bundle = "starter",
+        bundle: str | Path | Bundle = "starter",
         *,
         device: str = "auto",
         dtype: Dtype = "auto",
@@ -104,7 +104,7 @@ class Captioner:
         there, MissingDependencyError without a runtime.
         """
         return open_captioner(
-            resolve_captioner(captioner, device=device, dtype=dtype),
+            resolve_captioner(bundle, device=device, dtype=dtype),
             threads=threads,
             num_slots=num_slots,
             speculation=speculation,
@@ -214,7 +214,7 @@ class Captioner:
 
     def _work(
         self, source: RequestSource, params: CaptionParams, held: dict[int, _Held]
-    ) -> Iterator[Work | None]:
+    ) -> Iterator[SequenceRequest | None]:
         """Encodes and maps what is ready, a batch at a time, ahead of the decoder.
 
         None while nothing is ready and there are captions to write; without any, it waits.
@@ -236,7 +236,7 @@ class Captioner:
                 seed = row_seed(image.embedded.content, request.alts, params.seed)
                 key = next(keys)
                 held[key] = _Held(prompt.alt_truncated, seed, image.embedded)
-                yield Work(
+                yield SequenceRequest(
                     key,
                     image.visual_tokens,
                     prompt.ids,
@@ -258,15 +258,15 @@ class Captioner:
             embedded=held.embedded if keep_embedding else None,
         )
 
-    def forget_phrases(self) -> None:
-        """Drops what captions so far have taught: the next ones are as slow as the first.
+    def reset_speculation(self) -> None:
+        """Drop what drafting has learnt from captions so far, as if the captioner were just opened.
 
         For measurements that write the same captions again; captions do not change.
         """
         self._planner = self._new_planner()
 
     def _new_planner(self) -> DraftPlanner:
-        return new_planner(None if self.speculation == "off" else self._drafts_path, self.config)
+        return new_planner(None if self.speculation == "off" else self._drafting_state, self.config)
 
     def close(self) -> None:
         """Frees the runtime; calling it again does nothing."""

@@ -22,7 +22,7 @@ from altogether_rt import toml
 from altogether_rt.errors import ConfigError
 
 __all__ = [
-    "MAX_GUESSES",
+    "MAX_DRAFT_TOKENS",
     "CaptionerConfig",
     "DecoderConfig",
     "EncoderConfig",
@@ -37,8 +37,9 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Tokens guessed ahead in a decoder step, at most (with the token before them a tile of 16 rows).
-MAX_GUESSES = 15
+#: Maximum number of draft tokens that a row brings to a decoder step; with the token before them
+#: they fill a tile of 16 rows.
+MAX_DRAFT_TOKENS = 15
 
 #: CLIP's published channel statistics (Radford et al. 2021), the default of open_clip.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -241,8 +242,8 @@ class CaptionerConfig:
 
     @property
     def max_chunk_tokens(self) -> int:
-        """Most tokens a row brings in one decoder step: the longest prompt and guesses behind."""
-        return self.max_prompt_tokens + MAX_GUESSES
+        """Maximum tokens of a row in one decoder step: the longest prompt, then draft tokens."""
+        return self.max_prompt_tokens + MAX_DRAFT_TOKENS
 
     @property
     def slot_places(self) -> int:

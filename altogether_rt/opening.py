@@ -32,7 +32,7 @@ class CaptionerParts:
     runtime: Runtime
     tokenizer: PromptTokenizer
     bundle_id: str
-    drafts_path: Path | None  # what earlier captions have taught
+    drafting_state: Path | None  # what earlier captions have taught
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,19 @@ class ResolvedCaptioner:
             runtime = open_runtime(
                 self.bundle, device=self.device, threads=threads, num_slots=num_slots
             )
-            tokenizer_path, drafts_path = self.bundle.tokenizer_path, self.bundle.guesses_path
+            tokenizer_path, drafting_state = (
+                self.bundle.tokenizer_path,
+                self.bundle.drafting_state_path,
+            )
         else:
             assert self.checkpoint is not None
             slots = num_slots or DEFAULT_SLOTS
             runtime = self.checkpoint.open(threads=threads, num_slots=slots)
-            tokenizer_path, drafts_path = self.checkpoint.tokenizer_path, None
+            tokenizer_path, drafting_state = self.checkpoint.tokenizer_path, None
         tokenizer = PromptTokenizer.from_file(
             tokenizer_path, self.config.prompt, self.config.decoder.pad_id
         )
-        return CaptionerParts(self.config, runtime, tokenizer, self.bundle_id, drafts_path)
+        return CaptionerParts(self.config, runtime, tokenizer, self.bundle_id, drafting_state)
 
     def encoder_stamp(self, *, fast_jpeg: bool) -> EncoderStamp:
         """What embeddings of this captioner are marked with. Raises AltogetherError for a

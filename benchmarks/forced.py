@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from altogether_rt.generation.engine import Work
+from altogether_rt.generation.engine import SequenceRequest
 from altogether_rt.runtime.base import Runtime, StepBatch, StepResult
 
 __all__ = ["ForcedRuntime"]
@@ -39,7 +39,9 @@ class ForcedRuntime:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)
 
-    def announce(self, work: Iterable[tuple[Work, Sequence[int]]]) -> Iterator[Work]:
+    def announce(
+        self, work: Iterable[tuple[SequenceRequest, Sequence[int]]]
+    ) -> Iterator[SequenceRequest]:
         """The rows for the engine, each with the tokens that are to be chosen for it."""
         for row, tokens in work:
             assert len(tokens) >= row.max_new_tokens

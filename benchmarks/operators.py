@@ -35,7 +35,7 @@ from altogether_rt.bench.ceilings import measure_ceilings
 from altogether_rt.bench.report import describe_machine, digits
 from altogether_rt.bench.timing import measure
 from altogether_rt.errors import AltogetherError
-from altogether_rt.runtime.base import StepBatch
+from altogether_rt.runtime.base import StepBatch, StepRow
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.cpu.working_set import images_per_call, maps_per_call
 
@@ -94,16 +94,11 @@ def calls(bundle: Bundle, rows: Sequence[int]) -> Iterator[Call]:
 
 
 def _step(ids: NDArray[np.int64], rows: int, past: int, width: int, *, every: bool) -> StepBatch:
-    """Rows with as many tokens each. every: the next token is wanted behind all of them."""
+    """Rows with as many tokens each. every: a next token is chosen after each of them."""
     each = len(ids) // rows
-    wanted = np.arange(len(ids)) if every else np.arange(1, rows + 1) * each - 1
-    return StepBatch(
-        token_ids=ids,
-        query_lengths=np.full(rows, each, np.int32),
-        past_lengths=np.full(rows, past, np.int32),
-        visual_tokens=np.zeros((0, width), np.float32),
-        visual_index=np.zeros(0, np.int64),
-        logit_index=wanted,
+    num_choices = each if every else 1
+    return StepBatch.from_rows(
+        (StepRow(row, past, None, num_choices) for row in ids.reshape(rows, each).tolist()), width
     )
 
 

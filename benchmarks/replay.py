@@ -42,7 +42,7 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.bench.report import describe_machine
 from altogether_rt.bench.timing import measure, percentile
 from altogether_rt.errors import AltogetherError
-from altogether_rt.generation.engine import Engine, EngineStats, Work
+from altogether_rt.generation.engine import Engine, EngineStats, SequenceRequest
 from altogether_rt.preprocess import Preprocessor
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.select import open_runtime
@@ -79,7 +79,7 @@ class Replay:
         """texts: pairs; the first `seen` of them only teach. pictures: they are of scenes, whose
         pictures are encoded. unlearnt: without what the bundle itself has learnt.
         """
-        self._guesses_path = None if unlearnt else bundle.guesses_path
+        self._guesses_path = None if unlearnt else bundle.drafting_state_path
         config = bundle.config
         pairs = [Pair(alt, caption) for alt, caption in token_pairs(bundle, texts)]
         self._eos_id = config.decoder.eos_id
@@ -153,7 +153,7 @@ class Replay:
         forced = ForcedRuntime(runtime)
         work = (
             (
-                Work(
+                SequenceRequest(
                     key,
                     self._visual_tokens,
                     pair.alt_ids,
@@ -229,7 +229,7 @@ def main() -> None:
         "num": len(replay.pairs),
         "seen": arguments.seen,
         "pictures": arguments.pictures,
-        "learnt": bundle.guesses_path is not None and not arguments.unlearnt,
+        "learnt": bundle.drafting_state_path is not None and not arguments.unlearnt,
         "picture_ms": round(1000 * replay.picture_s, 3),
         "mean_alt_tokens": round(float(np.mean([len(p.alt_ids) for p in replay.pairs])), 1),
         "mean_caption_tokens": round(float(np.mean([len(p.caption_ids) for p in replay.pairs])), 1),

@@ -25,7 +25,7 @@ from altogether_rt.config import (
 from altogether_rt.export.bundling import ExportSource
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.weights import MappedWeights
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 
 #: Structure of the families that the decoder covers.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -89,10 +89,10 @@ def tiny_config(family: str = "opt", mapper: str = "transformer") -> CaptionerCo
     )
 
 
-def tiny_model(config: CaptionerConfig, seed: int = 0) -> Captioner:
+def tiny_model(config: CaptionerConfig, seed: int = 0) -> CaptionerModel:
     """Random weights, large enough that every part of the model matters to the logits."""
     torch.manual_seed(seed)
-    model = Captioner(config, TinyEncoder())
+    model = CaptionerModel(config, TinyEncoder())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)

@@ -1,8 +1,8 @@
 """The exported artifact: a folder that says what it holds, checked before anything is loaded.
 
 A bundle is `bundle.json` (the manifest), one ONNX graph each for encoder, mapper and decoder, one
-file of weights that the graphs share and map into memory, `tokenizer.json` and, where captions have
-taught what to guess, a file of that. It comes from strangers as often as not, so the manifest names
+file of weights that the graphs share and map into memory, `tokenizer.json` and optionally a file of
+drafting state, learnt from captions. It comes from strangers as often as not, so the manifest names
 plain files beside it and nothing else, and every file is hashed before it is used.
 """
 
@@ -93,29 +93,32 @@ class Bundle:
         return self.path / TOKENIZER_NAME
 
     @property
-    def guesses_path(self) -> Path | None:
-        """What captions have taught (`altogether-rt learn`); None if nothing has."""
-        return None if self.manifest.guesses is None else self.path / self.manifest.guesses
+    def drafting_state_path(self) -> Path | None:
+        """File written by `altogether-rt learn`; None if there is none."""
+        name = self.manifest.drafting_state
+        return None if name is None else self.path / name
 
     def graph_path(self, name: str) -> Path:
         return self.path / self.manifest.graphs[name].file
 
-    def with_guesses(self, write: Callable[[Path], None]) -> Bundle:
-        """The same bundle, on disk too, with a file that `write` writes as its guesses.
+    def with_drafting_state(self, write: Callable[[Path], None]) -> Bundle:
+        """Replace the bundle's drafting state, on disk too, by the file that `write` writes.
 
-        Whatever happens meanwhile, the folder holds a whole bundle: the one of before or this one.
+        The folder holds a whole bundle at any time: the one of before or the one that is returned.
         """
         new, manifest_file = (
             self.path / f".{name}.{uuid.uuid4().hex[:8]}.partial"
             for name in ("guesses", MANIFEST_NAME)
         )
-        old = self.manifest.guesses
+        old = self.manifest.drafting_state
         try:
             write(new)
             spec = FileSpec(new.stat().st_size, hash_file(new))
             name = f"guesses.{spec.sha256[:8]}.npz"
             files = {n: s for n, s in self.manifest.files.items() if n != old}
-            manifest = dataclasses.replace(self.manifest, guesses=name, files={**files, name: spec})
+            manifest = dataclasses.replace(
+                self.manifest, drafting_state=name, files={**files, name: spec}
+            )
             _write_manifest(manifest, manifest_file)
             for path in (new, manifest_file):
                 flush_to_disk(path)

@@ -26,7 +26,7 @@ from altogether_rt import __version__
 from altogether_rt.artifacts.bundle import flush_to_disk, hash_file
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError, ConfigError
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_encoder, encoder_sha256, is_published
 
 __all__ = ["Checkpoint", "save_checkpoint"]
@@ -78,14 +78,14 @@ class Checkpoint:
         """Whether the encoder's weights are embedded."""
         return any(name.startswith(_ENCODER) for name in self._names())
 
-    def captioner(self, *, with_encoder: bool = True) -> Captioner:
+    def captioner(self, *, with_encoder: bool = True) -> CaptionerModel:
         """The torch captioner with these weights, in float32 and in evaluation mode.
 
         Raises AltogetherError if the weights do not fit the configuration.
         """
         # Built without memory of its own: the parameters become the tensors of the file.
         with torch.device("meta"):
-            captioner = Captioner(self.config)
+            captioner = CaptionerModel(self.config)
         self._fit(captioner, self._read(lambda name: not name.startswith(_ENCODER)))
         if with_encoder:
             captioner.encoder = self.encoder()

@@ -28,6 +28,11 @@ __all__ = [
 SCHEMA_VERSION = 1
 TOKENIZER_NAME = "tokenizer.json"
 GRAPH_NAMES = ("encoder", "mapper", "decoder")
+
+#: Keys of the file format that differ from the names of the fields, both ways.
+_FILE_KEYS = {"drafting_state": "guesses"}
+_FIELDS = {key: name for name, key in _FILE_KEYS.items()}
+
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -135,7 +140,7 @@ class BundleManifest:
     files: Mapping[str, FileSpec]
     cache: CacheSpec
     engines: tuple[EngineSpec, ...] = ()
-    guesses: str | None = None  # file of what `altogether-rt learn` has learnt
+    drafting_state: str | None = None  # file written by `altogether-rt learn`; its key is `guesses`
     parity: Mapping[str, Any] = field(default_factory=dict)  # measured at export
     provenance: Mapping[str, Any] = field(default_factory=dict)  # checkpoint, tools, date
     schema: int = SCHEMA_VERSION
@@ -149,9 +154,11 @@ class BundleManifest:
         for graph in self.graphs.values():
             used |= {graph.file, *graph.weights}
         used |= {engine.file for engine in self.engines}
-        if self.guesses is not None:
-            _require(self.guesses not in used, "guesses names a file of something else.")
-            used.add(self.guesses)
+        if self.drafting_state is not None:
+            _require(
+                self.drafting_state not in used, "guesses names a file that has another purpose."
+            )
+            used.add(self.drafting_state)
         unlisted = sorted(used - set(self.files))
         _require(not unlisted, f"{unlisted[0] if unlisted else ''!r} is used but not in files.")
         for name, graph in self.graphs.items():
@@ -168,7 +175,7 @@ class BundleManifest:
             "config": self.config.to_dict(),
             "target": [self.target.name, self.target.runtime, self.target.device],
             "cache": asdict(self.cache),
-            "files": {n: spec.sha256 for n, spec in self.files.items() if n != self.guesses},
+            "files": {n: s.sha256 for n, s in self.files.items() if n != self.drafting_state},
         }
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -192,7 +199,8 @@ class BundleManifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `from_dict` of it gives the same manifest."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return {"schema": plain.pop("schema"), **plain}
+        renamed = {_FILE_KEYS.get(name, name): value for name, value in plain.items()}
+        return {"schema": renamed.pop("schema"), **renamed}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BundleManifest:
@@ -208,7 +216,8 @@ class BundleManifest:
         }
         rest = from_dict(_ManifestRest, parts)
         values = {name: getattr(rest, name) for name in rest.__dataclass_fields__}
-        return cls(graphs=graphs, files=files, **values)
+        fields = {_FIELDS.get(key, key): value for key, value in values.items()}
+        return cls(graphs=graphs, files=files, **fields)
 
 
 @dataclass(frozen=True)

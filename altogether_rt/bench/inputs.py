@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from altogether_rt.captioner import Captioner
 from altogether_rt.captions import CaptionRequest
-from altogether_rt.runtime.base import StepBatch
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
 
-__all__ = ["BenchInputs", "admitted_parts", "decode_batch", "make_inputs", "prefill_batch"]
+__all__ = ["BenchInputs", "admitted_parts", "make_inputs"]
 
 SEED = 2410_17251
 
@@ -57,33 +56,3 @@ def admitted_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:
             parts.append(slice(start, end))
             start, tokens = end, 0
     return parts
-
-
-def prefill_batch(visual: NDArray[np.float32], prompts: Sequence[tuple[int, ...]]) -> StepBatch:
-    """The call that reads whole prompts. visual: (rows, P, W), prompts: the ids behind them."""
-    rows, num_visual, width = visual.shape
-    token_ids = np.concatenate([np.array([0] * num_visual + list(ids)) for ids in prompts])
-    lengths = np.array([num_visual + len(ids) for ids in prompts])
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    return StepBatch(
-        token_ids=token_ids.astype(np.int64),
-        query_lengths=lengths.astype(np.int32),
-        past_lengths=np.zeros(rows, np.int32),
-        visual_tokens=visual.reshape(-1, width),
-        visual_index=(starts[:, None] + np.arange(num_visual)).reshape(-1).astype(np.int64),
-        logit_index=(ends - 1).astype(np.int64),
-    )
-
-
-def decode_batch(past_lengths: Sequence[int], token_id: int, width: int) -> StepBatch:
-    """The call that brings each row one more token."""
-    rows = len(past_lengths)
-    return StepBatch(
-        token_ids=np.full(rows, token_id, np.int64),
-        query_lengths=np.ones(rows, np.int32),
-        past_lengths=np.array(past_lengths, np.int32),
-        visual_tokens=np.zeros((0, width), np.float32),
-        visual_index=np.zeros(0, np.int64),
-        logit_index=np.arange(rows, dtype=np.int64),
-    )

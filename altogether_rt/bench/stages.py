@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from altogether_rt.bench.cost import Cost
-from altogether_rt.bench.inputs import BenchInputs, admitted_parts, decode_batch, prefill_batch
+from altogether_rt.bench.inputs import BenchInputs, admitted_parts
 from altogether_rt.bench.roofline import decoder_cost, mapper_cost, schedule_cost
 from altogether_rt.bench.timing import Timing, measure
 from altogether_rt.bench.vision_cost import encoder_cost
 from altogether_rt.captioner import Captioner
 from altogether_rt.generation.engine import STAGE_SECONDS, EngineStats
+from altogether_rt.runtime.batches import decode_batch, prefill_batch
 
 __all__ = ["STAGES", "StageResult", "StageRunner"]
 
@@ -31,7 +32,7 @@ class StageResult:
     #: What a call has to do; several entries where it is several calls one after another. None
     #: where the configuration does not say.
     costs: tuple[Cost, ...] | None
-    #: Of `whole`: tokens that a row writes a step, and the share of guesses that were right.
+    #: Of `whole`: tokens that a row writes a step, and the acceptance rate of draft tokens.
     tokens_per_decode: float | None = None
     acceptance: float | None = None
     #: Of `whole`: seconds of a call by stage, as `caption --json` names them.
@@ -114,7 +115,7 @@ class StageRunner:
         decoder, runtime = self.captioner.config.decoder, self.captioner.runtime
         past = [length + self.new_tokens // 2 for length in self.inputs.prompt_lengths(batch)]
         past = [min(length, runtime.capacity - 1) for length in past]
-        call = decode_batch(past, decoder.vocab_size // 2, decoder.token_width)
+        call = decode_batch([decoder.vocab_size // 2] * batch, past, decoder.token_width)
         timing = self._measure(lambda: runtime.step(call))
         cost = decoder_cost(decoder, [1] * batch, past, batch, self.weight_bytes, self.cache_bytes)
         return StageResult("decode", batch, timing, batch, (cost,))
@@ -127,13 +128,13 @@ class StageRunner:
         def write() -> list[int]:
             return [caption.tokens for caption in captioner.stream(requests, params)]
 
-        captioner.forget_phrases()
+        captioner.reset_speculation()
         captioner.stats = EngineStats()
         tokens = write()
         stats = captioner.stats
         captioner.stats = EngineStats()
         # From run to run, the same captions would be known.
-        timing = self._measure(write, before=captioner.forget_phrases)
+        timing = self._measure(write, before=captioner.reset_speculation)
         num_runs = len(timing.times_s) + 1  # and the one that warms up
         encoder = encoder_cost(captioner.config.encoder, batch, self.weight_bytes)
         costs = None

@@ -57,7 +57,7 @@ from altogether_rt.export.recipes import LoweringNames, Recipe
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.verify import Recording, check_parity, compare, record
 from altogether_rt.export.weights import WeightsFile, WeightSource
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 
@@ -76,7 +76,9 @@ class ExportSource:
 
     config: CaptionerConfig
     weights: WeightSource  # mapper.* and decoder.*
-    load_model: Callable[[], Captioner]  # with its encoder; released before the decoder is written
+    load_model: Callable[
+        [], CaptionerModel
+    ]  # with its encoder; released before the decoder is written
     tokenizer_path: Path
     provenance: Mapping[str, Any]
 

@@ -18,6 +18,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.export.recipes import STAGES, Threshold
 from altogether_rt.export.samples import Samples
 from altogether_rt.runtime.base import Runtime, StepBatch
+from altogether_rt.runtime.batches import decode_batch, prefill_batch
 
 __all__ = ["Agreement", "ParityError", "Recording", "check_parity", "compare", "record"]
 
@@ -60,14 +61,14 @@ def record(reference: Runtime, samples: Samples) -> Recording:
     samples = Samples(samples.pixels[:rows], samples.prompt_ids[:rows], samples.origin)
     embeddings = reference.encode(samples.pixels)
     visual_tokens = reference.map(embeddings)
-    batch = _prefill(visual_tokens, samples.prompt_ids)
+    batch = prefill_batch(visual_tokens, samples.prompt_ids, after_each_token=True)
     steps, logits = [batch], [_logits(reference, batch)]
     ends = np.cumsum([len(ids) + 1 for ids in samples.prompt_ids]) - 1
     chosen = logits[0][ends].argmax(axis=-1)
     lengths = batch.query_lengths
     room = reference.capacity - int(lengths.max())
     for _ in range(min(NUM_STEPS, room)):
-        batch = _decode(chosen, lengths, visual_tokens.shape[-1])
+        batch = decode_batch(chosen, lengths, visual_tokens.shape[-1])
         steps.append(batch)
         logits.append(_logits(reference, batch))
         chosen, lengths = logits[-1].argmax(axis=-1), lengths + 1
@@ -113,39 +114,6 @@ def check_parity(
         for stage in STAGES
         if stage in agreements
     }
-
-
-def _prefill(visual_tokens: Floats, prompt_ids: tuple[tuple[int, ...], ...]) -> StepBatch:
-    """All prompts in one ragged call; logits wanted behind the last visual and each text token."""
-    rows, places, width = visual_tokens.shape
-    lengths = np.array([places + len(ids) for ids in prompt_ids], np.int32)
-    starts = np.cumsum(lengths) - lengths
-    token_ids = np.concatenate([np.array([0] * places + list(ids)) for ids in prompt_ids])
-    visual_index = (starts[:, None] + np.arange(places)).reshape(-1)
-    wanted = [
-        np.arange(start + places - 1, start + length)
-        for start, length in zip(starts, lengths, strict=True)
-    ]
-    return StepBatch(
-        token_ids=token_ids.astype(np.int64),
-        query_lengths=lengths,
-        past_lengths=np.zeros(rows, np.int32),
-        visual_tokens=np.ascontiguousarray(visual_tokens.reshape(-1, width)),
-        visual_index=visual_index.astype(np.int64),
-        logit_index=np.concatenate(wanted).astype(np.int64),
-    )
-
-
-def _decode(token_ids: NDArray[np.int64], lengths: NDArray[np.int32], width: int) -> StepBatch:
-    rows = len(token_ids)
-    return StepBatch(
-        token_ids=token_ids.astype(np.int64),
-        query_lengths=np.ones(rows, np.int32),
-        past_lengths=lengths,
-        visual_tokens=np.zeros((0, width), np.float32),
-        visual_index=np.zeros(0, np.int64),
-        logit_index=np.arange(rows, dtype=np.int64),
-    )
 
 
 def _logits(runtime: Runtime, batch: StepBatch) -> Floats:

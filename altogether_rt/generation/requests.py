@@ -1,4 +1,4 @@
-"""Where requests come from, and what is remembered of them."""
+"""Sources of requests, and a cache of recent results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Value = TypeVar("Value")
 
 
 class RequestSource(ABC):
-    """Requests that become ready one after another; captions go on while none is."""
+    """Requests that become ready one by one; generation continues while none is ready."""
 
     @abstractmethod
-    def take(self, most: int, wait: bool) -> list[CaptionRequest] | None:
-        """The next requests, `most` at most, that are ready; None if no more will come.
+    def take(self, max_requests: int, wait: bool) -> list[CaptionRequest] | None:
+        """The next requests that are ready, at most `max_requests`; None if no more will come.
 
-        wait: for one to be ready. Even then the list may be empty: ask again.
+        wait: whether to wait until one is ready. The list may be empty even then: ask again.
         """
 
     def __iter__(self) -> Iterator[CaptionRequest]:
@@ -32,33 +32,35 @@ class RequestSource(ABC):
 
 
 class ListedRequests(RequestSource):
-    """Requests of an iterable, each ready when it is drawn."""
+    """Requests of an iterable, which are always ready."""
 
     def __init__(self, requests: Iterable[CaptionRequest]) -> None:
         self._requests = iter(requests)
 
-    def take(self, most: int, wait: bool) -> list[CaptionRequest] | None:
-        return list(islice(self._requests, most)) or None
+    def take(self, max_requests: int, wait: bool) -> list[CaptionRequest] | None:
+        return list(islice(self._requests, max_requests)) or None
 
 
 class Recent(Generic[Key, Value]):
-    """The `most` values used last, by key."""
+    """The `max_size` most recently used values, by key."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
         self._values: OrderedDict[Key, Value] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._values)
 
     def get(self, key: Key) -> Value | None:
+        """The value of `key`, which becomes the most recently used one; None if it is not held."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
         return value
 
     def put(self, key: Key, value: Value) -> None:
+        """Hold `value`; drops the least recently used one if there are too many."""
         self._values[key] = value
         self._values.move_to_end(key)
-        if len(self._values) > self._most:
+        if len(self._values) > self._max_size:
             self._values.popitem(last=False)

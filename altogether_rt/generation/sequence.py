@@ -1,4 +1,4 @@
-"""One caption being written: what it brings to a decoder step, and what it takes from it."""
+"""One caption being generated: what it brings to a decoder step, and what it takes from it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
-from altogether_rt.runtime.base import StepBatch, StepResult
-from altogether_rt.speculation.drafter import MAX_DRAFT, Draft
-from altogether_rt.speculation.planner import DraftPlanner, Guesser
+from altogether_rt.runtime.base import StepResult, StepRow
+from altogether_rt.speculation.drafter import Draft
+from altogether_rt.speculation.planner import DraftPlanner, LearningDrafter
 
-__all__ = ["Completion", "EndTokens", "FinishReason", "Row", "Work", "build_batch"]
+__all__ = ["ActiveSequence", "Completion", "EndTokens", "FinishReason", "SequenceRequest"]
 
 FinishReason = Literal["eos", "length"]
 
 
 @dataclass(frozen=True)
-class Work:
-    """One caption to write."""
+class SequenceRequest:
+    """One caption to generate."""
 
-    key: int  # given back with the completion
+    key: int  # returned with the completion
     visual_tokens: NDArray[np.float32]  # (P, W)
     prompt_ids: Sequence[int]  # after the visual tokens
     max_new_tokens: int
     seed: int = 0
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0
-    alt_ids: Sequence[int] = ()  # what the caption may copy: guesses are made from it
-    embedding: NDArray[np.float32] | None = None  # (E,) of the picture: for guesses too
+    alt_ids: Sequence[int] = ()  # the alt-text, which the caption may copy: for drafting
+    embedding: NDArray[np.float32] | None = None  # (E,) of the image: for drafting
 
     @property
     def prompt_length(self) -> int:
+        """Tokens of the prompt, visual tokens included."""
         return len(self.visual_tokens) + len(self.prompt_ids)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A written caption: its token ids without EOS."""
+    """A finished caption: its token ids without EOS."""
 
     key: int
     ids: tuple[int, ...]
@@ -56,123 +58,103 @@ class EndTokens:
     stop_ids: frozenset[int] = frozenset()
 
 
-class Row:
+class ActiveSequence:
     """The state of one active slot."""
 
-    def __init__(self, work: Work, ends: EndTokens) -> None:
-        self.work = work
-        self.length = 0  # tokens in the slot's cache; what is behind them there does not count
+    def __init__(self, request: SequenceRequest, ends: EndTokens) -> None:
+        self.request = request
+        self.length = 0  # valid tokens in the slot's cache; anything after them is ignored
         self.ids: list[int] = []
         self._ends = ends
-        self._guesser: Guesser | None = None
+        self._drafter: LearningDrafter | None = None
         self._uniforms: NDArray[np.float64] | None = None
-        if work.temperature > 0:
-            self._uniforms = row_uniforms(work.seed, work.max_new_tokens)
+        if request.temperature > 0:
+            self._uniforms = row_uniforms(request.seed, request.max_new_tokens)
 
     @property
     def prefilled(self) -> bool:
+        """Whether the prompt is in the cache."""
         return self.length > 0
 
     @property
     def num_pending(self) -> int:
-        """Tokens that its next step must bring: the prompt, later the last token written."""
-        return 1 if self.prefilled else self.work.prompt_length
+        """Tokens that the next step must bring: the prompt at first, then the last token."""
+        return 1 if self.prefilled else self.request.prompt_length
 
     @property
     def sampled(self) -> bool:
+        """Whether tokens are sampled, which needs logits, and not chosen greedily."""
         return self._uniforms is not None
 
-    def propose(self, planner: DraftPlanner, min_reached: float, max_chunk: int) -> Draft:
-        """Guesses of the next tokens.
+    def step_row(self, draft_tokens: Sequence[int]) -> StepRow:
+        """What the next step brings: the pending tokens, then `draft_tokens`.
 
-        No more than could be written, so that a slot never holds more than plain decoding puts
-        there; and no more than the runtime takes in one step (`max_chunk`) beside what must come.
+        A next token is chosen after the pending tokens, and after each draft token.
         """
-        if self._guesser is None:
-            self._guesser = Guesser(planner, self.work.alt_ids, self.work.embedding)
-        to_write = self.work.max_new_tokens - len(self.ids)
-        limit = min(MAX_DRAFT, to_write - 1, max_chunk - self.num_pending)
-        return self._guesser.propose(self.ids, max(limit, 0), min_reached)
+        num_choices = 1 + len(draft_tokens)
+        if self.prefilled:
+            return StepRow((self.ids[-1], *draft_tokens), self.length, None, num_choices)
+        ids = (*self.request.prompt_ids, *draft_tokens)
+        return StepRow(ids, 0, self.request.visual_tokens, num_choices)
+
+    def propose(self, planner: DraftPlanner, token_cost: float, max_chunk: int) -> Draft:
+        """Draft the next tokens.
+
+        No more than may still be written, so that a slot never holds more tokens than in plain
+        decoding, and no more than the runtime takes in one step (`max_chunk`) beside the pending
+        tokens. token_cost: see `Drafter.propose`.
+        """
+        if self._drafter is None:
+            self._drafter = LearningDrafter(planner, self.request.alt_ids, self.request.embedding)
+        num_left = self.request.max_new_tokens - len(self.ids)
+        max_tokens = min(MAX_DRAFT_TOKENS, num_left - 1, max_chunk - self.num_pending)
+        return self._drafter.propose(self.ids, max(max_tokens, 0), token_cost)
 
     def observe(self, draft: Draft | None, num_written: int, finished: bool) -> None:
-        """Learn how good the guesses for the last `num_written` tokens were, verified or not.
+        """Learn from the last `num_written` tokens how good their draft was, verified or not.
 
-        draft: None where no guesses were looked for; then nothing is learnt either.
+        draft: None if nothing was drafted in this step; then nothing is learnt.
         """
-        if self._guesser is None or draft is None:
+        if self._drafter is None or draft is None:
             return
-        self._guesser.observe(draft, self.ids[len(self.ids) - num_written :])
+        self._drafter.observe(draft, self.ids[len(self.ids) - num_written :])
         if finished:
-            self._guesser.finish(self.ids)
+            self._drafter.finish(self.ids)
 
-    def take(
-        self, result: StepResult, place: int, guesses: Sequence[int]
+    def accept(
+        self, result: StepResult, start: int, draft_tokens: Sequence[int]
     ) -> tuple[int, FinishReason | None]:
-        """Writes what the model chose: a token, and one more for each leading guess that was right.
+        """Append the token that the model chose, and one more for each accepted draft token.
 
-        place: of this row's first choice in the result; the others follow it. Returns the number
-        of tokens written and, if the caption is finished, why. The caller has put the prompt or the
-        last token and the guesses into the slot; `length` becomes what of that is valid.
+        start: index in `result` of this row's first choice; the others follow it. draft_tokens:
+        those that the step brought, as given to `step_row`. `length` becomes the number of tokens
+        in the slot that are valid. Returns how many tokens were appended and, if the caption is
+        finished, why.
         """
-        before = len(self.ids)
+        num_before = len(self.ids)
         self.length += self.num_pending
-        for guess in (*guesses, None):
-            token = self._choose(result, place + len(self.ids) - before)
+        for drafted in (*draft_tokens, None):
+            token = self._choose(result, start + len(self.ids) - num_before)
             self.ids.append(token)
             reason = self._finish_reason()
-            if reason is not None or token != guess:
+            if reason is not None or token != drafted:
                 break
             self.length += 1
-        return len(self.ids) - before, reason
+        return len(self.ids) - num_before, reason
 
     def completion(self, reason: FinishReason) -> Completion:
         """The finished caption."""
         ids = self.ids[:-1] if self.ids[-1] == self._ends.eos_id else self.ids
-        return Completion(self.work.key, tuple(ids), len(self.ids), reason)
+        return Completion(self.request.key, tuple(ids), len(self.ids), reason)
 
-    def _choose(self, result: StepResult, place: int) -> int:
+    def _choose(self, result: StepResult, index: int) -> int:
         if self._uniforms is None or result.logits is None:
-            return int(result.greedy_ids[place])
+            return int(result.greedy_ids[index])
         uniform = float(self._uniforms[len(self.ids)])
-        return sample_top_p(result.logits[place], uniform, self.work.temperature, self.work.top_p)
+        request = self.request
+        return sample_top_p(result.logits[index], uniform, request.temperature, request.top_p)
 
     def _finish_reason(self) -> FinishReason | None:
         if self.ids[-1] == self._ends.eos_id or self.ids[-1] in self._ends.stop_ids:
             return "eos"
-        return "length" if len(self.ids) == self.work.max_new_tokens else None
-
-
-def build_batch(
-    rows: Sequence[Row], guesses: Sequence[Sequence[int]], token_width: int
-) -> StepBatch:
-    """One decoder call: prompts of new rows, the last token of the others, then `guesses`.
-
-    The next token is asked for behind the prompt or last token, and behind each guess.
-    """
-    ids: list[int] = []
-    lengths: list[int] = []
-    visual = [np.zeros((0, token_width), np.float32)]
-    visual_index: list[int] = []
-    logit_index: list[int] = []
-    for row, guessed in zip(rows, guesses, strict=True):
-        start = len(ids)
-        if row.prefilled:
-            ids.append(row.ids[-1])
-        else:
-            prefix = len(row.work.visual_tokens)
-            visual.append(row.work.visual_tokens)
-            visual_index += range(start, start + prefix)
-            ids += [0] * prefix
-            ids += row.work.prompt_ids
-        first = len(ids) - 1
-        ids += guessed
-        logit_index += range(first, len(ids))
-        lengths.append(len(ids) - start)
-    return StepBatch(
-        token_ids=np.array(ids, np.int64),
-        query_lengths=np.array(lengths, np.int32),
-        past_lengths=np.array([row.length for row in rows], np.int32),
-        visual_tokens=np.concatenate(visual),
-        visual_index=np.array(visual_index, np.int64),
-        logit_index=np.array(logit_index, np.int64),
-    )
+        return "length" if len(self.ids) == self.request.max_new_tokens else None

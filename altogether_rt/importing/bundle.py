@@ -18,7 +18,7 @@ from altogether_rt.export.samples import draw_samples
 from altogether_rt.export.verify import compare, record
 from altogether_rt.importing.bundle_encoder import recover_encoder
 from altogether_rt.importing.bundle_weights import GraphWeights, recover_parameters
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
@@ -76,7 +76,7 @@ def _recover_state(bundle: Bundle) -> dict[str, Tensor]:
     config = bundle.config
     state: dict[str, Tensor] = {}
     with torch.device("meta"):
-        expected = Captioner(config).state_dict()
+        expected = CaptionerModel(config).state_dict()
     for part in ("mapper", "decoder"):
         shapes = {k: tuple(v.shape) for k, v in expected.items() if k.startswith(f"{part}.")}
         graph = GraphWeights(bundle.graph_path(part))
@@ -93,7 +93,7 @@ def _check(bundle: Bundle, state: Mapping[str, Tensor]) -> None:
         bundle.tokenizer_path, config.prompt, config.decoder.pad_id
     )
     samples = draw_samples(config, tokenizer)
-    model = Captioner(config, build_encoder(config.encoder))
+    model = CaptionerModel(config, build_encoder(config.encoder))
     model.load_state_dict(
         {name.replace("encoder.", "encoder.visual.", 1): tensor for name, tensor in state.items()}
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from altogether_rt.config import CaptionerConfig, DecoderConfig, MapperConfig, from_dict
 from altogether_rt.errors import AltogetherError
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 
 __all__ = ["check_fit", "decoder_structure", "mapper_structure", "tie_head"]
 
@@ -118,7 +118,7 @@ def mapper_structure(
 def check_fit(config: CaptionerConfig, state: Mapping[str, Tensor]) -> None:
     """Raises AltogetherError unless `state` has exactly the weights of `config`, encoder aside."""
     with torch.device("meta"):  # names and shapes, no memory
-        wanted = {name: tuple(t.shape) for name, t in Captioner(config).state_dict().items()}
+        wanted = {name: tuple(t.shape) for name, t in CaptionerModel(config).state_dict().items()}
     given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith("encoder.")}
     for name in sorted(wanted.keys() | given.keys()):
         if wanted.get(name) != given.get(name):

@@ -114,17 +114,17 @@ class _TaskRequests(RequestSource):
         self._ahead: deque[tuple[Task, Future[CaptionRequest]]] = deque()
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
 
-    def take(self, most: int, wait: bool) -> list[CaptionRequest] | None:
+    def take(self, max_requests: int, wait: bool) -> list[CaptionRequest] | None:
         requests: list[CaptionRequest] = []
-        for _ in range(most + _MAX_ANSWERED_AT_ONCE):
+        for _ in range(max_requests + _MAX_ANSWERED_AT_ONCE):
             wait = wait and not requests
-            self._read_ahead(max(_READ_AHEAD, 2 * most), wait)
+            self._read_ahead(max(_READ_AHEAD, 2 * max_requests), wait)
             if not self._ahead or not (wait or self._ahead[0][1].done()):
                 break
             request = self._settle(*self._ahead.popleft())
             if request is not None:
                 requests.append(request)
-                if len(requests) == most:
+                if len(requests) == max_requests:
                     break
         if not requests and not self._ahead and self._tasks.finished:
             return None

@@ -9,10 +9,10 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.model.decoder import Decoder
 from altogether_rt.model.mapper import build_mapper
 
-__all__ = ["Captioner"]
+__all__ = ["CaptionerModel"]
 
 
-class Captioner(nn.Module):
+class CaptionerModel(nn.Module):
     """Mapper and decoder with fresh weights, and the encoder where one is given.
 
     Training works on embeddings computed beforehand, so the encoder may be None. It is frozen: its
@@ -26,7 +26,7 @@ class Captioner(nn.Module):
         self.mapper = build_mapper(config)
         self.decoder = Decoder(config.decoder)
 
-    def train(self, mode: bool = True) -> Captioner:
+    def train(self, mode: bool = True) -> CaptionerModel:
         """Set training mode everywhere but in the frozen encoder."""
         super().train(mode)
         if self.encoder is not None:

@@ -8,16 +8,26 @@ forgetting it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PREFILL_TOKENS", "Runtime", "StepBatch", "StepResult"]
+__all__ = ["PREFILL_TOKENS", "Runtime", "StepBatch", "StepResult", "StepRow"]
 
 #: Prompt tokens of one step where nothing better is known of a device.
 PREFILL_TOKENS = 2048
+
+
+class StepRow(NamedTuple):
+    """What one row brings to a decoder step."""
+
+    token_ids: Sequence[int]  # after the visual tokens, if it brings some
+    past_length: int = 0  # tokens already in its slot
+    visual_tokens: NDArray[np.float32] | None = None  # (P, W)
+    num_choices: int = 1  # next tokens to choose: after each of the row's last `num_choices` tokens
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,34 @@ class StepBatch:
         assert self.visual_tokens.ndim == 2
         assert len(self.visual_tokens) == len(self.visual_index)
         assert len(self.logit_index) >= 1
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[StepRow], token_width: int) -> StepBatch:
+        """Pack `rows`, the first for slot 0. token_width: W, width of a visual token."""
+        ids: list[int] = []
+        query_lengths: list[int] = []
+        past_lengths: list[int] = []
+        visual = [np.zeros((0, token_width), np.float32)]
+        visual_index: list[int] = []
+        logit_index: list[int] = []
+        for token_ids, past_length, visual_tokens, num_choices in rows:
+            start = len(ids)
+            if visual_tokens is not None:
+                visual.append(visual_tokens)
+                visual_index += range(start, start + len(visual_tokens))
+                ids += [0] * len(visual_tokens)
+            ids += token_ids
+            query_lengths.append(len(ids) - start)
+            past_lengths.append(past_length)
+            logit_index += range(len(ids) - num_choices, len(ids))
+        return cls(
+            token_ids=np.array(ids, np.int64),
+            query_lengths=np.array(query_lengths, np.int32),
+            past_lengths=np.array(past_lengths, np.int32),
+            visual_tokens=np.concatenate(visual),
+            visual_index=np.array(visual_index, np.int64),
+            logit_index=np.array(logit_index, np.int64),
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from altogether_rt.config import CaptionerConfig
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.train.data import Dataset, example_order, finetune_texts, pretrain_texts
 from altogether_rt.train.recipe import Stage
@@ -44,7 +44,7 @@ class CaptioningTask:
         self,
         name: Literal["pretrain", "finetune"],
         stage: Stage,
-        captioner: Captioner,
+        captioner: CaptionerModel,
         tokenizer: PromptTokenizer,
         dataset: Dataset,
         embeddings: NDArray[np.float32],

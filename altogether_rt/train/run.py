@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.config import CaptionerConfig, load_config
 from altogether_rt.errors import AltogetherError, ConfigError
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_clip, build_encoder
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.train.captioning import CaptioningTask
@@ -100,7 +100,7 @@ class _Run:
         if self.start is not None:
             captioner = self.start.captioner(with_encoder=False)
         else:
-            captioner = Captioner(self.config)
+            captioner = CaptionerModel(self.config)
         stages: tuple[Literal["pretrain", "finetune"], ...] = ("pretrain", "finetune")
         for name in stages:
             stage = getattr(self.recipe, name)
@@ -179,7 +179,7 @@ class _Run:
         loaded: NDArray[np.float32] = np.load(path)
         return loaded
 
-    def _save(self, out: Path, captioner: Captioner, encoder: Encoder) -> None:
+    def _save(self, out: Path, captioner: CaptionerModel, encoder: Encoder) -> None:
         state = {k: v for k, v in captioner.state_dict().items() if not k.startswith("encoder.")}
         state |= {f"encoder.{k}": v for k, v in encoder.visual.state_dict().items()}
         about = {"trained_with": self.recipe.config, "seed": self.recipe.seed}

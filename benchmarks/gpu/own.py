@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.bench.inputs import decode_batch, prefill_batch
 from altogether_rt.bench.timing import measure, peak_memory_bytes
 from altogether_rt.captioner import Captioner
 from altogether_rt.config import CaptionerConfig, load_config
-from altogether_rt.generation.engine import Engine, Work
+from altogether_rt.generation.engine import Engine, SequenceRequest
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.batches import decode_batch, prefill_batch
 from altogether_rt.runtime.tensorrt.profiles import MAX_ROWS
 
 from .clock import Deadline
@@ -150,9 +150,10 @@ def _measure(runtime: Runtime, config: CaptionerConfig, batch: int) -> dict[str,
     embeddings = runtime.encode(pixels)
     visual = runtime.map(embeddings)
     together = _num_prefilled(workload)
-    prefill = prefill_batch(visual[:together], [tuple(ids) for ids in prompts[:together]])
+    prefill = prefill_batch(visual[:together], prompts[:together])
     past = [length + workload.new_tokens // 2 for length in workload.prompt_lengths]
-    decode = decode_batch(past, config.decoder.vocab_size // 2, config.decoder.token_width)
+    tokens = [config.decoder.vocab_size // 2] * batch
+    decode = decode_batch(tokens, past, config.decoder.token_width)
     stages = {
         "encoder_ms": lambda: runtime.encode(pixels),
         "mapper_ms": lambda: runtime.map(embeddings),
@@ -188,7 +189,7 @@ def _write(
 ) -> None:
     visual = runtime.map(runtime.encode(pixels))
     work = (
-        Work(row, tokens, ids, workload.new_tokens)
+        SequenceRequest(row, tokens, ids, workload.new_tokens)
         for row, (tokens, ids) in enumerate(zip(visual, prompts, strict=True))
     )
     for completion in Engine(runtime, NO_END, speculation="off").run(work):

@@ -318,36 +318,36 @@ def test_hash_of_a_file(tmp_path: Path) -> None:
     assert hash_file(tmp_path / "f") == known
 
 
-def _guesses(content: bytes) -> Callable[[Path], None]:
+def _writer_of(content: bytes) -> Callable[[Path], None]:
     def write_file(path: Path) -> None:
         path.write_bytes(content)
 
     return write_file
 
 
-def test_guesses_join_a_bundle_and_change_no_caption(bundle: Path) -> None:
+def test_drafting_state_joins_a_bundle_and_changes_no_caption(bundle: Path) -> None:
     before = Bundle.load(bundle)
-    assert before.guesses_path is None
-    first = before.with_guesses(_guesses(b"first"))
+    assert before.drafting_state_path is None
+    first = before.with_drafting_state(_writer_of(b"first"))
     assert Bundle.load(bundle) == first
     assert first.bundle_id == before.bundle_id
     assert first.manifest.encoder_id == before.manifest.encoder_id
-    assert first.guesses_path is not None
-    assert first.guesses_path.read_bytes() == b"first"
-    second = first.with_guesses(_guesses(b"second"))
+    assert first.drafting_state_path is not None
+    assert first.drafting_state_path.read_bytes() == b"first"
+    second = first.with_drafting_state(_writer_of(b"second"))
     assert second.bundle_id == before.bundle_id
     names = sorted(path.name for path in bundle.iterdir())
-    assert second.guesses_path is not None
-    assert names == sorted([*FILES, "bundle.json", second.guesses_path.name])
-    again = second.with_guesses(_guesses(b"second"))
+    assert second.drafting_state_path is not None
+    assert names == sorted([*FILES, "bundle.json", second.drafting_state_path.name])
+    again = second.with_drafting_state(_writer_of(b"second"))
     assert Bundle.load(bundle) == again == second
 
 
 @pytest.mark.parametrize("dies_in", ["write", "manifest"])
-def test_a_bundle_stays_whole_if_guesses_cannot_be_written(
+def test_a_bundle_stays_whole_if_drafting_state_cannot_be_written(
     bundle: Path, dies_in: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = Bundle.load(bundle).with_guesses(_guesses(b"first"))
+    before = Bundle.load(bundle).with_drafting_state(_writer_of(b"first"))
 
     def die(*_: Any) -> None:
         raise OSError("no space left")
@@ -355,21 +355,21 @@ def test_a_bundle_stays_whole_if_guesses_cannot_be_written(
     if dies_in == "manifest":
         monkeypatch.setattr(bundle_module, "_write_manifest", die)
     with pytest.raises(OSError, match="no space"):
-        before.with_guesses(die if dies_in == "write" else _guesses(b"second"))
+        before.with_drafting_state(die if dies_in == "write" else _writer_of(b"second"))
     assert Bundle.load(bundle) == before
-    assert before.guesses_path is not None
+    assert before.drafting_state_path is not None
     names = sorted(path.name for path in bundle.iterdir())
-    assert names == sorted([*FILES, "bundle.json", before.guesses_path.name])
+    assert names == sorted([*FILES, "bundle.json", before.drafting_state_path.name])
 
 
-def test_altered_guesses_are_refused(bundle: Path) -> None:
-    changed = Bundle.load(bundle).with_guesses(_guesses(b"first"))
-    assert changed.guesses_path is not None
-    changed.guesses_path.write_bytes(b"other")
+def test_altered_drafting_state_is_refused(bundle: Path) -> None:
+    changed = Bundle.load(bundle).with_drafting_state(_writer_of(b"first"))
+    assert changed.drafting_state_path is not None
+    changed.drafting_state_path.write_bytes(b"other")
     assert "its hash differs" in complaint(bundle)
 
 
 @pytest.mark.parametrize("name", ["absent.npz", "weights.bin"])
-def test_guesses_that_cannot_be(bundle: Path, name: str) -> None:
+def test_drafting_state_of_an_impossible_name(bundle: Path, name: str) -> None:
     edit(bundle, lambda data: data.update(guesses=name))
     complaint(bundle)

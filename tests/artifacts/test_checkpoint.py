@@ -18,7 +18,7 @@ from altogether_rt.artifacts.bundle import hash_file
 from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.config import CaptionerConfig, EncoderConfig
 from altogether_rt.errors import AltogetherError
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder
 from tests.tiny import EMBED_DIM, FAMILIES, tiny_config, tiny_tokenizer
 
@@ -36,7 +36,7 @@ def config_of(family: str = "opt", mapper: str = "transformer") -> CaptionerConf
 
 def state_of(config: CaptionerConfig, embed_encoder: bool = True) -> dict[str, Tensor]:
     torch.manual_seed(7)
-    state = dict(Captioner(config).state_dict())
+    state = dict(CaptionerModel(config).state_dict())
     if embed_encoder:
         visual = build_encoder(config.encoder).visual.state_dict()
         state |= {f"encoder.{name}": tensor for name, tensor in visual.items()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from altogether_rt.bench.inputs import admitted_parts
-from altogether_rt.generation.engine import Engine, Work
+from altogether_rt.generation.engine import Engine, SequenceRequest
 from altogether_rt.runtime.base import StepBatch, StepResult
 from tests.generation.fake_runtime import EOS, FakeRuntime
 
@@ -24,7 +24,7 @@ def test_prompts_are_read_in_the_parts_that_the_engine_admits(most: int) -> None
     runtime = FakeRuntime(len(lengths))
     runtime.prefill_tokens = most
     work = [
-        Work(key, np.zeros((2, 2), np.float32), [7] * length, max_new_tokens=40)
+        SequenceRequest(key, np.zeros((2, 2), np.float32), [7] * length, max_new_tokens=40)
         for key, length in enumerate(lengths)
     ]
     admitted: list[int] = []

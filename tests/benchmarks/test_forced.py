@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from forced import ForcedRuntime
 
-from altogether_rt.generation.engine import Engine, EngineStats, Work
+from altogether_rt.generation.engine import Engine, EngineStats, SequenceRequest
 from altogether_rt.speculation.planner import Speculation
 from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime
 
 
-def pairs(num: int) -> list[tuple[Work, list[int]]]:
+def pairs(num: int) -> list[tuple[SequenceRequest, list[int]]]:
     """Alt-texts, and captions that copy some of them."""
     rng = random.Random(3)
     made = []
@@ -22,7 +22,7 @@ def pairs(num: int) -> list[tuple[Work, list[int]]]:
         new = [rng.randrange(3, VOCAB) for _ in range(rng.randrange(4))]
         caption = [*new, *alt, *alt[:2], EOS]
         visual = np.full((3, 2), float(key), np.float32)
-        made.append((Work(key, visual, alt, len(caption), alt_ids=alt), caption))
+        made.append((SequenceRequest(key, visual, alt, len(caption), alt_ids=alt), caption))
     return made
 
 

@@ -45,18 +45,18 @@ class FakeRuntime:
         tokens = batch.token_ids.copy()
         tokens[batch.visual_index] = 1000 + batch.visual_tokens[:, 0].astype(np.int64)
         ends = np.cumsum(batch.query_lengths)
-        before = {}  # packed place -> all tokens of its slot up to there
+        before = {}  # index in the batch -> all tokens of its slot up to there
         for slot in range(rows):
             past = int(batch.past_lengths[slot])
             assert past <= len(self.slots[slot]), "the slot has fewer tokens than claimed"
             start, end = int(ends[slot] - batch.query_lengths[slot]), int(ends[slot])
-            # What the slot held behind `past` was taken back: it is overwritten.
+            # What the slot held after `past` was taken back: it is overwritten.
             self.slots[slot] = self.slots[slot][:past] + tokens[start:end].tolist()
             assert len(self.slots[slot]) <= self.capacity
-            for place in range(start, end):
-                before[place] = self.slots[slot][: past + place - start + 1]
+            for index in range(start, end):
+                before[index] = self.slots[slot][: past + index - start + 1]
         self.num_tokens += len(tokens)
-        logits = np.stack([self.next_logits(before[int(place)]) for place in batch.logit_index])
+        logits = np.stack([self.next_logits(before[int(index)]) for index in batch.logit_index])
         return StepResult(logits.argmax(axis=1), logits if want_logits else None)
 
     def next_logits(self, sequence: list[int]) -> NDArray[np.float32]:
@@ -83,7 +83,7 @@ class FakeRuntime:
 class CopyingRuntime(FakeRuntime):
     """Its captions are the alt-text with edits: words left out, put in and changed.
 
-    Prompts are alt-text tokens and SEPARATOR. A caption that left the course goes on at random.
+    Prompts are alt-text tokens and SEPARATOR. Elsewhere they are random.
     """
 
     def next_logits(self, sequence: list[int]) -> NDArray[np.float32]:

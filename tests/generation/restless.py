@@ -1,4 +1,4 @@
-"""A planner that verifies any number of guesses: tokens must not depend on it."""
+"""A planner that verifies any number of draft tokens: captions must not depend on it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from altogether_rt.speculation.planner import Acceptance, DraftPlanner, Speculat
 
 
 class Credulous(Acceptance):
-    """Believes every guess, and so gets long drafts."""
+    """Expects every draft token to be accepted, which makes drafts long."""
 
-    def of_row(self) -> Acceptance:
+    def for_row(self) -> Acceptance:
         return self
 
     def rate(self, kind: int) -> float:
@@ -20,12 +20,12 @@ class Credulous(Acceptance):
 
 
 class Restless(DraftPlanner):
-    """Draws the number of guesses at random, up to all there are."""
+    """Verifies a random part of each draft."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.acceptance = Credulous()
         self._rng = np.random.default_rng(seed)
 
-    def lengths(self, mode: Speculation, gains: Sequence[Sequence[float]]) -> list[int]:
+    def draft_lengths(self, mode: Speculation, gains: Sequence[Sequence[float]]) -> list[int]:
         return [int(self._rng.integers(0, len(row) + 1)) for row in gains]

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from altogether_rt.generation.engine import Completion, Engine, EngineStats, Work
+from altogether_rt.generation.engine import Completion, Engine, EngineStats, SequenceRequest
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
-from altogether_rt.runtime.base import StepBatch
+from altogether_rt.runtime.base import StepBatch, StepRow
 from tests.generation.fake_runtime import EOS, FakeRuntime
 
 
-def _work(num: int, temperature: float = 0.0, max_new_tokens: int = 20) -> list[Work]:
+def _work(num: int, temperature: float = 0.0, max_new_tokens: int = 20) -> list[SequenceRequest]:
     rng = np.random.default_rng(5)
     return [
-        Work(
+        SequenceRequest(
             key=key,
             visual_tokens=np.full((3, 2), key % 7, np.float32),
             prompt_ids=rng.integers(3, 50, rng.integers(0, 12)).tolist(),
@@ -29,21 +29,13 @@ def _work(num: int, temperature: float = 0.0, max_new_tokens: int = 20) -> list[
     ]
 
 
-def _one_by_one(work: Work, stop_ids: tuple[int, ...] = ()) -> Completion:
+def _one_by_one(work: SequenceRequest, stop_ids: tuple[int, ...] = ()) -> Completion:
     """The slow twin: the whole sequence again for every token."""
     uniforms = row_uniforms(work.seed, work.max_new_tokens)
     ids: list[int] = []
     while True:
-        sequence = [0] * len(work.visual_tokens) + list(work.prompt_ids) + ids
         result = FakeRuntime(1).step(
-            StepBatch(
-                np.array(sequence),
-                np.array([len(sequence)], np.int32),
-                np.zeros(1, np.int32),
-                work.visual_tokens,
-                np.arange(len(work.visual_tokens)),
-                np.array([len(sequence) - 1]),
-            ),
+            StepBatch.from_rows([StepRow([*work.prompt_ids, *ids], 0, work.visual_tokens)], 2),
             want_logits=True,
         )
         token = int(result.greedy_ids[0])
@@ -112,7 +104,7 @@ def test_rows_go_on_while_no_work_is_ready() -> None:
     runtime = FakeRuntime(4)
     steps_when_drawn: list[int] = []
 
-    def source() -> Iterator[Work | None]:
+    def source() -> Iterator[SequenceRequest | None]:
         for index, work in enumerate(_work(6)):
             if index % 2:
                 yield from [None] * 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from altogether_rt.generation.engine import Completion, Engine, Work
+from altogether_rt.generation.engine import Completion, Engine, SequenceRequest
 from altogether_rt.runtime.base import StepBatch, StepResult
 from altogether_rt.speculation.planner import DraftPlanner, Speculation
 from tests.generation.fake_runtime import (
@@ -25,13 +25,13 @@ from tests.generation.restless import Restless
 pytestmark = pytest.mark.lean
 
 
-def _work(num: int, temperature: float = 0.0, max_new_tokens: int = 22) -> list[Work]:
+def _work(num: int, temperature: float = 0.0, max_new_tokens: int = 22) -> list[SequenceRequest]:
     rng = np.random.default_rng(8)
     work = []
     for key in range(num):
         alt = rng.integers(3, VOCAB, rng.integers(0, 25)).tolist()
         work.append(
-            Work(
+            SequenceRequest(
                 key=key,
                 visual_tokens=np.full((3, 2), key % 7, np.float32),
                 prompt_ids=[*alt, SEPARATOR],
@@ -46,7 +46,7 @@ def _work(num: int, temperature: float = 0.0, max_new_tokens: int = 22) -> list[
 
 
 def _write(
-    work: list[Work],
+    work: list[SequenceRequest],
     speculation: Speculation,
     num_slots: int,
     runtime_class: type[FakeRuntime] = CopyingRuntime,
@@ -80,10 +80,8 @@ def test_tokens_are_those_of_plain_decoding(temperature: float) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("num_slots", [1, 3, 8])
-def test_guesses_that_are_nearly_always_wrong_do_no_harm(
-    num_slots: int, temperature: float
-) -> None:
-    """Every step takes back what it guessed."""
+def test_drafts_that_are_nearly_always_wrong_do_no_harm(num_slots: int, temperature: float) -> None:
+    """Every step takes back its draft."""
     work = _work(150, temperature, max_new_tokens=20)
     plain, _ = _write(work, "off", num_slots, FakeRuntime)
     found, engine = _write(work, "on", num_slots, FakeRuntime, planner=Restless(num_slots))
@@ -121,7 +119,7 @@ def test_the_length_limit_holds_within_a_verified_run(max_new_tokens: int) -> No
 
 
 def test_end_and_stop_tokens_hold_within_a_verified_run() -> None:
-    """The stop token and EOS stand in the alt-text, so that they are guessed, with more behind."""
+    """The alt-text contains the stop token and EOS, so that these are drafted, and more after."""
     alt = [10, 11, 12, 13, 14, 15, 16, 17]
     work = [
         dataclasses.replace(w, alt_ids=[*alt, *caption])
@@ -170,21 +168,21 @@ def test_counts_add_up() -> None:
     assert stats.num_prefill_tokens == sum(w.prompt_length for w in work)
 
 
-def test_without_guesses_there_is_nothing_to_count() -> None:
+def test_without_drafts_there_is_nothing_to_count() -> None:
     stats = Engine(FakeRuntime(1), EOS).stats
     assert stats.acceptance is None
     assert stats.tokens_per_decode is None
 
 
 def test_what_was_learnt_goes_on_to_the_next_engine() -> None:
-    """The same captions again: their phrases are known."""
+    """The same captions again: their n-grams are known."""
     planner, work = DraftPlanner(), _work(40)
     first = _write(work, "on", 1, planner=planner)[1].stats.num_steps
     again = _write(work, "on", 1, planner=planner)[1].stats.num_steps
     assert again < 0.75 * first
 
 
-def test_prompts_bring_guesses_too() -> None:
+def test_prompts_bring_drafts_too() -> None:
     """All captions begin alike: once that is known, the first step writes more than one token."""
 
     class Opening(FakeRuntime):

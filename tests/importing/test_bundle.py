@@ -24,7 +24,7 @@ from altogether_rt.export.from_checkpoint import export_checkpoint
 from altogether_rt.export.lowering.quantize import quantize_rows
 from altogether_rt.export.recipes import Recipe, find_recipe
 from altogether_rt.importing.bundle import recover_checkpoint
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.tiny import tiny_config, tiny_tokenizer
@@ -54,7 +54,7 @@ def write_checkpoint(folder: Path, config: CaptionerConfig) -> Checkpoint:
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
             module.weight.uniform_(0.5, 2)
-    state = Captioner(config).state_dict()
+    state = CaptionerModel(config).state_dict()
     state |= {f"encoder.{name}": tensor for name, tensor in visual.state_dict().items()}
     for name in state:
         if name.startswith(("mapper.", "decoder.")):  # a bias of zeros would hide in the others

@@ -16,7 +16,7 @@ from altogether_rt.importing.captioner import (
     read_captioner,
 )
 from altogether_rt.importing.tokenizer import tokenizer_json
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from tests.importing import published
 
 
@@ -63,7 +63,7 @@ def test_logits_are_those_of_the_published_code(
         decoder_heads=published.HEADS,
         encoder_name=encoder_json,
     )
-    captioner = Captioner(config).eval()
+    captioner = CaptionerModel(config).eval()
     captioner.load_state_dict(imported)
     embeddings = torch.randn(3, published.EMBED_DIM)
     token_ids = torch.randint(0, published.VOCAB_SIZE, (3, 7))

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
 from altogether_rt.config import CaptionerConfig, EncoderConfig, MapperConfig, PromptConfig
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.decoder import KVCache
 from altogether_rt.preprocess import PromptTokenizer
 from tests.model.huggingface import FAMILIES, PAD, VOCAB, Pair, make_pair
@@ -40,12 +40,12 @@ class NoisyEncoder(nn.Module):
         return out
 
 
-def captioner_of(pair: Pair, prompt: PromptConfig) -> Captioner:
+def captioner_of(pair: Pair, prompt: PromptConfig) -> CaptionerModel:
     mapper = MapperConfig(prefix_length=PREFIX, clip_length=3, layers=1, heads=4)
     encoder = EncoderConfig("any", EMBED, image_size=8)
     config = CaptionerConfig("test", encoder, mapper, pair.decoder.config, prompt)
     torch.manual_seed(1)
-    captioner = Captioner(config, NoisyEncoder())
+    captioner = CaptionerModel(config, NoisyEncoder())
     captioner.decoder.load_state_dict(pair.decoder.state_dict())
     with torch.no_grad():
         for parameter in captioner.mapper.parameters():
@@ -60,7 +60,7 @@ def prompts_of(prompt: PromptConfig) -> list[list[int]]:
     return [list(tokenizer.prompt(alts).ids) for alts in ALTS]
 
 
-def cached(captioner: Captioner, visual: Tensor, prompts: list[list[int]]) -> list[Tensor]:
+def cached(captioner: CaptionerModel, visual: Tensor, prompts: list[list[int]]) -> list[Tensor]:
     """Logits (tokens, vocab) of one ragged prefill of all rows."""
     decoder = captioner.decoder
     longest = max(len(ids) for ids in prompts)
@@ -176,4 +176,4 @@ def test_the_encoder_stays_frozen() -> None:
 def test_a_captioner_without_encoder_says_so() -> None:
     config = captioner_of(make_pair("opt"), PromptConfig(max_alt_tokens=ALT)).config
     with pytest.raises(AssertionError, match="without its encoder"):
-        Captioner(replace(config, name="no encoder")).encode(torch.zeros(1, 8, 8, 3))
+        CaptionerModel(replace(config, name="no encoder")).encode(torch.zeros(1, 8, 8, 3))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.runtime.base import Runtime, StepBatch
+from altogether_rt.runtime.base import Runtime, StepBatch, StepRow
 
 __all__ = ["Row", "run_step", "speak"]
 
@@ -33,24 +33,14 @@ def run_step(
     want_logits: bool = True,
 ) -> list[NDArray[np.float32]]:
     """One step over all rows; logits of every token of each row, visual ones included."""
-    ids: list[int] = []
-    visual: list[NDArray[np.float32]] = []
-    visual_index: list[int] = []
-    lengths = []
-    for _, token_ids, tokens in brought:
-        places = 0 if tokens is None else len(tokens)
-        visual_index += range(len(ids), len(ids) + places)
-        visual += [] if tokens is None else [tokens]
-        ids += [0] * places + list(token_ids)
-        lengths.append(places + len(token_ids))
-    batch = StepBatch(
-        token_ids=np.array(ids, np.int64),
-        query_lengths=np.array(lengths, np.int32),
-        past_lengths=np.array([row.past for row, _, _ in brought], np.int32),
-        visual_tokens=np.concatenate([np.zeros((0, runtime.token_width), np.float32), *visual]),
-        visual_index=np.array(visual_index, np.int64),
-        logit_index=np.arange(len(ids), dtype=np.int64),
-    )
+    lengths = [
+        len(token_ids) + (0 if visual is None else len(visual)) for _, token_ids, visual in brought
+    ]
+    rows = [
+        StepRow(token_ids, row.past, visual, length)
+        for (row, token_ids, visual), length in zip(brought, lengths, strict=True)
+    ]
+    batch = StepBatch.from_rows(rows, runtime.token_width)
     result = runtime.step(batch, want_logits=want_logits)
     for (row, _, _), length in zip(brought, lengths, strict=True):
         row.past += length

@@ -1,4 +1,4 @@
-"""How many guesses are verified: by acceptance and by the measured cost of steps."""
+"""How many draft tokens are verified, by acceptance rates and by the measured cost of steps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _planner(constant: float, row: float, token: float) -> DraftPlanner:
     """A planner that has measured such steps."""
     planner = DraftPlanner()
     for step in range(200):
-        rows, guesses = 1 + step % 16, step % 7
-        tokens = rows + guesses
+        rows, drafted = 1 + step % 16, step % 7
+        tokens = rows + drafted
         planner.cost.record(rows, tokens, constant + row * rows + token * tokens)
     return planner
 
@@ -54,20 +54,20 @@ def test_a_clock_that_stands_still_teaches_nothing() -> None:
     assert cost.step_s(3, 5) == StepCost().step_s(3, 5)
 
 
-def test_acceptance_is_learnt_by_the_row_and_passed_to_new_rows() -> None:
+def test_a_row_learns_its_acceptance_and_passes_it_to_new_rows() -> None:
     shared = Acceptance()
-    row, draft = shared.of_row(), Draft((5, 6, 7), (1, 2, 3))
+    row, draft = shared.for_row(), Draft((5, 6, 7), (1, 2, 3))
     for _ in range(30):
         row.observe(draft, [5, 6, 9, 9])
     assert row.rate(1) > 0.9
     assert row.rate(2) > 0.9
     assert row.rate(3) < 0.1
-    assert 0.8 < shared.of_row().rate(1) < 1
-    assert shared.of_row().rate(3) < 0.2
+    assert 0.8 < shared.for_row().rate(1) < 1
+    assert shared.for_row().rate(3) < 0.2
     assert row.rate(4) == Acceptance().rate(4), "never seen"
 
 
-def test_guesses_behind_a_wrong_one_are_not_judged() -> None:
+def test_draft_tokens_after_a_wrong_one_are_not_judged() -> None:
     acceptance = Acceptance()
     acceptance.observe(Draft((5, 6), (1, 2)), [9, 6])
     assert acceptance.rate(1) < Acceptance().rate(1)
@@ -77,17 +77,19 @@ def test_guesses_behind_a_wrong_one_are_not_judged() -> None:
 @pytest.mark.parametrize("mode", ["auto", "on"])
 def test_each_row_gets_the_length_that_it_deserves(mode: str) -> None:
     planner = _planner(0.02, 0.001, 0.001)
-    likely, unlikely, none = planner.lengths(mode, [LIKELY, UNLIKELY, []])  # type: ignore[arg-type]
+    likely, unlikely, none = planner.draft_lengths(mode, [LIKELY, UNLIKELY, []])  # type: ignore[arg-type]
     assert likely > 5
     assert unlikely <= 1
     assert none == 0
 
 
 def test_lengths_follow_the_cost_of_a_token() -> None:
-    lengths = [_planner(0.02, 0.0, token).lengths("auto", [LIKELY])[0] for token in (1e-4, 1e-2)]
+    lengths = [
+        _planner(0.02, 0.0, token).draft_lengths("auto", [LIKELY])[0] for token in (1e-4, 1e-2)
+    ]
     assert lengths[0] > lengths[1]
     dear = _planner(1e-5, 0.0, 0.02)
-    assert dear.lengths("auto", [UNLIKELY]) == [0]
+    assert dear.draft_lengths("auto", [UNLIKELY]) == [0]
 
 
 def test_lengths_give_the_best_rate() -> None:
@@ -100,24 +102,24 @@ def test_lengths_give_the_best_rate() -> None:
         return written / planner.cost.step_s(2, 2 + sum(lengths))
 
     best = max(((a, b) for a in range(5) for b in range(5)), key=rate)
-    assert rate(tuple(planner.lengths("auto", gains))) == pytest.approx(rate(best))
+    assert rate(tuple(planner.draft_lengths("auto", gains))) == pytest.approx(rate(best))
 
 
-def test_looking_for_guesses_must_pay_too() -> None:
+def test_drafting_must_pay_too() -> None:
     planner, gains = _planner(0.001, 0.0, 0.0001), [[0.8, 0.6]] * 16
     planner.record_drafting(16, 0.0)
-    assert any(planner.lengths("auto", gains))
+    assert any(planner.draft_lengths("auto", gains))
     for _ in range(100):
         planner.record_drafting(16, 16 * 0.0005)
-    assert not any(planner.lengths("auto", gains))
-    assert any(planner.lengths("on", gains))
+    assert not any(planner.draft_lengths("auto", gains))
+    assert any(planner.draft_lengths("on", gains))
 
 
-def test_guesses_that_cannot_pay_are_not_looked_for() -> None:
+def test_cost_of_a_token_as_a_fraction_of_a_step() -> None:
     planner = _planner(0.02, 0.0, 0.005)
-    assert planner.min_reached("auto", 1) == pytest.approx(0.2, rel=0.25)
-    assert planner.min_reached("auto", 16) == pytest.approx(0.8, rel=0.25)
-    assert planner.min_reached("on", 16) == planner.min_reached("on", 1)
+    assert planner.token_cost("auto", 1) == pytest.approx(0.2, rel=0.25)
+    assert planner.token_cost("auto", 16) == pytest.approx(0.8, rel=0.25)
+    assert planner.token_cost("on", 16) == planner.token_cost("on", 1)
 
 
 def test_auto_rests_where_drafts_do_not_pay_and_looks_again() -> None:
@@ -126,7 +128,7 @@ def test_auto_rests_where_drafts_do_not_pay_and_looks_again() -> None:
     for _ in range(400):
         if planner.wants_drafts("auto", 8):
             asked += 1
-            drafted += any(planner.lengths("auto", [[0.3]] * 8))
+            drafted += any(planner.draft_lengths("auto", [[0.3]] * 8))
     assert 6 < asked < 25
     assert planner.wants_drafts("auto", 1), "a row alone always drafts"
     assert planner.wants_drafts("on", 8)
@@ -138,14 +140,14 @@ def test_auto_explores_what_it_never_does() -> None:
     planner = DraftPlanner()
     planner.cost = _planner(0.02, 0.02, 0.02).cost
     gains = [[0.55]] * 8
-    plans = [planner.lengths("auto", gains) for _ in range(20)]
+    plans = [planner.draft_lengths("auto", gains) for _ in range(20)]
     assert any(any(plan) for plan in plans)
     assert sum(any(plan) for plan in plans) <= len(plans) / 4
 
 
 def test_estimates_stay_probabilities() -> None:
     rng = np.random.default_rng(0)
-    acceptance = Acceptance().of_row()
+    acceptance = Acceptance().for_row()
     for right in rng.random(500) < 0.5:
         acceptance.record(1, bool(right))
         assert 0 < acceptance.rate(1) < 1

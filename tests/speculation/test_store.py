@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from altogether_rt.errors import BundleError
-from altogether_rt.speculation.drafter import NUM_KINDS, Drafter
+from altogether_rt.speculation.drafter import Drafter
+from altogether_rt.speculation.evidence import NUM_KINDS
 from altogether_rt.speculation.planner import DraftPlanner
-from altogether_rt.speculation.store import load_guesses, save_guesses, teach
+from altogether_rt.speculation.store import load_drafting_state, save_drafting_state, teach
 
 pytestmark = pytest.mark.lean
 
@@ -24,7 +25,7 @@ VOCAB, WIDTH, EOS = 60, 8, 2
 
 
 def _caption(rng: np.random.Generator) -> tuple[list[int], list[int], NDArray[np.float32]]:
-    """(alt-text, caption, embedding): 'a <colour> <thing> at the sea', as the picture shows it."""
+    """(alt-text, caption, embedding): 'a <colour> <thing> at the sea', as the image shows it."""
     colour, thing = int(rng.integers(4)), int(rng.integers(4))
     embedding = rng.normal(size=WIDTH) * 0.2
     embedding[colour] += 1
@@ -32,52 +33,52 @@ def _caption(rng: np.random.Generator) -> tuple[list[int], list[int], NDArray[np
     return [20 + thing], [10, 30 + colour, 20 + thing, 11, 12, EOS], embedding.astype(np.float32)
 
 
-def _taught(num: int = 300, pictures: bool = True) -> DraftPlanner:
+def _taught(num: int = 300, embeddings: bool = True) -> DraftPlanner:
     rng, planner = np.random.default_rng(0), DraftPlanner()
     for _ in range(num):
         alt, ids, embedding = _caption(rng)
-        teach(planner, alt, ids, embedding if pictures else None)
+        teach(planner, alt, ids, embedding if embeddings else None)
     return planner
 
 
-def _num_right(planner: DraftPlanner, pictures: bool = True) -> int:
-    """Guesses of whole captions that are right, out of 50 captions."""
+def _num_right(planner: DraftPlanner, embeddings: bool = True) -> int:
+    """How many of 50 captions are drafted correctly from the first token to the last."""
     rng, right = np.random.default_rng(9), 0
     for _ in range(50):
         alt, ids, embedding = _caption(rng)
-        weights = planner.pictures.weights(embedding if pictures else None)
-        drafter = Drafter(alt, planner.phrases, weights)
+        weights = planner.picture_prior.weights(embedding if embeddings else None)
+        drafter = Drafter(alt, planner.ngram_cache, weights)
         right += drafter.propose([], planner.acceptance.rate, len(ids)).tokens == tuple(ids)
     return right
 
 
-def test_captions_teach_and_pictures_teach_more() -> None:
+def test_captions_teach_and_embeddings_teach_more() -> None:
     assert _num_right(DraftPlanner()) == 0
-    without = _num_right(_taught(pictures=False), pictures=False)
+    without = _num_right(_taught(embeddings=False), embeddings=False)
     assert 5 <= without <= 25, "the colour is one of four"
     assert _num_right(_taught()) >= 2 * without
 
 
 def test_what_was_learnt_comes_back(tmp_path: Path) -> None:
     planner = _taught()
-    save_guesses(planner, tmp_path / "guesses.npz")
-    copy = load_guesses(tmp_path / "guesses.npz", VOCAB, WIDTH)
+    save_drafting_state(planner, tmp_path / "guesses.npz")
+    copy = load_drafting_state(tmp_path / "guesses.npz", VOCAB, WIDTH)
     assert _num_right(copy) == _num_right(planner)
     rates = [planner.acceptance.rate(kind) for kind in range(NUM_KINDS)]
     assert [copy.acceptance.rate(kind) for kind in range(NUM_KINDS)] == pytest.approx(rates)
     teach(copy, *_caption(np.random.default_rng(5)))  # and it goes on learning
 
 
-def test_without_pictures_there_are_none(tmp_path: Path) -> None:
-    save_guesses(_taught(pictures=False), tmp_path / "guesses.npz")
-    copy = load_guesses(tmp_path / "guesses.npz", VOCAB, 77)
-    assert copy.pictures.weights(np.ones(77, np.float32)) == {}
-    assert len(copy.phrases) > 10
+def test_without_embeddings_the_prior_is_empty(tmp_path: Path) -> None:
+    save_drafting_state(_taught(embeddings=False), tmp_path / "guesses.npz")
+    copy = load_drafting_state(tmp_path / "guesses.npz", VOCAB, 77)
+    assert copy.picture_prior.weights(np.ones(77, np.float32)) == {}
+    assert len(copy.ngram_cache) > 10
 
 
 def test_nothing_learnt_is_no_error(tmp_path: Path) -> None:
-    save_guesses(DraftPlanner(), tmp_path / "guesses.npz")
-    assert len(load_guesses(tmp_path / "guesses.npz", VOCAB, WIDTH).phrases) == 0
+    save_drafting_state(DraftPlanner(), tmp_path / "guesses.npz")
+    assert len(load_drafting_state(tmp_path / "guesses.npz", VOCAB, WIDTH).ngram_cache) == 0
 
 
 def _change(name: str, change: Callable[[NDArray[Any]], Any]) -> Callable[[dict[str, Any]], None]:
@@ -87,10 +88,10 @@ def _change(name: str, change: Callable[[NDArray[Any]], Any]) -> Callable[[dict[
     return apply
 
 
-def _set(place: Any, value: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def _set(index: Any, value: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
     def change(array: NDArray[Any]) -> NDArray[Any]:
         array = array.copy()
-        array[place] = value
+        array[index] = value
         return array
 
     return change
@@ -129,13 +130,13 @@ def test_a_damaged_file_is_refused(
     damage: Callable[[dict[str, Any]], None], tmp_path: Path
 ) -> None:
     path = tmp_path / "guesses.npz"
-    save_guesses(_taught(200), path)
+    save_drafting_state(_taught(200), path)
     with np.load(path) as file:
         arrays = dict(file)
     damage(arrays)
     np.savez(path, **arrays)
-    with pytest.raises(BundleError, match=r"holds no guesses for this bundle .*learn"):
-        load_guesses(path, VOCAB, WIDTH)
+    with pytest.raises(BundleError, match=r"is not valid drafting state for this bundle .*learn"):
+        load_drafting_state(path, VOCAB, WIDTH)
 
 
 def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
@@ -149,14 +150,14 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     large = io.BytesIO()
     with zipfile.ZipFile(large, "w") as archive:
         archive.writestr("version.npy", claims.getvalue())
-    save_guesses(_taught(40), path)
+    save_drafting_state(_taught(40), path)
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 0xFF
     contents = [b"", b"hello", pickle.dumps({"version": 1}), packed.getvalue(), large.getvalue()]
     contents += [bytes(whole), path.read_bytes()[:-200]]
     for content in contents:
         path.write_bytes(content)
-        with pytest.raises(BundleError, match="holds no guesses"):
-            load_guesses(path, VOCAB, WIDTH)
+        with pytest.raises(BundleError, match="is not valid drafting state"):
+            load_drafting_state(path, VOCAB, WIDTH)
     with pytest.raises(BundleError):
-        load_guesses(tmp_path / "absent.npz", VOCAB, WIDTH)
+        load_drafting_state(tmp_path / "absent.npz", VOCAB, WIDTH)

@@ -47,7 +47,7 @@ def learn_command(
     from altogether_rt.artifacts.bundle import Bundle
     from altogether_rt.preprocess import PromptTokenizer
     from altogether_rt.speculation.planner import DraftPlanner
-    from altogether_rt.speculation.store import save_guesses, teach
+    from altogether_rt.speculation.store import save_drafting_state, teach
 
     output = Output(as_json=as_json, quiet=quiet)
     opened = Bundle.load(bundle)
@@ -74,9 +74,9 @@ def learn_command(
             progress.advance()
     if not num_captions:
         raise AltogetherError(f"there are no captions in {captions}: nothing was learnt.")
-    changed = opened.with_guesses(lambda path: save_guesses(planner, path))
-    assert changed.guesses_path is not None
-    size = changed.guesses_path.stat().st_size
+    changed = opened.with_drafting_state(lambda path: save_drafting_state(planner, path))
+    assert changed.drafting_state_path is not None
+    size = changed.drafting_state_path.stat().st_size
     output.result(
         {"captions": num_captions, "pictures": num_pictures, "bytes": size, "bundle": bundle},
         f"{bundle} has learnt from {num_captions} captions, {num_pictures} with their picture "

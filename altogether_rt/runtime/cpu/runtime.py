@@ -24,7 +24,7 @@ class OnnxRuntime:
 
     The cache is bound once for every number of rows that occurs; a step binds its few index arrays
     and a preallocated output, and copies nothing else. `max_chunk` bounds what one row may bring in
-    one step (by default the longest prompt and some guesses): the cache has that much room beyond
+    one step (by default the longest prompt and a draft): the cache has that much room beyond
     `capacity`, because attention needs the padded chunk of every row to fit behind what the row
     already has.
     """

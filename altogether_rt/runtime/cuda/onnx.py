@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.config import MAX_GUESSES
+from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.machine.device import Device, find_gpu
 from altogether_rt.runtime.base import PREFILL_TOKENS
@@ -30,7 +30,6 @@ __all__ = ["OrtGraph", "call_limits", "missing_library", "onnx_gpu_runtime", "op
 _ERROR, _SILENT = 3, 5
 #: Most images of one call of the encoder.
 _MAX_IMAGES = 32
-_MAX_VERIFIED = MAX_GUESSES + 1  # tokens that a row brings at most besides a prompt's
 _DTYPES = {
     "tensor(int8)": np.int8,
     "tensor(uint8)": np.uint8,
@@ -78,8 +77,8 @@ def onnx_gpu_runtime(
 def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
     """The largest call that buffers are made for; the graphs themselves take any."""
     config = bundle.config
-    prompt = config.max_chunk_tokens  # and guesses of what follows it
-    verified = num_slots * _MAX_VERIFIED
+    prompt = config.max_chunk_tokens  # and draft tokens after it
+    verified = num_slots * (MAX_DRAFT_TOKENS + 1)
     # The prompts of a step have as many tokens together, and one prompt may go beyond.
     tokens = min(PREFILL_TOKENS + prompt, num_slots * prompt) + verified
     rows = min(num_slots, -(-tokens // config.mapper.prefix_length))
@@ -89,7 +88,7 @@ def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
         least=StepSizes(1, bundle.manifest.cache.min_chunk, 1, 1, 1),
         largest=StepSizes(
             rows=num_slots,
-            chunk=max(prompt, _MAX_VERIFIED),
+            chunk=max(prompt, MAX_DRAFT_TOKENS + 1),
             tokens=-(-(tokens + 1) // 128) * 128,
             visual=rows * config.mapper.prefix_length,
             wanted=verified,

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from altogether_rt.artifacts.manifest import EngineProfile
-from altogether_rt.config import MAX_GUESSES, CaptionerConfig
+from altogether_rt.config import MAX_DRAFT_TOKENS, CaptionerConfig
 
-__all__ = ["MAX_IMAGES", "MAX_ROWS", "VERIFY_CHUNK", "profiles_for"]
+__all__ = ["MAX_IMAGES", "MAX_ROWS", "profiles_for"]
 
 #: Most rows of a decoder call, most images of an encoder or mapper call.
 MAX_ROWS, MAX_IMAGES = 32, 32
 USUAL_ROWS, USUAL_IMAGES = 8, 8
-#: Most tokens that a row brings to have a draft verified: the token before it, and the guesses.
-VERIFY_CHUNK = MAX_GUESSES + 1
 #: Tokens of a verifying call, a row on average.
 VERIFY_TOKENS_A_ROW = 8
 #: A prefill takes this many of the longest prompts at once.
@@ -53,7 +51,7 @@ def _decoder_profiles(config: CaptionerConfig) -> tuple[EngineProfile, ...]:
         return EngineProfile(name, {key: (least[key], usual[key], most[key]) for key in least})
 
     many = (USUAL_ROWS * prompt // 2, prefilled)
-    verify = min(VERIFY_CHUNK, config.capacity)
+    verify = min(MAX_DRAFT_TOKENS + 1, config.capacity)  # the last token, and a draft
     return (
         profile("decode", (1, 1), (USUAL_ROWS + room, MAX_ROWS + room), 1, MAX_ROWS + room),
         profile("verify", (verify // 2, verify), (USUAL_ROWS * 4, verified), 1, verified),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.decoder import KVCache
 from altogether_rt.runtime.base import PREFILL_TOKENS, StepBatch, StepResult
 from altogether_rt.runtime.packing import pack_indices
@@ -20,7 +20,7 @@ class TorchRuntime:
 
     def __init__(
         self,
-        model: Captioner,
+        model: CaptionerModel,
         *,
         num_slots: int = 16,
         capacity: int | None = None,
@@ -53,7 +53,7 @@ class TorchRuntime:
         self._cache = KVCache.zeros(decoder, num_slots, self._capacity, self._device, cached)
 
     @property
-    def model(self) -> Captioner:
+    def model(self) -> CaptionerModel:
         """The captioner it runs."""
         return self._model
 

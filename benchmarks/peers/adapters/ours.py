@@ -23,7 +23,7 @@ from adapters.batches import MAX_ALT_TOKENS, Stopwatch, pixels_of
 from forced import ForcedRuntime
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.generation.engine import Engine, EngineStats, Work
+from altogether_rt.generation.engine import Engine, EngineStats, SequenceRequest
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.select import open_runtime
 from altogether_rt.speculation.planner import DraftPlanner
@@ -116,7 +116,7 @@ class Ours:
         ids: list[int] = self._rng.integers(4, self._vocab_size, row.caption_tokens).tolist()
         return ids
 
-    def _work(self, rows: Sequence[Any], batch: int, mode: str) -> Iterator[Work]:
+    def _work(self, rows: Sequence[Any], batch: int, mode: str) -> Iterator[SequenceRequest]:
         """Encodes a batch at a time, ahead of the decoder, as `Captioner.stream` does."""
         numbered = iter(enumerate(rows))
         while part := list(itertools.islice(numbered, batch)):
@@ -132,7 +132,7 @@ class Ours:
                     ids = (*row.stand_in_ids, *ids)
                 elif mode == "attended_left":
                     ids = (self._pad_id,) * (MAX_ALT_TOKENS - len(ids)) + tuple(ids)
-                yield Work(key, tokens, ids, row.caption_tokens, alt_ids=row.alt_ids)
+                yield SequenceRequest(key, tokens, ids, row.caption_tokens, alt_ids=row.alt_ids)
 
 
 def load(options: dict[str, Any], threads: int) -> Ours:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from altogether_rt.artifacts.checkpoint import save_checkpoint
 from altogether_rt.cli.main import app
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder
 from tests.tiny import tiny_config, tiny_tokenizer
 
@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = replace(config, encoder=encoder)
     torch.manual_seed(0)
     state = {
-        **Captioner(config).state_dict(),
+        **CaptionerModel(config).state_dict(),
         **{f"encoder.{k}": v for k, v in build_encoder(encoder).visual.state_dict().items()},
     }
     tokenizer = tiny_tokenizer(folder / "tokenizer.json")

@@ -67,9 +67,9 @@ def test_a_bundle_that_has_learnt_writes_the_same_in_fewer_steps(
     assert summary["captions"] == summary["pictures"] == 40
     after = Bundle.load(bundle)
     assert after.bundle_id == before.bundle_id
-    assert after.guesses_path is not None
-    assert after.guesses_path.stat().st_size == summary["bytes"]
-    with np.load(after.guesses_path, allow_pickle=False) as file:
+    assert after.drafting_state_path is not None
+    assert after.drafting_state_path.stat().st_size == summary["bytes"]
+    with np.load(after.drafting_state_path, allow_pickle=False) as file:
         assert file["pictures.num"] == 40
     texts_after, steps_after = num_steps(bundle)
     assert texts_after == texts

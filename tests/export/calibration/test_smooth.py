@@ -19,7 +19,7 @@ from altogether_rt.export.recipes import STAGES, LoweringNames, Threshold, find_
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.verify import record
 from altogether_rt.export.weights import MappedWeights
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.tiny import (
     EMBED_DIM,
@@ -47,8 +47,8 @@ def with_outliers(state: State) -> dict[str, torch.Tensor]:
     return changed
 
 
-def model_of(config: CaptionerConfig, state: State) -> Captioner:
-    model = Captioner(config, TinyEncoder())
+def model_of(config: CaptionerConfig, state: State) -> CaptionerModel:
+    model = CaptionerModel(config, TinyEncoder())
     model.load_state_dict(state)
     return model.eval()
 
@@ -57,7 +57,7 @@ def weights_of(state: State) -> MappedWeights:
     return MappedWeights({name: tensor.numpy() for name, tensor in state.items()})
 
 
-def observed(model: Captioner, samples: Samples) -> Calibration:
+def observed(model: CaptionerModel, samples: Samples) -> Calibration:
     with (
         TorchRuntime(model, num_slots=len(samples.pixels)) as reference,
         calibrating(reference) as calibration,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.export.calibration.observe import calibrating
 from altogether_rt.export.calibration.smooth_encoder import smooth_encoder
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_encoder
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.export.test_encoder import export, run
@@ -50,7 +50,7 @@ def _pixels(size: int, num: int = 6) -> NDArray[np.uint8]:
 
 def _norms(encoder: Encoder) -> dict[str, NDArray[np.float32]]:
     config = replace(tiny_config("opt"), encoder=encoder.config)
-    with TorchRuntime(Captioner(config, encoder)) as reference:
+    with TorchRuntime(CaptionerModel(config, encoder)) as reference:
         with calibrating(reference) as calibration:
             reference.encode(_pixels(encoder.config.image_size))
         return calibration.norms

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.export.bundling import build_lowering, write_graphs
 from altogether_rt.export.recipes import find_recipe
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder
 
 __all__ = ["RandomWeights", "write_random_graphs"]
@@ -22,7 +22,7 @@ class RandomWeights:
 
     def __init__(self, config: CaptionerConfig) -> None:
         with torch.device("meta"):
-            state = Captioner(config).state_dict()
+            state = CaptionerModel(config).state_dict()
         self._shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         self._rng = np.random.default_rng(0)
 

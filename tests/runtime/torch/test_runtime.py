@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from altogether_rt.model.captioner import Captioner
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.runtime.base import Runtime, StepBatch
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.tiny import FAMILIES, IMAGE_SIZE, VOCAB_SIZE, tiny_config, tiny_model
@@ -16,7 +16,7 @@ Row = tuple[NDArray[np.float32], list[int]]  # visual tokens (P, W) and what fol
 
 
 @pytest.fixture(params=FAMILIES)
-def model(request: pytest.FixtureRequest) -> Captioner:
+def model(request: pytest.FixtureRequest) -> CaptionerModel:
     return tiny_model(tiny_config(request.param))
 
 
@@ -60,7 +60,7 @@ def extend(new: list[list[int]], past: list[int], width: int, wanted: list[int])
 
 
 @torch.no_grad()
-def alone(model: Captioner, row: Row) -> NDArray[np.float32]:
+def alone(model: CaptionerModel, row: Row) -> NDArray[np.float32]:
     """Logits (P + T, vocab) of one sequence, without cache or batch."""
     visual, ids = row
     tokens = torch.tensor([ids], dtype=torch.long)
@@ -73,7 +73,7 @@ def close(found: NDArray[np.float32] | None, wanted: NDArray[np.float32]) -> Non
     np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=1e-4)
 
 
-def test_a_ragged_prefill_is_each_sequence_alone(model: Captioner) -> None:
+def test_a_ragged_prefill_is_each_sequence_alone(model: CaptionerModel) -> None:
     with TorchRuntime(model, num_slots=5) as runtime:
         rows = rows_of(runtime, [0, 7, 3, 10])
         result = runtime.step(prefill(rows), want_logits=True)
@@ -83,7 +83,7 @@ def test_a_ragged_prefill_is_each_sequence_alone(model: Captioner) -> None:
     assert np.array_equal(result.greedy_ids, wanted.argmax(axis=-1))
 
 
-def test_steps_verify_drafts_and_skip_idle_rows(model: Captioner) -> None:
+def test_steps_verify_drafts_and_skip_idle_rows(model: CaptionerModel) -> None:
     with TorchRuntime(model, num_slots=4) as runtime:
         rows = rows_of(runtime, [2, 6, 4])
         runtime.step(prefill(rows))
@@ -101,7 +101,7 @@ def test_steps_verify_drafts_and_skip_idle_rows(model: Captioner) -> None:
         close(result.logits, np.stack([alone(model, row)[-1] for row in kept]))
 
 
-def test_moving_a_slot_keeps_its_sequence(model: Captioner) -> None:
+def test_moving_a_slot_keeps_its_sequence(model: CaptionerModel) -> None:
     with TorchRuntime(model, num_slots=3) as runtime:
         rows = rows_of(runtime, [2, 6, 4])
         runtime.step(prefill(rows))
@@ -111,7 +111,7 @@ def test_moving_a_slot_keeps_its_sequence(model: Captioner) -> None:
         close(result.logits, alone(model, (rows[2][0], [*rows[2][1], 9]))[-1:])
 
 
-def test_a_slot_is_usable_to_its_last_place(model: Captioner) -> None:
+def test_a_slot_is_usable_to_its_last_place(model: CaptionerModel) -> None:
     with TorchRuntime(model, num_slots=1, capacity=9) as runtime:
         (row,) = rows_of(runtime, [4])
         runtime.step(prefill([row]))
@@ -121,7 +121,7 @@ def test_a_slot_is_usable_to_its_last_place(model: Captioner) -> None:
             runtime.step(extend([[5]], [9], runtime.token_width, [0]))
 
 
-def test_logits_only_when_asked_for_and_owned_by_the_result(model: Captioner) -> None:
+def test_logits_only_when_asked_for_and_owned_by_the_result(model: CaptionerModel) -> None:
     with TorchRuntime(model, num_slots=1) as runtime:
         batch = prefill(rows_of(runtime, [4]))
         asked = runtime.step(batch, want_logits=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import posixpath
 import re
@@ -190,17 +191,23 @@ def _csv_records(
     file: BinaryIO, delimiter: str, problems: Problems
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
-    rows = csv.DictReader(text, delimiter=delimiter)
+    reader = csv.reader(text, delimiter=delimiter)
+    header: list[str] | None = None
     while True:
-        where = f"line {rows.line_num + 1}"
+        where = f"line {reader.line_num + 1}"  # the first one of the record
         try:
-            record = next(rows, None)
+            cells = next(reader, None)
         except csv.Error as error:  # a field beyond csv's own limit, a stray quote
             problems.add(f"{where}: {error}")
             continue
-        if record is None:
+        if cells is None:
             return
-        yield where, record
+        if not cells:  # a blank line
+            continue
+        if header is None:
+            header = cells
+            continue
+        yield where, dict(itertools.zip_longest(header, cells[: len(header)]))
 
 
 def _add_record(

@@ -75,11 +75,18 @@ class _Worker:
     ready: bool = False
     fresh: bool = True  # has answered nothing yet
     alone: bool = False  # has one suspect task and gets no other
+    dismissed: bool = False  # knows that nothing else will come
 
     def send(self, message: Task | None) -> None:
         """A broken pipe is left to `receive`, which finds that the worker is dead."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
+
+    def dismiss(self) -> None:
+        """Tell it that nothing else will come; it answers what it has, and leaves."""
+        if not self.dismissed:
+            self.send(None)
+            self.dismissed = True
 
     def receive(self) -> Any:
         """What the worker sent; None if it is dead."""
@@ -139,7 +146,7 @@ class ProcessExecutor(Executor):
             run = _Run(self, stack, plan, Backlog(tasks, window), emit)
             run.start_workers()
             run.answer_all()
-            return run.collect_stats()
+            return run.stats
 
 
 class _Run:
@@ -163,59 +170,50 @@ class _Run:
         self._next_index = 0
         self._deaths_before_ready = 0  # in a row
         self._crashes = 0  # tasks in a row that ended a worker alone
+        self.stats = EngineStats()  # of workers that are done
 
     def start_workers(self) -> None:
         for number in range(1, self._executor.num_workers + 1):
             self._start(number)
 
     def answer_all(self) -> None:
-        """Hand out tasks and emit answers until every task has one."""
-        while True:
+        """Hand out tasks and emit answers until every task has one and every worker has left."""
+        while self._workers:
             self._hand_out()
-            busy = any(worker.outstanding for worker in self._workers.values())
-            if not busy and self._backlog.finished:
-                return
             timeout = None if self._backlog.exhausted else _POLL_S
             for connection in wait(list(self._workers), timeout):
                 worker = self._workers[connection]  # type: ignore[index]
                 message = worker.receive()
                 if message is None:
-                    self._replace(worker)
+                    self._bury(worker)
                 else:
                     self._take(worker, message)
             self._release()
 
-    def collect_stats(self) -> EngineStats:
-        """Tell the workers that there is nothing left, and sum up what their engines did."""
-        stats = EngineStats()
-        for worker in self._workers.values():
-            worker.send(None)
-        for worker in self._workers.values():
-            message = worker.receive()
-            while message == _READY:  # of a worker that had nothing to do
-                message = worker.receive()
-            if isinstance(message, EngineStats):  # else it died at the very end: nothing is lost
-                stats.add(message)
-            worker.process.join(_EXIT_S)
-        return stats
-
     def _hand_out(self) -> None:
-        """Give every worker what it may have; tasks that are suspected go one to a worker."""
-        while True:
-            idle = [worker for worker in self._workers.values() if not worker.alone]
-            worker = min(idle, key=lambda worker: len(worker.outstanding), default=None)
-            if worker is None or len(worker.outstanding) >= self._executor._max_tasks:
-                return
+        """Give every worker what it may have, and word when there is nothing left to give."""
+        while (worker := self._next_worker()) is not None:
             alone = self._backlog.has_suspects
             if alone and worker.outstanding:
                 return  # until one of them has nothing else
             all_idle = not any(worker.outstanding for worker in self._workers.values())
             task = self._backlog.next(self._next_index, wait=all_idle)
             if task is None:
-                return
+                break
             worker.alone = alone
             worker.outstanding[task.index] = task
             worker.send(task)
+        if self._backlog.finished:
+            for worker in self._workers.values():
+                worker.dismiss()
+
+    def _next_worker(self) -> _Worker | None:
+        """The worker with the fewest tasks, if it may have another one."""
+        willing = (w for w in self._workers.values() if not (w.alone or w.dismissed))
+        worker = min(willing, key=lambda worker: len(worker.outstanding), default=None)
+        if worker is None or len(worker.outstanding) >= self._executor._max_tasks:
+            return None
+        return worker
 
     def _take(self, worker: _Worker, message: Any) -> None:
         if message == _READY:
@@ -223,6 +221,10 @@ class _Run:
             self._deaths_before_ready = 0
         elif isinstance(message, _Failure):
             raise AltogetherError(message.message)
+        elif isinstance(message, EngineStats):
+            self.stats.add(message)
+            del self._workers[worker.connection]
+            worker.process.join(_EXIT_S)
         else:
             index, answer = message
             del worker.outstanding[index]
@@ -235,12 +237,14 @@ class _Run:
             self._emit(self._next_index, self._answers.pop(self._next_index))
             self._next_index += 1
 
-    def _replace(self, worker: _Worker) -> None:
-        """Start a dead worker again; its tasks go back to the backlog."""
+    def _bury(self, worker: _Worker) -> None:
+        """Start a dead worker again, unless it had answered everything; its tasks are put back."""
         how = worker.how_it_died()
         del self._workers[worker.connection]
         worker.connection.close()
         tasks = list(worker.outstanding.values())
+        if worker.dismissed and not tasks:
+            return
         if not worker.ready:
             self._deaths_before_ready += 1
             self._backlog.put_back(tasks)

@@ -120,7 +120,9 @@ def test_a_worker_that_dies_is_started_again_and_its_samples_are_done_again(
     one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     run(folder, one, None)
     deaths: list[str] = []
-    executor = ProcessExecutor(2, Mortal, "fake", slots=3, on_restart=deaths.append)
+    executor = ProcessExecutor(
+        2, partial(Mortal, batch_size=1), "fake", slots=3, on_restart=deaths.append
+    )
     run(folder, two, executor)
     assert two.read_bytes() == one.read_bytes()
     assert len(deaths) >= 4
@@ -130,7 +132,7 @@ def test_a_worker_that_dies_is_started_again_and_its_samples_are_done_again(
 def test_a_sample_that_kills_every_worker_is_an_error_row(folder: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
     run(folder, one, None)
-    run(folder, two, pool_of(2, KilledByAlt4))
+    run(folder, two, pool_of(2, partial(KilledByAlt4, batch_size=1)))
     before, after = rows_of(one), rows_of(two)
     lethal = [row["file_name"] for row in before if row["alt"] == "alt 4" and "caption" in row]
     assert len(lethal) >= 3

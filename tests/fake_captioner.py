@@ -85,6 +85,11 @@ class FakeCaptioner:
         pass
 
 
+def open_slowly(*_: object, **options: object) -> FakeCaptioner:
+    """In the place of `open_captioner`, in any process."""
+    return FakeCaptioner(delay_s=0.05)
+
+
 def main() -> None:
     from functools import partial
 

@@ -1,4 +1,4 @@
-"""A stand-in source: the images of a tar file, their alt-texts in the `.txt` members beside them."""
+"""A stand-in source: images of tar files, their alt-texts in `.txt` members beside them."""
 
 from __future__ import annotations
 

@@ -251,10 +251,9 @@ def test_ctrl_c_ends_everybody_quietly(folder: Path, tmp_path: Path, root: Path)
     program = (
         "import signal, sys, functools; from altogether_rt.cli import main\n"
         "from altogether_rt.jobs import open as module\n"
-        "from tests.fake_captioner import FakeCaptioner\n"
+        "from tests.fake_captioner import open_slowly\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def open_fake(*_, **options): return FakeCaptioner(delay_s=0.05)\n"
-        "module.open_captioner = open_fake\n"
+        "module.open_captioner = open_slowly\n"
         f"sys.argv[1:] = ['caption', {str(folder)!r}, '--out', {str(out)!r}, '--workers', '2']\n"
         "if __name__ == '__main__': main.run()\n"
     )

@@ -72,8 +72,10 @@ class EncoderConfig:
 
     @property
     def vision_cfg(self) -> Mapping[str, Any] | None:
-        """open_clip's own description of its vision tower; None where there is none, or where
-        another library describes it."""
+        """open_clip's own description of the vision tower.
+
+        None if there is none, or if the tower belongs to another library (timm).
+        """
         vision = (self.model or {}).get("vision_cfg")
         if not isinstance(vision, Mapping) or "timm_model_name" in vision:
             return None
@@ -114,7 +116,7 @@ class DecoderConfig:
     )
     eos_id: int
     pad_id: int
-    family: str = "opt"  # names the weight layout for import; no behaviour hangs on it
+    family: str = "opt"  # names the weight layout for import; no behaviour depends on it
     kv_heads: int | None = None  # None: as many as `heads`
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
     gated: bool = False  # SwiGLU-style: down(act(gate(x)) * up(x))
@@ -160,14 +162,14 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """What stands before the caption: visual tokens, then the alt-text."""
+    """What precedes the caption: visual tokens, then the alt-text."""
 
     max_alt_tokens: int = 128
     #: `attended_left`: the alt-text is padded on the left to `max_alt_tokens` and the padding is
     #: attended, as in the public training code; `none`: no padding is ever seen by a real token.
     padding: Literal["none", "attended_left"] = "none"
     alt_separator: str = " "  # joins several alt-texts of one image, first occurrence kept
-    #: Tokens put between alt-text and caption; empty in the published model.
+    #: Tokens between alt-text and caption; empty in the published model.
     suffix_ids: tuple[int, ...] = ()
     #: False: the alt-text is never given to the decoder (ClipCap).
     use_alt: bool = True
@@ -178,7 +180,7 @@ class PromptConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Defaults of generation; every one can be overridden when captioning."""
+    """Defaults of generation; each can be overridden when captioning."""
 
     max_new_tokens: int = 192
     temperature: float = 0.2  # 0: greedy
@@ -230,7 +232,7 @@ class CaptionerConfig:
 
     @property
     def max_caption_tokens(self) -> int:
-        """Most caption tokens that fit after the longest prompt, EOS included."""
+        """Maximum length of a caption, EOS included, that fits after the longest prompt."""
         return min(
             self.generation.max_new_tokens, self.decoder.max_positions - self.max_prompt_tokens
         )
@@ -246,8 +248,8 @@ class CaptionerConfig:
         return self.max_prompt_tokens + MAX_DRAFT_TOKENS
 
     @property
-    def slot_places(self) -> int:
-        """Size of a cache slot: attention wants room for a whole chunk behind a full slot."""
+    def slot_positions(self) -> int:
+        """Positions in a cache slot: attention needs room for a whole chunk after a full slot."""
         return self.capacity + self.max_chunk_tokens
 
     def to_dict(self) -> dict[str, Any]:
@@ -328,16 +330,16 @@ def named_config(name: str) -> CaptionerConfig:
     """
     if name not in named_configs():
         raise ConfigError(
-            f"no configuration is called {name!r}; there are {', '.join(named_configs())}."
+            f"there is no configuration {name!r}: choose one of {', '.join(named_configs())}."
         )
     text = resources.files("altogether_rt").joinpath("configs", f"{name}.toml").read_text("utf-8")
     return CaptionerConfig.from_dict({"name": name, **toml.loads(text)})
 
 
 def load_config(name_or_path: str) -> CaptionerConfig:
-    """A named configuration, or one of your own: the path of a .toml file.
+    """A named configuration, or that of a .toml file, by its path.
 
-    Raises ConfigError if there is none, or it has a mistake.
+    Raises ConfigError if there is none or it is not valid.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":

@@ -1,4 +1,4 @@
-"""Draws a scene with Pillow: flat shapes with a dark outline before a plain background."""
+"""Draws a scene with Pillow: flat shapes with a dark outline on a plain background."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _PAPER: RGB = (240, 240, 235)
 
 
 class _Pen:
-    """Draws in an object's own coordinates: (-1, -1) is its upper left, (1, 1) its lower right."""
+    """Draws in an object's own coordinates, from (-1, -1), upper left, to (1, 1), lower right."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, placement: Placement, side: int, fill: RGB):
         self._draw = draw
         self._cx, self._cy = placement.x * side, placement.y * side
         self._scale = placement.radius * side
         self.fill = fill
-        # A black object gets a light outline, so that its details show.
+        # A dark object gets a light outline, so that its details are visible.
         self.outline = (215, 215, 215) if sum(fill) < 120 else _INK
         self._width = max(2, round(self._scale * 0.09))
 
@@ -290,7 +290,7 @@ def _paint_background(draw: ImageDraw.ImageDraw, name: str, side: int, rng: rand
 
 
 def render(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:
-    """The scene as an RGB picture of `size` × `size` pixels."""
+    """The scene as an RGB image of `size` × `size` pixels."""
     side = size * _OVERSAMPLING
     image = Image.new("RGB", (side, side))
     draw = ImageDraw.Draw(image)

@@ -229,7 +229,7 @@ class _ManifestRest:
     target: TargetSpec
     cache: CacheSpec
     engines: tuple[EngineSpec, ...] = ()  # bundles of older versions lack these two keys
-    guesses: str | None = None
+    guesses: str | None = None  # `drafting_state`
     parity: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

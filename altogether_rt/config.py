@@ -10,16 +10,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from altogether_rt import toml
 from altogether_rt.errors import ConfigError
+from altogether_rt.plain_data import from_dict
 
 __all__ = [
     "MAX_DRAFT_TOKENS",
@@ -29,13 +28,10 @@ __all__ = [
     "GenerationConfig",
     "MapperConfig",
     "PromptConfig",
-    "from_dict",
     "load_config",
     "named_config",
     "named_configs",
 ]
-
-T = TypeVar("T")
 
 #: Maximum number of draft tokens that a row brings to a decoder step; with the token before them
 #: they fill a tile of 16 rows.
@@ -72,8 +68,10 @@ class EncoderConfig:
 
     @property
     def vision_cfg(self) -> Mapping[str, Any] | None:
-        """open_clip's own description of its vision tower; None where there is none, or where
-        another library describes it."""
+        """open_clip's own description of the vision tower.
+
+        None if there is none, or if the tower belongs to another library (timm).
+        """
         vision = (self.model or {}).get("vision_cfg")
         if not isinstance(vision, Mapping) or "timm_model_name" in vision:
             return None
@@ -114,7 +112,7 @@ class DecoderConfig:
     )
     eos_id: int
     pad_id: int
-    family: str = "opt"  # names the weight layout for import; no behaviour hangs on it
+    family: str = "opt"  # names the weight layout for import; no behaviour depends on it
     kv_heads: int | None = None  # None: as many as `heads`
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "relu"
     gated: bool = False  # SwiGLU-style: down(act(gate(x)) * up(x))
@@ -160,14 +158,14 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """What stands before the caption: visual tokens, then the alt-text."""
+    """What precedes the caption: visual tokens, then the alt-text."""
 
     max_alt_tokens: int = 128
     #: `attended_left`: the alt-text is padded on the left to `max_alt_tokens` and the padding is
     #: attended, as in the public training code; `none`: no padding is ever seen by a real token.
     padding: Literal["none", "attended_left"] = "none"
     alt_separator: str = " "  # joins several alt-texts of one image, first occurrence kept
-    #: Tokens put between alt-text and caption; empty in the published model.
+    #: Tokens between alt-text and caption; empty in the published model.
     suffix_ids: tuple[int, ...] = ()
     #: False: the alt-text is never given to the decoder (ClipCap).
     use_alt: bool = True
@@ -178,7 +176,7 @@ class PromptConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Defaults of generation; every one can be overridden when captioning."""
+    """Defaults of generation; each can be overridden when captioning."""
 
     max_new_tokens: int = 192
     temperature: float = 0.2  # 0: greedy
@@ -230,7 +228,7 @@ class CaptionerConfig:
 
     @property
     def max_caption_tokens(self) -> int:
-        """Most caption tokens that fit after the longest prompt, EOS included."""
+        """Maximum length of a caption, EOS included, that fits after the longest prompt."""
         return min(
             self.generation.max_new_tokens, self.decoder.max_positions - self.max_prompt_tokens
         )
@@ -246,8 +244,8 @@ class CaptionerConfig:
         return self.max_prompt_tokens + MAX_DRAFT_TOKENS
 
     @property
-    def slot_places(self) -> int:
-        """Size of a cache slot: attention wants room for a whole chunk behind a full slot."""
+    def slot_positions(self) -> int:
+        """Positions in a cache slot: attention needs room for a whole chunk after a full slot."""
         return self.capacity + self.max_chunk_tokens
 
     def to_dict(self) -> dict[str, Any]:
@@ -258,61 +256,6 @@ class CaptionerConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CaptionerConfig:
         return from_dict(cls, data)
-
-
-def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """Build a frozen configuration dataclass from plain data.
-
-    Raises ConfigError for an unknown key, a missing key or a value of the wrong type.
-    """
-    _require(isinstance(data, Mapping), f"{where or cls.__name__} must be a table of keys.")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    prefix = f"{where}." if where else ""
-    unknown = sorted(set(data) - set(fields))
-    _require(
-        not unknown,
-        f"unknown key {prefix}{unknown[0] if unknown else ''}; known keys: {', '.join(fields)}.",
-    )
-    values = {key: _convert(hints[key], value, prefix + key) for key, value in data.items()}
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    _require(not missing, f"missing key {prefix}{missing[0] if missing else ''}.")
-    return cls(**values)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        (inner,) = [a for a in args if a is not type(None)]
-        return _convert(inner, value, where)
-    if origin is Literal:
-        _require(
-            value in args, f"{where} is {value!r}; it must be one of {', '.join(map(repr, args))}."
-        )
-        return value
-    if origin is tuple:
-        _require(isinstance(value, (list, tuple)), f"{where} must be a list.")
-        inner_types = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        _require(len(value) == len(inner_types), f"{where} must have {len(inner_types)} values.")
-        return tuple(_convert(t, v, where) for t, v in zip(inner_types, value, strict=True))
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast("type[Any]", hint), value, where)
-    if origin is not None or hint is Any:  # Mapping[str, Any]
-        _require(hint is Any or isinstance(value, Mapping), f"{where} must be a table of keys.")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    expected = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    _require(expected, f"{where} is {value!r}; it must be of type {hint.__name__}.")
-    return value
 
 
 def named_configs() -> list[str]:
@@ -328,16 +271,16 @@ def named_config(name: str) -> CaptionerConfig:
     """
     if name not in named_configs():
         raise ConfigError(
-            f"no configuration is called {name!r}; there are {', '.join(named_configs())}."
+            f"there is no configuration {name!r}: choose one of {', '.join(named_configs())}."
         )
     text = resources.files("altogether_rt").joinpath("configs", f"{name}.toml").read_text("utf-8")
     return CaptionerConfig.from_dict({"name": name, **toml.loads(text)})
 
 
 def load_config(name_or_path: str) -> CaptionerConfig:
-    """A named configuration, or one of your own: the path of a .toml file.
+    """A named configuration, or that of a .toml file, by its path.
 
-    Raises ConfigError if there is none, or it has a mistake.
+    Raises ConfigError if there is none or it is not valid.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":

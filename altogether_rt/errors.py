@@ -6,7 +6,7 @@ __all__ = ["AltogetherError", "BundleError", "ConfigError", "ImageError", "Missi
 
 
 class AltogetherError(Exception):
-    """Something the user can mend. The CLI prints the message alone and exits with 1."""
+    """Something the user can fix. The CLI prints only the message and exits with 1."""
 
 
 class ConfigError(AltogetherError):

@@ -18,15 +18,15 @@ __all__ = ["Preprocessor", "Prompt", "PromptTokenizer", "join_alts"]
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
-#: An enlarged picture of more than this many times the wanted area is never made whole. (One that
-#: shrinks is smaller than its source.)
+#: An image that would be enlarged to more than this many times the target area is not enlarged as a
+#: whole, only the part that is kept. (An image that shrinks is smaller than its source.)
 _MAX_RESIZED_AREA_RATIO = 16
 
-#: Pixels on either side of a place that a filter may look at when it enlarges, and one to spare.
+#: Pixels on either side of a position that a filter reads when it enlarges, and one to spare.
 _FILTER_REACH = 3
 
-#: No tokenizer of the supported families makes a token of more characters than this, on average,
-#: from text: longer alt-texts are cut before they are tokenized, which bounds time and memory.
+#: Tokens of the supported tokenizers have fewer characters than this on average. Longer alt-texts
+#: are cut before they are tokenized, which bounds time and memory.
 _MAX_CHARS_PER_TOKEN = 64
 
 
@@ -44,7 +44,7 @@ class Preprocessor:
         return self._size
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An RGB picture as uint8 (image_size, image_size, 3)."""
+        """Pixels of an RGB image: uint8 (image_size, image_size, 3)."""
         assert image.mode == "RGB", "load_image converts to RGB"
         size = self._size
         if self._squash:
@@ -69,10 +69,10 @@ class Preprocessor:
     def _center_of_enlarged(
         self, image: Image.Image, new_size: tuple[int, int], corner: tuple[int, int]
     ) -> Image.Image:
-        """The part that the crop keeps of an enlarged strip, which would be of many megapixels.
+        """The centre crop of a long strip whose enlargement would have many megapixels.
 
-        The same picture up to the rounding of filter weights: like Pillow when it enlarges, across
-        first and then down; from a cut-out, because Pillow keeps the place of a box in float32.
+        Equal to cropping the enlarged image up to the rounding of filter weights: horizontal first,
+        then vertical, like Pillow. It works on a cut-out because Pillow stores a box in float32.
         """
         size = self._size
         x, y = (
@@ -87,7 +87,7 @@ class Preprocessor:
 
 @dataclass(frozen=True)
 class _KeptPart:
-    """Along one side: the pixels that a crop needs, and its place among them."""
+    """Along one side: the pixels `low` to `high` that a crop needs, and its bounds within them."""
 
     low: int
     high: int
@@ -96,14 +96,14 @@ class _KeptPart:
 
 
 def _kept_part(side: int, new_side: int, new_start: int, size: int) -> _KeptPart:
-    start, end = (place * side / new_side for place in (new_start, new_start + size))
+    start, end = (edge * side / new_side for edge in (new_start, new_start + size))
     low = max(0, int(start) - _FILTER_REACH)
     high = min(side, int(end) + 1 + _FILTER_REACH)
     return _KeptPart(low, high, start - low, min(end - low, high - low))
 
 
 def join_alts(alts: Sequence[str], separator: str) -> str:
-    """Several alt-texts of one image as one: stable order, no repeats, no blanks."""
+    """Join the alt-texts of one image: in order, without repeats and empty ones."""
     cleaned = (" ".join(alt.split()) for alt in alts)
     return separator.join(dict.fromkeys(alt for alt in cleaned if alt))
 
@@ -114,7 +114,7 @@ class Prompt:
 
     ids: tuple[int, ...]
     alt_truncated: bool
-    alt_ids: tuple[int, ...] = ()  # the alt-text in it, without padding and suffix
+    alt_ids: tuple[int, ...] = ()  # of these, the alt-text, without padding and suffix
 
 
 class PromptTokenizer:
@@ -123,7 +123,7 @@ class PromptTokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt: PromptConfig, pad_id: int) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        # An alt-text that contains "</s>" is text that somebody wrote, not the end of one.
+        # "</s>" in an alt-text is text that somebody wrote, not an end of sequence.
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
         self._prompt = prompt
@@ -131,7 +131,7 @@ class PromptTokenizer:
 
     @classmethod
     def from_file(cls, path: Path, prompt: PromptConfig, pad_id: int) -> PromptTokenizer:
-        """Raises AltogetherError if the file is absent or no tokenizer."""
+        """Read a tokenizer file. Raises AltogetherError if it is absent or not valid."""
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
@@ -143,7 +143,7 @@ class PromptTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, no special tokens."""
+        """Token ids of a text, without special tokens."""
         # A lone surrogate (from a file name or broken JSON) has no UTF-8 form.
         clean = text.encode("utf-8", "replace").decode("utf-8")
         ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids

@@ -1,8 +1,8 @@
 """A runtime that computes every step and then chooses the tokens of captions given beforehand.
 
 Random or foreign weights write nothing sensible, and how fast speculation is depends on what is
-written. Here every matrix product is made as ever, and only the choice is replaced, so that guesses
-are right exactly where they are those of the given caption.
+written. Here every matrix product is computed as usual and only the choice is replaced, so that
+draft tokens are accepted exactly where they are those of the given caption.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ForcedRuntime:
             forced = self._slots[int(slot)]
             in_row = int(batch.past_lengths[slot] + place - starts[slot])
             number = in_row - (forced.prompt_length - 1)  # of the token chosen behind this place
-            if number < len(forced.tokens):  # behind a wrong guess nothing counts
+            if number < len(forced.tokens):  # anything after a rejected token is ignored
                 chosen[index] = forced.tokens[number]
         return StepResult(chosen)
 

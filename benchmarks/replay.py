@@ -1,20 +1,20 @@
-"""How fast speculation is where guesses can be right: real alt-texts and captions, replayed.
+"""How fast speculation is on real captions: alt-texts and captions are replayed.
 
     python benchmarks/replay.py --bundle starter --pictures
     python benchmarks/replay.py --bundle DIR --seen 1000
     python benchmarks/replay.py --bundle DIR --pairs coco     (captions from $ALTOGETHER_DATA)
 
 Every step of the decoder is computed with the bundle's weights; then the token of the pair's
-caption is chosen in place of the model's. Guesses are so right as often as in a captioner that
-writes these captions, whatever the weights. `scenes`: alt-text and reference caption of scenes;
-`coco`: of an image's five human captions one is the alt-text, another the caption. Speculation off
-and auto take turns on the same rows. `--seen`: so many captions were written before, and what they
-teach is known: the middle of a long job, where otherwise it is the first captions of a new one.
-What the bundle has learnt (`altogether-rt learn`) is known from the first caption on, unless
-`--unlearnt` is given. `--pictures`: the scenes are drawn and encoded, as embeddings say which words
-go with a picture; otherwise guesses come from texts alone. Times are the decoder's, prompts
-included; `speedup_with_picture` adds the time of encoder and mapper to both. Writes
-benchmarks/results/replay-NAME.json.
+caption is chosen instead of the model's. Draft tokens are thus accepted as often as in a
+captioner that writes these captions, whatever the weights. `scenes`: alt-text and reference caption
+of scenes; `coco`: of an image's five human captions one is the alt-text, another the caption.
+Speculation off and auto take turns on the same rows. `--seen`: so many captions were written
+before, and what they teach is known: the middle of a long job, where otherwise it is the first
+captions of a new one. What the bundle has learnt (`altogether-rt learn`) is known from the first
+caption on, unless `--unlearnt` is given. `--pictures`: the scenes are drawn and encoded, as
+embeddings say which words go with an image; otherwise drafts come from texts alone. Times are the
+decoder's, prompts included; `speedup_with_picture` adds the time of encoder and mapper to both.
+Writes benchmarks/results/replay-NAME.json.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Replay:
         """texts: pairs; the first `seen` of them only teach. pictures: they are of scenes, whose
         pictures are encoded. unlearnt: without what the bundle itself has learnt.
         """
-        self._guesses_path = None if unlearnt else bundle.drafting_state_path
+        self._drafting_state_path = None if unlearnt else bundle.drafting_state_path
         config = bundle.config
         pairs = [Pair(alt, caption) for alt, caption in token_pairs(bundle, texts)]
         self._eos_id = config.decoder.eos_id
@@ -122,7 +122,7 @@ class Replay:
         with self._open(batch) as runtime:
             self._write(runtime, self.pairs[:batch], "off", DraftPlanner(), EngineStats())  # warm
             for index in range(rounds):
-                # Other captions in every round: phrases must not be known from the round before.
+                # Other captions in every round: none may be known from the round before.
                 part = self.pairs[index::rounds]
                 groups = [[pair] for pair in part] if batch == 1 else [part]
                 for group in groups:
@@ -137,7 +137,7 @@ class Replay:
 
     def _taught(self) -> DraftPlanner:
         """What the bundle brings, as when it is opened, and what the captions seen before teach."""
-        planner = new_planner(self._guesses_path, self._bundle.config)
+        planner = new_planner(self._drafting_state_path, self._bundle.config)
         for pair in self._seen:
             teach(planner, pair.alt_ids, pair.caption_ids, pair.embedding)
         return planner

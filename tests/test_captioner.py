@@ -149,7 +149,7 @@ class Halting(RequestSource):
         self.asked = 0
         self.waited = 0
 
-    def take(self, most: int, wait: bool) -> list[CaptionRequest] | None:
+    def take(self, max_requests: int, wait: bool) -> list[CaptionRequest] | None:
         self.asked += 1
         self.waited += wait
         if not self.left:

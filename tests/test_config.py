@@ -14,12 +14,12 @@ from altogether_rt.config import (
     GenerationConfig,
     MapperConfig,
     PromptConfig,
-    from_dict,
     load_config,
     named_config,
     named_configs,
 )
 from altogether_rt.errors import ConfigError
+from altogether_rt.plain_data import from_dict
 
 pytestmark = pytest.mark.lean
 

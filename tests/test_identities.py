@@ -75,7 +75,7 @@ def _short_hash(content: Any) -> str:
 
 def test_names_of_learnt_drafts(tmp_path: Path, starter: Bundle) -> None:
     """The file that `altogether-rt learn` adds is named after the first 8 digits of its hash."""
-    assert starter.manifest.guesses == "guesses.eec1ca3b.npz"
+    assert starter.manifest.drafting_state == "guesses.eec1ca3b.npz"
     assert starter.manifest.files["guesses.eec1ca3b.npz"].sha256.startswith("eec1ca3b")
 
 

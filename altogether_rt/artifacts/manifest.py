@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from altogether_rt.config import CaptionerConfig, from_dict
+from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import ConfigError
+from altogether_rt.plain_data import from_dict
 
 __all__ = [
     "GRAPH_NAMES",
@@ -229,7 +230,7 @@ class _ManifestRest:
     target: TargetSpec
     cache: CacheSpec
     engines: tuple[EngineSpec, ...] = ()  # bundles of older versions lack these two keys
-    guesses: str | None = None
+    guesses: str | None = None  # `drafting_state`
     parity: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

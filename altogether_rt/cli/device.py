@@ -32,7 +32,7 @@ DeviceOption = Annotated[
 
 
 def check_gpu(device: str) -> None:
-    """Before anything slow: is there the GPU that was asked for? Raises AltogetherError."""
+    """Raise AltogetherError, before anything slow, if the GPU that was asked for is missing."""
     from altogether_rt.machine.device import find_gpu, parse_device
 
     wanted = parse_device(device)

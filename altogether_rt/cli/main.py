@@ -1,6 +1,6 @@
-"""`altogether-rt`: finds the command, runs it, and turns its errors into sentences.
+"""`altogether-rt`: finds the command, runs it, and prints its errors as sentences.
 
-Exit codes: 0 done, 1 could not do the work, 2 usage, 130 interrupted.
+Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 class CommandGroup(TyperGroup):
-    """Holds a placeholder for each command of the table and loads the real one when it is run."""
+    """Holds a placeholder for each command of the table and imports a command when it is run."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         two_words = " ".join(args[:2])
         if len(args) > 1 and two_words in COMMANDS:
             return two_words, load_command(two_words), args[2:]
-        name, _, rest = super().resolve_command(ctx, args)  # fails, with a hint, if unknown
+        name, _, rest = super().resolve_command(ctx, args)  # if unknown, fails with a hint
         return name, load_command(args[0]), rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # here, where a closed pipe can still be told from a failure
+            sys.stdout.flush()  # now, while a closed pipe can be told from a failure
             return result
         except AltogetherError as error:
             code, message = 1, str(error)
-        except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        except BrokenPipeError:  # the reader, such as `head`, has stopped reading
             _discard_stdout()
             raise typer.Exit(1) from None
         except OSError as error:
             named = f" ({error.filename})" if error.filename else ""
-            code, message = 1, f"{error.strerror or error}{named}: the work could not go on."
+            code, message = 1, f"{error.strerror or error}{named}: the command could not continue."
         except KeyboardInterrupt:
-            code, message = 130, "Interrupted: what was finished is kept."
+            code, message = 130, "Interrupted: finished work is kept."
         Output().error(message)
         raise typer.Exit(code)
 
 
 def load_command(name: str) -> Any:
-    """The command itself, its module imported now. Raises MissingDependencyError."""
+    """Import a command's module and build the command. Raises MissingDependencyError."""
     spec = COMMANDS[name]
     single = typer.Typer(
         add_completion=False, context_settings=_SETTINGS, pretty_exceptions_enable=False
@@ -64,7 +64,7 @@ def load_command(name: str) -> Any:
 
 
 def _import_function(name: str, spec: CommandSpec) -> Any:
-    """The command's function, wrapped so that a package missing later on is explained as well."""
+    """The command's function, wrapped so that a package found missing later is explained too."""
     import functools
 
     module, _, function_name = spec.target.partition(":")
@@ -86,15 +86,15 @@ def _import_function(name: str, spec: CommandSpec) -> Any:
 def _explain_missing(error: ModuleNotFoundError, name: str, spec: CommandSpec) -> Exception:
     package = (error.name or "").partition(".")[0]
     if not package or package == "altogether_rt":
-        return error  # our own module is missing: a broken installation, to be seen in full
+        return error  # our own module: a broken installation deserves its traceback
     extra = EXTRA_OF_PACKAGE.get(package, spec.extra)
     if extra == "train" and spec.extra == "export":
-        extra = "export"  # which brings that of `train` too
+        extra = "export"  # includes `train`
     return MissingDependencyError(package, extra, f"altogether-rt {name}")
 
 
 def _discard_stdout() -> None:
-    """Send what is left to nowhere, so that the interpreter's last flush cannot complain."""
+    """Redirect stdout to the null device, so that the flush at exit cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -109,11 +109,11 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     context_settings=_SETTINGS,
-    pretty_exceptions_enable=False,  # a traceback is for a bug, and then whole
+    pretty_exceptions_enable=False,  # a traceback means a bug and is printed whole
 )
 
 
-@app.callback(epilog="altogether-rt COMMAND --help shows a command's options, with examples.")
+@app.callback(epilog="altogether-rt COMMAND --help shows a command's options and examples.")
 def main(
     version: Annotated[
         bool,

@@ -1,7 +1,7 @@
-"""The one sink of every command: results to stdout; progress, notes and errors to stderr.
+"""Output of all commands: results to stdout; progress, notes and errors to stderr.
 
-Three ways of speaking: human (tables and sentences), `--json` (one JSON line on stdout) and
-`--quiet` (errors only). rich is imported when something is drawn with it, not before.
+Three modes: human (tables and sentences), `--json` (one JSON line on stdout) and
+`--quiet` (errors only). rich is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "Progress", "format_bytes", "format_duration", "printable"]
 
-#: Seconds between progress lines where stderr is a file or a log, not a terminal.
+#: Seconds between progress lines if stderr is not a terminal.
 LOG_INTERVAL_S = 15.0
-#: Seconds between redrawings of the progress line on a terminal.
+#: Seconds between updates of the progress line on a terminal.
 TERMINAL_INTERVAL_S = 0.2
 
 _CONTROLS = {
@@ -32,21 +32,21 @@ _CONTROLS = {
 
 
 class Output:
-    """Where a command's words go. `as_json` silences the human result, `quiet` all but errors."""
+    """Output of one command. as_json: no human output. quiet: errors only."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
 
     def result(self, data: Mapping[str, Any], human: Table | str | None = None) -> None:
-        """The command's result: `data` as one JSON line with --json, else `human` if given."""
+        """Print the result: `data` as one JSON line with --json, otherwise `human` if given."""
         if self.as_json:
             print(json.dumps(data, ensure_ascii=False))
         elif human is not None:
             self.show(human)
 
     def show(self, human: Table | str) -> None:
-        """Something to read, on stdout; nothing with --json or --quiet."""
+        """Print something for people to stdout; nothing with --json or --quiet."""
         if self.as_json or self.quiet:
             return
         if isinstance(human, str):
@@ -55,29 +55,29 @@ class Output:
             self._console().print(human)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-        """A table for `result` or `show`: first column left, the others right."""
+        """A table for `result` or `show`: first column aligned left, the others right."""
         from rich.table import Table
         from rich.text import Text
 
         table = Table(title=title or None, title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
             table.add_column(column, justify="right" if index else "left")
-        for row in rows:  # Text: a name with brackets in it is not markup
+        for row in rows:  # Text: brackets in a name are not markup
             table.add_row(*(Text(printable(str(cell))) for cell in row))
         return table
 
     def note(self, message: str) -> None:
-        """A sentence on stderr about what is going on; nothing with --quiet."""
+        """Print a sentence about progress to stderr; nothing with --quiet."""
         if not self.quiet:
             print(printable(message), file=sys.stderr)
 
     def error(self, message: str) -> None:
-        """A sentence on stderr, always."""
+        """Print an error to stderr, always."""
         print(f"altogether-rt: {printable(message)}", file=sys.stderr)
 
     @contextmanager
     def progress(self, total: int | None, unit: str) -> Iterator[Progress]:
-        """Counts `unit` ("images") on stderr with rate and time left; silent with --quiet."""
+        """Show progress in `unit` ("images"), rate and time left on stderr; not with --quiet."""
         progress = Progress(total, unit, None if self.quiet else sys.stderr)
         try:
             yield progress
@@ -87,12 +87,12 @@ class Output:
     def _console(self) -> Console:
         from rich.console import Console
 
-        # A pipe or a file gets the whole table, not one cut at 80 columns.
+        # In a pipe or a file, tables are not cut at 80 columns.
         return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 class Progress:
-    """`312/1000 images  45.2/s  00:15 left  <note>`: one line redrawn, or a log line in a file."""
+    """`312/1000 images  45.2/s  00:15 left  <note>`: one updated line, or lines of a log."""
 
     def __init__(self, total: int | None, unit: str, stream: IO[str] | None) -> None:
         self.total = total
@@ -106,7 +106,7 @@ class Progress:
         self._width = 0
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """`count` more are done; `note` (a loss, a sample) stays until the next one."""
+        """Count `count` more as done; note: shown until the next one (a loss, a sample)."""
         self.done += count
         self.note = self.note if note is None else note
         now = time.monotonic()
@@ -115,6 +115,7 @@ class Progress:
             self._draw()
 
     def line(self) -> str:
+        """The progress line as it is now."""
         elapsed_s = time.monotonic() - self._start
         rate = self.done / elapsed_s if elapsed_s > 0 else 0.0
         of_total = "" if self.total is None else f"/{self.total}"
@@ -126,7 +127,7 @@ class Progress:
         return printable("  ".join(parts))
 
     def close(self) -> None:
-        """Wipe the line, so that what follows starts on a clean one."""
+        """Clear the line, so that what follows starts on an empty one."""
         if self._on_terminal and self._width and self._stream is not None:
             print("\r" + " " * self._width + "\r", end="", file=self._stream, flush=True)
             self._width = 0
@@ -145,13 +146,16 @@ class Progress:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters other than newline and tab: a file name must not be able
-    to move the cursor or recolour the terminal. Lone surrogates (undecodable names) become `?`."""
+    """`text` without control characters other than newline and tab.
+
+    A file name must not be able to move the cursor or recolour the terminal. Lone surrogates, from
+    undecodable names, become `?`.
+    """
     return text.translate(_CONTROLS).encode("utf-8", "replace").decode("utf-8")
 
 
 def format_bytes(count: float) -> str:
-    """`1.5 MB`: decimal units, three digits at most."""
+    """`1.5 MB`: decimal units, at most three digits."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"

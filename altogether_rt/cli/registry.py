@@ -1,7 +1,7 @@
-"""The table of commands: where each lives, what it needs, how it is used.
+"""The table of commands: the module of each, the extra it needs, examples.
 
-Reading this table imports nothing else of the package, so `--help` stays quick and a command
-whose extra is not installed does not break the others.
+It imports nothing else of the package, so that `--help` is quick and a command whose extra is not
+installed does not break the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class CommandSpec:
     target: str  # "module:function"; the function's signature is the command's options
     summary: str  # one line, shown by `altogether-rt --help`
     examples: tuple[str, ...]  # shown under the command's own --help
-    extra: str  # the extra that brings what the command needs beyond the base installation
+    extra: str  # installs what the command needs beyond the base installation
 
 
 #: A key of two words ("scenes score") is a command within a command.
@@ -35,7 +35,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "bench": CommandSpec(
         "altogether_rt.cli.commands.bench:bench_command",
-        "Measure speed and memory against what this machine can do.",
+        "Measure speed and memory, and compare them with the limits of this machine.",
         (
             "altogether-rt bench",
             "altogether-rt bench --bundle my-bundle --batch-sizes 1,8,32 --out bench.json",
@@ -44,19 +44,19 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "inspect": CommandSpec(
         "altogether_rt.cli.commands.inspect:inspect_command",
-        "Say what a bundle is: sizes, precision, parity, origin.",
+        "Describe a bundle: sizes, precision, parity, origin.",
         ("altogether-rt inspect my-bundle", "altogether-rt inspect starter --json"),
         "cpu",
     ),
     "prepare": CommandSpec(
         "altogether_rt.cli.commands.prepare:prepare_command",
-        "Make a bundle start at once here, and workers share its weights.",
+        "Make a bundle open faster on this machine, with weights shared by workers.",
         ("altogether-rt prepare my-bundle", "altogether-rt prepare my-bundle --remove"),
         "cpu",
     ),
     "learn": CommandSpec(
         "altogether_rt.cli.commands.learn:learn_command",
-        "Let captions teach a bundle what to guess, so that it starts as fast as it gets.",
+        "Learn from captions which tokens to draft, so that speculation works from the start.",
         (
             "altogether-rt learn captions.jsonl --bundle my-bundle",
             "altogether-rt learn captions.jsonl --bundle my-bundle --embeddings emb.npy",
@@ -65,13 +65,13 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "doctor": CommandSpec(
         "altogether_rt.cli.commands.doctor:doctor_command",
-        "Say what this machine can run, and what to install for the rest.",
+        "Show what this machine can run, and what to install for the rest.",
         ("altogether-rt doctor", "altogether-rt doctor --json"),
         "cpu",
     ),
     "export": CommandSpec(
         "altogether_rt.cli.commands.export:export_command",
-        "Turn a checkpoint into a bundle for a target.",
+        "Export a checkpoint as a bundle for a target.",
         (
             "altogether-rt export --ckpt my-checkpoint",
             "altogether-rt export --ckpt my-checkpoint --target cpu-fp32 --out my-bundle",
@@ -92,7 +92,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "import": CommandSpec(
         "altogether_rt.cli.commands.import_:import_command",
-        "Turn ClipCap's or Altogether's weights, or a bundle, into a checkpoint.",
+        "Import weights of ClipCap or Altogether, or a bundle, as a checkpoint.",
         (
             "altogether-rt import coco_weights.pt --out clipcap",
             "altogether-rt import starter --out starter",
@@ -101,7 +101,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "init": CommandSpec(
         "altogether_rt.cli.commands.init:init_command",
-        "Make a checkpoint with random weights, to try things out.",
+        "Make a checkpoint with random weights, for trying things out.",
         ("altogether-rt init --config altogether-opt-125m --random-weights --out random-125m",),
         "train",
     ),
@@ -116,13 +116,13 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "scenes score": CommandSpec(
         "altogether_rt.cli.commands.scenes:score_command",
-        "Score captions of scenes against what is known of them.",
+        "Score captions of scenes against the known facts.",
         ("altogether-rt scenes score captions.jsonl examples/references.jsonl",),
         "cpu",
     ),
 }
 
-#: Packages that one particular extra brings, whichever command asks for them.
+#: Package → the extra that installs it, whichever command needs it.
 EXTRA_OF_PACKAGE = {
     "onnx": "export",
     "onnxruntime": "cpu",

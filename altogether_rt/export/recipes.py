@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from altogether_rt import toml
 from altogether_rt.artifacts.manifest import TargetSpec
-from altogether_rt.config import from_dict
 from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.plain_data import from_dict
 
 __all__ = [
     "DEFAULT_TARGET",

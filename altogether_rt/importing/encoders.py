@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from altogether_rt.artifacts.bundle import hash_file
-from altogether_rt.config import CLIP_MEAN, CLIP_STD, EncoderConfig, from_dict
+from altogether_rt.config import CLIP_MEAN, CLIP_STD, EncoderConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.model.encoder import build_encoder, is_published
+from altogether_rt.plain_data import from_dict
 
 __all__ = [
     "check_encoder_weights",

@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from altogether_rt.config import DecoderConfig, from_dict
+from altogether_rt.config import DecoderConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.importing.names import GPT2, LLAMA, OPT, NameTable, rename
 from altogether_rt.importing.structure import tie_head
 from altogether_rt.importing.weights import read_folder
+from altogether_rt.plain_data import from_dict
 
 __all__ = ["decoder_from_hf", "hub_folder"]
 

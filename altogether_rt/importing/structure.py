@@ -12,9 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from altogether_rt.config import CaptionerConfig, DecoderConfig, MapperConfig, from_dict
+from altogether_rt.config import CaptionerConfig, DecoderConfig, MapperConfig
 from altogether_rt.errors import AltogetherError
 from altogether_rt.model.captioner import CaptionerModel
+from altogether_rt.plain_data import from_dict
 
 __all__ = ["check_fit", "decoder_structure", "mapper_structure", "tie_head"]
 

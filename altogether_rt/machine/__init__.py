@@ -1,1 +1,1 @@
-"""What this machine has: processor, GPUs, packages."""
+"""This machine: its processor, its GPUs, the packages installed."""

@@ -1,4 +1,4 @@
-"""What Linux says of the processor."""
+"""What Linux reports about the processor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["CPUINFO", "cpu_features", "read_cpuinfo"]
 
 CPUINFO = Path("/proc/cpuinfo")
 
-#: Flags that decide how fast int8 is, and what people call them.
+#: Flags that determine how fast int8 is, and their common names.
 _FEATURES = {
     "avx2": "AVX2",
     "avx512f": "AVX512",
@@ -23,7 +23,7 @@ _FEATURES = {
 
 
 def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:
-    """Values of the first core by name, in lower case; empty where the system does not tell."""
+    """Values of the first core by lower-case name; empty if the system does not provide them."""
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -36,6 +36,6 @@ def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:
 
 
 def cpu_features(values: Mapping[str, str]) -> tuple[str, ...]:
-    """What decides how fast int8 is, of what `read_cpuinfo` found."""
+    """The features, among those that `read_cpuinfo` found, that determine how fast int8 is."""
     flags = set((values.get("flags") or values.get("features") or "").split())
     return tuple(label for flag, label in _FEATURES.items() if flag in flags)

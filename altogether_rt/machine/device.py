@@ -1,8 +1,8 @@
 """`--device`, and whether this machine has what a device needs.
 
-Everything here is quick and imports no backend: a missing driver or package is said before weights
-are read. What only shows when a backend loads (a shared library that is not there) is said by the
-module that loads it.
+Everything here is quick and imports no backend, so that a missing driver or package is reported
+before weights are read. What shows only when a backend loads, such as a missing shared library, is
+reported by the module that loads it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = [
     "parse_device",
 ]
 
-#: What the extras `gpu` and `tensorrt` are built for.
+#: CUDA version that the packages of the extras `gpu` and `tensorrt` are built for.
 CUDA_MAJOR = 13
-#: Modules that provide TensorRT, preferred first.
+#: Modules that provide TensorRT, in order of preference.
 TENSORRT_MODULES: tuple[Literal["tensorrt_rtx", "tensorrt"], ...] = ("tensorrt_rtx", "tensorrt")
 DEVICE_NAMES = "auto, cpu, cuda, cuda:N or tensorrt"
 
@@ -53,10 +53,10 @@ class Device:
 
 
 def parse_device(text: str) -> Device:
-    """Raises AltogetherError for anything but DEVICE_NAMES."""
+    """Parse the value of `--device`. Raises AltogetherError for anything but DEVICE_NAMES."""
     found = re.fullmatch(r"(auto|cpu|tensorrt|cuda)|cuda:(\d{1,3})", text)
     if found is None:
-        raise AltogetherError(f"there is no device {text!r}: give {DEVICE_NAMES}.")
+        raise AltogetherError(f"there is no device {text!r}: choose {DEVICE_NAMES}.")
     if found[2] is not None:
         return Device("cuda", int(found[2]))
     kinds: dict[str, Literal["auto", "cpu", "cuda", "tensorrt"]] = {
@@ -71,7 +71,7 @@ def parse_device(text: str) -> Device:
 def find_gpu(device: Device, instead: str = "use --device cpu") -> gpu.Gpu:
     """The GPU that `device` means. Raises AltogetherError if this machine does not have it.
 
-    instead: what else helps where there is none.
+    instead: alternative for the message if there is no GPU.
     """
     report = gpu.find_gpus()
     if report.problem is not None:
@@ -80,60 +80,60 @@ def find_gpu(device: Device, instead: str = "use --device cpu") -> gpu.Gpu:
     if index >= len(report.gpus):
         last = len(report.gpus) - 1
         have = "cuda:0 only" if last == 0 else f"cuda:0 to cuda:{last}"
-        raise AltogetherError(f"{device} is not there: this machine has {have}.")
+        raise AltogetherError(f"there is no {device}: this machine has {have}.")
     return report.gpus[index]
 
 
 def check_driver() -> None:
-    """Raises AltogetherError if the driver is older than the CUDA that packages are built for."""
+    """Raise AltogetherError if the driver is too old for the CUDA that packages are built for."""
     supported = gpu.find_gpus().cuda_version
     if supported is not None and int(supported.partition(".")[0]) < CUDA_MAJOR:
         raise AltogetherError(
-            f"the NVIDIA driver supports CUDA up to {supported}, and {CUDA_MAJOR} is needed: "
+            f"the NVIDIA driver supports CUDA up to {supported}, but CUDA {CUDA_MAJOR} is needed: "
             "update the driver."
         )
 
 
 def check_onnxruntime_gpu() -> None:
-    """Raises AltogetherError unless the onnxruntime installed is the one for CUDA."""
+    """Raise AltogetherError unless the installed onnxruntime is the build for CUDA."""
     cpu, cuda = installed_version("onnxruntime"), installed_version("onnxruntime-gpu")
     if cuda is None and cpu is None and not has_module("onnxruntime"):
         raise MissingDependencyError("onnxruntime-gpu", "gpu", "captioning on CUDA")
     if cuda is None:
         raise AltogetherError(
-            f"onnxruntime {cpu or ''} here is the one without CUDA: run "
+            f"the installed onnxruntime {cpu or ''} does not support CUDA: run "
             "pip uninstall -y onnxruntime, then pip install 'altogether-rt[gpu]'."
         )
     if cpu is not None:
         raise AltogetherError(
-            "onnxruntime and onnxruntime-gpu are both installed, one over the other: run "
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: run "
             "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'altogether-rt[gpu]'."
         )
 
 
 def check_tensorrt() -> None:
-    """Raises MissingDependencyError where TensorRT or its way to CUDA is not installed."""
+    """Raise MissingDependencyError if TensorRT or cuda-python is not installed."""
     if not any(has_module(name) for name in TENSORRT_MODULES):
         raise MissingDependencyError(TENSORRT_MODULES[0], "tensorrt", "captioning with TensorRT")
     check_cuda_python("captioning with TensorRT", "tensorrt")
 
 
 def check_cuda_python(purpose: str, extra: str) -> None:
-    """Raises MissingDependencyError where cuda-python is not installed."""
+    """Raise MissingDependencyError if cuda-python is not installed."""
     if not has_module("cuda.bindings"):
         raise MissingDependencyError("cuda-python", extra, purpose)
 
 
 def has_module(name: str) -> bool:
-    """Whether a module can be found, without importing it (parents of a dotted name are)."""
+    """Whether a module can be found. It is not imported, but parents of a dotted name are."""
     try:
         return importlib.util.find_spec(name) is not None
-    except (ModuleNotFoundError, ValueError):  # no parent; a module that was put there by hand
+    except (ModuleNotFoundError, ValueError):  # no parent package; a module without a spec
         return False
 
 
 def installed_version(distribution: str) -> str | None:
-    """Version of an installed package, None if it is not there."""
+    """Version of an installed package; None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

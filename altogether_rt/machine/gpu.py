@@ -1,4 +1,4 @@
-"""NVIDIA GPUs of this machine, asked of the driver itself: quick, and without any package."""
+"""NVIDIA GPUs of this machine, as the driver reports them: quick, and without any package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """What the driver said; `problem` is why there is no GPU to use, None if there is one."""
+    """What the driver reported; problem: why no GPU can be used, None if one can."""
 
     gpus: tuple[Gpu, ...] = ()
     cuda_version: str | None = None  # newest CUDA that the driver supports
@@ -41,13 +41,13 @@ class _DriverError(Exception):
 
 
 def find_gpus(load_library: Callable[[str], Any] = ctypes.CDLL) -> GpuReport:
-    """Ask the NVIDIA driver. Never raises: what is wrong is the report's `problem`."""
+    """Query the NVIDIA driver. Never raises: problems are stated in the report."""
     try:
         driver = load_library(DRIVER_LIBRARY)
     except OSError:
         return GpuReport(
-            problem=f"there is no NVIDIA driver here ({DRIVER_LIBRARY} cannot be loaded): "
-            "install it (in a container, start that with --gpus all)"
+            problem=f"there is no NVIDIA driver ({DRIVER_LIBRARY} cannot be loaded): "
+            "install it (a container must be started with --gpus all)"
         )
     version = None
     try:
@@ -60,14 +60,14 @@ def find_gpus(load_library: Callable[[str], Any] = ctypes.CDLL) -> GpuReport:
         if error.code == _NO_DEVICE:
             return GpuReport((), version, _NO_GPU)
         return GpuReport(
-            (), version, f"the NVIDIA driver does not work ({error}): see what nvidia-smi says"
+            (), version, f"the NVIDIA driver does not work ({error}): check nvidia-smi"
         )
     return GpuReport(gpus, version, None if gpus else _NO_GPU)
 
 
 _NO_GPU = (
-    "the NVIDIA driver finds no GPU: look at nvidia-smi and CUDA_VISIBLE_DEVICES "
-    "(in a container, start that with --gpus all)"
+    "the NVIDIA driver finds no GPU: check nvidia-smi and CUDA_VISIBLE_DEVICES "
+    "(a container must be started with --gpus all)"
 )
 
 

@@ -1,4 +1,4 @@
-"""What this machine can run and what it lacks, found out without importing any of it."""
+"""What this machine can run and what is missing, found out without importing backends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FAST_INT8 = {"AVX-VNNI", "AVX512-VNNI", "AMX-INT8", "ARM dot product", "ARM I8M
 
 @dataclass(frozen=True)
 class Processor:
-    """The processor, as far as captioning cares."""
+    """What matters to captioning about the processor."""
 
     name: str
     cores: int  # that this process may use
@@ -45,12 +45,12 @@ class Processor:
 
 @dataclass(frozen=True)
 class Ability:
-    """Something that the package does, and what this machine lacks for it."""
+    """Something that the package can do, and what is missing for it on this machine."""
 
     name: str
-    extra: str  # that brings the packages
-    missing: tuple[str, ...] = ()  # sentences without their full stop
-    advice: str = ""  # a command, or what else helps
+    extra: str  # installs the packages
+    missing: tuple[str, ...] = ()  # sentences without full stop
+    advice: str = ""  # a command that helps
 
     @property
     def ready(self) -> bool:
@@ -59,18 +59,21 @@ class Ability:
 
 @dataclass(frozen=True)
 class Machine:
-    """All that `doctor` says."""
+    """All that `doctor` reports."""
 
     python: str
     processor: Processor
     gpu: GpuReport
-    packages: dict[str, str]  # installed ones that matter, with their versions
-    providers: tuple[str, ...]  # that the installed onnxruntime comes with
+    packages: dict[str, str]  # relevant installed packages and their versions
+    providers: tuple[str, ...]  # of the installed onnxruntime
     abilities: tuple[Ability, ...] = field(default=())
 
 
 def examine(cores: int) -> Machine:
-    """Look at everything; well under a second, and nothing heavy is imported."""
+    """Examine everything; takes well under a second and imports nothing heavy.
+
+    cores: number of cores that this process may use.
+    """
     gpu = find_gpus()
     names = {name for extra in ("cpu", "gpu", "tensorrt", "train", "export", "heic")
              for name, _ in _requirements(extra)} | {"tensorrt"}  # fmt: skip
@@ -87,16 +90,18 @@ def examine(cores: int) -> Machine:
 
 def _abilities(gpu: GpuReport) -> Iterator[Ability]:
     yield _starter()
-    yield _from_packages("caption on the processor", "cpu", _cpu_lacks())
-    lacks = [] if gpu.problem is None else [gpu.problem]
-    yield _from_packages("caption on a GPU with ONNX Runtime", "gpu", [*lacks, *_cuda_lacks()])
+    yield _from_packages("caption on the processor", "cpu", _missing_for_cpu())
+    no_gpu = [] if gpu.problem is None else [gpu.problem]
+    yield _from_packages(
+        "caption on a GPU with ONNX Runtime", "gpu", [*no_gpu, *_missing_for_cuda()]
+    )
     packages = [
         line
         for line in missing_packages("tensorrt")
-        # Either of the two modules will do.
+        # Either of the two modules is enough.
         if not (line.startswith("tensorrt-rtx ") and has_module("tensorrt"))
     ]
-    yield _from_packages("caption on a GPU with TensorRT", "tensorrt", [*lacks, *packages])
+    yield _from_packages("caption on a GPU with TensorRT", "tensorrt", [*no_gpu, *packages])
     yield _from_packages("train, import, init", "train", missing_packages("train"))
     yield _from_packages("export", "export", missing_packages("export"))
     yield _from_packages("read HEIC images", "heic", missing_packages("heic"))
@@ -113,24 +118,24 @@ def _starter() -> Ability:
     try:
         Bundle.load("starter")
     except AltogetherError as error:
-        lacks = (str(error).rstrip("."),)
+        missing = (str(error).rstrip("."),)
         return Ability(
-            "the starter bundle", "", lacks, "pip install --force-reinstall altogether-rt"
+            "the starter bundle", "", missing, "pip install --force-reinstall altogether-rt"
         )
     return Ability("the starter bundle", "")
 
 
-def _cpu_lacks() -> list[str]:
+def _missing_for_cpu() -> list[str]:
     other = installed_version("onnxruntime-gpu")
     if other is not None:
         return [
-            f"onnxruntime-gpu {other} is installed in place of onnxruntime: use another "
-            "environment for bundles for the processor"
+            f"onnxruntime-gpu {other} is installed instead of onnxruntime: use another "
+            "environment for CPU bundles"
         ]
     return missing_packages("cpu")
 
 
-def _cuda_lacks() -> list[str]:
+def _missing_for_cuda() -> list[str]:
     if installed_version("onnxruntime-gpu") is None and installed_version("onnxruntime") is None:
         return missing_packages("gpu")
     try:
@@ -141,19 +146,19 @@ def _cuda_lacks() -> list[str]:
 
 
 def missing_packages(extra: str) -> list[str]:
-    """What an extra would bring that is not installed, or too old; a sentence each."""
-    lacks = []
-    for name, least in _requirements(extra):
+    """A sentence for each package of an extra that is not installed or too old."""
+    missing = []
+    for name, min_version in _requirements(extra):
         version = installed_version(name)
         if version is None:
-            lacks.append(f"{name} is not installed")
-        elif _numbers(version) < _numbers(least):
-            lacks.append(f"{name} {version} is too old: {least} is needed")
-    return lacks
+            missing.append(f"{name} is not installed")
+        elif _numbers(version) < _numbers(min_version):
+            missing.append(f"{name} {version} is too old: {min_version} is needed")
+    return missing
 
 
 def _requirements(extra: str) -> Iterator[tuple[str, str]]:
-    """Packages of an extra with their least versions, as the installed package declares them."""
+    """(name, minimum version) of an extra's packages, as the installed package declares them."""
     for line in _declared():
         needed, _, marker = line.partition(";")
         if not re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker):
@@ -161,20 +166,20 @@ def _requirements(extra: str) -> Iterator[tuple[str, str]]:
         found = re.match(r"\s*([\w.-]+)(?:\[([\w,-]+)\])?(?:.*?>=\s*([\d.]+))?", needed)
         if found is None:
             continue
-        name, extras, least = found.groups()
+        name, extras, min_version = found.groups()
         name = name.replace("_", "-").lower()
         if name == _DISTRIBUTION:
             for inner in (extras or "").split(","):
                 yield from _requirements(inner)
         else:
-            yield name, least or "0"
+            yield name, min_version or "0"
 
 
 def _declared() -> list[str]:
-    """Requirements as packages declare them: `onnx>=1.20; extra == "export"`."""
+    """Requirements in the form that packages declare them: `onnx>=1.20; extra == "export"`."""
     try:
         return importlib.metadata.requires(_DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:  # run from its source, not installed
+    except importlib.metadata.PackageNotFoundError:  # run from source, not installed
         project = Path(__file__).parents[2] / "pyproject.toml"
         extras = toml.loads(project.read_text("utf-8"))["project"]["optional-dependencies"]
         return [f"{line}; extra == '{name}'" for name, lines in extras.items() for line in lines]
@@ -185,7 +190,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _providers() -> tuple[str, ...]:
-    """Provider libraries beside onnxruntime's own, which always has the processor's."""
+    """Execution providers of the installed onnxruntime, by their libraries; it always has `cpu`."""
     spec = importlib.util.find_spec("onnxruntime") if has_module("onnxruntime") else None
     if spec is None or spec.origin is None:
         return ()
@@ -195,7 +200,7 @@ def _providers() -> tuple[str, ...]:
 
 
 def read_processor(cores: int, cpuinfo: Path = CPUINFO) -> Processor:
-    """Name and features of the processor; none where the system does not tell."""
+    """Name and features of the processor, as far as the system provides them."""
     values = read_cpuinfo(cpuinfo)
     if not values:
         return Processor(platform.processor() or platform.machine(), cores, ())

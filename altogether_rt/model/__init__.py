@@ -1,1 +1,1 @@
-"""The captioner in torch: encoder, mapper, decoder with explicit cache. The reference semantics."""
+"""The captioner in PyTorch: encoder, mapper, and decoder with an explicit cache. The reference."""

@@ -1,8 +1,8 @@
-"""Lets open_clip and transformers import where torchvision was built for another torch.
+"""Makes open_clip and transformers importable where torchvision was built for another PyTorch.
 
-Package indexes carry one torchvision, built against CUDA. Beside a CPU build of torch its compiled
-operators do not load, and importing it fails on the declaration of two of them. Nothing here calls
-either, so declaring them first is enough.
+Package indexes offer one torchvision, built against CUDA. With a CPU build of PyTorch its compiled
+operators do not load, and importing it fails because two of them are not declared. Nothing here
+calls either, so it is enough to declare them first.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _OPERATORS = {
 
 
 def make_torchvision_importable() -> None:
-    """Declares torchvision's operators, if a CPU build of torch stands beside a CUDA torchvision.
+    """Declare torchvision's operators if PyTorch is a CPU build and torchvision a CUDA build.
 
-    Anywhere else torchvision declares them itself, and a second declaration would fail.
+    Otherwise torchvision declares them itself, and a second declaration would fail.
     """
     if torch.version.cuda is not None or "torchvision" in sys.modules or not _is_cuda_build():
         return
@@ -34,9 +34,9 @@ def make_torchvision_importable() -> None:
 
 
 def _is_cuda_build() -> bool:
-    """Whether the installed torchvision says it was built for CUDA; found without importing it."""
+    """Whether the installed torchvision was built for CUDA, found out without importing it."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return False
-    stated = Path(spec.origin).with_name("version.py")
-    return stated.is_file() and "+cu" in stated.read_text("utf-8", "replace")
+    version_file = Path(spec.origin).with_name("version.py")
+    return version_file.is_file() and "+cu" in version_file.read_text("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The captioner in torch: frozen encoder (optional), mapper and decoder in one module."""
+"""The captioner in PyTorch: frozen encoder (optional), mapper and decoder in one module."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["CaptionerModel"]
 
 
 class CaptionerModel(nn.Module):
-    """Mapper and decoder with fresh weights, and the encoder where one is given.
+    """Mapper and decoder with freshly initialised weights, and the encoder if one is given.
 
     Training works on embeddings computed beforehand, so the encoder may be None. It is frozen: its
-    parameters are no trainable part of the captioner.
+    parameters are not trained.
     """
 
     def __init__(self, config: CaptionerConfig, encoder: nn.Module | None = None) -> None:
@@ -60,10 +60,10 @@ class CaptionerModel(nn.Module):
     ) -> Tensor:
         """Next-token logits of [visual tokens (B, P, W), token ids (B, T)].
 
-        Without `positions`: (B, P + T, vocab). With `positions`, int64 (N, 2) of pairs (row, place
-        in the sequence): (N, vocab). The logits at place p are for the token at place p + 1, so a
-        loss on the caption asks for the places just before its tokens, and the head runs on those
-        alone.
+        Without `positions`: (B, P + T, vocab). With `positions`, int64 (N, 2) of pairs (row,
+        position in the sequence): (N, vocab). The logits at position p predict the token at
+        position p + 1, so a loss on the caption asks for the positions just before its tokens, and
+        the head runs on those alone.
         """
         states = self.hidden(visual_tokens, token_ids)
         if positions is not None:

@@ -1,4 +1,4 @@
-"""The causal language model that writes captions, described by `DecoderConfig` alone.
+"""The causal language model that generates captions, described by `DecoderConfig` alone.
 
 Two entry points, one set of weights: `Decoder.forward` runs whole sequences (training), and
 `Decoder.step` runs a ragged batch of new tokens against an explicit key/value cache (generation).
@@ -22,11 +22,12 @@ INIT_STD = 0.02  # of OPT and GPT-2
 
 @dataclass
 class KVCache:
-    """Keys and values of fixed slots, one sequence a slot.
+    """Keys and values of fixed slots, one sequence per slot.
 
-    Layout: keys and values are (layers, slots, kv_heads, capacity, head_dim), and place p of a slot
-    holds the p-th token of its sequence. The cache does not know its lengths: the caller passes
-    `past_lengths` with every step, so forgetting tokens is a smaller length and never a copy.
+    Layout: keys and values are (layers, slots, kv_heads, capacity, head_dim), and
+    position p of a slot belongs to the p-th token of its sequence. The cache does not store
+    lengths: the caller passes `past_lengths` with every step, so that dropping tokens means passing
+    a smaller length and never a copy.
     """
 
     keys: Tensor
@@ -52,12 +53,12 @@ class KVCache:
 
 
 @dataclass
-class _Places:
-    """Where the tokens of one call stand, the same for all layers."""
+class _Positions:
+    """Positions of one call's tokens, the same for all layers."""
 
     rotation: tuple[Tensor, Tensor] | None  # cos, sin: (1 or B, 1, S, D); None: not rotary
-    visible: Tensor | None  # (B, 1, S, K) which cache places each query sees; None: causal
-    written: tuple[Tensor, Tensor, Tensor] | None  # (row, place in S, in cache) of real tokens
+    visible: Tensor | None  # (B, 1, S, K) cache positions that each query attends to; None: causal
+    written: tuple[Tensor, Tensor, Tensor] | None  # real tokens: (row, index in S, cache position)
 
 
 class DecoderLayer(nn.Module):
@@ -80,36 +81,40 @@ class DecoderLayer(nn.Module):
         self.fc1 = nn.Linear(width, config.ffn_width, bias=config.bias)
         self.fc2 = nn.Linear(config.ffn_width, width, bias=config.bias)
 
-    def forward(self, x: Tensor, places: _Places, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: _Positions, cache: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         """x (B, S, W) -> (B, S, W); `cache` is this layer's keys and values, updated in place."""
         if self.pre_norm:
-            x = x + self.attend(self.norm1(x), places, cache)
+            x = x + self.attend(self.norm1(x), positions, cache)
             return x + self.feed_forward(self.norm2(x))
-        x = self.norm1(x + self.attend(x, places, cache))
+        x = self.norm1(x + self.attend(x, positions, cache))
         out: Tensor = self.norm2(x + self.feed_forward(x))
         return out
 
-    def attend(self, x: Tensor, places: _Places, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+    def attend(
+        self, x: Tensor, positions: _Positions, cache: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         batch, length, width = x.shape
         q, k, v = (
             part.view(batch, length, -1, self.head_dim).transpose(1, 2)  # (B, heads, S, D)
             for part in (self.q(x), self.k(x), self.v(x))
         )
-        if places.rotation is not None:
-            q, k = _rotate(q, *places.rotation), _rotate(k, *places.rotation)
-        if cache is not None and places.written is not None and places.visible is not None:
-            row, place, cached = places.written
+        if positions.rotation is not None:
+            q, k = _rotate(q, *positions.rotation), _rotate(k, *positions.rotation)
+        if cache is not None and positions.written is not None and positions.visible is not None:
+            row, index, cached = positions.written
             keys, values = cache  # (slots, kv_heads, capacity, D)
-            keys[row, :, cached] = k[row, :, place].to(keys.dtype)
-            values[row, :, cached] = v[row, :, place].to(values.dtype)
-            reach = places.visible.shape[-1]
+            keys[row, :, cached] = k[row, :, index].to(keys.dtype)
+            values[row, :, cached] = v[row, :, index].to(values.dtype)
+            reach = positions.visible.shape[-1]
             k, v = keys[:batch, :, :reach].to(q.dtype), values[:batch, :, :reach].to(q.dtype)
         mixed = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=places.visible,
-            is_causal=places.visible is None,
+            attn_mask=positions.visible,
+            is_causal=positions.visible is None,
             enable_gqa=self.grouped,
         )
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
@@ -148,22 +153,22 @@ class Decoder(nn.Module):
         """Whole sequences from their start: embeddings (B, S, W) -> hidden (B, S, W).
 
         Shorter sequences are padded on the right. Attention is causal, so no real position sees
-        that padding and no mask is needed; what comes out at padded positions has no meaning.
+        that padding and no mask is needed; outputs at padded positions are meaningless.
         """
         length = embeddings.shape[1]
         assert length <= self.config.max_positions, "the sequence is longer than max_positions"
         at = torch.arange(length, device=embeddings.device)[None]  # (1, S)
-        places = _Places(self._rotation(at), visible=None, written=None)
-        return self._run(embeddings, at, places, cache=None)
+        positions = _Positions(self._rotation(at), visible=None, written=None)
+        return self._run(embeddings, at, positions, cache=None)
 
     def step(
         self, embeddings: Tensor, query_lengths: Tensor, past_lengths: Tensor, cache: KVCache
     ) -> tuple[Tensor, KVCache]:
         """New tokens of slots 0..B-1: embeddings (B, S, W) -> hidden (B, S, W), and the cache.
 
-        Row b holds `query_lengths[b]` real tokens, on the left, that follow the `past_lengths[b]`
-        tokens already in slot b; prefill, decode and verification of drafts are all this one call.
-        The cache is updated in place at the places of the real tokens and nowhere else.
+        Row b starts with `query_lengths[b]` real tokens, which follow the `past_lengths[b]` tokens
+        already in slot b; prefill, decode and verification of drafts are all this one call. The
+        cache is updated in place at the positions of the real tokens and nowhere else.
         """
         batch, length, _ = embeddings.shape
         device = embeddings.device
@@ -173,16 +178,16 @@ class Decoder(nn.Module):
         reach = int((past_lengths + query_lengths).max()) if batch else 0
         assert reach <= cache.capacity, "a sequence is longer than its cache slot"
         visible = torch.arange(max(reach, 1), device=device) <= at[..., None]  # (B, S, K)
-        row, place = real.nonzero(as_tuple=True)
-        # Padded tokens keep a valid position; their outcome is thrown away.
+        row, index = real.nonzero(as_tuple=True)
+        # Padded tokens get a valid position; their outputs are discarded.
         at = at.clamp(max=self.config.max_positions - 1)
-        places = _Places(self._rotation(at), visible[:, None], (row, place, at[row, place]))
-        return self._run(embeddings, at, places, cache), cache
+        positions = _Positions(self._rotation(at), visible[:, None], (row, index, at[row, index]))
+        return self._run(embeddings, at, positions, cache), cache
 
     def decode(self, embeddings: Tensor, past_lengths: Tensor, cache: KVCache) -> Tensor:
-        """`step` with one token a row, embeddings (B, 1, W) -> hidden (B, 1, W).
+        """`step` with one token in each row, embeddings (B, 1, W) -> hidden (B, 1, W).
 
-        Nothing is asked of the values on the way, and sizes depend on B alone: this can be captured
+        Control flow does not depend on values, and sizes depend on B alone, so this can be captured
         as a CUDA graph. The caller makes sure that there is room in the slots.
         """
         batch, device = len(embeddings), embeddings.device
@@ -190,21 +195,21 @@ class Decoder(nn.Module):
         visible = torch.arange(cache.capacity, device=device) <= at[..., None]  # (B, 1, K)
         row = torch.arange(batch, device=device)
         written = (row, torch.zeros_like(row), past_lengths)
-        places = _Places(self._rotation(at), visible[:, None], written)
-        return self._run(embeddings, at, places, cache)
+        positions = _Positions(self._rotation(at), visible[:, None], written)
+        return self._run(embeddings, at, positions, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., W) -> next-token logits (..., vocab_size)."""
         weight = self.embed.weight if self.head is None else self.head.weight
         return F.linear(hidden, weight)
 
-    def _run(self, x: Tensor, at: Tensor, places: _Places, cache: KVCache | None) -> Tensor:
+    def _run(self, x: Tensor, at: Tensor, positions: _Positions, cache: KVCache | None) -> Tensor:
         if self.project_in is not None:
             x = self.project_in(x)
         if self.positions is not None:
             x = x + self.positions(at + self.config.position_offset)
         for index, layer in enumerate(self.layers):
-            x = layer(x, places, cache and (cache.keys[index], cache.values[index]))
+            x = layer(x, positions, cache and (cache.keys[index], cache.values[index]))
         if self.norm is not None:
             x = self.norm(x)
         return x if self.project_out is None else self.project_out(x)
@@ -220,10 +225,10 @@ class Decoder(nn.Module):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + D/2) of each head by their angle, Llama's layout of the pairs."""
+    """Rotate the pairs (i, i + D/2) of each head by their angle; Llama's layout of the pairs."""
     first, second = x.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+    rotated = torch.cat([-second, first], dim=-1)
+    return x * cos.to(x.dtype) + rotated * sin.to(x.dtype)
 
 
 def _norm(config: DecoderConfig) -> nn.Module:

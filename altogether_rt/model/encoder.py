@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,15 +28,15 @@ __all__ = [
     "with_architecture",
 ]
 
-#: How open_clip names models that it does not carry itself: on a hub, in a folder.
+#: Prefixes by which open_clip names models that do not come with it: on a hub, in a folder.
 _SCHEMES = ("hf-hub:", "local-dir:")
 
-#: Stands in for the text tower where only the vision tower is wanted.
+#: Stub text tower, for where only the vision tower is needed.
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 
 
 class Encoder(nn.Module):
-    """Pixels to the pooled, projected embedding; normalises pixels and (if asked) embedding."""
+    """Pixels to the pooled, projected embedding, which is normalised if `config` says so."""
 
     mean: Tensor
     std: Tensor
@@ -58,17 +59,17 @@ class Encoder(nn.Module):
 
 
 def is_published(name: str) -> bool:
-    """Whether `name` is a whole model, weights included: `hf-hub:org/repo`, `local-dir:path`."""
+    """Whether `name` is a published model with weights: `hf-hub:org/repo`, `local-dir:path`."""
     return name.startswith(_SCHEMES)
 
 
 def build_clip(config: EncoderConfig, weights: str | None = None) -> nn.Module:
     """The open_clip model of `config`, text tower included.
 
-    weights: a local file, one of open_clip's pretrained tags, or a whole published model
-    (`hf-hub:org/repo`, `local-dir:path`); None for random weights, unless `config.name` is such a
-    published model. Raises AltogetherError if open_clip knows no such model or the weights cannot
-    be loaded.
+    weights: a local file, one of open_clip's pretrained tags, or a published model
+    (`hf-hub:org/repo`, `local-dir:path`); None for random weights, unless `config.name` is a
+    published model itself. Raises AltogetherError if open_clip does not know the model or cannot
+    load the weights.
     """
     open_clip = _open_clip()
     with _as_sentences(config, weights):
@@ -87,11 +88,11 @@ def build_clip(config: EncoderConfig, weights: str | None = None) -> nn.Module:
 def build_encoder(config: EncoderConfig, weights: str | None = None) -> Encoder:
     """The encoder of `config`, frozen; arguments and errors as for `build_clip`.
 
-    Raises ConfigError if the model's embedding or image has another size than `config` says.
+    Raises ConfigError if the sizes of the model's images or embeddings differ from `config`.
     """
     clip: Any
     if weights is None and (config.model is not None or not is_published(config.name)):
-        clip = _build_vision(config)  # no weights to come: the text tower is not needed
+        clip = _build_vision(config)  # random weights: the text tower is not needed
     else:
         clip = build_clip(config, weights)
     encoder = Encoder(config, clip.visual).eval().requires_grad_(False)
@@ -102,12 +103,14 @@ def build_encoder(config: EncoderConfig, weights: str | None = None) -> Encoder:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"{config.name} does not take images of {size} pixels.") from error
     if width != config.embed_dim:
-        raise ConfigError(f"{config.name} makes embeddings of {width}, not {config.embed_dim}.")
+        raise ConfigError(
+            f"{config.name} makes embeddings of length {width}, not {config.embed_dim}."
+        )
     return encoder
 
 
 def encoder_sha256(encoder: Encoder) -> str:
-    """Hash of the vision tower's weights, the same whatever file they came from."""
+    """SHA-256 of the vision tower's weights, independent of the file they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.visual.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -138,7 +141,7 @@ def _named_model(name: str) -> Mapping[str, Any]:
 
 
 def _assemble(open_clip: Any, model: Mapping[str, Any]) -> nn.Module:
-    """The model that a configuration in open_clip's JSON format describes, random weights."""
+    """The model described in open_clip's JSON format, with random weights."""
     settings = copy.deepcopy(dict(model))
     custom_text = settings.pop("custom_text", False)
     if "multimodal_cfg" in settings:
@@ -158,31 +161,38 @@ def _open_clip() -> Any:
 
 @contextmanager
 def _as_sentences(config: EncoderConfig, weights: str | None) -> Iterator[None]:
-    """Turns what open_clip raises into one sentence, and keeps its log to itself."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # "no pretrained weights loaded" is no news here
+    """Turn what open_clip raises into an AltogetherError, and hide its warnings."""
+    logging.root.addFilter(_not_open_clips_warning)
     try:
         yield
     except AltogetherError:
         raise
-    except Exception as error:  # torch's, safetensors', timm's, the hub client's: all pass through
+    except Exception as error:  # from torch, safetensors, timm or the hub's client
         reason = " ".join(str(error).split())[:300]
         part = f" with the weights {weights}" if weights else ""
         raise AltogetherError(
             f"open_clip cannot make the encoder {config.name!r}{part}: {reason}"
         ) from error
     finally:
-        logging.disable(disabled)
+        logging.root.removeFilter(_not_open_clips_warning)
+
+
+def _not_open_clips_warning(record: logging.LogRecord) -> bool:
+    """False for what open_clip logs, on the root logger, up to warnings.
+
+    "No pretrained weights loaded" is as intended here.
+    """
+    return record.levelno > logging.WARNING or "open_clip" not in Path(record.pathname).parts
 
 
 def with_architecture(config: EncoderConfig) -> EncoderConfig:
     """`config` with open_clip's description of the model written out, where open_clip has one.
 
-    A bundle says so what its encoder is without open_clip: the benchmark counts operations by it.
+    With it, a bundle describes its encoder without open_clip; `bench` counts operations from it.
     """
     if config.model is not None:
         return config
     open_clip = _open_clip()
-    if config.name not in open_clip.list_models():  # another place's: asking would go to the hub
+    if config.name not in open_clip.list_models():  # from elsewhere; asking would go to the hub
         return config
     return dataclasses.replace(config, model=open_clip.get_model_config(config.name))

@@ -39,17 +39,17 @@ class MapperBlock(nn.Module):
         return x + hidden
 
     def attend(self, x: Tensor) -> Tensor:
-        batch, places, width = x.shape
-        split = (batch, places, self.heads, width // self.heads)
+        batch, length, width = x.shape
+        split = (batch, length, self.heads, width // self.heads)
         q = self.q(x).view(split).transpose(1, 2)  # (B, H, N, D)
         k, v = (half.reshape(split).transpose(1, 2) for half in self.kv(x).chunk(2, dim=-1))
         mixed = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, places, width))
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         return out
 
 
 class TransformerMapper(nn.Module):
-    """Embedding -> `clip_length` positions, beside learned ones that become the visual tokens."""
+    """Embedding -> `clip_length` positions, next to learned ones that become the visual tokens."""
 
     def __init__(
         self,

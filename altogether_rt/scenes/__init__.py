@@ -1,1 +1,1 @@
-"""A small world whose every fact is known: drawing, alt-texts, references, scores."""
+"""Synthetic scenes of which every fact is known: drawing, alt-texts, references, scores."""

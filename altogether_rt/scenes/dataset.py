@@ -1,4 +1,4 @@
-"""Writes scenes as a folder that `caption` and `train` can read."""
+"""Scenes as a folder that `caption` and `train` can read, and scores of their captions."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ def reference_row(file_name: str, sample: Sample) -> dict[str, Any]:
 
 
 def write_scenes(folder: Path, num: int, seed: int, split: Split) -> Iterator[int]:
-    """Writes `num` pictures, alts.jsonl and references.jsonl; yields after every picture.
+    """Write `num` images, alts.jsonl and references.jsonl; yields after each image.
 
-    The two files appear when all is written. Raises AltogetherError if `folder` has files already.
+    The two files appear once all images are written. Raises AltogetherError if `folder` is not
+    empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AltogetherError(f"{folder} is not an empty folder: give another one, or empty it.")
+        raise AltogetherError(
+            f"{folder} is not an empty folder: choose another folder, or empty it."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     alts, references = folder / "alts.jsonl.tmp", folder / "references.jsonl.tmp"
     width = max(4, len(str(num - 1)))
@@ -58,7 +61,7 @@ def _write(file: Any, row: dict[str, Any]) -> None:
 
 
 def score_files(captions: Path, references: Path) -> Scores:
-    """Scores a file of rows with `file_name` and `caption` against a references file.
+    """Score a file of rows with `file_name` and `caption` against a references file.
 
     A reference without a caption (missing, or an error row) is scored as an empty caption. Raises
     AltogetherError if a file is missing or no scene of `references` is in `captions`.
@@ -72,7 +75,7 @@ def score_files(captions: Path, references: Path) -> Scores:
         num_found += row["file_name"] in written
         scores.add(str(written.get(row["file_name"], "")), row)
     if not num_found:
-        raise AltogetherError(f"{captions} has no caption of any picture in {references}.")
+        raise AltogetherError(f"{captions} has no caption of any image in {references}.")
     return scores
 
 

@@ -1,4 +1,4 @@
-"""Draws a scene with Pillow: flat shapes with a dark outline before a plain background."""
+"""Draws a scene with Pillow: flat shapes with a dark outline on a plain background."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw
 
+from altogether_rt.scenes.background import RGB, paint_background
 from altogether_rt.scenes.scene import Placement, Scene
 from altogether_rt.scenes.world import COLOURS
 
@@ -16,7 +17,6 @@ __all__ = ["IMAGE_SIZE", "render"]
 IMAGE_SIZE = 256  # pixels, each side
 _OVERSAMPLING = 2
 
-RGB = tuple[int, int, int]
 Point = tuple[float, float]
 
 _INK: RGB = (20, 20, 20)
@@ -24,14 +24,14 @@ _PAPER: RGB = (240, 240, 235)
 
 
 class _Pen:
-    """Draws in an object's own coordinates: (-1, -1) is its upper left, (1, 1) its lower right."""
+    """Draws in an object's own coordinates, from (-1, -1), upper left, to (1, 1), lower right."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, placement: Placement, side: int, fill: RGB):
         self._draw = draw
         self._cx, self._cy = placement.x * side, placement.y * side
         self._scale = placement.radius * side
         self.fill = fill
-        # A black object gets a light outline, so that its details show.
+        # A dark object gets a light outline, so that its details are visible.
         self.outline = (215, 215, 215) if sum(fill) < 120 else _INK
         self._width = max(2, round(self._scale * 0.09))
 
@@ -226,75 +226,12 @@ _SHAPES: dict[str, Callable[[_Pen], None]] = {
 }  # fmt: skip
 
 
-def _mix(a: RGB, b: RGB, t: float) -> RGB:
-    r, g, bl = (round(x + (y - x) * t) for x, y in zip(a, b, strict=True))
-    return r, g, bl
-
-
-def _bands(draw: ImageDraw.ImageDraw, side: int, top: RGB, bottom: RGB, steps: int = 16) -> None:
-    for i in range(steps):
-        fill = _mix(top, bottom, i / (steps - 1))
-        draw.rectangle((0, side * i // steps, side, side * (i + 1) // steps), fill)
-
-
-def _paint_background(draw: ImageDraw.ImageDraw, name: str, side: int, rng: random.Random) -> None:
-    unit = side / 64
-    if name == "sea":
-        _bands(draw, side, (170, 215, 235), (95, 165, 205))
-        for row in range(8):
-            y = (6 + 8 * row + rng.uniform(-1, 1)) * unit
-            for column in range(-1, 5):
-                x = (column * 16 + (row % 2) * 8) * unit
-                draw.arc((x, y, x + 12 * unit, y + 5 * unit), 0, 180, (225, 240, 250), round(unit))
-    elif name == "meadow":
-        _bands(draw, side, (205, 235, 170), (150, 205, 120))
-        for _ in range(40):
-            x, y = rng.random() * side, rng.random() * side
-            draw.line((x, y, x + unit, y - 4 * unit), (105, 170, 85), round(unit))
-    elif name == "desert":
-        draw.rectangle((0, 0, side, side), (238, 214, 160))
-        for row in range(4):
-            y = (8 + 17 * row + rng.uniform(-2, 2)) * unit
-            draw.arc(
-                (-8 * unit, y, 40 * unit, y + 14 * unit), 200, 340, (214, 180, 115), round(unit)
-            )
-            draw.arc(
-                (26 * unit, y, 74 * unit, y + 14 * unit), 200, 340, (214, 180, 115), round(unit)
-            )
-    elif name == "night":
-        _bands(draw, side, (30, 32, 82), (62, 58, 120))
-        for _ in range(28):
-            x, y = rng.random() * side, rng.random() * side
-            draw.ellipse((x, y, x + 1.5 * unit, y + 1.5 * unit), (235, 235, 200))
-    elif name == "snow":
-        _bands(draw, side, (198, 208, 222), (238, 242, 248))
-        for _ in range(36):
-            x, y = rng.random() * side, rng.random() * side
-            draw.ellipse((x, y, x + 2 * unit, y + 2 * unit), (255, 255, 255))
-    elif name == "wall":
-        draw.rectangle((0, 0, side, side), (196, 140, 120))
-        for row in range(9):
-            y = row * 8 * unit
-            draw.line((0, y, side, y), (225, 205, 195), round(unit))
-            for column in range(5):
-                x = (column * 16 + (row % 2) * 8) * unit
-                draw.line((x, y, x, y + 8 * unit), (225, 205, 195), round(unit))
-    elif name == "sunset":
-        _bands(draw, side, (120, 80, 150), (255, 175, 90))
-    else:
-        draw.rectangle((0, 0, side, side * 0.7), (222, 222, 205))
-        draw.rectangle((0, side * 0.7, side, side), (178, 150, 118))
-        for column in range(1, 6):
-            x = column * 12 * unit
-            draw.line((x, side * 0.7, x, side), (150, 122, 92), round(unit))
-
-
 def render(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:
-    """The scene as an RGB picture of `size` × `size` pixels."""
+    """The scene as an RGB image of `size` × `size` pixels."""
     side = size * _OVERSAMPLING
     image = Image.new("RGB", (side, side))
     draw = ImageDraw.Draw(image)
-    _paint_background(draw, scene.background, side, random.Random(scene.seed))
+    paint_background(draw, scene.background, side, random.Random(scene.seed))
     for group in scene.groups:
         for placement in group.placements:
             _SHAPES[group.kind](_Pen(draw, placement, side, COLOURS[group.colour]))

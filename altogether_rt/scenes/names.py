@@ -1,6 +1,6 @@
-"""Invented names that only an author knows: of things, places and people.
+"""Invented names of things, places and people, which only an author of alt-text can know.
 
-Names are put together from syllables, so the pool is far larger than any training run can see.
+Names are composed of syllables, so there are far more of them than any training run can see.
 A name belongs to the `train` or the `test` split by a hash of its stem, so that a name in a test
 scene has never been seen in training.
 """
@@ -38,7 +38,7 @@ def stem(rng: random.Random, split: Split) -> str:
 
 
 def split_of(name: str) -> Split:
-    """The split that a stem belongs to: one stem in five is kept for testing."""
+    """The split that a stem belongs to: one stem in five is reserved for testing."""
     return "test" if zlib.crc32(name.encode()) % 5 == 0 else "train"
 
 

@@ -20,7 +20,7 @@ __all__ = ["FACT_CLASSES", "Group", "Placement", "Scene", "fact_labels", "sample
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one object stands: centre and half-size in fractions of the picture's side."""
+    """Position of one object: centre and half-size as fractions of the image's side."""
 
     x: float
     y: float
@@ -29,7 +29,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Group:
-    """Objects of one kind and colour that stand together."""
+    """Objects of one kind and colour, close together."""
 
     kind: str
     colour: str
@@ -44,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two groups before a background. The first group is the subject of a description."""
+    """One or two groups on a background. The first group is the subject of a description."""
 
     groups: tuple[Group, ...]
     relation: str  # of the first group to the second; "" for one group
@@ -59,7 +59,7 @@ class Scene:
         return Scene((second, first), RELATIONS[self.relation], self.background, self.seed)
 
 
-# Offsets of the objects of a group in its half (or the whole) of the picture, in units of the
+# Offsets of the objects of a group in its half (or the whole) of the image, in units of the
 # half's short side, and the objects' half-size in the same unit.
 _ARRANGEMENTS: dict[int, tuple[tuple[tuple[float, float], ...], ...]] = {
     1: (((0.0, 0.0),),),
@@ -75,7 +75,7 @@ _JITTER = 0.05
 def _place_group(
     rng: random.Random, count: int, size: str, centre: tuple[float, float], across: bool
 ) -> tuple[Placement, ...]:
-    """Places a group in a half of the picture; `across` says that the half lies on its side."""
+    """Arrange a group in a half of the image; across: the half is wider than it is high."""
     half = 0.5
     radius = (_RADIUS[size] if size else _GROUP_RADIUS[count]) * half * rng.uniform(0.93, 1.07)
     shift_x, shift_y = (rng.uniform(-_JITTER, _JITTER) for _ in range(2))
@@ -91,7 +91,7 @@ def _place_group(
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """Draws a scene. The subject is the smaller group, or the left or upper one of two equals."""
+    """Sample a scene. Its subject is the smaller group; of equal ones, the left or upper one."""
     num_groups = 1 if rng.random() < 0.3 else 2
     kinds = rng.sample(KINDS, num_groups)
     counts = [rng.choice((1, 1, 1, 2, 3, 4)) for _ in kinds]
@@ -132,7 +132,7 @@ FACT_CLASSES: tuple[int, ...] = (
 
 
 def fact_labels(scene: Scene) -> list[int]:
-    """What can be seen, as one class a fact, in the order of `FACT_CLASSES`."""
+    """The visible facts, one class each, in the order of `FACT_CLASSES`."""
     labels = [
         list(BACKGROUNDS).index(scene.background),
         list(RELATIONS).index(scene.relation) if scene.relation else len(RELATIONS),

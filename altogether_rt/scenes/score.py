@@ -1,8 +1,8 @@
 """Scores captions of scenes: every fact is known, so every claim can be checked.
 
-The rules are lenient in wording and strict in facts: a group counts as seen when its kind is
-named; its colour, count and size are looked for among the few words before that; a relation
-between the two mentions, in either order.
+The rules are lenient about wording and strict about facts. A group is recognized when its kind is
+named; its colour, count and size are looked up in the few words before that noun, a relation in the
+words between the two nouns, in either order.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _CAPITALISED = re.compile(r"(?<![.!?] )(?<!^)\b[A-Z][a-z]+")
 
 @dataclass
 class Scores:
-    """Counts over captions; shares are properties."""
+    """Counts over captions, and the percentages that follow from them."""
 
     num_captions: int = 0
     right: Counter[str] = field(default_factory=Counter)  # by fact type
@@ -68,7 +68,7 @@ class Scores:
     with_invention: int = 0
 
     def add(self, caption: str, reference: Mapping[str, Any]) -> None:
-        """Scores one caption against a row of references.jsonl."""
+        """Add one caption, scored against its row of references.jsonl."""
         facts, alt = reference["facts"], reference["rounds"][0]
         seen = score_caption(caption, facts)
         self.num_captions += 1
@@ -87,11 +87,11 @@ class Scores:
 
     @property
     def visual(self) -> float:
-        """Share of visual facts that the captions state rightly."""
+        """Fraction of the visual facts that captions state correctly."""
         return _share(sum(self.right.values()), sum(self.total.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Shares in percent, None where nothing was counted, and the counts behind them."""
+        """Percentages, None where there was nothing to count, and the counts behind them."""
         return {
             "captions": self.num_captions,
             "visual_facts_right": _percent(sum(self.right.values()), sum(self.total.values())),
@@ -108,34 +108,35 @@ class Scores:
 
 
 def score_caption(caption: str, facts: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """(fact type, stated rightly) for every visual fact of a scene."""
+    """(fact type, stated correctly) for every visual fact of a scene."""
     words = _WORD.findall(caption.lower())
     groups = facts["groups"]
-    places = [_mention(words, group["kind"]) for group in groups]
+    mentions = [_mention(words, group["kind"]) for group in groups]
     results: list[tuple[str, bool]] = []
-    for group, place in zip(groups, places, strict=True):
-        before = _words_before(words, place) if place is not None else []
-        results.append(("kind", place is not None))
+    for group, mention in zip(groups, mentions, strict=True):
+        before = _words_before(words, mention) if mention is not None else []
+        results.append(("kind", mention is not None))
         colours = [word for word in before if word in COLOURS]
         results.append(("colour", colours == [group["colour"]]))
-        results.append(("count", place is not None and _count(before) == group["count"]))
+        results.append(("count", mention is not None and _count(before) == group["count"]))
         if group["size"]:
             sizes = [word for word in before if word in SIZES]
             results.append(("size", sizes == [group["size"]]))
     if facts["relation"]:
-        results.append(("relation", _relation_right(words, places, facts["relation"])))
+        results.append(("relation", _relation_right(words, mentions, facts["relation"])))
     results.append(("background", _background_right(words, facts["background"])))
     return results
 
 
 def _mention(words: list[str], kind: str) -> int | None:
+    """Index of the first word that names `kind`; None if none does."""
     return next((i for i, word in enumerate(words) if _KIND_BY_WORD.get(word) == kind), None)
 
 
-def _words_before(words: list[str], place: int) -> list[str]:
-    """The few words before a noun, back to the noun before it."""
+def _words_before(words: list[str], noun: int) -> list[str]:
+    """Up to `_WORDS_BEFORE` words before a noun, nearest first, back to the previous noun."""
     before: list[str] = []
-    for word in reversed(words[max(0, place - _WORDS_BEFORE) : place]):
+    for word in reversed(words[max(0, noun - _WORDS_BEFORE) : noun]):
         if word in _KIND_BY_WORD:
             break
         before.append(word)
@@ -143,12 +144,12 @@ def _words_before(words: list[str], place: int) -> list[str]:
 
 
 def _count(before: list[str]) -> int | None:
-    """The nearest count word; `before` runs backwards from the noun."""
+    """The count word nearest to the noun; before: as `_words_before` returns it."""
     return next((_COUNT_BY_WORD[word] for word in before if word in _COUNT_BY_WORD), None)
 
 
-def _relation_right(words: list[str], places: list[int | None], relation: str) -> bool:
-    first, second = places
+def _relation_right(words: list[str], mentions: list[int | None], relation: str) -> bool:
+    first, second = mentions
     if first is None or second is None:
         return False
     if first > second:
@@ -172,15 +173,15 @@ def _contains_name(caption: str, name: str) -> bool:
 
 
 def _is_corrected(caption: str, wrong: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """The caption states what is true and does not state what the alt-text had wrong."""
+    """Whether the caption states the true fact and not the wrong one of the alt-text."""
     words = _WORD.findall(caption.lower())
     if wrong["type"] == "background":
         return _background_right(words, str(wrong["true"]))
     group = facts["groups"][wrong["group"]]
-    place = _mention(words, group["kind"])
-    if place is None:
+    mention = _mention(words, group["kind"])
+    if mention is None:
         return False
-    before = _words_before(words, place)
+    before = _words_before(words, mention)
     if wrong["type"] == "colour":
         return [word for word in before if word in COLOURS] == [str(wrong["true"])]
     if wrong["type"] == "count":
@@ -189,7 +190,7 @@ def _is_corrected(caption: str, wrong: Mapping[str, Any], facts: Mapping[str, An
 
 
 def _invented_names(caption: str, alt: str) -> list[str]:
-    """Capitalised words inside sentences that the alt-text does not have."""
+    """Capitalised words inside sentences that do not occur in the alt-text."""
     return [word for word in _CAPITALISED.findall(caption) if word.lower() not in alt.lower()]
 
 

@@ -1,8 +1,8 @@
-"""What the web would write about a scene, what is true of it, and the rounds that re-align the two.
+"""Alt-texts as the web might have them for a scene, its facts, and rounds that re-align the two.
 
-The alt-text comes first and is all that its author cared to say: names that no picture shows,
-some facts, some of them wrong, dates and file names. The last round is the caption that a careful
-annotator arrives at.
+The first round is the alt-text, which is all that its author cared to write: names that no image
+shows, some facts, some of them wrong, dates and file names. The last round is the caption that a
+careful annotator would arrive at.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Sample", "Wrong", "make_sample", "make_scene"]
 
 @dataclass(frozen=True)
 class Wrong:
-    """One thing an alt-text says that the picture contradicts."""
+    """One claim of an alt-text that the image contradicts."""
 
     type: str  # colour | count | kind | background
     group: int  # index into the scene's groups; -1 for the background
@@ -36,7 +36,7 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture's scene with its alt-texts, annotation rounds and facts."""
+    """A scene with its alt-texts, annotation rounds and facts."""
 
     scene: Scene
     alts: tuple[str, ...]
@@ -50,11 +50,11 @@ class Sample:
 
     @property
     def visual_caption(self) -> str:
-        """The caption of someone who sees the picture and knows no names."""
+        """The caption by someone who sees the image and knows no names."""
         return _caption(self.scene, _Names())
 
     def facts(self) -> dict[str, Any]:
-        """All that a caption can be scored on, as plain data."""
+        """The facts that a caption can be scored on, as plain data."""
         groups = [
             {"kind": g.kind, "colour": g.colour, "count": g.count, "size": g.size}
             for g in self.scene.groups
@@ -80,9 +80,11 @@ class _Names:
 
 @dataclass(frozen=True)
 class _Claims:
-    """What an alt-text says of the picture: some facts, some wrong, most left out."""
+    """What an alt-text says about the image: some facts, some of them wrong, most left out."""
 
-    groups: tuple[tuple[int, str, str], ...]  # (count, colour, kind); 0 and "" are left out
+    groups: tuple[
+        tuple[int, str, str], ...
+    ]  # (count, colour, kind); 0 and "" stand for facts left out
     background: str
     wrong: tuple[Wrong, ...] = field(default=())
 
@@ -119,11 +121,11 @@ def _other(rng: random.Random, options: tuple[Any, ...], *not_these: Any) -> Any
 
 
 def _falsify(rng: random.Random, scene: Scene, known: _Names, claims: _Claims) -> _Claims:
-    """Makes one of the claims wrong (saying it if it was left out)."""
+    """Make one of the claims wrong, adding it if it was left out."""
     index = rng.randrange(len(claims.groups))
     group = scene.groups[index]
     count, colour, kind = claims.groups[index]
-    # A named thing keeps its count: "Biscuit" is one.
+    # A named thing keeps its count: "Biscuit" is a single one.
     named = bool(known.thing) and index == 0
     type_ = rng.choice(("colour", "colour", "kind", "background") + (() if named else ("count",)))
     if type_ == "background":
@@ -147,7 +149,7 @@ def _falsify(rng: random.Random, scene: Scene, known: _Names, claims: _Claims) -
 def _claim(rng: random.Random, group: Group) -> tuple[int, str, str]:
     count = group.count if rng.random() < 0.7 else 0
     if count == 0 and group.count > 1:
-        count = group.count  # "boats" without a count would be one more noun form to know
+        count = group.count  # a bare "boats" would be one more noun form to learn
     return count, group.colour if rng.random() < 0.45 else "", group.kind
 
 
@@ -176,7 +178,7 @@ def _noise(rng: random.Random) -> str:
 
 
 def _say_names(rng: random.Random, known: _Names, claims: _Claims) -> str:
-    """The alt-text proper."""
+    """The alt-text without noise."""
     phrases = [group_phrase(count, colour, kind) for count, colour, kind in claims.groups]
     if known.thing:
         _, colour, kind = claims.groups[0]
@@ -220,7 +222,7 @@ def make_sample(
 ) -> Sample:
     """The sample of a seed and an index: the same on every machine.
 
-    `page` numbers the web pages that show the picture: each has its own alt-texts and names.
+    page: number of the web page that shows the image; each has its own alt-texts and names.
     """
     scene = scene or make_scene(seed, index, split)
     rng = random.Random(f"scenes/{split}/{seed}/{index}/page/{page}")
@@ -232,7 +234,7 @@ def make_sample(
         return Sample(scene, alts, (alts[0], caption), ())
     claims = _sample_claims(rng, scene, known)
     alts = (_write_alt(rng, known, claims),)
-    if rng.random() < 0.2:  # a second alt-text of the same page: less, and never contradicting
+    if rng.random() < 0.2:  # a second alt-text of the same page: says less and never contradicts
         alts = (*alts, known.place if known.place and rng.random() < 0.5 else _noise(rng))
     caption = _caption(scene, known)
     middle = _caption(Scene(scene.groups[:1], "", scene.background, scene.seed), known)

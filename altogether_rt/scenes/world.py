@@ -1,4 +1,4 @@
-"""The vocabulary of the scenes: what can be seen, and the words for it."""
+"""The vocabulary of scenes: what can be visible, and the words for it."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from altogether_rt import toml
-from altogether_rt.config import from_dict
 from altogether_rt.errors import ConfigError
+from altogether_rt.plain_data import from_dict
 
 __all__ = ["DataRecipe", "EncoderStage", "Optimization", "Stage", "TrainRecipe", "load_recipe"]
 

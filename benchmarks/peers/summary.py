@@ -180,14 +180,14 @@ def footnotes(result: Mapping[str, Any]) -> list[str]:
     """What the marks of the contestants' labels mean."""
     if not result.get("pairs"):
         forced = (
-            "Forced to random tokens, so that no guess is right: this is what guessing costs "
-            "where it does not help. `--pairs` measures it on real captions."
+            "Forced to random tokens, so that no draft token is accepted: this is what speculation "
+            "costs where it does not help. `--pairs` measures it on real captions."
         )
     else:
         forced = (
-            f"Forced to the captions of the pairs ({result['pairs']}), so that guesses are right "
-            "as often as in a captioner that writes them; nothing is known of other captions when "
-            "a measurement begins. The others write as many tokens."
+            f"Forced to the captions of the pairs ({result['pairs']}), so that draft tokens are "
+            "accepted as often as in a captioner that writes them; nothing has been learnt from "
+            "other captions when a measurement begins. The others write as many tokens."
         )
     notes = [f"* {forced}", "† The same after 1,000 other captions were learnt from."]
     labels = "".join(one["label"] for one in result["contestants"])

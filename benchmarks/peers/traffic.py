@@ -5,8 +5,8 @@ Lengths are spread like real ones: alt-texts of 0 to 128 tokens, median 15, one 
 captions of 20 to 190 tokens, mean 80. They follow a low-discrepancy sequence (van der Corput, with
 a seeded shift), so that the first eight rows are as typical as all of them.
 
-Rows of real pairs (`convert/real_pairs.py`) bring the captions themselves, for whoever guesses at
-them.
+Rows of real pairs (`convert/real_pairs.py`) bring the captions themselves, for contestants that
+speculate.
 """
 
 from __future__ import annotations

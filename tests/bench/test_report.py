@@ -177,7 +177,7 @@ def test_command_prints_a_table_and_then_one_json_line(runtime: StandIn, tmp_pat
 
 @pytest.mark.parametrize("speculation", ["off", "on"])
 def test_speculation_can_be_chosen(runtime: StandIn, speculation: str) -> None:
-    """Every token of the stand-in is the same: guesses are right as soon as they are allowed."""
+    """Every token of the stand-in is the same: any draft token is accepted."""
     arguments = ["bench", "--batch-sizes", "3", "--quick", "--quiet", "--speculation", speculation]
     data = json.loads(CliRunner().invoke(app, arguments).stdout)
     assert data["settings"]["speculation"] == speculation

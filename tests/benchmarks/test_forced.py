@@ -42,7 +42,7 @@ def test_the_given_captions_are_written(speculation: Speculation, num_slots: int
     assert written == {work.key: tuple(caption[:-1]) for work, caption in pairs(23)}
 
 
-def test_guesses_are_right_where_the_caption_copies() -> None:
+def test_drafts_are_accepted_where_the_caption_copies() -> None:
     off, on = EngineStats(), EngineStats()
     _, plain = write("off", 4, off)
     _, verifying = write("on", 4, on)

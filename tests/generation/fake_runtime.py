@@ -83,7 +83,7 @@ class FakeRuntime:
 class CopyingRuntime(FakeRuntime):
     """Its captions are the alt-text with edits: words left out, put in and changed.
 
-    Prompts are alt-text tokens and SEPARATOR. Elsewhere they are random.
+    Prompts are alt-text tokens and SEPARATOR. A caption that departs from that is random.
     """
 
     def next_logits(self, sequence: list[int]) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ from tests.machine.fake_driver import pretend_gpus
 
 pytestmark = pytest.mark.lean
 
-DRIVER_SENTENCE = r"there is no NVIDIA driver here \(libcuda.so.1 cannot be loaded\): install it"
+DRIVER_SENTENCE = r"there is no NVIDIA driver \(libcuda.so.1 cannot be loaded\): install it"
 
 
 def pretend_packages(
@@ -71,7 +71,7 @@ def test_devices_are_read_and_written_alike(text: str, device: Device) -> None:
 
 @pytest.mark.parametrize("text", ["gpu", "", "cuda:", "cuda:-1", "cpu:0", "CUDA", "cuda:1234"])
 def test_other_names_are_no_devices(text: str) -> None:
-    with pytest.raises(AltogetherError, match="give auto, cpu, cuda, cuda:N or tensorrt"):
+    with pytest.raises(AltogetherError, match="choose auto, cpu, cuda, cuda:N or tensorrt"):
         parse_device(text)
 
 
@@ -115,17 +115,17 @@ def test_auto_looks_for_what_the_bundle_needs(monkeypatch: pytest.MonkeyPatch) -
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = bundle_for("onnxruntime", "cuda")
     pretend_gpus(monkeypatch, 89)
-    with pytest.raises(AltogetherError, match=r"cuda:1 is not there: this machine has cuda:0 only"):
+    with pytest.raises(AltogetherError, match=r"there is no cuda:1: this machine has cuda:0 only"):
         check_device(bundle, "cuda:1")
     pretend_gpus(monkeypatch, 89, 89, 90)
-    with pytest.raises(AltogetherError, match=r"cuda:3 .* has cuda:0 to cuda:2\."):
+    with pytest.raises(AltogetherError, match=r"no cuda:3: .* has cuda:0 to cuda:2\."):
         check_device(bundle, "cuda:3")
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "tensorrt"])
 def test_a_driver_that_is_too_old(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpus(monkeypatch, 89, cuda_version=12040)
-    with pytest.raises(AltogetherError, match=r"CUDA up to 12\.4, and 13 is needed: update"):
+    with pytest.raises(AltogetherError, match=r"CUDA up to 12\.4, but CUDA 13 is needed: update"):
         check_device(bundle_for(runtime, "cuda"))
 
 
@@ -136,13 +136,14 @@ def test_a_driver_that_is_too_old(runtime: str, monkeypatch: pytest.MonkeyPatch)
         (
             {"onnxruntime": "1.32.0"},
             ("onnxruntime",),
-            r"onnxruntime 1.32.0 here is the one without CUDA: run pip uninstall -y onnxruntime, "
+            r"the installed onnxruntime 1.32.0 does not support CUDA: "
+            r"run pip uninstall -y onnxruntime, "
             r"then pip install 'altogether-rt\[gpu\]'\.",
         ),
         (
             {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"},
             ("onnxruntime",),
-            r"are both installed, one over the other: run pip uninstall",
+            r"are both installed and overwrite each other: run pip uninstall",
         ),
     ],
 )

@@ -33,7 +33,7 @@ def test_without_a_driver() -> None:
     [
         (FakeDriver(()), "the NVIDIA driver finds no GPU"),
         (FakeDriver(errors={"cuInit": 100}), "the NVIDIA driver finds no GPU"),
-        (FakeDriver(errors={"cuInit": 803}), "cuInit gave error 803): see what nvidia-smi says"),
+        (FakeDriver(errors={"cuInit": 803}), "cuInit gave error 803): check nvidia-smi"),
         (FakeDriver(errors={"cuDeviceGetAttribute": 1}), "cuDeviceGetAttribute gave error 1"),
     ],
 )

@@ -83,9 +83,9 @@ def test_a_machine_that_has_all_but_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
         "export",
         "read HEIC images",
     }
-    assert "there is no NVIDIA driver here" in found["caption on a GPU with TensorRT"][1]
+    assert "there is no NVIDIA driver" in found["caption on a GPU with TensorRT"][1]
     assert (
-        "onnxruntime 1.32.0 here is the one without CUDA: run pip uninstall"
+        "the installed onnxruntime 1.32.0 does not support CUDA: run pip uninstall"
         in (found["caption on a GPU with ONNX Runtime"][1])
     )
 
@@ -124,7 +124,7 @@ def test_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["caption on a GPU with ONNX Runtime"][0]
     assert found["caption on a GPU with TensorRT"][0]
     assert (
-        "onnxruntime-gpu 1.31.1 is installed in place of onnxruntime"
+        "onnxruntime-gpu 1.31.1 is installed instead of onnxruntime"
         in (found["caption on the processor"][1])
     )
     data = json.loads(doctor("--json").stdout)

@@ -174,7 +174,7 @@ def test_weights_that_are_absent_or_of_another_model(tmp_path: Path) -> None:
 
 
 def test_another_embedding_width_is_refused() -> None:
-    with pytest.raises(ConfigError, match="makes embeddings of 12, not 16"):
+    with pytest.raises(ConfigError, match="makes embeddings of length 12, not 16"):
         build_encoder(config_of("vit", embed_dim=16))
 
 

@@ -115,7 +115,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AltogetherError, match="there is no file"):
         score_files(tmp_path / "none.jsonl", references)
     (tmp_path / "other.jsonl").write_text('{"file_name": "z.png", "caption": "x"}\n')
-    with pytest.raises(AltogetherError, match="no caption of any picture"):
+    with pytest.raises(AltogetherError, match="no caption of any image"):
         score_files(tmp_path / "other.jsonl", references)
     (tmp_path / "broken.jsonl").write_text("{\n")
     with pytest.raises(AltogetherError, match="line 1 is not JSON"):

@@ -18,7 +18,7 @@ __all__ = ["doctor_command"]
 def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
 ) -> None:
-    """Say what this machine can run, what is missing, and the command that brings it."""
+    """Show what this machine can run, what is missing, and the command that installs it."""
     import os
 
     output = Output(as_json=as_json)
@@ -27,9 +27,7 @@ def doctor_command(
     if as_json:
         output.result(_data(machine))
         return
-    output.show(
-        output.table(f"altogether-rt {__version__}", ("of this machine", ""), _facts(machine))
-    )
+    output.show(output.table(f"altogether-rt {__version__}", ("this machine", ""), _facts(machine)))
     for ability in machine.abilities:
         if ability.ready:
             output.show(f"ready    {ability.name}")
@@ -43,8 +41,8 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
     processor, gpu = machine.processor, machine.gpu
     yield "Python", machine.python
     yield "processor", f"{processor.name}, {processor.cores} cores"
-    speed = "quick at int8" if processor.fast_int8 else "no VNNI: int8 is slower than it could be"
-    yield "its features", f"{', '.join(processor.features) or 'unknown'} ({speed})"
+    speed = "fast at int8" if processor.fast_int8 else "no VNNI: int8 is slower"
+    yield "features", f"{', '.join(processor.features) or 'unknown'} ({speed})"
     if gpu.cuda_version is not None:
         yield "NVIDIA driver", f"for CUDA up to {gpu.cuda_version}"
     for each in gpu.gpus:

@@ -1,4 +1,4 @@
-"""`altogether-rt inspect`: what a bundle is."""
+"""`altogether-rt inspect`: describes a bundle."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["inspect_command"]
 
 def inspect_command(
     bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, or `starter`, which ships with the package.")
+        str, typer.Argument(help="A bundle's folder, or `starter`, the bundle in the package.")
     ] = "starter",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
 ) -> None:
-    """Say what a bundle is, after checking that its files are what was exported."""
+    """Describe a bundle, after checking that its files are those that were exported."""
     output = Output(as_json=as_json)
     opened = Bundle.load(bundle)
     manifest = opened.manifest
@@ -43,16 +43,16 @@ def inspect_command(
     files = [(name, format_bytes(spec.bytes)) for name, spec in manifest.files.items()]
     output.show(output.table("files", ("file", "size"), files))
     if manifest.parity:
-        origin = f"parity with torch, on {manifest.parity.get('inputs', 'unknown inputs')}"
+        origin = f"parity with PyTorch, on {manifest.parity.get('inputs', 'unknown inputs')}"
         columns = ("stage", "mean cosine", "worst row", "largest error", "of", "same token")
         output.show(output.table(origin, columns, _parity(manifest.parity)))
 
 
 def _prepared(bundle: Bundle) -> str | None:
-    """Where it is prepared for this machine."""
+    """Folder where the bundle is prepared for this machine; None if it is not."""
     try:
         prepared = find_prepared(bundle)
-    except MissingDependencyError:  # nothing opens it here
+    except MissingDependencyError:  # no runtime for it is installed
         return None
     return None if prepared is None else str(prepared.path)
 
@@ -80,13 +80,13 @@ def _facts(data: Mapping[str, Any], config: CaptionerConfig) -> Iterator[tuple[s
     if data["prepared"] is not None:
         yield "prepared", data["prepared"]
     yield "checkpoint", f"{checkpoint.get('name', 'unknown')} {checkpoint.get('sha256', '')[:12]}"
-    yield "made", str(provenance.get("created", "unknown"))
+    yield "created", str(provenance.get("created", "unknown"))
     tools = provenance.get("tools", {})
     yield "with", ", ".join(f"{name} {version}" for name, version in tools.items())
 
 
 def _engines(engines: Sequence[Mapping[str, Any]]) -> Mapping[str, list[str]]:
-    """The compute capabilities that every graph was compiled for, by builder."""
+    """By builder, the compute capabilities for which all graphs were compiled."""
     graphs: dict[tuple[str, int], set[str]] = {}
     for engine in engines:
         builder = f"{engine['builder']} {engine['builder_version']}"

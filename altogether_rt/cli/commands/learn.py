@@ -1,4 +1,4 @@
-"""`altogether-rt learn`: captions that were written teach a bundle what to guess."""
+"""`altogether-rt learn`: learns drafting state for a bundle from finished captions."""
 
 from __future__ import annotations
 
@@ -23,26 +23,32 @@ __all__ = ["learn_command"]
 
 def learn_command(
     captions: Annotated[
-        Path, typer.Argument(metavar="CAPTIONS", help="A file that altogether-rt caption wrote.")
+        Path, typer.Argument(metavar="CAPTIONS", help="Output file of altogether-rt caption.")
     ],
-    bundle: Annotated[str, typer.Option(help="The bundle's folder; its guesses are replaced.")],
+    bundle: Annotated[
+        str, typer.Option(help="The bundle's folder; what it has learnt before is replaced.")
+    ],
     embeddings: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The images' embeddings, of --save-embeddings: teaches which words go with what.",
+            help="Embeddings from --save-embeddings: teach which words go with an image.",
         ),
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="The first so many captions; more teach little more.")
+        int,
+        typer.Option(
+            min=1, help="Number of captions to learn from; more than the default teach little."
+        ),
     ] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Let captions teach a bundle which words come next, so that its first captions are written as
+    """Learn from captions which tokens to draft, so that a bundle's first captions are generated as
     fast as later ones. Captions stay the same, and so does the bundle's id.
 
-    A thousand captions like those to come are plenty. It is single captions that get faster.
+    A thousand captions similar to those to come are enough. Captioning one image at a time gains
+    most.
     """
     from altogether_rt.artifacts.bundle import Bundle
     from altogether_rt.preprocess import PromptTokenizer
@@ -57,55 +63,58 @@ def learn_command(
     )
     saved = None if embeddings is None else _open_embeddings(embeddings, opened)
     planner = DraftPlanner()
-    num_captions = num_pictures = 0
+    num_captions = num_embeddings = 0
     with output.progress(None, "captions") as progress:
         for row in itertools.islice(_caption_rows(captions), limit):
             embedding = None
             if saved is not None:
                 try:
                     embedding = saved.get(row["file_name"]).embedding
-                    num_pictures += 1
+                    num_embeddings += 1
                 except ImageError:
-                    pass  # its words teach all the same
+                    pass  # its caption teaches without it
             alt_ids = tokenizer.prompt(_alts(row)).alt_ids
             ids = (*tokenizer.encode(row["caption"]), config.decoder.eos_id)
             teach(planner, alt_ids, ids, embedding)
             num_captions += 1
             progress.advance()
     if not num_captions:
-        raise AltogetherError(f"there are no captions in {captions}: nothing was learnt.")
+        raise AltogetherError(
+            f"there are no captions in {captions}, so there is nothing to learn from: "
+            "give the output of altogether-rt caption."
+        )
     changed = opened.with_drafting_state(lambda path: save_drafting_state(planner, path))
     assert changed.drafting_state_path is not None
     size = changed.drafting_state_path.stat().st_size
     output.result(
-        {"captions": num_captions, "pictures": num_pictures, "bytes": size, "bundle": bundle},
-        f"{bundle} has learnt from {num_captions} captions, {num_pictures} with their picture "
+        {"captions": num_captions, "pictures": num_embeddings, "bytes": size, "bundle": bundle},
+        f"{bundle} has learnt from {num_captions} captions, {num_embeddings} with embeddings "
         f"({format_bytes(size)})",
     )
 
 
 def _open_embeddings(path: Path, bundle: Bundle) -> SavedEmbeddings:
-    """Raises AltogetherError for embeddings of another encoder."""
+    """Open saved embeddings. Raises AltogetherError if they are of another encoder."""
     manifest = bundle.manifest
     stamp = EncoderStamp(manifest.encoder_id, manifest.config.encoder.embed_dim)
     try:
         return SavedEmbeddings(path, stamp)
     except AltogetherError as error:
-        try:  # however the images were decoded: what they show is the same
+        try:  # decoded differently, but similar enough to learn from
             return SavedEmbeddings(path, dataclasses.replace(stamp, decoding="fast-jpeg"))
         except AltogetherError:
             raise error from None
 
 
 def _caption_rows(path: Path) -> Iterator[Row]:
-    """Rows with a caption, as they are read. Raises AltogetherError at one that is none."""
+    """Rows with a caption, as they are read. Raises AltogetherError for an invalid line."""
     try:
         with path.open("rb") as file:
             for number, (_, row, _) in enumerate(read_rows(file), 1):
                 if row is None:
                     raise AltogetherError(
-                        f"line {number} of {path} is not a row of captions: give a file that "
-                        "altogether-rt caption wrote."
+                        f"line {number} of {path} is not a caption row: give the output of "
+                        "altogether-rt caption."
                     )
                 if "error" not in row:
                     yield row

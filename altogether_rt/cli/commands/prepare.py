@@ -1,4 +1,4 @@
-"""`altogether-rt prepare`: a bundle that starts at once on this machine, shared by its workers."""
+"""`altogether-rt prepare`: makes a bundle open faster on this machine, shared by its workers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ __all__ = ["prepare_command"]
 
 def prepare_command(
     bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, or `starter`, which ships with the package.")
+        str, typer.Argument(help="A bundle's folder, or `starter`, the bundle in the package.")
     ] = "starter",
     remove: Annotated[
-        bool, typer.Option("--remove", help="Remove what was prepared of this bundle.")
+        bool, typer.Option("--remove", help="Remove what was prepared for this bundle.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
 ) -> None:
-    """Keep a bundle's weights in your cache folder as this machine's kernels want them, about twice
-    its size. From then on every command opens it in a part of the time, and worker processes share
-    one copy in memory. Captions are the same.
+    """Store a bundle's weights in your cache folder in the layout of this machine's kernels.
+
+    They take about twice the bundle's size. From then on every command opens the bundle in a
+    fraction of the time, and worker processes share one copy in memory. Captions stay the same.
     """
     from altogether_rt.artifacts.bundle import Bundle
     from altogether_rt.artifacts.manifest import GRAPH_NAMES
@@ -33,7 +34,9 @@ def prepare_command(
     output = Output(as_json=as_json)
     if remove:
         folders = remove_prepared(Bundle.load(bundle, verify_hashes=False))
-        human = "\n".join(f"removed {folder}" for folder in folders) or "nothing was prepared of it"
+        human = (
+            "\n".join(f"removed {folder}" for folder in folders) or "nothing was prepared for it"
+        )
         output.result({"removed": [str(folder) for folder in folders]}, human)
         return
     opened = Bundle.load(bundle)

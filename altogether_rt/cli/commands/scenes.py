@@ -30,7 +30,7 @@ _LABELS = {
 def scenes_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, new or empty.")],
     num: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
     split: Annotated[
         Literal["train", "test"],
         typer.Option(help="Names in `test` scenes never occur in `train` ones, whatever the seed."),
@@ -38,7 +38,7 @@ def scenes_command(
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Draw scenes: pictures, alts.jsonl (what the web says) and references.jsonl (what is true)."""
+    """Draw scenes: images, alts.jsonl (as from the web) and references.jsonl (the true facts)."""
     output = Output(as_json=as_json, quiet=quiet)
     with output.progress(num, "scenes") as progress:
         for _ in write_scenes(out, num, seed, split):
@@ -53,7 +53,7 @@ def score_command(
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Score captions of scenes: facts seen, names kept, wrong facts corrected, names invented."""
+    """Score captions of scenes: facts stated, names kept, wrong facts corrected, names invented."""
     output = Output(as_json=as_json, quiet=quiet)
     scores = score_files(captions, references).to_dict()
     rows = [

@@ -93,7 +93,7 @@ def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
             visual=rows * config.mapper.prefix_length,
             wanted=verified,
         ),
-        places=config.slot_places,
+        places=config.slot_positions,
     )
 
 

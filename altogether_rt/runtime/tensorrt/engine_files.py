@@ -11,8 +11,8 @@ from pathlib import Path
 
 from altogether_rt.artifacts.bundle import Bundle, hash_file
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineSpec
-from altogether_rt.config import from_dict
 from altogether_rt.errors import ConfigError
+from altogether_rt.plain_data import from_dict
 from altogether_rt.runtime.tensorrt.profiles import profiles_for
 
 __all__ = ["SPEC_NAME", "EngineFile", "cache_folder", "engine_key", "find_engine", "find_engines"]

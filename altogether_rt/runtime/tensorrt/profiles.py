@@ -63,7 +63,7 @@ def _shapes(
     config: CaptionerConfig, rows: int, chunk: int, tokens: int, visual: int, wanted: int
 ) -> Mapping[str, tuple[int, ...]]:
     decoder = config.decoder
-    places = config.slot_places  # as the exporter writes into the graph
+    places = config.slot_positions  # as the exporter writes into the graph
     return {
         **dict.fromkeys(("token_ids", "positions", "unpad_index"), (tokens,)),
         "visual_tokens": (visual, decoder.token_width),

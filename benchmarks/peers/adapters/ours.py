@@ -3,10 +3,10 @@
 options: bundle, pixels; speculation `off` or `auto`; taught: a file of pairs, whose captions are
 taken to be written before (`convert/real_pairs.py`).
 
-Random weights soon repeat one token, which guesses catch at once; real captions are not like that.
-With speculation the timed captions are therefore forced to those of the pairs, or, where rows bring
-none, to random tokens: then no guess is right, and what is measured is what guessing costs where it
-does not help.
+Random weights soon repeat one token, which drafting predicts at once; real captions are not like
+that. With speculation the timed captions are therefore forced to those of the pairs or, where rows
+bring none, to random tokens: then no draft token is accepted, and the measurement shows what
+speculation costs where it does not help.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Ours:
         return self._write(rows, len(rows), mode)
 
     def notes(self) -> dict[str, Any]:
-        """Share of the guessed tokens that were right, of all captions since it was loaded."""
+        """Acceptance rate of draft tokens, over all captions since it was loaded."""
         if self._speculation == "off":
             return {}
         return {"draft_acceptance": self._stats.acceptance}
@@ -109,7 +109,7 @@ class Ours:
         return captions
 
     def _given_ids(self, row: Any) -> Sequence[int]:
-        """The row's caption; if it has none, one that nobody can guess, another at every call."""
+        """The row's caption; if it has none, random tokens, others at every call."""
         if row.caption_ids:
             given: Sequence[int] = row.caption_ids
             return given

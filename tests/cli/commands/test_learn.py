@@ -78,10 +78,10 @@ def test_a_bundle_that_has_learnt_writes_the_same_in_fewer_steps(
     scenes, out = tmp_path / "scenes", tmp_path / "fast.jsonl"
     assert run("caption", scenes, "--bundle", bundle, "--out", out, *fast).exit_code == 0
     done = run("learn", captions, "--bundle", bundle, "--embeddings", tmp_path / "fast.npy")
-    assert "from 40 captions, 40 with their picture" in done.stdout
+    assert "from 40 captions, 40 with embeddings" in done.stdout
     # Learning anew replaces what was learnt; without embeddings only words teach.
     done = run("learn", captions, "--bundle", bundle, "--limit", 10)
-    assert "has learnt from 10 captions, 0 with their picture" in done.stdout
+    assert "has learnt from 10 captions, 0 with embeddings" in done.stdout
     with captions.open("a") as file:  # no more is read than is wanted
         file.write("not a row\n")
     assert run("learn", captions, "--bundle", bundle, "--limit", 40).exit_code == 0

@@ -156,7 +156,7 @@ def test_limits_hold_what_the_engine_may_ask_for() -> None:
         limits = call_limits(bundle, slots)
         assert limits.largest.rows == slots
         assert limits.largest.chunk >= prompt
-        assert limits.places == bundle.config.slot_places
+        assert limits.places == bundle.config.slot_positions
         # All slots bring a prompt, up to the budget and one more; the dummy token has a place.
         prompts = min(slots, 2048 // prompt + 1)
         assert limits.largest.tokens > prompts * prompt

@@ -89,7 +89,7 @@ def history(runtime: Runtime, want_logits: bool = True) -> list[NDArray[np.float
         step(a.bring([token]), b.bring([token + 20]))
     step(a.bring([12]), b.bring([13, 14, 15, 16]), c.bring([20, 21, 22], visual[2]))
     step(a.bring([]), b.bring([17, 18]), c.bring([27]))
-    b.past -= 2  # the guesses were wrong
+    b.past -= 2  # the draft was rejected
     step(a.bring([30, 31]), b.bring([31, 33]), c.bring([32]))
     # Prompts that no profile takes together.
     step(

@@ -1,0 +1,76 @@
+"""Frozen dataclasses from the tables of JSON and TOML files, checked against their types."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from altogether_rt.errors import ConfigError
+
+__all__ = ["from_dict"]
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """Build a frozen dataclass from plain data.
+
+    where: key of the table within its file, for messages. Raises ConfigError for an unknown key, a
+    missing key or a value of the wrong type.
+    """
+    _require(isinstance(data, Mapping), f"{where or cls.__name__} must be a table of keys.")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    unknown = sorted(set(data) - set(fields))
+    _require(
+        not unknown,
+        f"unknown key {prefix}{unknown[0] if unknown else ''}; known keys: {', '.join(fields)}.",
+    )
+    values = {key: _convert(hints[key], value, prefix + key) for key, value in data.items()}
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    _require(not missing, f"missing key {prefix}{missing[0] if missing else ''}.")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = [a for a in args if a is not type(None)]
+        return _convert(inner, value, where)
+    if origin is Literal:
+        _require(
+            value in args, f"{where} is {value!r}; it must be one of {', '.join(map(repr, args))}."
+        )
+        return value
+    if origin is tuple:
+        _require(isinstance(value, (list, tuple)), f"{where} must be a list.")
+        inner_types = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        _require(len(value) == len(inner_types), f"{where} must have {len(inner_types)} values.")
+        return tuple(_convert(t, v, where) for t, v in zip(inner_types, value, strict=True))
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast("type[Any]", hint), value, where)
+    if origin is not None or hint is Any:  # Mapping[str, Any]
+        _require(hint is Any or isinstance(value, Mapping), f"{where} must be a table of keys.")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    _require(expected, f"{where} is {value!r}; it must be of type {hint.__name__}.")
+    return value
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)

@@ -246,8 +246,8 @@ class CaptionerConfig:
         return self.max_prompt_tokens + MAX_DRAFT_TOKENS
 
     @property
-    def slot_places(self) -> int:
-        """Size of a cache slot: attention wants room for a whole chunk behind a full slot."""
+    def slot_positions(self) -> int:
+        """Positions in a cache slot: attention needs room for a whole chunk after a full slot."""
         return self.capacity + self.max_chunk_tokens
 
     def to_dict(self) -> dict[str, Any]:

@@ -68,8 +68,9 @@ class GraphSpec:
 class CacheSpec:
     """The decoder's cache: `past_key.N` and `present_key.N` share one buffer, values likewise.
 
-    Each buffer is (slots, kv_heads, places, head_dim). A call whose longest row brings S tokens is
-    padded to `max(S, min_chunk)` and needs `places >= past + that` for every row.
+    Each buffer is (slots, kv_heads, positions, head_dim). A call whose longest row brings S tokens
+    is padded to `max(S, min_chunk)` columns, and needs `positions >= past + max(S, min_chunk)` for
+    every row.
     """
 
     layers: int
@@ -106,12 +107,15 @@ class EngineProfile:
     """
 
     name: str  # `decode`, `verify`, `prefill`; `all` where one profile serves
-    shapes: Mapping[str, ShapeRange]  # by input: its least, its usual, its largest shape
+    shapes: Mapping[str, ShapeRange]  # by input: its min, opt and max shape
 
     def __post_init__(self) -> None:
         for name, value in self.shapes.items():
             where = f"shapes of {name} in profile {self.name}"
-            _require(_is_shape_range(value), f"{where} must be three shapes, the least first.")
+            _require(
+                _is_shape_range(value),
+                f"{where} must be a min, an opt and a max shape.",
+            )
         as_tuples = {name: tuple(map(tuple, value)) for name, value in self.shapes.items()}
         object.__setattr__(self, "shapes", as_tuples)
 
@@ -256,9 +260,9 @@ def _is_shape_range(value: Any) -> bool:
 
     if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(map(is_shape, value)):
         return False
-    least, usual, largest = value
-    sizes = zip(least, usual, largest, strict=False)
-    return len(least) == len(usual) == len(largest) and all(a <= b <= c for a, b, c in sizes)
+    minimum, opt, maximum = value
+    sizes = zip(minimum, opt, maximum, strict=False)
+    return len(minimum) == len(opt) == len(maximum) and all(a <= b <= c for a, b, c in sizes)
 
 
 def _is_plain_name(name: str) -> bool:

@@ -67,10 +67,10 @@ def _grey_converter(image: Image.Image) -> Convert:
         white = 65535.0
     else:
         brightest = _brightest(image)
-        usual = 1.0 if image.mode == "F" else 65535.0
+        nominal = 1.0 if image.mode == "F" else 65535.0
         if image.mode == "F" and 1.0 < brightest <= 255.0:
-            usual = 255.0  # 8-bit values stored as floats
-        white = max(usual, brightest)
+            nominal = 255.0  # 8-bit values stored as floats
+        white = max(nominal, brightest)
 
     def convert(band: Image.Image) -> Image.Image:
         values = np.asarray(band)  # (rows, width)

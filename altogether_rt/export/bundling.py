@@ -204,7 +204,7 @@ def write_graphs(
 
     weights: of mapper and decoder. encoder: from uint8 pixels to embeddings.
     """
-    places = config.slot_places
+    places = config.slot_positions
     emitters: dict[str, Callable[[GraphBuilder], None]] = {
         "encoder": lambda g: build_encoder(g, config.encoder, encoder, lowering),
         "mapper": lambda g: build_mapper(g, config, weights, lowering),

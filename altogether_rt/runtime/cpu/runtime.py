@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.cpu.call_sizes import (
+    embeddings_per_call,
+    images_per_call,
+    tokens_per_call,
+)
 from altogether_rt.runtime.cpu.kv_buffers import KVBuffers
 from altogether_rt.runtime.cpu.prepared import find_prepared
-from altogether_rt.runtime.cpu.working_set import images_per_call, maps_per_call, tokens_per_call
 from altogether_rt.runtime.ort_session import open_session
 from altogether_rt.runtime.packing import pack_indices
 
@@ -58,11 +62,11 @@ class OnnxRuntime:
         self._capacity = config.capacity
         self._token_width = config.decoder.token_width
         self._vocab_size = config.decoder.vocab_size
-        places = self._capacity + self._max_chunk
-        self._cache = KVBuffers(bundle.manifest.cache, num_slots, places)
+        positions = self._capacity + self._max_chunk
+        self._cache = KVBuffers(bundle.manifest.cache, num_slots, positions)
         self._bindings: dict[tuple[int, bool], Any] = {}  # by (rows, want_logits)
         self._images_per_call = images_per_call(config.encoder)
-        self._maps_per_call = maps_per_call(config)
+        self._embeddings_per_call = embeddings_per_call(config)
         self._prefill_tokens = tokens_per_call(config)
 
     @property
@@ -95,7 +99,7 @@ class OnnxRuntime:
 
     def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (N, E) to visual tokens (N, P, W)."""
-        return _in_parts(self._mapper, "embeddings", embeddings, self._maps_per_call)
+        return _in_parts(self._mapper, "embeddings", embeddings, self._embeddings_per_call)
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """One ragged decoder call; see `Runtime.step`."""

@@ -17,7 +17,7 @@ from altogether_rt.runtime.cuda.memory_plan import (
     layout_bytes,
     tensor_shape,
 )
-from altogether_rt.runtime.cuda.step_inputs import padded_inputs, wanted_places
+from altogether_rt.runtime.cuda.step_inputs import logit_rows, padded_inputs
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, PlannedCall, StepSizes, plan_calls
 
 __all__ = ["DecoderMemory", "DeviceDecoder", "cache_tensors", "decoder_sizes"]
@@ -46,9 +46,9 @@ def decoder_sizes(
     inputs: Sequence[TensorSpec], profiles: Sequence[DecoderProfile], vocab_size: int
 ) -> dict[str, int]:
     """Bytes of each region that a decoder needs besides cache and scratch, by name."""
-    wanted = max(profile.largest.wanted for profile in profiles)
+    wanted = max(profile.max_sizes.wanted for profile in profiles)
     return {
-        "inputs": max(layout_bytes(inputs, profile.largest) for profile in profiles),
+        "inputs": max(layout_bytes(inputs, profile.max_sizes) for profile in profiles),
         _IDS: 8 * wanted,
         _LOGITS: 4 * wanted * vocab_size,
     }
@@ -99,36 +99,36 @@ class DeviceDecoder:
         self._prepared: dict[_Key, _Prepared] = {}
         self._seen: set[_Key] = set()
         self._host_inputs = cuda.host_alloc(
-            max(layout_bytes(self._specs, profile.largest) for profile in profiles)
+            max(layout_bytes(self._specs, profile.max_sizes) for profile in profiles)
         )
-        self._host_ids = cuda.host_alloc(8 * max(p.largest.wanted for p in profiles))
+        self._host_ids = cuda.host_alloc(8 * max(p.max_sizes.wanted for p in profiles))
         self._host_logits: HostBuffer | None = None  # made when logits are first asked for
         cuda.clear(memory.cache, cache.nbytes, self._stream)  # masked NaN would still be NaN
         cuda.synchronize(self._stream)
 
     def step(self, batch: StepBatch, want_logits: bool) -> StepResult:
         """See `Runtime.step`."""
-        rows, wanted = len(batch.query_lengths), len(batch.logit_index)
+        wanted = len(batch.logit_index)
         greedy_ids = np.empty(wanted, np.int64)
         logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
         for call in plan_calls(batch, self._held, self._profiles):
-            places = wanted_places(batch, call)
+            rows = logit_rows(batch, call)
             self._run(batch, call)
             if logits is not None:
-                self._download_logits(len(places))
+                self._download_logits(len(rows))
             self._cuda.synchronize(self._stream)
-            greedy_ids[places] = self._host_ids.array.view(np.int64)[: len(places)]
+            greedy_ids[rows] = self._host_ids.array.view(np.int64)[: len(rows)]
             if logits is not None and self._host_logits is not None:
-                found = self._host_logits.array.view(np.float32)[: len(places) * self._vocab_size]
-                logits[places] = found.reshape(len(places), -1)
-        # What a slot held beyond this was taken back: it may be written over.
-        self._held[:rows] = batch.past_lengths + batch.query_lengths
+                found = self._host_logits.array.view(np.float32)[: len(rows) * self._vocab_size]
+                logits[rows] = found.reshape(len(rows), -1)
+        # Tokens of a slot beyond this length were rejected drafts: they may be overwritten.
+        self._held[: len(batch.query_lengths)] = batch.past_lengths + batch.query_lengths
         return StepResult(greedy_ids, logits)
 
     @property
     def max_chunk(self) -> int:
         """Most tokens that a row may bring in one step."""
-        return max(profile.largest.chunk for profile in self._profiles)
+        return max(profile.max_sizes.chunk for profile in self._profiles)
 
     def move_slot(self, src: int, dst: int) -> None:
         """Copy slot `src` over slot `dst`; the next step comes after it on the stream.
@@ -176,7 +176,7 @@ class DeviceDecoder:
     def _prepare(self, call: PlannedCall) -> _Prepared:
         """The profile's context bound to `call`, or a graph if such calls come again."""
         key, index = _key(call), call.profile.index
-        plain = call.first == 0 and call.bucket.visual == call.profile.least.visual
+        plain = call.first == 0 and call.bucket.visual == call.profile.min_sizes.visual
         if plain and key in self._seen and len(self._prepared) < _MAX_GRAPHS:
             self._prepared[key] = self._capture(call)
             return self._prepared[key]
@@ -235,8 +235,8 @@ class DeviceDecoder:
     def _download_logits(self, wanted: int) -> None:
         row_bytes = 4 * self._vocab_size
         if self._host_logits is None:
-            most = max(profile.largest.wanted for profile in self._profiles)
-            self._host_logits = self._cuda.host_alloc(most * row_bytes)
+            max_wanted = max(profile.max_sizes.wanted for profile in self._profiles)
+            self._host_logits = self._cuda.host_alloc(max_wanted * row_bytes)
         self._cuda.download(
             self._host_logits, 0, self._memory.logits, wanted * row_bytes, self._stream
         )

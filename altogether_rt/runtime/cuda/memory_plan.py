@@ -35,7 +35,7 @@ class Region:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Keys and values of all slots: (layers, 2, slots, kv_heads, places, head_dim).
+    """Keys and values of all slots: (layers, 2, slots, kv_heads, positions, head_dim).
 
     As in `KVBuffers`: one layer's keys of neighbouring slots are contiguous, so rows a..b of a call
     are bound at the address of slot a; and one slot is a column of equal pieces, so moving it is
@@ -44,13 +44,13 @@ class CacheLayout:
 
     spec: CacheSpec
     num_slots: int
-    places: int
+    positions: int
 
     @property
     def slot_bytes(self) -> int:
         """Of one slot's keys (or values) in one layer."""
         itemsize = np.dtype(self.spec.dtype).itemsize
-        return self.spec.kv_heads * self.places * self.spec.head_dim * itemsize
+        return self.spec.kv_heads * self.positions * self.spec.head_dim * itemsize
 
     @property
     def pitch(self) -> int:
@@ -70,7 +70,7 @@ class CacheLayout:
         return (2 * layer + part) * self.pitch + slot * self.slot_bytes
 
     def shape(self, rows: int) -> tuple[int, ...]:
-        return (rows, self.spec.kv_heads, self.places, self.spec.head_dim)
+        return (rows, self.spec.kv_heads, self.positions, self.spec.head_dim)
 
 
 @dataclass(frozen=True)

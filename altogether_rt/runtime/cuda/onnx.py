@@ -28,7 +28,7 @@ from altogether_rt.runtime.ort_session import import_onnxruntime
 __all__ = ["OrtGraph", "call_limits", "missing_library", "onnx_gpu_runtime", "open_onnx_gpu"]
 
 _ERROR, _SILENT = 3, 5
-#: Most images of one call of the encoder.
+#: Maximum images of one encoder or mapper call.
 _MAX_IMAGES = 32
 _DTYPES = {
     "tensor(int8)": np.int8,
@@ -77,23 +77,24 @@ def onnx_gpu_runtime(
 def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
     """The largest call that buffers are made for; the graphs themselves take any."""
     config = bundle.config
-    prompt = config.max_chunk_tokens  # and draft tokens after it
-    verified = num_slots * (MAX_DRAFT_TOKENS + 1)
-    # The prompts of a step have as many tokens together, and one prompt may go beyond.
+    prompt = config.max_chunk_tokens  # the longest prompt and a draft of what follows it
+    verify_chunk = 1 + MAX_DRAFT_TOKENS  # the last accepted token and its draft
+    verified = num_slots * verify_chunk
+    # The prompts of one step have up to PREFILL_TOKENS tokens; the last may exceed that.
     tokens = min(PREFILL_TOKENS + prompt, num_slots * prompt) + verified
     rows = min(num_slots, -(-tokens // config.mapper.prefix_length))
     return DecoderProfile(
         name="all",
         index=0,
-        least=StepSizes(1, bundle.manifest.cache.min_chunk, 1, 1, 1),
-        largest=StepSizes(
+        min_sizes=StepSizes(1, bundle.manifest.cache.min_chunk, 1, 1, 1),
+        max_sizes=StepSizes(
             rows=num_slots,
-            chunk=max(prompt, MAX_DRAFT_TOKENS + 1),
+            chunk=max(prompt, verify_chunk),
             tokens=-(-(tokens + 1) // 128) * 128,
             visual=rows * config.mapper.prefix_length,
             wanted=verified,
         ),
-        places=config.slot_places,
+        positions=config.slot_positions,
     )
 
 

@@ -17,7 +17,7 @@ from altogether_rt.runtime.cuda.decoder import DecoderMemory, DeviceDecoder, dec
 from altogether_rt.runtime.cuda.graph import DeviceGraph
 from altogether_rt.runtime.cuda.memory_plan import CacheLayout, DevicePlan, plan_device
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile
-from altogether_rt.runtime.cuda.vision import BatchShape, Stage, VisionStreams
+from altogether_rt.runtime.cuda.vision import BatchShape, VisionGraph, VisionStreams
 
 __all__ = ["DeviceRuntime", "GraphSizes", "plan_memory"]
 
@@ -73,7 +73,7 @@ class DeviceRuntime:
         self._index, self._num_slots = index, num_slots
         self._capacity = bundle.config.capacity
         self._token_width = bundle.config.decoder.token_width
-        cache = CacheLayout(bundle.manifest.cache, num_slots, sizes.decoder[0].places)
+        cache = CacheLayout(bundle.manifest.cache, num_slots, sizes.decoder[0].positions)
         with ExitStack() as opened:
             stream = cuda.create_stream()
             opened.callback(cuda.destroy_stream, stream)
@@ -99,12 +99,12 @@ class DeviceRuntime:
                 stream,
             )
             opened.callback(self._decoder.close)
-            self._stages: dict[str, Stage] = {}
+            self._vision: dict[str, VisionGraph] = {}
             for name, shape in sizes.vision.items():
                 inner = {part: addresses[f"{name}.{part}"] for part in shape.region_bytes()}
                 shared = addresses["scratch.vision"]
-                self._stages[name] = Stage(cuda, graphs[name], shape, streams, inner, shared)
-                opened.callback(self._stages[name].close)
+                self._vision[name] = VisionGraph(cuda, graphs[name], shape, streams, inner, shared)
+                opened.callback(self._vision[name].close)
             opened.callback(streams.synchronize)  # the first thing that closing does
             self._opened = opened.pop_all()
 
@@ -135,11 +135,11 @@ class DeviceRuntime:
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (N, H, W, 3) to embeddings (N, E)."""
-        return self._stages["encoder"].run(pixels)
+        return self._vision["encoder"].run(pixels)
 
     def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (N, E) to visual tokens (N, P, W)."""
-        return self._stages["mapper"].run(embeddings)
+        return self._vision["mapper"].run(embeddings)
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """One ragged decoder call; see `Runtime.step`."""
@@ -157,7 +157,7 @@ class DeviceRuntime:
         """Free contexts, streams and memory."""
         self._opened.close()
         self.__dict__.pop("_decoder", None)
-        self.__dict__.pop("_stages", None)
+        self.__dict__.pop("_vision", None)
 
     def __enter__(self) -> DeviceRuntime:
         return self

@@ -11,7 +11,7 @@ from altogether_rt.runtime.base import StepBatch
 from altogether_rt.runtime.cuda.step_sizes import PlannedCall
 from altogether_rt.runtime.packing import pack_indices
 
-__all__ = ["padded_inputs", "wanted_places"]
+__all__ = ["logit_rows", "padded_inputs"]
 
 
 def padded_inputs(
@@ -43,7 +43,7 @@ def padded_inputs(
 
     pad_index = np.zeros((bucket.rows, bucket.chunk), np.int64)
     pad_index[: last - first] = packing.pad_index
-    wanted = batch.logit_index[wanted_places(batch, call)] - start
+    wanted = batch.logit_index[logit_rows(batch, call)] - start
     return {
         "token_ids": _padded(batch.token_ids[start:end], bucket.tokens),
         "positions": _padded(packing.positions, bucket.tokens),
@@ -57,7 +57,7 @@ def padded_inputs(
     }
 
 
-def wanted_places(batch: StepBatch, call: PlannedCall) -> NDArray[np.intp]:
+def logit_rows(batch: StepBatch, call: PlannedCall) -> NDArray[np.intp]:
     """Which of `batch.logit_index` belong to the rows of `call`."""
     if (call.first, call.last) == (0, len(batch.query_lengths)):
         return np.arange(len(batch.logit_index))

@@ -32,13 +32,14 @@ class StepSizes:
     """The sizes that vary between decoder calls."""
 
     rows: int  # B
-    chunk: int  # S: places of each row in the padded view
-    tokens: int  # T, packed
-    visual: int  # V
-    wanted: int  # L: next tokens asked for
+    chunk: int  # S: columns of each row in the padded view
+    tokens: int  # T: packed tokens
+    visual: int  # V: visual tokens
+    wanted: int  # L: positions whose next token is asked for
 
-    def fits_in(self, largest: StepSizes) -> bool:
-        return all(getattr(self, f.name) <= getattr(largest, f.name) for f in fields(self))
+    def fits_in(self, limits: StepSizes) -> bool:
+        """Whether no size is larger than its limit."""
+        return all(getattr(self, f.name) <= getattr(limits, f.name) for f in fields(self))
 
 
 @dataclass(frozen=True)
@@ -47,27 +48,29 @@ class DecoderProfile:
 
     name: str
     index: int
-    least: StepSizes
-    largest: StepSizes
-    places: int  # of a cache slot
+    min_sizes: StepSizes
+    max_sizes: StepSizes
+    positions: int  # in a cache slot
 
 
 def profile_of(profile: EngineProfile, index: int) -> DecoderProfile:
-    """Reads the decoder's sizes off the shapes of its inputs."""
+    """Read the decoder's sizes from the shapes of its inputs; `index` is the profile's number."""
 
-    def size(name: str, axis: int, end: int) -> int:
-        return profile.shapes[name][end][axis]
+    def size(name: str, axis: int, bound: int) -> int:
+        return profile.shapes[name][bound][axis]
 
-    def sizes(end: int) -> StepSizes:
+    def sizes(bound: int) -> StepSizes:
         return StepSizes(
-            rows=size("pad_index", 0, end),
-            chunk=size("pad_index", 1, end),
-            tokens=size("token_ids", 0, end),
-            visual=size("visual_index", 0, end),
-            wanted=size("logit_index", 0, end),
+            rows=size("pad_index", 0, bound),
+            chunk=size("pad_index", 1, bound),
+            tokens=size("token_ids", 0, bound),
+            visual=size("visual_index", 0, bound),
+            wanted=size("logit_index", 0, bound),
         )
 
-    return DecoderProfile(profile.name, index, sizes(0), sizes(2), size("past", 2, 2))
+    minimum, maximum = 0, 2  # a shape range is (min, opt, max)
+    positions = size("past", 2, maximum)
+    return DecoderProfile(profile.name, index, sizes(minimum), sizes(maximum), positions)
 
 
 def sizes_of(batch: StepBatch, first: int = 0, last: int | None = None) -> StepSizes:
@@ -98,32 +101,31 @@ def sizes_of(batch: StepBatch, first: int = 0, last: int | None = None) -> StepS
 
 
 def bucket_of(
-    sizes: StepSizes, profile: DecoderProfile, reach: int, most_rows: int
+    sizes: StepSizes, profile: DecoderProfile, reach: int, max_rows: int
 ) -> StepSizes | None:
     """The padded sizes for a call in `profile`; None if the call does not fit.
 
-    reach: the most tokens that a row of the call, padded ones included, has in its slot already.
-    most_rows: slots from the call's first one on. Where visual tokens are padded, there is a packed
-    token beyond the real ones: that is where the padding goes.
+    reach: the largest number of tokens already in the slot of a row of the call, padded rows
+    included. max_rows: number of slots from the call's first one on. If visual tokens are padded,
+    one packed token beyond the real ones is added for the padding to be written to.
     """
-    least, largest = profile.least, profile.largest
 
-    def fit(wanted: int, name: str, most: int | None = None) -> int:
-        top: int = getattr(largest, name)
-        bottom: int = getattr(least, name)
-        return max(min(wanted, top if most is None else min(top, most)), bottom)
+    def fit(size: int, name: str, limit: int | None = None) -> int:
+        maximum: int = getattr(profile.max_sizes, name)
+        minimum: int = getattr(profile.min_sizes, name)
+        return max(min(size, maximum if limit is None else min(maximum, limit)), minimum)
 
     bucket = StepSizes(
-        rows=fit(_power(sizes.rows), "rows", most_rows),
-        chunk=fit(_power_or_multiple(sizes.chunk, 32), "chunk", profile.places - reach),
+        rows=fit(_power(sizes.rows), "rows", max_rows),
+        chunk=fit(_power_or_multiple(sizes.chunk, 32), "chunk", profile.positions - reach),
         tokens=fit(_tokens(sizes.tokens + 1), "tokens"),
         visual=fit(_power(sizes.visual), "visual"),
         wanted=fit(_power(sizes.wanted), "wanted"),
     )
     padded_visual = bucket.visual > sizes.visual
     needed = replace(sizes, tokens=sizes.tokens + padded_visual)
-    fits = needed.fits_in(bucket) and bucket.fits_in(largest)
-    in_slots = bucket.rows <= most_rows and reach + bucket.chunk <= profile.places
+    fits = needed.fits_in(bucket) and bucket.fits_in(profile.max_sizes)
+    in_slots = bucket.rows <= max_rows and reach + bucket.chunk <= profile.positions
     return bucket if fits and in_slots else None
 
 
@@ -180,9 +182,9 @@ def _plan_call(
     if last == len(batch.query_lengths):  # the slots behind are not rows of this step
         behind = int(held[last:].max(initial=0))
         paddings.insert(0, (max(past, behind), len(held) - first))
-    for reach, most_rows in paddings:
+    for reach, max_rows in paddings:
         for profile in profiles:
-            bucket = bucket_of(sizes, profile, reach, most_rows)
+            bucket = bucket_of(sizes, profile, reach, max_rows)
             if bucket is not None:
                 return PlannedCall(first, last, profile, bucket)
     return None

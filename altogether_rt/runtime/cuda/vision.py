@@ -19,7 +19,7 @@ from altogether_rt.errors import BundleError
 from altogether_rt.runtime.cuda.api import Cuda, HostBuffer
 from altogether_rt.runtime.cuda.graph import DeviceContext, DeviceGraph, Tensor
 
-__all__ = ["BatchShape", "Stage", "VisionStreams", "batch_shape"]
+__all__ = ["BatchShape", "VisionGraph", "VisionStreams", "batch_shape"]
 
 _SETS = 2
 
@@ -34,8 +34,8 @@ class BatchShape:
     output_item: tuple[int, ...]
     input_dtype: str
     output_dtype: str
-    least: int  # N
-    largest: int
+    min_images: int  # N
+    max_images: int
 
     @property
     def input_bytes(self) -> int:
@@ -47,15 +47,15 @@ class BatchShape:
         return int(np.prod(self.output_item)) * np.dtype(self.output_dtype).itemsize
 
     def region_bytes(self) -> dict[str, int]:
-        """Device memory that a `Stage` works on, by what follows its name."""
+        """Device memory that a `VisionGraph` works on, by what follows its name."""
         return {
-            f"{kind}.{turn}": nbytes * self.largest
+            f"{kind}.{turn}": nbytes * self.max_images
             for turn in range(_SETS)
             for kind, nbytes in (("input", self.input_bytes), ("output", self.output_bytes))
         }
 
 
-def batch_shape(name: str, graph: GraphSpec, least: int, largest: int) -> BatchShape:
+def batch_shape(name: str, graph: GraphSpec, min_images: int, max_images: int) -> BatchShape:
     """Reads a graph with one input and one output; `least` to `largest` images go in at a time."""
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise BundleError(f"the {name} of this bundle is not understood: update altogether-rt.")
@@ -67,8 +67,8 @@ def batch_shape(name: str, graph: GraphSpec, least: int, largest: int) -> BatchS
         tuple(map(int, result.shape[1:])),
         source.dtype,
         result.dtype,
-        least,
-        largest,
+        min_images,
+        max_images,
     )
 
 
@@ -102,7 +102,7 @@ class _Turn:
     images: slice | None = None  # of the batch, whose results are to be fetched
 
 
-class Stage:
+class VisionGraph:
     """One graph, run over any number of images."""
 
     def __init__(
@@ -121,8 +121,8 @@ class Stage:
         self._context: DeviceContext = graph.context(0, scratch, streams.compute)
         self._turns = [
             _Turn(
-                cuda.host_alloc(shape.input_bytes * shape.largest),
-                cuda.host_alloc(shape.output_bytes * shape.largest),
+                cuda.host_alloc(shape.input_bytes * shape.max_images),
+                cuda.host_alloc(shape.output_bytes * shape.max_images),
                 addresses[f"input.{turn}"],
                 addresses[f"output.{turn}"],
                 cuda.create_event(),
@@ -136,12 +136,12 @@ class Stage:
         shape = self._shape
         assert batch.shape[1:] == shape.input_item, f"{batch.shape} is no batch of this graph"
         results = np.empty((len(batch), *shape.output_item), np.float32)
-        for number, start in enumerate(range(0, len(batch), shape.largest)):
+        for number, start in enumerate(range(0, len(batch), shape.max_images)):
             turn = self._turns[number % _SETS]
             self._fetch(turn, results)  # of two chunks ago: then its buffers are free
-            images = slice(start, min(start + shape.largest, len(batch)))
+            images = slice(start, min(start + shape.max_images, len(batch)))
             self._start(turn, batch[images], images)
-        number = -(-len(batch) // shape.largest)
+        number = -(-len(batch) // shape.max_images)
         for late in range(number, number + _SETS):  # oldest first
             self._fetch(self._turns[late % _SETS], results)
         return results
@@ -149,7 +149,7 @@ class Stage:
     def _start(self, turn: _Turn, chunk: NDArray[np.generic], images: slice) -> None:
         cuda, shape = self._cuda, self._shape
         copy, compute = self._streams.copy, self._streams.compute
-        size = max(min(1 << (len(chunk) - 1).bit_length(), shape.largest), shape.least)
+        size = max(min(1 << (len(chunk) - 1).bit_length(), shape.max_images), shape.min_images)
         data = np.ascontiguousarray(chunk, shape.input_dtype).view(np.uint8).reshape(-1)
         block = turn.host_input.array
         block[: len(data)] = data

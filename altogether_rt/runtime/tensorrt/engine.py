@@ -10,10 +10,10 @@ from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.runtime.cuda.graph import Tensor
 from altogether_rt.runtime.tensorrt.compiler import Builder
 
-__all__ = ["Context", "Engine", "load_engine"]
+__all__ = ["TensorRTContext", "TensorRTEngine", "load_engine"]
 
 
-def load_engine(builder: Builder, file: Path) -> Engine:
+def load_engine(builder: Builder, file: Path) -> TensorRTEngine:
     """Deserialise an engine with the package that built it. Raises BundleError if it cannot."""
     module = builder.module
     runtime = module.Runtime(module.Logger(module.Logger.ERROR))
@@ -23,10 +23,10 @@ def load_engine(builder: Builder, file: Path) -> Engine:
             f"{builder.name} {builder.version} cannot load {file}: delete that file, or export the "
             "bundle again."
         )
-    return Engine(module, runtime, engine, file)
+    return TensorRTEngine(module, runtime, engine, file)
 
 
-class Engine:
+class TensorRTEngine:
     """A deserialised engine; fulfils `DeviceGraph`."""
 
     def __init__(self, module: Any, runtime: Any, engine: Any, file: Path) -> None:
@@ -49,7 +49,7 @@ class Engine:
 
     def context(
         self, profile: int, scratch: int, stream: int, *, dedicated: bool = False
-    ) -> Context:
+    ) -> TensorRTContext:
         """See `DeviceGraph.context`."""
         managed = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(self._engine, "create_runtime_config"):
@@ -68,14 +68,14 @@ class Engine:
             )
         context.set_device_memory(scratch, self.scratch_bytes)
         self._check(context.set_optimization_profile_async(profile, stream), "takes no profile")
-        return Context(context, self.file)
+        return TensorRTContext(context, self.file)
 
     def _check(self, done: bool, what: str) -> None:
         if not done:
             raise BundleError(f"the engine {self.file} {what}: export the bundle again.")
 
 
-class Context:
+class TensorRTContext:
     """An execution context; fulfils `DeviceContext`."""
 
     def __init__(self, context: Any, file: Path) -> None:

@@ -17,7 +17,7 @@ from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, profile_of
 from altogether_rt.runtime.cuda.vision import batch_shape
 from altogether_rt.runtime.tensorrt.build import ensure_engines
 from altogether_rt.runtime.tensorrt.compiler import BUILDERS, Builder, BuilderName, open_builder
-from altogether_rt.runtime.tensorrt.engine import Engine, load_engine
+from altogether_rt.runtime.tensorrt.engine import TensorRTEngine, load_engine
 from altogether_rt.runtime.tensorrt.engine_files import EngineFile
 
 __all__ = ["open_tensorrt", "preferred_builders", "tensorrt_runtime"]
@@ -57,11 +57,11 @@ def tensorrt_runtime(
     vision = {}
     for name in ("encoder", "mapper"):
         graph, profile = bundle.manifest.graphs[name], engines[name].spec.profiles[0]
-        least, _, largest = profile.shapes[graph.inputs[0].name]
-        vision[name] = batch_shape(name, graph, least[0], largest[0])
+        minimum, _, maximum = profile.shapes[graph.inputs[0].name]
+        vision[name] = batch_shape(name, graph, minimum[0], maximum[0])
     sizes = GraphSizes(_decoder_profiles(bundle, engines["decoder"].spec), vision)
 
-    def load(name: str, stream: int) -> Engine:
+    def load(name: str, stream: int) -> TensorRTEngine:
         return load_engine(builder, engines[name].path)
 
     return DeviceRuntime(bundle, cuda, sizes, load, index=index, num_slots=num_slots)
@@ -69,10 +69,14 @@ def tensorrt_runtime(
 
 def _decoder_profiles(bundle: Bundle, engine: EngineSpec) -> list[DecoderProfile]:
     profiles = [profile_of(profile, index) for index, profile in enumerate(engine.profiles)]
-    longest = max(profile.largest.chunk for profile in profiles)
-    places = {profile.places for profile in profiles}
+    longest = max(profile.max_sizes.chunk for profile in profiles)
+    positions = {profile.positions for profile in profiles}
     config = bundle.config
-    if len(places) != 1 or longest < config.max_prompt_tokens or min(places) < config.capacity:
+    if (
+        len(positions) != 1
+        or longest < config.max_prompt_tokens
+        or min(positions) < config.capacity
+    ):
         raise BundleError(
             f"{engine.file} was compiled for shorter prompts than {bundle.path} has: export the "
             "bundle again."

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from altogether_rt.config import CaptionerConfig, EncoderConfig
 
-__all__ = ["images_per_call", "maps_per_call", "tokens_per_call"]
+__all__ = ["embeddings_per_call", "images_per_call", "tokens_per_call"]
 
 #: Of the widest activation of a call.
 _BYTES = 12 << 20
@@ -39,7 +39,7 @@ def images_per_call(encoder: EncoderConfig) -> int:
     return _fitting(numbers)
 
 
-def maps_per_call(config: CaptionerConfig) -> int:
+def embeddings_per_call(config: CaptionerConfig) -> int:
     """Embeddings that the mapper maps at once."""
     mapper, width = config.mapper, config.decoder.token_width
     if mapper.kind == "mlp":

@@ -12,15 +12,14 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import stat
-import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
 
+from altogether_rt.artifacts.files import NewFile, NewFolder
 from altogether_rt.artifacts.manifest import (
     SCHEMA_VERSION,
     TOKENIZER_NAME,
@@ -36,7 +35,6 @@ __all__ = [
     "BundleWriter",
     "find_bundle",
     "find_source",
-    "flush_to_disk",
     "hash_file",
     "is_checkpoint",
 ]
@@ -106,27 +104,21 @@ class Bundle:
 
         The folder holds a whole bundle at any time: the one of before or the one that is returned.
         """
-        new, manifest_file = (
-            self.path / f".{name}.{uuid.uuid4().hex[:8]}.partial"
-            for name in ("guesses", MANIFEST_NAME)
-        )
         old = self.manifest.drafting_state
-        try:
-            write(new)
-            spec = FileSpec(new.stat().st_size, hash_file(new))
+        with (
+            NewFile(self.path / "guesses.npz") as new,
+            NewFile(self.path / MANIFEST_NAME) as manifest_file,
+        ):
+            write(new.path)
+            spec = FileSpec(new.path.stat().st_size, hash_file(new.path))
             name = f"guesses.{spec.sha256[:8]}.npz"
             files = {n: s for n, s in self.manifest.files.items() if n != old}
             manifest = dataclasses.replace(
                 self.manifest, drafting_state=name, files={**files, name: spec}
             )
-            _write_manifest(manifest, manifest_file)
-            for path in (new, manifest_file):
-                flush_to_disk(path)
-            new.rename(self.path / name)
-            manifest_file.rename(self.path / MANIFEST_NAME)
-        finally:
-            for path in (new, manifest_file):
-                path.unlink(missing_ok=True)
+            manifest_file.file.write(_manifest_json(manifest))
+            new.commit(self.path / name)
+            manifest_file.commit()
         if old not in (None, name):
             (self.path / old).unlink(missing_ok=True)
         return Bundle(self.path, manifest)
@@ -209,9 +201,8 @@ def _read_manifest(path: Path) -> BundleManifest:
         raise BundleError(f"{path} is not valid: {error}") from error
 
 
-def _write_manifest(manifest: BundleManifest, path: Path) -> None:
-    text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+def _manifest_json(manifest: BundleManifest) -> bytes:
+    return (json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def _check_size(folder: Path, name: str, spec: FileSpec) -> None:
@@ -249,10 +240,11 @@ class BundleWriter:
             raise BundleError(
                 f"{out} exists and is no bundle, so it is not replaced: choose another --out."
             )
-        self.folder = self.out.with_name(f".{self.out.name}.{uuid.uuid4().hex[:8]}.partial")
+        self._new = NewFolder(self.out)
+        self.folder = self._new.path
 
     def __enter__(self) -> BundleWriter:
-        self.folder.mkdir(parents=True)
+        self._new.__enter__()
         return self
 
     def describe_files(self) -> dict[str, FileSpec]:
@@ -264,14 +256,8 @@ class BundleWriter:
 
     def commit(self, manifest: BundleManifest) -> Bundle:
         """Write the manifest and move the folder into place."""
-        _write_manifest(manifest, self.folder / MANIFEST_NAME)
-        for path in self.folder.iterdir():
-            flush_to_disk(path)
-        replaced = self.folder.with_suffix(".replaced")
-        if self.out.exists():
-            self.out.rename(replaced)
-        self.folder.rename(self.out)
-        shutil.rmtree(replaced, ignore_errors=True)
+        (self.folder / MANIFEST_NAME).write_bytes(_manifest_json(manifest))
+        self._new.commit()
         return Bundle(self.out, manifest)
 
     def __exit__(
@@ -280,10 +266,4 @@ class BundleWriter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def flush_to_disk(path: Path) -> None:
-    """So that no power cut leaves a renamed folder with empty files."""
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())
+        self._new.__exit__(exc_type, exc, traceback)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from altogether_rt import __version__
-from altogether_rt.artifacts.bundle import flush_to_disk, hash_file
+from altogether_rt.artifacts.bundle import hash_file
+from altogether_rt.artifacts.files import NewFolder
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.captioner import CaptionerModel
@@ -166,28 +166,16 @@ def save_checkpoint(
     Raises AltogetherError for anything else there.
     """
     _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        new = temporary / "new"
-        new.mkdir()
+    with NewFolder(folder) as writer:
+        new = writer.path
         tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
         save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-        flush_to_disk(new / WEIGHTS)
-        _write(new / CONFIG, _as_json(config.to_dict()))
+        (new / CONFIG).write_text(_as_json(config.to_dict()), "utf-8")
         versions = {"altogether_rt": __version__, "torch": torch.__version__}
-        _write(new / ABOUT, _as_json({**about, "versions": versions}))
-        _write(new / TOKENIZER, _tokenizer_json(tokenizer))
+        (new / ABOUT).write_text(_as_json({**about, "versions": versions}), "utf-8")
+        (new / TOKENIZER).write_text(_tokenizer_json(tokenizer), "utf-8")
         shutil.copymode(new / CONFIG, new / WEIGHTS)  # safetensors makes it private
-        if folder.exists():
-            folder.rename(temporary / "old")
-        new.rename(folder)
-    except BaseException:
-        if (temporary / "old").exists() and not folder.exists():
-            (temporary / "old").rename(folder)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        writer.commit()
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -206,11 +194,6 @@ def _tokenizer_json(tokenizer: Path | Tokenizer) -> str:
 
 def _as_json(data: Mapping[str, Any]) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")
-    flush_to_disk(path)
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model._torchvision import make_torchvision_importable
+from altogether_rt.model.quiet import quiet_logging
 
 __all__ = [
     "Encoder",
@@ -159,10 +159,9 @@ def _open_clip() -> Any:
 @contextmanager
 def _as_sentences(config: EncoderConfig, weights: str | None) -> Iterator[None]:
     """Turns what open_clip raises into one sentence, and keeps its log to itself."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # "no pretrained weights loaded" is no news here
     try:
-        yield
+        with quiet_logging():  # it warns that no pretrained weights were loaded, which is intended
+            yield
     except AltogetherError:
         raise
     except Exception as error:  # torch's, safetensors', timm's, the hub client's: all pass through
@@ -171,8 +170,6 @@ def _as_sentences(config: EncoderConfig, weights: str | None) -> Iterator[None]:
         raise AltogetherError(
             f"open_clip cannot make the encoder {config.name!r}{part}: {reason}"
         ) from error
-    finally:
-        logging.disable(disabled)
 
 
 def with_architecture(config: EncoderConfig) -> EncoderConfig:

@@ -10,7 +10,6 @@ import base64
 import html
 import io
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from importlib import resources
@@ -19,6 +18,7 @@ from typing import Final
 
 from PIL import Image
 
+from altogether_rt.artifacts.files import new_file
 from altogether_rt.data.images import ImageLimits, open_image
 from altogether_rt.data.rows import Row, read_rows
 from altogether_rt.errors import ImageError
@@ -57,10 +57,9 @@ def write_sheet(
         file.seek(0)
         rows = (row for _, row, _ in read_rows(file) if row is not None)
         shown = itertools.islice(rows, max_rows)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", encoding="utf-8", errors="replace") as sheet:
-            sheet.writelines(_page(shown, Path(root), limits, total, failed, max_rows))
-    os.replace(temporary, path)
+        with new_file(path) as sheet:
+            for text in _page(shown, Path(root), limits, total, failed, max_rows):
+                sheet.write(text.encode("utf-8", "replace"))
     return min(total, max_rows)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from altogether_rt.artifacts.files import write_whole
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sniff import IMAGE_SUFFIXES, has_image_suffix
 from altogether_rt.errors import AltogetherError
@@ -41,7 +41,4 @@ class Sidecars:
             if not path.is_file() or path.read_bytes() != text:
                 self.kept.add(str(path))
             return
-        # The same temporary name every time: what a killed run leaves, the next one uses up.
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(text)
-        os.replace(temporary, path)
+        write_whole(path, text, sync=False)  # there may be millions; they can be written again

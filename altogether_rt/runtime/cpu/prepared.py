@@ -17,14 +17,14 @@ import json
 import os
 import platform
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
-from altogether_rt.artifacts.bundle import Bundle, flush_to_disk
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.files import NewFolder
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, TOKENIZER_NAME
 from altogether_rt.errors import BundleError
 from altogether_rt.machine.cpuinfo import CPUINFO, read_cpuinfo
@@ -113,26 +113,20 @@ def prepare(bundle: Bundle, done: Callable[[str], object] = lambda name: None) -
         )
     folder = _folder(bundle)
     _check_room(bundle)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        partial.mkdir(parents=True)
-        for name in GRAPH_NAMES:
-            save_optimized(bundle.graph_path(name), partial, name, half=bundle.is_half)
-            done(name)
-        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-        data = {"bundle_id": bundle.bundle_id, "files": sizes}
-        (partial / _NAME).write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-        for path in partial.iterdir():
-            flush_to_disk(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with NewFolder(folder) as new:
+            for name in GRAPH_NAMES:
+                save_optimized(bundle.graph_path(name), new.path, name, half=bundle.is_half)
+                done(name)
+            sizes = {path.name: path.stat().st_size for path in sorted(new.path.iterdir())}
+            data = {"bundle_id": bundle.bundle_id, "files": sizes}
+            (new.path / _NAME).write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+            new.commit(first_wins=True)
     except OSError as error:
         raise BundleError(
             f"{folder} cannot be written ({error.strerror}): "
             "make room there, or set XDG_CACHE_HOME to a folder that has some."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return _prepared(bundle, folder, sizes)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from altogether_rt.artifacts.bundle import Bundle, hash_file
+from altogether_rt.artifacts.files import NewFolder
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineSpec
 from altogether_rt.runtime.tensorrt.compiler import Builder, EngineError
 from altogether_rt.runtime.tensorrt.engine_files import (
@@ -91,22 +90,14 @@ def ensure_engines(
 def _compile_into(
     folder: Path, bundle: Bundle, graph: str, sm: int, builder: Builder, report: Report
 ) -> None:
-    """Writes beside `folder` and renames, so that it is whole or absent whoever else compiles."""
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    """Compile one graph into `folder`; a damaged engine that is there is replaced."""
     try:
-        partial.mkdir(parents=True)
-        (spec,) = build_engines(bundle, [sm], partial, builder, graphs=[graph], report=report)
-        (partial / SPEC_NAME).write_text(json.dumps(asdict(spec)), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was quicker
-                raise
+        with NewFolder(folder) as new:
+            (spec,) = build_engines(bundle, [sm], new.path, builder, graphs=[graph], report=report)
+            (new.path / SPEC_NAME).write_text(json.dumps(asdict(spec)), encoding="utf-8")
+            new.commit(first_wins=True)
     except OSError as error:
         raise EngineError(
             f"engines cannot be kept in {folder.parent} ({error}): set XDG_CACHE_HOME to a folder "
             "with room."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from altogether_rt.artifacts.files import new_file, write_whole
 from altogether_rt.artifacts.manifest import EngineProfile
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.machine.device import TENSORRT_MODULES
@@ -89,17 +90,21 @@ class Builder:
             config.num_compute_capabilities = len(sms)
             for index, sm in enumerate(sms):
                 capability = getattr(self.module.ComputeCapability, f"SM{sm}")
-                assert config.set_compute_capability(capability, index)
+                if not config.set_compute_capability(capability, index):
+                    raise EngineError(
+                        f"{self.name} {self.version} does not accept SM {sm} as a target: leave it "
+                        "out; a bundle without engines has them compiled where it is first used."
+                    )
         for profile in profiles:
             config.add_optimization_profile(_profile(builder, network, profile))
         cache = _load_timing_cache(config, timing_cache)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise self._refusal(graph, log)
-        with open(out, "wb") as stream:
-            stream.write(plan)
+        with new_file(out) as file:
+            file.write(plan)
         if cache is not None and timing_cache is not None:
-            timing_cache.write_bytes(bytes(cache.serialize()))
+            write_whole(timing_cache, bytes(cache.serialize()), follow=True)
 
     def check_timing_cache(self) -> None:
         """Raises EngineError if this package keeps no timing cache."""

@@ -38,5 +38,5 @@ class KVBuffers:
 
     @property
     def nbytes(self) -> int:
-        """Address space reserved; what is resident grows with use."""
+        """Reserved address space; the resident part grows with use."""
         return self._buffer.nbytes

@@ -1,4 +1,4 @@
-"""A bundle's graphs on one GPU: the backend of TensorRT, and of ONNX Runtime there."""
+"""A bundle's graphs on one GPU: the backend for TensorRT and for ONNX Runtime on a GPU."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from altogether_rt.runtime.cuda.vision import BatchShape, VisionGraph, VisionStr
 __all__ = ["DeviceRuntime", "GraphSizes", "plan_memory"]
 
 _VISION = ("encoder", "mapper")
-#: load(name, stream): one of the bundle's graphs, to be run on `stream`.
+#: load(name, stream): loads one of the bundle's graphs, to run on `stream`.
 LoadGraph = Callable[[str, int], DeviceGraph]
 
 
 @dataclass(frozen=True)
 class GraphSizes:
-    """What the graphs are run with at most."""
+    """Limits of the calls of each graph."""
 
-    decoder: Sequence[DecoderProfile]  # the smallest calls first
+    decoder: Sequence[DecoderProfile]  # in order of increasing size
     vision: Mapping[str, BatchShape]  # encoder and mapper
 
 
@@ -39,8 +39,8 @@ def plan_memory(
 ) -> DevicePlan:
     """All device memory that a runtime uses: a function of configuration, slots and sizes.
 
-    scratch: bytes that each graph works in. Encoder and mapper share theirs, for they run one
-    after the other; the decoder may run beside them.
+    scratch: bytes of working memory of each graph. Encoder and mapper share theirs, since they run
+    one after the other; the decoder may run in parallel with them.
     """
     specs = bundle.manifest.graphs["decoder"].inputs
     regions = {"cache": cache.nbytes}
@@ -53,7 +53,7 @@ def plan_memory(
 
 
 class DeviceRuntime:
-    """Fulfils `Runtime`. Vision and decoder have streams, contexts and memory of their own."""
+    """Implements `Runtime`. Vision and decoder have their own streams, contexts and memory."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class DeviceRuntime:
         index: int = 0,
         num_slots: int = 16,
     ) -> None:
-        """index: of the GPU.
+        """index: number of the GPU.
 
-        Raises what `load` raises, and AltogetherError if the GPU has not enough memory.
+        Raises what `load` raises, and AltogetherError if the GPU has too little free memory.
         """
         assert num_slots >= 1
         self._index, self._num_slots = index, num_slots
@@ -105,7 +105,7 @@ class DeviceRuntime:
                 shared = addresses["scratch.vision"]
                 self._vision[name] = VisionGraph(cuda, graphs[name], shape, streams, inner, shared)
                 opened.callback(self._vision[name].close)
-            opened.callback(streams.synchronize)  # the first thing that closing does
+            opened.callback(streams.synchronize)  # runs first on closing
             self._opened = opened.pop_all()
 
     @property
@@ -118,7 +118,7 @@ class DeviceRuntime:
 
     @property
     def max_chunk(self) -> int:
-        """Most tokens that a row may bring in one step."""
+        """Maximum tokens of one row in one step."""
         return self._decoder.max_chunk
 
     @property
@@ -154,7 +154,7 @@ class DeviceRuntime:
         self._decoder.move_slot(src, dst)
 
     def close(self) -> None:
-        """Free contexts, streams and memory."""
+        """Free the contexts, streams and memory."""
         self._opened.close()
         self.__dict__.pop("_decoder", None)
         self.__dict__.pop("_vision", None)

@@ -1,8 +1,8 @@
-"""Sizes of a decoder call: rounded up to few kinds, fitted to what an engine takes, split if not.
+"""Sizes of a decoder call: rounded up to few values, fitted to an engine's limits, split if needed.
 
 A GPU prepares kernels, shapes and captured graphs for each combination of sizes, so calls are
-padded to buckets. Padding is harmless: padded tokens are referred to by no row, padded rows write
-into slots that hold nothing, and padded places of a row are overwritten before anything sees them.
+padded to buckets. Padding is harmless: no row refers to padding tokens, padding rows write to
+unused positions of their slots, and padding columns of a row are overwritten before they are read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StepSizes:
 
 @dataclass(frozen=True)
 class DecoderProfile:
-    """An optimisation profile of the decoder's engine."""
+    """An optimisation profile of the decoder's TensorRT engine."""
 
     name: str
     index: int
@@ -77,7 +77,7 @@ def sizes_of(batch: StepBatch, first: int = 0, last: int | None = None) -> StepS
     """The sizes of rows `first` .. `last` (excluded; all if None) of a call."""
     rows = len(batch.query_lengths)
     last = rows if last is None else last
-    if (first, last) == (0, rows):  # nearly always, and a step must not wait for this
+    if (first, last) == (0, rows):  # nearly always; the general case costs more time per step
         return StepSizes(
             rows,
             int(batch.query_lengths.max()),
@@ -131,7 +131,7 @@ def bucket_of(
 
 @dataclass(frozen=True)
 class PlannedCall:
-    """One execution: some rows of a step, in a profile, padded to a bucket."""
+    """One execution: a range of a step's rows, in a profile, padded to a bucket."""
 
     first: int
     last: int  # excluded
@@ -144,9 +144,9 @@ def plan_calls(
 ) -> list[PlannedCall]:
     """The executions of a step, as few as possible: nearly always one.
 
-    held: (slots,) tokens that each slot may hold; rows may be padded with slots behind the last, as
-    long as what they hold stays. The engine's prefill budget bounds what rows bring together, so a
-    step is only cut where a compiled engine takes less than that.
+    held: (slots,) number of tokens that each slot may hold. Slots after the last row may serve as
+    padding rows, as long as their tokens are kept. The scheduler's prefill budget bounds the total
+    of a step, so a step is split only if a compiled engine takes less than that.
     """
     rows = len(batch.query_lengths)
     whole = _plan_call(batch, 0, rows, held, profiles)
@@ -175,11 +175,11 @@ def _plan_call(
     held: NDArray[np.int32],
     profiles: Sequence[DecoderProfile],
 ) -> PlannedCall | None:
-    """The first profile that takes these rows: padded with slots behind them if possible."""
+    """A call in the first profile that takes these rows, padded with later slots if possible."""
     sizes = sizes_of(batch, first, last)
     past = int(batch.past_lengths[first:last].max())
     paddings = [(past, last - first)]
-    if last == len(batch.query_lengths):  # the slots behind are not rows of this step
+    if last == len(batch.query_lengths):  # no later slot is a row of this step
         behind = int(held[last:].max(initial=0))
         paddings.insert(0, (max(past, behind), len(held) - first))
     for reach, max_rows in paddings:
@@ -191,7 +191,7 @@ def _plan_call(
 
 
 def _power(size: int) -> int:
-    """The next power of two, 0 for 0."""
+    """The next power of two; 0 for 0."""
     return 0 if size == 0 else 1 << (size - 1).bit_length()
 
 
@@ -200,6 +200,6 @@ def _power_or_multiple(size: int, step: int) -> int:
 
 
 def _tokens(size: int) -> int:
-    """Multiples of 8, coarser the more there are: GEMM tiles are no smaller."""
+    """The next multiple of a step that grows with the size: GEMM tiles are at least that large."""
     step = 8 if size <= 64 else 32 if size <= 512 else 128
     return -(-size // step) * step

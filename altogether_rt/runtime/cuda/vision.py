@@ -1,10 +1,10 @@
-"""Encoder and mapper on a GPU: chunk after chunk, copies of one beside the computing of another.
+"""Encoder and mapper on a GPU, in chunks: copies of one overlap the computation of another.
 
     copy stream     | upload 0 | upload 1 |          | upload 2 | …
     compute stream             | run 0    | down 0   | run 1    | down 1 …
 
-Two sets of buffers take turns. Nothing here is shared with the decoder, so another thread may
-encode while it runs.
+Two sets of buffers alternate. Nothing here is shared with the decoder, so another thread may encode
+while the decoder runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SETS = 2
 
 @dataclass(frozen=True)
 class BatchShape:
-    """One graph with a batch in and a batch out: (N, *item)."""
+    """The input and output of a graph with one batch of each, (N, *item)."""
 
     input_name: str
     output_name: str
@@ -34,20 +34,21 @@ class BatchShape:
     output_item: tuple[int, ...]
     input_dtype: str
     output_dtype: str
-    min_images: int  # N
+    min_images: int  # bounds of N
     max_images: int
 
     @property
     def input_bytes(self) -> int:
-        """Of one image."""
+        """Bytes of the input of one image."""
         return int(np.prod(self.input_item)) * np.dtype(self.input_dtype).itemsize
 
     @property
     def output_bytes(self) -> int:
+        """Bytes of the output of one image."""
         return int(np.prod(self.output_item)) * np.dtype(self.output_dtype).itemsize
 
     def region_bytes(self) -> dict[str, int]:
-        """Device memory that a `VisionGraph` works on, by what follows its name."""
+        """Device memory that a `VisionGraph` needs: bytes by the name of the region within it."""
         return {
             f"{kind}.{turn}": nbytes * self.max_images
             for turn in range(_SETS)
@@ -56,9 +57,14 @@ class BatchShape:
 
 
 def batch_shape(name: str, graph: GraphSpec, min_images: int, max_images: int) -> BatchShape:
-    """Reads a graph with one input and one output; `least` to `largest` images go in at a time."""
+    """The batch shape of a graph with one input and one output.
+
+    Raises BundleError if it has more.
+    """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise BundleError(f"the {name} of this bundle is not understood: update altogether-rt.")
+        raise BundleError(
+            f"the {name} of this bundle has unknown inputs or outputs: update altogether-rt."
+        )
     (source,), (result,) = graph.inputs, graph.outputs
     return BatchShape(
         source.name,
@@ -80,7 +86,7 @@ class VisionStreams:
         self.copy, self.compute = cuda.create_stream(), cuda.create_stream()
 
     def synchronize(self) -> None:
-        """Wait for all work that was given to them."""
+        """Wait for all work enqueued on them."""
         for stream in (self.copy, self.compute):
             self._cuda.synchronize(stream)
 
@@ -91,7 +97,7 @@ class VisionStreams:
 
 @dataclass
 class _Turn:
-    """One set of buffers, and the chunk that is under way in it."""
+    """One set of buffers, and the chunk that is in progress in it."""
 
     host_input: HostBuffer
     host_output: HostBuffer
@@ -99,11 +105,11 @@ class _Turn:
     device_output: int
     uploaded: int  # events
     computed: int
-    images: slice | None = None  # of the batch, whose results are to be fetched
+    images: slice | None = None  # of the batch, whose results are still to be fetched
 
 
 class VisionGraph:
-    """One graph, run over any number of images."""
+    """The encoder or the mapper, run over any number of images."""
 
     def __init__(
         self,
@@ -114,7 +120,7 @@ class VisionGraph:
         addresses: dict[str, int],
         scratch: int,
     ) -> None:
-        """addresses: of the regions that `BatchShape.region_bytes` asks for."""
+        """addresses: device addresses of the regions of `BatchShape.region_bytes`."""
         self._cuda = cuda
         self._shape = shape
         self._streams = streams
@@ -134,11 +140,11 @@ class VisionGraph:
     def run(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
         """(N, *input_item) to (N, *output_item)."""
         shape = self._shape
-        assert batch.shape[1:] == shape.input_item, f"{batch.shape} is no batch of this graph"
+        assert batch.shape[1:] == shape.input_item, f"{batch.shape} is not a batch of this graph"
         results = np.empty((len(batch), *shape.output_item), np.float32)
         for number, start in enumerate(range(0, len(batch), shape.max_images)):
             turn = self._turns[number % _SETS]
-            self._fetch(turn, results)  # of two chunks ago: then its buffers are free
+            self._fetch(turn, results)  # the chunk before the last; its buffers are free then
             images = slice(start, min(start + shape.max_images, len(batch)))
             self._start(turn, batch[images], images)
         number = -(-len(batch) // shape.max_images)
@@ -178,7 +184,7 @@ class VisionGraph:
         turn.images = None
 
     def close(self) -> None:
-        """Frees what was made here; its streams must be idle."""
+        """Free buffers and events; the streams must be idle."""
         self.__dict__.pop("_context", None)
         for turn in self._turns:
             self._cuda.host_free(turn.host_input)

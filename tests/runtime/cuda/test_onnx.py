@@ -98,16 +98,20 @@ def test_tensorrt_stands_before_cuda() -> None:
         (
             "libcublasLt.so.13",
             False,
-            r"could not start CUDAExecutionProvider, for want of libcublasLt.so.13: run pip "
+            r"could not start CUDAExecutionProvider: libcublasLt.so.13 is missing. Run pip "
             r"install 'onnxruntime-gpu\[cuda,cudnn\]'\.",
         ),
         (
             "libnvinfer.so.10",
             True,
-            "could not start TensorrtExecutionProvider, for want of libnvinfer.so.10: run pip "
+            "could not start TensorrtExecutionProvider: libnvinfer.so.10 is missing. Run pip "
             r"install tensorrt\.",
         ),
-        (None, False, "could not start CUDAExecutionProvider: look whether the CUDA of the driver"),
+        (
+            None,
+            False,
+            "could not start CUDAExecutionProvider: check that the driver's CUDA version",
+        ),
     ],
 )
 def test_a_provider_that_did_not_load_is_an_error(

@@ -1,9 +1,9 @@
-"""The exported artifact: a folder that says what it holds, checked before anything is loaded.
+"""The exported artifact: a folder with a manifest, checked before anything in it is loaded.
 
 A bundle is `bundle.json` (the manifest), one ONNX graph each for encoder, mapper and decoder, one
 file of weights that the graphs share and map into memory, `tokenizer.json` and optionally a file of
-drafting state, learnt from captions. It comes from strangers as often as not, so the manifest names
-plain files beside it and nothing else, and every file is hashed before it is used.
+drafting state, learnt from captions. A bundle may come from a stranger, so the manifest
+can only name plain files beside it, and every file is hashed before it is used.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Bundle:
         return bundle
 
     def verify_hashes(self, unread: Collection[str] = ()) -> None:
-        """Hash all files but `unread`, which nobody will read. Raises BundleError as `load`."""
+        """Hash all files except `unread`, which are not going to be read. Raises BundleError."""
         for name, spec in self.manifest.files.items():
             if name not in unread and hash_file(self.path / name) != spec.sha256:
                 raise _differs(self.path / name)
@@ -146,14 +146,14 @@ def find_bundle(name_or_path: str | Path) -> Path:
         advice = (
             "export this checkpoint first" if is_checkpoint(path) else "give an exported folder"
         )
-        raise BundleError(f"{path} is no bundle, it has no {MANIFEST_NAME}: {advice}.")
+        raise BundleError(f"{path} is not a bundle (no {MANIFEST_NAME}): {advice}.")
     return path
 
 
 def find_source(path: Path) -> Path | None:
-    """The folder of the bundle where a checkpoint or weights may be too; None if there is none.
+    """The folder of the bundle at `path`; None if it is something else, such as a checkpoint.
 
-    `starter` is the bundle inside the package, unless there is a file or folder of that name.
+    `starter` is the bundle inside the package, unless a file or folder has that name.
     """
     if (path / MANIFEST_NAME).is_file():
         return path
@@ -162,7 +162,7 @@ def find_source(path: Path) -> Path | None:
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether `path` is a folder that training made, not one that export made."""
+    """Whether `path` is a folder written by training rather than by export."""
     folder = Path(path)
     return (folder / "config.json").is_file() and not (folder / MANIFEST_NAME).is_file()
 
@@ -180,9 +180,7 @@ def _read_manifest(path: Path) -> BundleManifest:
     try:
         size = path.stat().st_size
         if size > _MAX_MANIFEST_BYTES:
-            raise BundleError(
-                f"{path} has {size} bytes, far more than a manifest: export it again."
-            )
+            raise BundleError(f"{path} has {size} bytes, too many for a manifest: export it again.")
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read ({error}): export the bundle again.") from error
@@ -210,7 +208,7 @@ def _check_size(folder: Path, name: str, spec: FileSpec) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise BundleError(f"the bundle {folder} lacks {name}: copy or export it again.") from error
+        raise BundleError(f"the bundle {folder} has no {name}: copy or export it again.") from error
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
     if status.st_size != spec.bytes:
@@ -224,7 +222,7 @@ def _differs(path: Path) -> BundleError:
 
 
 class BundleWriter:
-    """Writes a bundle beside its destination and renames it there, so it is whole or absent.
+    """Writes a bundle beside its destination and renames it, so that it is whole or absent.
 
     with BundleWriter(out) as writer:
         ... write files into writer.folder ...
@@ -238,7 +236,7 @@ class BundleWriter:
             raise BundleError(f"{out} exists already: choose another --out, or pass --overwrite.")
         if self.out.exists() and not (self.out / MANIFEST_NAME).is_file():
             raise BundleError(
-                f"{out} exists and is no bundle, so it is not replaced: choose another --out."
+                f"{out} exists and is not a bundle, so it is not replaced: choose another --out."
             )
         self._new = NewFolder(self.out)
         self.folder = self._new.path
@@ -248,7 +246,7 @@ class BundleWriter:
         return self
 
     def describe_files(self) -> dict[str, FileSpec]:
-        """Size and hash of all that has been written, by name."""
+        """Size and hash of each file written so far, by name."""
         return {
             path.name: FileSpec(path.stat().st_size, hash_file(path))
             for path in sorted(self.folder.iterdir())

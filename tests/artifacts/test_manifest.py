@@ -29,7 +29,7 @@ ENGINE = EngineSpec("decoder", "decoder.sm89.plan", "6" * 64, 89, "tensorrt", "1
 def complete() -> BundleManifest:
     """A valid manifest that uses every kind of file."""
     files = {**FILES, "decoder.sm89.plan": PLAN, "guesses.npz": FileSpec(7, "7" * 64)}
-    return replace(manifest_of(FILES), files=files, engines=(ENGINE,), guesses="guesses.npz")
+    return replace(manifest_of(FILES), files=files, engines=(ENGINE,), drafting_state="guesses.npz")
 
 
 def graph(manifest: BundleManifest, name: str, **changes: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ REFUSED: list[tuple[Callable[[BundleManifest], dict[str, Any]], str]] = [
         for name in ("encoder", "mapper", "decoder")
     ),
     *(
-        (lambda m, name=name: {"guesses": name}, "guesses names a file of something else")
+        (lambda m, name=name: {"guesses": name}, "guesses names a file that has another purpose")
         for name in ("encoder.onnx", "weights.bin", "tokenizer.json", "decoder.sm89.plan")
     ),
     *(
@@ -159,7 +159,7 @@ def test_the_id_does_not_change_with_anything_else() -> None:
         replace(manifest, provenance={"created": "another day"}),
         replace(manifest, target=replace(manifest.target, description="x", precision="y")),
         replace(manifest, files={**manifest.files, "guesses.npz": FileSpec(8, "8" * 64)}),
-        replace(manifest, files=without(manifest.files, "guesses.npz"), guesses=None),
+        replace(manifest, files=without(manifest.files, "guesses.npz"), drafting_state=None),
         replace(manifest, files={**manifest.files, "weights.bin": FileSpec(2, "4" * 64)}),
     ]
     assert {other.bundle_id for other in others} == {manifest.bundle_id}

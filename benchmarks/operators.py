@@ -36,8 +36,8 @@ from altogether_rt.bench.report import describe_machine, digits
 from altogether_rt.bench.timing import measure
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.base import StepBatch, StepRow
+from altogether_rt.runtime.cpu.call_sizes import embeddings_per_call, images_per_call
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
-from altogether_rt.runtime.cpu.working_set import images_per_call, maps_per_call
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT_TOKENS, PAST_TOKENS, VERIFIED = 60, 100, (4, 8)
@@ -80,7 +80,7 @@ def calls(bundle: Bundle, rows: Sequence[int]) -> Iterator[Call]:
         shape = (number, encoder.image_size, encoder.image_size, 3)
         pixels = rng.integers(0, 256, shape, np.uint8)
         yield Call(f"encoder ×{number}", "encoder", partial(OnnxRuntime.encode, pixels=pixels))
-    for number in sorted({1, maps_per_call(config)}):
+    for number in sorted({1, embeddings_per_call(config)}):
         embeddings = rng.standard_normal((number, encoder.embed_dim), np.float32)
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
         yield Call(f"mapper ×{number}", "mapper", partial(OnnxRuntime.map, embeddings=embeddings))

@@ -131,6 +131,51 @@ def test_imports_point_one_way() -> None:
                 assert not imported.startswith(prefix), f"{module} imports {imported}"
 
 
+#: What an assert may call: functions and methods that change nothing.
+PURE_FUNCTIONS = {"all", "any", "int", "isinstance", "len", "max", "min", "set", "sorted", "sum"}
+PURE_METHODS = {"all", "any", "max", "min", "sum"}
+
+
+def impure_calls(source: str) -> Iterator[str]:
+    """Calls within an assert of anything but these; `python -O` would not make them."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Assert):
+            continue
+        for call in ast.walk(node.test):
+            if isinstance(call, ast.NamedExpr):
+                yield f"line {call.lineno}: {ast.unparse(call)}"
+            if not isinstance(call, ast.Call):
+                continue
+            match call.func:
+                case ast.Name(id=name) if name in PURE_FUNCTIONS:
+                    pass
+                case ast.Attribute(attr=name) if name in PURE_METHODS:
+                    pass
+                case _:
+                    yield f"line {call.lineno}: {ast.unparse(call)}"
+
+
+def test_no_assert_has_an_effect() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found = list(impure_calls(path.read_text("utf-8")))
+        assert not found, f"{path.relative_to(ROOT)} calls within an assert: {found}"
+
+
+@pytest.mark.parametrize(
+    ("statement", "effect"),
+    [
+        ("assert config.set_compute_capability(capability, index)", True),
+        ("assert len(rows) == pop()", True),
+        ("assert all(take(row) for row in rows)", True),
+        ("assert (line := read)", True),
+        ("assert len(rows) == int(lengths.sum()) >= 1, f'{rows()}'", False),
+        ("done = take()\nassert done", False),
+    ],
+)
+def test_asserts_with_effects_are_seen(statement: str, effect: bool) -> None:
+    assert bool(list(impure_calls(statement))) == effect
+
+
 LEAN_PROBE = """
 import importlib, importlib.abc, sys
 

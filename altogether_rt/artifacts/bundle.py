@@ -1,9 +1,9 @@
-"""The exported artifact: a folder that says what it holds, checked before anything is loaded.
+"""The exported artifact: a folder with a manifest, checked before anything in it is loaded.
 
 A bundle is `bundle.json` (the manifest), one ONNX graph each for encoder, mapper and decoder, one
 file of weights that the graphs share and map into memory, `tokenizer.json` and optionally a file of
-drafting state, learnt from captions. It comes from strangers as often as not, so the manifest names
-plain files beside it and nothing else, and every file is hashed before it is used.
+drafting state, learnt from captions. A bundle may come from a stranger, so the manifest
+can only name plain files beside it, and every file is hashed before it is used.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import stat
-import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
 
+from altogether_rt.artifacts.files import NewFile, NewFolder
 from altogether_rt.artifacts.manifest import (
     SCHEMA_VERSION,
     TOKENIZER_NAME,
@@ -36,7 +35,6 @@ __all__ = [
     "BundleWriter",
     "find_bundle",
     "find_source",
-    "flush_to_disk",
     "hash_file",
     "is_checkpoint",
 ]
@@ -70,7 +68,7 @@ class Bundle:
         return bundle
 
     def verify_hashes(self, unread: Collection[str] = ()) -> None:
-        """Hash all files but `unread`, which nobody will read. Raises BundleError as `load`."""
+        """Hash all files except `unread`, which are not going to be read. Raises BundleError."""
         for name, spec in self.manifest.files.items():
             if name not in unread and hash_file(self.path / name) != spec.sha256:
                 raise _differs(self.path / name)
@@ -106,27 +104,21 @@ class Bundle:
 
         The folder holds a whole bundle at any time: the one of before or the one that is returned.
         """
-        new, manifest_file = (
-            self.path / f".{name}.{uuid.uuid4().hex[:8]}.partial"
-            for name in ("guesses", MANIFEST_NAME)
-        )
         old = self.manifest.drafting_state
-        try:
-            write(new)
-            spec = FileSpec(new.stat().st_size, hash_file(new))
+        with (
+            NewFile(self.path / "guesses.npz") as new,
+            NewFile(self.path / MANIFEST_NAME) as manifest_file,
+        ):
+            write(new.path)
+            spec = FileSpec(new.path.stat().st_size, hash_file(new.path))
             name = f"guesses.{spec.sha256[:8]}.npz"
             files = {n: s for n, s in self.manifest.files.items() if n != old}
             manifest = dataclasses.replace(
                 self.manifest, drafting_state=name, files={**files, name: spec}
             )
-            _write_manifest(manifest, manifest_file)
-            for path in (new, manifest_file):
-                flush_to_disk(path)
-            new.rename(self.path / name)
-            manifest_file.rename(self.path / MANIFEST_NAME)
-        finally:
-            for path in (new, manifest_file):
-                path.unlink(missing_ok=True)
+            manifest_file.file.write(_manifest_json(manifest))
+            new.commit(self.path / name)
+            manifest_file.commit()
         if old not in (None, name):
             (self.path / old).unlink(missing_ok=True)
         return Bundle(self.path, manifest)
@@ -154,14 +146,14 @@ def find_bundle(name_or_path: str | Path) -> Path:
         advice = (
             "export this checkpoint first" if is_checkpoint(path) else "give an exported folder"
         )
-        raise BundleError(f"{path} is no bundle, it has no {MANIFEST_NAME}: {advice}.")
+        raise BundleError(f"{path} is not a bundle (no {MANIFEST_NAME}): {advice}.")
     return path
 
 
 def find_source(path: Path) -> Path | None:
-    """The folder of the bundle where a checkpoint or weights may be too; None if there is none.
+    """The folder of the bundle at `path`; None if it is something else, such as a checkpoint.
 
-    `starter` is the bundle inside the package, unless there is a file or folder of that name.
+    `starter` is the bundle inside the package, unless a file or folder has that name.
     """
     if (path / MANIFEST_NAME).is_file():
         return path
@@ -170,7 +162,7 @@ def find_source(path: Path) -> Path | None:
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether `path` is a folder that training made, not one that export made."""
+    """Whether `path` is a folder written by training rather than by export."""
     folder = Path(path)
     return (folder / "config.json").is_file() and not (folder / MANIFEST_NAME).is_file()
 
@@ -188,9 +180,7 @@ def _read_manifest(path: Path) -> BundleManifest:
     try:
         size = path.stat().st_size
         if size > _MAX_MANIFEST_BYTES:
-            raise BundleError(
-                f"{path} has {size} bytes, far more than a manifest: export it again."
-            )
+            raise BundleError(f"{path} has {size} bytes, too many for a manifest: export it again.")
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read ({error}): export the bundle again.") from error
@@ -209,9 +199,8 @@ def _read_manifest(path: Path) -> BundleManifest:
         raise BundleError(f"{path} is not valid: {error}") from error
 
 
-def _write_manifest(manifest: BundleManifest, path: Path) -> None:
-    text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+def _manifest_json(manifest: BundleManifest) -> bytes:
+    return (json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def _check_size(folder: Path, name: str, spec: FileSpec) -> None:
@@ -219,7 +208,7 @@ def _check_size(folder: Path, name: str, spec: FileSpec) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        raise BundleError(f"the bundle {folder} lacks {name}: copy or export it again.") from error
+        raise BundleError(f"the bundle {folder} has no {name}: copy or export it again.") from error
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path} is not a regular file: copy or export the bundle again.")
     if status.st_size != spec.bytes:
@@ -233,7 +222,7 @@ def _differs(path: Path) -> BundleError:
 
 
 class BundleWriter:
-    """Writes a bundle beside its destination and renames it there, so it is whole or absent.
+    """Writes a bundle beside its destination and renames it, so that it is whole or absent.
 
     with BundleWriter(out) as writer:
         ... write files into writer.folder ...
@@ -247,16 +236,17 @@ class BundleWriter:
             raise BundleError(f"{out} exists already: choose another --out, or pass --overwrite.")
         if self.out.exists() and not (self.out / MANIFEST_NAME).is_file():
             raise BundleError(
-                f"{out} exists and is no bundle, so it is not replaced: choose another --out."
+                f"{out} exists and is not a bundle, so it is not replaced: choose another --out."
             )
-        self.folder = self.out.with_name(f".{self.out.name}.{uuid.uuid4().hex[:8]}.partial")
+        self._new = NewFolder(self.out)
+        self.folder = self._new.path
 
     def __enter__(self) -> BundleWriter:
-        self.folder.mkdir(parents=True)
+        self._new.__enter__()
         return self
 
     def describe_files(self) -> dict[str, FileSpec]:
-        """Size and hash of all that has been written, by name."""
+        """Size and hash of each file written so far, by name."""
         return {
             path.name: FileSpec(path.stat().st_size, hash_file(path))
             for path in sorted(self.folder.iterdir())
@@ -264,14 +254,8 @@ class BundleWriter:
 
     def commit(self, manifest: BundleManifest) -> Bundle:
         """Write the manifest and move the folder into place."""
-        _write_manifest(manifest, self.folder / MANIFEST_NAME)
-        for path in self.folder.iterdir():
-            flush_to_disk(path)
-        replaced = self.folder.with_suffix(".replaced")
-        if self.out.exists():
-            self.out.rename(replaced)
-        self.folder.rename(self.out)
-        shutil.rmtree(replaced, ignore_errors=True)
+        (self.folder / MANIFEST_NAME).write_bytes(_manifest_json(manifest))
+        self._new.commit()
         return Bundle(self.out, manifest)
 
     def __exit__(
@@ -280,10 +264,4 @@ class BundleWriter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def flush_to_disk(path: Path) -> None:
-    """So that no power cut leaves a renamed folder with empty files."""
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())
+        self._new.__exit__(exc_type, exc, traceback)

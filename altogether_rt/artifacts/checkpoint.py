@@ -1,8 +1,8 @@
 """The trained artifact, a folder: config.json, model.safetensors, tokenizer.json, checkpoint.json.
 
-The weights are mapper and decoder, and the encoder either embedded (`encoder.*`, the names of
-open_clip's vision tower) or by reference: checkpoint.json then says where its weights come from
-(`encoder_weights`) and what they hash to (`encoder_sha256`: of the file if they are one, else of
+The weights are those of mapper and decoder. The encoder is either embedded (`encoder.*`, the names
+of open_clip's vision tower) or referred to: checkpoint.json then names the source of its weights
+(`encoder_weights`) and their hash (`encoder_sha256`, of the file if they are one file, otherwise of
 the tensors).
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from altogether_rt import __version__
-from altogether_rt.artifacts.bundle import flush_to_disk, hash_file
+from altogether_rt.artifacts.bundle import hash_file
+from altogether_rt.artifacts.files import NewFolder
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.captioner import CaptionerModel
@@ -50,10 +50,10 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path) -> Checkpoint:
-        """Raises AltogetherError if `folder` is no whole checkpoint."""
+        """Read the configuration. Raises AltogetherError if `folder` is not a whole checkpoint."""
         missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
         if missing:
-            raise AltogetherError(f"{folder} is not a checkpoint: it has no {missing[0]}.")
+            raise AltogetherError(f"{folder} is not a checkpoint (no {missing[0]}).")
         try:
             config = CaptionerConfig.from_dict(_read_json(folder, CONFIG))
         except ConfigError as error:
@@ -83,7 +83,7 @@ class Checkpoint:
 
         Raises AltogetherError if the weights do not fit the configuration.
         """
-        # Built without memory of its own: the parameters become the tensors of the file.
+        # Built without allocating memory: the parameters become the tensors of the file.
         with torch.device("meta"):
             captioner = CaptionerModel(self.config)
         self._fit(captioner, self._read(lambda name: not name.startswith(_ENCODER)))
@@ -92,9 +92,9 @@ class Checkpoint:
         return captioner.eval()
 
     def encoder(self) -> Encoder:
-        """The frozen encoder: embedded, or loaded from where checkpoint.json says.
+        """The frozen encoder, embedded or loaded from the source that checkpoint.json names.
 
-        Raises AltogetherError if it cannot be had, or is not the one of this checkpoint.
+        Raises AltogetherError if it is not available, or is not the encoder of this checkpoint.
         """
         if not self.has_encoder:
             return self._referred_encoder()
@@ -107,7 +107,7 @@ class Checkpoint:
     def _referred_encoder(self) -> Encoder:
         weights = self.about.get("encoder_weights")
         if weights is None and not is_published(self.config.encoder.name):
-            raise AltogetherError(f"{self.folder} neither holds an encoder nor says which it had.")
+            raise AltogetherError(f"{self.folder} holds no encoder and does not name one.")
         wanted = self.about.get("encoder_sha256")
         file = Path(weights) if weights is not None and Path(weights).is_file() else None
         if file is not None and wanted is not None and hash_file(file) != wanted:
@@ -140,7 +140,7 @@ class Checkpoint:
         }
 
     def _fit(self, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Gives `module` the tensors of `state` themselves, if names and shapes are right."""
+        """Make the tensors of `state` those of `module`, if names and shapes agree."""
         expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         for name in sorted(expected.keys() | found.keys()):
@@ -159,42 +159,30 @@ def save_checkpoint(
     tokenizer: Path | Tokenizer,
     about: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint to a temporary folder and renames it: it is whole or absent.
+    """Write a checkpoint, whole or not at all.
 
     state: `mapper.*`, `decoder.*` and, to embed the encoder, `encoder.*` of open_clip's vision
     tower. tokenizer: a tokenizer or its file. An existing checkpoint at `folder` is replaced.
-    Raises AltogetherError for anything else there.
+    Raises AltogetherError if anything else is there.
     """
     _check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        new = temporary / "new"
-        new.mkdir()
+    with NewFolder(folder) as writer:
+        new = writer.path
         tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
         save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
-        flush_to_disk(new / WEIGHTS)
-        _write(new / CONFIG, _as_json(config.to_dict()))
+        (new / CONFIG).write_text(_as_json(config.to_dict()), "utf-8")
         versions = {"altogether_rt": __version__, "torch": torch.__version__}
-        _write(new / ABOUT, _as_json({**about, "versions": versions}))
-        _write(new / TOKENIZER, _tokenizer_json(tokenizer))
+        (new / ABOUT).write_text(_as_json({**about, "versions": versions}), "utf-8")
+        (new / TOKENIZER).write_text(_tokenizer_json(tokenizer), "utf-8")
         shutil.copymode(new / CONFIG, new / WEIGHTS)  # safetensors makes it private
-        if folder.exists():
-            folder.rename(temporary / "old")
-        new.rename(folder)
-    except BaseException:
-        if (temporary / "old").exists() and not folder.exists():
-            (temporary / "old").rename(folder)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        writer.commit()
 
 
 def _check_replaceable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise AltogetherError(f"{folder} is a file: give another folder.")
     if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
-        raise AltogetherError(f"{folder} is not empty and no checkpoint: give another folder.")
+        raise AltogetherError(f"{folder} is not empty and not a checkpoint: give another folder.")
 
 
 def _tokenizer_json(tokenizer: Path | Tokenizer) -> str:
@@ -208,16 +196,11 @@ def _as_json(data: Mapping[str, Any]) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")
-    flush_to_disk(path)
-
-
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         data = json.loads((folder / name).read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise AltogetherError(f"the checkpoint {folder} has a bad {name}: {error}.") from error
     if not isinstance(data, dict):
-        raise AltogetherError(f"the checkpoint {folder} has a bad {name}: it is no table of keys.")
+        raise AltogetherError(f"the checkpoint {folder} has a bad {name}: it is not a JSON object.")
     return data

@@ -1,4 +1,4 @@
-"""`bundle.json`: what a bundle says of itself, as frozen data."""
+"""`bundle.json`, the description of a bundle, as frozen data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a graph; a size that varies is named rather than counted."""
+    """One input or output of a graph; a size that varies has a name instead of a number."""
 
     name: str
     dtype: str  # NumPy's name: `float32`, `int64`, `uint8`
@@ -56,21 +56,22 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One graph. The decoder's cache tensors are described by `CacheSpec`, not one by one."""
+    """One graph. The decoder's cache tensors are not listed here but described by `CacheSpec`."""
 
     file: str
     sha256: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    weights: tuple[str, ...] = ()  # files whose bytes the graph maps
+    weights: tuple[str, ...] = ()  # files that the graph maps into memory
 
 
 @dataclass(frozen=True)
 class CacheSpec:
     """The decoder's cache: `past_key.N` and `present_key.N` share one buffer, values likewise.
 
-    Each buffer is (slots, kv_heads, places, head_dim). A call whose longest row brings S tokens is
-    padded to `max(S, min_chunk)` and needs `places >= past + that` for every row.
+    Each buffer is (slots, kv_heads, positions, head_dim). A call whose longest row brings S tokens
+    is padded to `max(S, min_chunk)` columns, and needs `positions >= past + max(S, min_chunk)` for
+    every row.
     """
 
     layers: int
@@ -82,17 +83,17 @@ class CacheSpec:
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """What the graphs were lowered for."""
+    """The target that the graphs were lowered for."""
 
-    name: str  # of the recipe: `cpu-int8`
+    name: str  # name of the recipe: `cpu-int8`
     runtime: str  # backend that runs it: `onnxruntime`
     device: str  # `cpu`, `cuda`
-    precision: str  # for people: "int8, one scale a row"
+    precision: str  # for people: "int8, one scale per row"
     description: str = ""
 
     @property
     def weights(self) -> str:
-        """Type of most weights, the first word of `precision`: `int8`, `float16`."""
+        """Type of the majority of the weights, the first word of `precision`: `int8`, `float16`."""
         return self.precision.split()[0].strip(",;:")
 
 
@@ -101,25 +102,28 @@ ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class EngineProfile:
-    """Sizes that one optimisation profile of an engine takes.
+    """The sizes that one optimisation profile of a TensorRT engine takes.
 
-    The decoder's cache inputs are all alike and stand here once, as `past`.
+    The decoder's cache inputs all have the same shape range, which is given once, as `past`.
     """
 
-    name: str  # `decode`, `verify`, `prefill`; `all` where one profile serves
-    shapes: Mapping[str, ShapeRange]  # by input: its least, its usual, its largest shape
+    name: str  # `decode`, `verify`, `prefill`; `all` if there is only one
+    shapes: Mapping[str, ShapeRange]  # by input: its min, opt and max shape
 
     def __post_init__(self) -> None:
         for name, value in self.shapes.items():
             where = f"shapes of {name} in profile {self.name}"
-            _require(_is_shape_range(value), f"{where} must be three shapes, the least first.")
+            _require(
+                _is_shape_range(value),
+                f"{where} must be a min, an opt and a max shape.",
+            )
         as_tuples = {name: tuple(map(tuple, value)) for name, value in self.shapes.items()}
         object.__setattr__(self, "shapes", as_tuples)
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """A graph compiled for one kind of GPU by one version of one builder; it runs nowhere else."""
+    """A graph compiled by one version of one builder for one kind of GPU; it runs on no other."""
 
     graph: Literal["encoder", "mapper", "decoder"]
     file: str  # `decoder.sm89.plan`
@@ -128,7 +132,7 @@ class EngineSpec:
     builder: Literal["tensorrt", "tensorrt_rtx"]
     builder_version: str
     profiles: tuple[EngineProfile, ...]  # in the order of their indices
-    flags: tuple[str, ...] = ()  # of the builder, besides its defaults
+    flags: tuple[str, ...] = ()  # of the builder, in addition to its defaults
 
 
 @dataclass(frozen=True)
@@ -148,9 +152,9 @@ class BundleManifest:
 
     def __post_init__(self) -> None:
         for name in self.files:
-            _require(_is_plain_name(name), f"files names {name!r}, which is no plain file name.")
+            _require(_is_plain_name(name), f"files names {name!r}, which is not a plain file name.")
         for name in GRAPH_NAMES:
-            _require(name in self.graphs, f"there is no {name} among its graphs.")
+            _require(name in self.graphs, f"its graphs include no {name}.")
         used = {TOKENIZER_NAME}
         for graph in self.graphs.values():
             used |= {graph.file, *graph.weights}
@@ -171,7 +175,7 @@ class BundleManifest:
 
     @property
     def bundle_id(self) -> str:
-        """12 hex digits that change with anything that can change a caption, and nothing else."""
+        """12 hex digits that change with everything that can change a caption, and only then."""
         identity = {
             "config": self.config.to_dict(),
             "target": [self.target.name, self.target.runtime, self.target.device],
@@ -183,9 +187,9 @@ class BundleManifest:
 
     @property
     def encoder_id(self) -> str:
-        """12 hex digits that change with anything that can change an embedding.
+        """12 hex digits that change with everything that can change an embedding.
 
-        Bundles share them where encoder graph, file of weights and preprocessing are the same.
+        They are the same for bundles with the same encoder graph, weights and preprocessing.
         """
         graph = self.graphs["encoder"]
         encoder = self.config.to_dict()["encoder"]
@@ -205,7 +209,7 @@ class BundleManifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BundleManifest:
-        """Raises ConfigError for an unknown or missing key, or a value that cannot be."""
+        """Raises ConfigError for an unknown or missing key, or an invalid value."""
         parts = dict(data)
         graphs = {
             name: from_dict(GraphSpec, value, f"graphs.{name}")
@@ -223,7 +227,7 @@ class BundleManifest:
 
 @dataclass(frozen=True)
 class _ManifestRest:
-    """The keys of a manifest that are plain dataclasses."""
+    """The keys of a manifest that `from_dict` reads without help."""
 
     schema: int
     config: CaptionerConfig
@@ -247,9 +251,9 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def _is_shape_range(value: Any) -> bool:
-    """Whether `value` is three shapes of one rank, none of whose sizes falls from one to the next.
+    """Whether `value` is a min, an opt and a max shape of one rank, in ascending order.
 
-    It comes from a file, so it can be anything.
+    It comes from a file, so it can be any value.
     """
 
     def is_shape(shape: Any) -> bool:
@@ -257,9 +261,9 @@ def _is_shape_range(value: Any) -> bool:
 
     if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(map(is_shape, value)):
         return False
-    least, usual, largest = value
-    sizes = zip(least, usual, largest, strict=False)
-    return len(least) == len(usual) == len(largest) and all(a <= b <= c for a, b, c in sizes)
+    minimum, opt, maximum = value
+    sizes = zip(minimum, opt, maximum, strict=False)
+    return len(minimum) == len(opt) == len(maximum) and all(a <= b <= c for a, b, c in sizes)
 
 
 def _is_plain_name(name: str) -> bool:

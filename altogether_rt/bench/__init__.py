@@ -1,3 +1,3 @@
-"""Speed and memory of a bundle on this machine, and how near they come to what it can do."""
+"""Measures a bundle's speed and memory on this machine, relative to the machine's limits."""
 
 __all__: list[str] = []

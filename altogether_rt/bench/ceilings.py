@@ -1,7 +1,7 @@
-"""What this machine can do at best, measured in the same run as the bundle.
+"""The best rates of this machine, measured in the same run as the bundle.
 
-Nothing is taken from a data sheet: clocks, other tenants and thread limits change the ceiling as
-much as they change the result, and dividing by a number from another day would hide it.
+Nothing is taken from a data sheet: clock rates, other tenants and thread limits change the ceiling
+as much as they change the result, which a figure from another day would hide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Ceilings", "measure_ceilings"]
 
 #: (M, K, N) of the matrix product: a prefill of 1024 tokens through the widest layer of OPT-1.3B.
 GEMM_SHAPE = (1024, 2048, 8192)
-#: Several times any last-level cache, so that memory is what is measured.
+#: Several times the size of any last-level cache, so that memory is measured.
 COPY_BYTES = 512 << 20
 
 
@@ -33,14 +33,14 @@ class Ceilings:
     threads: int
     int8_per_s: float  # multiply-adds of int8 matrix products, counted as two operations each
     fp32_per_s: float  # the same in float32
-    bytes_per_s: float  # memory bandwidth: read + written by a copy, or read alone if that is more
+    bytes_per_s: float  # memory bandwidth: read + written by a copy, or only read if that is more
 
 
 def measure_ceilings(threads: int | None = None, *, quick: bool = False) -> Ceilings:
     """Measure with `threads` threads (all cores if None): a few seconds; `quick`: about two.
-    Sizes are the same: smaller ones are slower, and would flatter what is compared with them.
 
-    The best of several runs counts: a ceiling is what can be reached, not what usually is.
+    Both use the same sizes: smaller ones are slower, and would flatter what is compared with them.
+    The best of several runs counts: a ceiling is what can be reached, not what is typical.
     """
     threads = threads or available_cores()
     rng = np.random.default_rng(0)
@@ -70,8 +70,8 @@ def _operands(
 
 
 def _multiplier(weight: Any, inputs: Any, threads: int) -> Callable[[], object]:
-    """Runs `inputs @ weight` in ONNX Runtime as it comes, without the options that our sessions
-    set: a ceiling must not be lowered by our own choices."""
+    """Runs `inputs @ weight` in ONNX Runtime with its default options, not those of our sessions: a
+    ceiling must not be lowered by our own choices."""
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -82,7 +82,7 @@ def _multiplier(weight: Any, inputs: Any, threads: int) -> Callable[[], object]:
 
 
 def _bandwidth(threads: int, size_bytes: int, budget_s: float) -> float:
-    """Bytes per second, the better of copying and of reading; each thread has its own part."""
+    """Bytes per second, the higher of copying and reading; each thread has its own part."""
     source = np.ones(size_bytes // 8, np.float32)  # source and target fill size_bytes
     target = np.empty_like(source)
     parts = list(zip(np.array_split(source, threads), np.array_split(target, threads), strict=True))

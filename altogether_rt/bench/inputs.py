@@ -1,4 +1,4 @@
-"""What the benchmark feeds: drawn scenes with their alt-texts, the same on every machine."""
+"""Inputs of the benchmark: drawn scenes with their alt-texts, the same on every machine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ SEED = 2410_17251
 
 @dataclass(frozen=True)
 class BenchInputs:
-    """As many requests as the largest batch has rows; a smaller batch takes the first ones."""
+    """Requests for the largest batch; a smaller batch takes the first ones."""
 
     requests: list[CaptionRequest]
-    prompts: list[tuple[int, ...]]  # token ids after the visual tokens, one tuple a request
-    num_visual: int  # visual tokens that stand before them
+    prompts: list[tuple[int, ...]]  # token ids after the visual tokens, one tuple per request
+    num_visual: int  # visual tokens before them
 
     def pixels(self, rows: int) -> NDArray[np.uint8]:
+        """Pixels of the first `rows` requests, (rows, H, W, 3)."""
         pixels = (request.pixels for request in self.requests[:rows])
-        return np.stack([picture for picture in pixels if picture is not None])  # (rows, H, W, 3)
+        return np.stack([image for image in pixels if image is not None])
 
     def prompt_lengths(self, rows: int) -> list[int]:
-        """Tokens of each row's prompt, the visual ones included."""
+        """Number of tokens of each row's prompt, including the visual ones."""
         return [self.num_visual + len(ids) for ids in self.prompts[:rows]]
 
 
@@ -47,8 +48,10 @@ def make_inputs(captioner: Captioner, count: int) -> BenchInputs:
 
 
 def admitted_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:
-    """Prompts that the engine admits to one step each: as long as those before have not used up
-    `max_tokens`."""
+    """Groups of prompts that the engine admits to one step each.
+
+    A prompt joins the group while the prompts before it in the group have fewer than `max_tokens`.
+    """
     parts, start, tokens = [], 0, 0
     for end, length in enumerate(lengths, 1):
         tokens += length

@@ -59,7 +59,7 @@ def decoder_cost(
     weight_bytes: int,
     cache_bytes: int = 4,
 ) -> Cost:
-    """One ragged call: row i brings q tokens to p cached ones; `choices` next tokens are chosen.
+    """Cost of one ragged call: each row adds q tokens to p cached ones; `choices` logits rows.
 
     linear    2 · (T · (layers · layer weights + 2 E W if E ≠ W) + choices · E · V),   T = Σ q
     attention 2 · layers · 2 W · Σ_rows Σ_{j=1..q} (p + j)      (each token sees those before it)
@@ -89,10 +89,10 @@ def schedule_cost(
     weight_bytes: int,
     cache_bytes: int = 4,
 ) -> list[Cost]:
-    """The calls that write these captions side by side: one prefill, then a step a token.
+    """Costs of the calls that write these captions together: a prefill, then one step per token.
 
-    A row that has all its tokens takes part no more. The prefill chooses the first token, and the
-    last one is never fed back, so a caption of n tokens takes part in n - 1 steps.
+    A row takes part until it has all its tokens. The prefill chooses the first token, and the last
+    one is never fed back, so a caption of n tokens takes part in n - 1 steps.
     """
     rows = len(prompt_lengths)
     costs = [decoder_cost(decoder, prompt_lengths, [0] * rows, rows, weight_bytes, cache_bytes)]

@@ -1,4 +1,4 @@
-"""The stages of captioning, each timed by itself and then all together."""
+"""Times the stages of captioning, each by itself and all together."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class StageResult:
     """One stage at one batch size."""
 
     stage: str
-    batch: int  # rows of a call: images, or captions being written
+    batch: int  # rows of a call: images, or captions in progress
     timing: Timing
     tokens: int  # decoder tokens that a call reads (prefill) or writes (decode, whole)
-    #: What a call has to do; several entries where it is several calls one after another. None
-    #: where the configuration does not say.
+    #: Cost of each call of the decoder or graph, in sequence; None if the configuration does not
+    #: describe the model.
     costs: tuple[Cost, ...] | None
-    #: Of `whole`: tokens that a row writes a step, and the acceptance rate of draft tokens.
+    #: Only for `whole`: tokens per row and step, and the acceptance rate of draft tokens.
     tokens_per_decode: float | None = None
     acceptance: float | None = None
-    #: Of `whole`: seconds of a call by stage, as `caption --json` names them.
+    #: Only for `whole`: seconds per call by stage, named as in `caption --json`.
     stage_s: Mapping[str, float] | None = None
 
     @property
@@ -53,10 +53,10 @@ class StageRunner:
 
     captioner: Captioner
     inputs: BenchInputs
-    weight_bytes: int  # of one weight
-    cache_bytes: int  # of one number in the decoder's cache
-    new_tokens: int  # most tokens of a caption
-    budget_s: float  # time for one measurement, exceeded where few runs take longer
+    weight_bytes: int  # per weight
+    cache_bytes: int  # per number in the decoder's cache
+    new_tokens: int  # maximum tokens of a caption
+    budget_s: float  # per measurement; exceeded if `min_repeats` runs take longer
     min_repeats: int = 3
 
     def run(self, stage: str, batch: int) -> StageResult:
@@ -121,7 +121,7 @@ class StageRunner:
         return StageResult("decode", batch, timing, batch, (cost,))
 
     def _whole(self, batch: int) -> StageResult:
-        """Pixels to captions, greedy; how long captions are is for the captioner to say."""
+        """Pixels to captions, greedy; the captions decide their own lengths."""
         captioner, requests = self.captioner, self.inputs.requests[:batch]
         params = captioner.params(temperature=0.0, max_new_tokens=self.new_tokens)
 
@@ -133,9 +133,9 @@ class StageRunner:
         tokens = write()
         stats = captioner.stats
         captioner.stats = EngineStats()
-        # From run to run, the same captions would be known.
+        # Otherwise later runs would know the captions of the first.
         timing = self._measure(write, before=captioner.reset_speculation)
-        num_runs = len(timing.times_s) + 1  # and the one that warms up
+        num_runs = len(timing.times_s) + 1  # including the warm-up
         encoder = encoder_cost(captioner.config.encoder, batch, self.weight_bytes)
         costs = None
         if encoder is not None:

@@ -1,4 +1,4 @@
-"""Repeating something until its time is known, and what the process holds in memory."""
+"""Times repeated runs of an action, and measures the memory of the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Timing", "measure", "peak_memory_bytes", "percentile"]
 
 @dataclass(frozen=True)
 class Timing:
-    """Durations of one thing done again and again, in seconds."""
+    """Durations of repeated runs of one action, in seconds."""
 
     times_s: tuple[float, ...]
 
@@ -33,7 +33,7 @@ class Timing:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` per cent of the values do not exceed, linear in between."""
+    """The given percentile of the values, with linear interpolation."""
     ordered = sorted(values)
     position = (len(ordered) - 1) * percent / 100
     below = math.floor(position)
@@ -49,9 +49,10 @@ def measure(
     max_repeats: int = 1000,
     before: Callable[[], object] = lambda: None,
 ) -> Timing:
-    """Time `action` after one run to warm up, until `budget_s` is spent and enough is known.
+    """Time `action`, after one warm-up run, until `budget_s` is spent.
 
-    before: done before each run, and not timed.
+    It runs at least `min_repeats` and, within the budget, at most `max_repeats` times. before: is
+    called before each run and not timed.
     """
     before()
     action()
@@ -67,9 +68,9 @@ def measure(
 
 
 def peak_memory_bytes() -> int:
-    """The most memory this process has held so far (resident set)."""
+    """Peak memory of this process so far (resident set)."""
     try:
-        # Not ru_maxrss: on Linux that starts at what the parent held when it forked.
+        # Not ru_maxrss, which on Linux starts at the size of the parent when it forked.
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     except (OSError, IndexError):

@@ -12,9 +12,9 @@ __all__ = ["encoder_cost"]
 
 
 def encoder_cost(encoder: EncoderConfig, images: int, weight_bytes: int) -> Cost | None:
-    """One call of the encoder, or None where the config names a model without describing it.
+    """Cost of one call of the encoder; None if the config names a model without describing it.
 
-    Counted for open_clip's own vision transformers and ResNets; not for models of other libraries.
+    Counts open_clip's own vision transformers and ResNets, not models of other libraries.
     """
     vision = encoder.vision_cfg
     if vision is None:
@@ -51,10 +51,10 @@ def _transformer(
 def _resnet(
     vision: Mapping[str, Any], layers: Sequence[int], side: int, embed_dim: int
 ) -> tuple[int, int, int]:
-    """The same for CLIP's ResNet: three-convolution stem, bottlenecks, attention pooling."""
+    """`_transformer`, for CLIP's ResNet: three-convolution stem, bottlenecks, attention pooling."""
     width = int(vision.get("width", 64))
     half = side // 2
-    convolutions = [  # (weights, places each is applied at)
+    convolutions = [  # (weights, positions that each is applied at)
         (9 * 3 * width // 2, half**2),
         (9 * width // 2 * (width // 2), half**2),
         (9 * width // 2 * width, half**2),
@@ -66,13 +66,13 @@ def _resnet(
             out = size // 2 if stage and not block else size
             convolutions += [(channels * planes, size**2), (9 * planes**2, size**2)]
             convolutions.append((planes * 4 * planes, out**2))
-            if not block:  # the shortcut changes width, and size but for the first stage
+            if not block:  # the shortcut changes the width and, after the first stage, the size
                 convolutions.append((channels * 4 * planes, out**2))
             channels, size = 4 * planes, out
     positions = size**2 + 1
     convolutions += [(3 * channels**2, positions), (channels * embed_dim, positions)]
     return (
-        sum(weights * places for weights, places in convolutions),
+        sum(weights * count for weights, count in convolutions),
         2 * positions**2 * channels,
         sum(weights for weights, _ in convolutions),
     )

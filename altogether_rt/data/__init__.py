@@ -1,1 +1,1 @@
-"""What comes in and what goes out: images, alt-texts, folders, rows, sheets. No runtime in here."""
+"""Input and output: images, alt-texts, sources, rows, sinks. Nothing here needs a runtime."""

@@ -1,8 +1,8 @@
-"""Reads alt-texts: which texts the web gave to which file.
+"""Reads alt-texts, the texts that web pages give for image files.
 
 JSON lines with `file_name` and `alt` (a text or a list), `alts`, or `text` (Hugging Face's
-`metadata.jsonl`); a JSON object `{file: text}`; or CSV/TSV with such columns. What cannot be read
-is counted, shown by its line, and left out: one bad line does not cost the others.
+`metadata.jsonl`); a JSON object `{file: text}`; or CSV/TSV with such columns. A record that cannot
+be read is left out, counted and reported by its line; the others are not affected.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from altogether_rt.errors import AltogetherError
 
 __all__ = ["MAX_ALT_CHARS", "AltTable", "Alts", "clean_text", "read_alts"]
 
-#: Characters kept of one image's alt-texts together. A prompt holds some hundred tokens; what is
-#: cut here was never going to be read, and ten million characters must not be held.
+#: Maximum characters of all alt-texts of one image. A prompt holds a few hundred tokens, so text
+#: beyond this would never be read, and ten million characters must not be kept in memory.
 MAX_ALT_CHARS: Final = 8192
 
-#: Bytes of one line, and of a file that must be parsed whole.
+#: Maximum bytes of one line, and of a file that must be parsed as a whole.
 _MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 _MAX_WHOLE_BYTES: Final = 512 * 1024 * 1024
 
-#: Where the text may stand, the first that is there.
+#: Keys of the text, in order of preference.
 _TEXT_KEYS: Final = ("alt", "alts", "text")
 
 #: C0 and C1 controls (line ends among them), line and paragraph separators.
@@ -45,11 +45,11 @@ class Alts:
     """The alt-texts of one image, in the order in which they were read."""
 
     texts: tuple[str, ...] = ()
-    truncated: bool = False  # something beyond MAX_ALT_CHARS was left out
+    truncated: bool = False  # text beyond MAX_ALT_CHARS was left out
 
     @property
     def json(self) -> str | list[str]:
-        """As a row shows them: a text, "" for none, a list for several."""
+        """The form they have in a row: a text, "" for none, a list for several."""
         return list(self.texts) if len(self.texts) > 1 else "".join(self.texts)
 
 
@@ -62,7 +62,7 @@ class AltTable:
     num_truncated: int = 0
 
     def get(self, name: str) -> Alts:
-        """Those of a file, by its path relative to the folder; composed or not (macOS)."""
+        """Alt-texts of a file, by its path relative to the folder, in any Unicode normal form."""
         found = self.by_name.get(name)
         if found is None and not name.isascii():
             forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
@@ -70,7 +70,7 @@ class AltTable:
         return found or Alts()
 
     def without_image(self, names: Iterable[str]) -> Problems:
-        """The files that have alt-texts but are not among `names`."""
+        """The files that have alt-texts but are not in `names`."""
         known = set(names)
         known |= {unicodedata.normalize("NFC", name) for name in known if not name.isascii()}
         missing = Problems()
@@ -80,11 +80,12 @@ class AltTable:
         return missing
 
     def add(self, name: str, texts: Iterable[str]) -> None:
+        """Append alt-texts of a file, cleaned and cut to MAX_ALT_CHARS."""
         before = self.by_name.get(name, Alts())
         room = MAX_ALT_CHARS - sum(map(len, before.texts))
         kept, truncated = [], before.truncated
         for text in texts:
-            # Cut before cleaning as well, so that ten megabytes are not normalised for nothing.
+            # Cut before cleaning too, so that ten megabytes are not cleaned in vain.
             clean = clean_text(text[: 4 * MAX_ALT_CHARS])
             truncated |= len(clean) > room or len(text) > 4 * MAX_ALT_CHARS
             clean = clean[:room].rstrip()
@@ -96,13 +97,13 @@ class AltTable:
 
 
 def clean_text(text: str) -> str:
-    """One line of well-formed text: line ends and controls become spaces, runs of them one."""
+    """One line of well-formed text: each run of line ends and controls becomes one space."""
     text = _CONTROLS.sub(" ", text)
     return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text).strip()
 
 
 def read_alts(path: str | Path, root: str | Path | None = None) -> AltTable:
-    """The alt-texts in a file. Absolute file names within `root` are taken as relative to it.
+    """The alt-texts in a file. Absolute file names within `root` are made relative to it.
 
     Raises AltogetherError if the file cannot be read at all.
     """
@@ -122,7 +123,7 @@ def read_alts(path: str | Path, root: str | Path | None = None) -> AltTable:
 def _records(
     path: Path, file: BinaryIO, problems: Problems
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """(where, record) for each; what is not even a record goes to `problems`."""
+    """(where, record) of each record; what is not a record goes to `problems`."""
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         yield from _csv_records(file, "\t" if suffix == ".tsv" else ",", problems)
@@ -136,7 +137,7 @@ def _records(
 
 
 def _lines(file: BinaryIO, problems: Problems) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, numbered from 1; endless ones are skipped without being held."""
+    """Non-blank lines, numbered from 1; too long ones are skipped without being kept in memory."""
     number = 0
     while line := file.readline(_MAX_LINE_BYTES):
         number += 1
@@ -165,7 +166,7 @@ def _parse(line: bytes, where: str, problems: Problems) -> Mapping[Any, Any] | N
 def _json_records(
     path: Path, file: BinaryIO, problems: Problems
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """`{file: text}`, or a list of records."""
+    """Records of a JSON object `{file: text}` or of a list of records."""
     raw = file.read(_MAX_WHOLE_BYTES + 1)
     try:
         if len(raw) > _MAX_WHOLE_BYTES:

@@ -1,11 +1,12 @@
-"""Embeddings of images in a file: computed once, captioned from again and again.
+"""Embeddings of images in a file, computed once and captioned from any number of times.
 
-`FILE.npy` holds them, float32 (rows, embed_dim), and `FILE.names.jsonl` says which is whose: first
-a line about the encoder, then one for each row with the file's name, the content hash of its pixels
-(sampled captions derive their seed from it) and a checksum of the embedding, which tells that the
-two files belong together. `FILE.parquet` holds all of it: columns file_name, content, embedding.
+`FILE.npy` holds them, float32 (rows, embed_dim), and `FILE.names.jsonl` describes them: first a
+line about the encoder, then one line for each row with the file's name, the content hash of its
+pixels (from which sampled captions derive their seed) and a checksum of the embedding, which shows
+that the two files belong together. `FILE.parquet` holds all of this in the columns file_name,
+content and embedding.
 
-An embedding is found by its file's name. It is of the picture that the file held when it was saved.
+An embedding is found by its file's name, and is of the image that the file held when it was saved.
 """
 
 from __future__ import annotations
@@ -30,22 +31,23 @@ __all__ = ["EncoderStamp", "SavedEmbeddings", "import_parquet", "names_path"]
 _FORMAT: Final = "altogether-rt embeddings 1"
 _MAX_LINE_BYTES: Final = 1 << 20
 _CONTENT: Final = re.compile("[0-9a-f]{32}")
-_ROWS_HELD: Final = 2  # row groups of a parquet file
+_MAX_CACHED_GROUPS: Final = 2  # row groups of a parquet file
 
 
 @dataclass(frozen=True)
 class EncoderStamp:
-    """What made an embedding; those of another encoder mean nothing to a captioner."""
+    """What an embedding was made by; a captioner cannot use those of another encoder."""
 
     encoder: str  # `BundleManifest.encoder_id`: graph, weights, resize mode and the like
     embed_dim: int
-    decoding: str = "exact"  # or how else pixels were made from files
+    decoding: str = "exact"  # how pixels were made from files: `exact` or `fast`
 
     def header(self) -> dict[str, Any]:
+        """The first line of a file of names, as a JSON object."""
         return {"format": _FORMAT, **asdict(self)}
 
     def check(self, header: Any, path: Path) -> None:
-        """Raises AltogetherError unless `header` is that of embeddings made as this says."""
+        """Raises AltogetherError unless `header` is that of embeddings with this stamp."""
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise AltogetherError(
                 f"{path} does not hold embeddings saved by --save-embeddings: give one that does."
@@ -61,17 +63,17 @@ class EncoderStamp:
 
 
 class _Table(Protocol):
-    """Rows of a file: their names, and each one's image."""
+    """The rows of a file: their names, and the image of each."""
 
     def names(self) -> Iterator[str]: ...
     def row(self, index: int) -> EmbeddedImage: ...
 
 
 class SavedEmbeddings:
-    """Embeddings by file name; may be read by several threads."""
+    """Embeddings by file name; several threads may read them."""
 
     def __init__(self, path: Path, stamp: EncoderStamp) -> None:
-        """Raises AltogetherError if the file cannot be used, or is of another encoder."""
+        """Raises AltogetherError if the file cannot be used, or was made by another encoder."""
         self.path = path
         self._stamp = stamp
         self._table: _Table
@@ -81,29 +83,32 @@ class SavedEmbeddings:
             self._table = _ParquetTable(path, stamp)
         else:
             raise AltogetherError(f"{path} is neither a .npy nor a .parquet file: name one.")
-        self._places = {name: index for index, name in enumerate(self._table.names())}
+        self._rows = {name: index for index, name in enumerate(self._table.names())}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._rows
 
     def names(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._rows)
 
     def get(self, name: str) -> EmbeddedImage:
-        """Raises ImageError, of kind no_embedding or bad_embedding, if there is none to use."""
-        place = self._places.get(name)
-        if place is None:
+        """The embedding of a file.
+
+        Raises ImageError of kind no_embedding or bad_embedding if there is no usable one.
+        """
+        row = self._rows.get(name)
+        if row is None:
             raise ImageError("no_embedding", f"{name} has no embedding in {self.path.name}.")
-        image = self._table.row(place)
+        image = self._table.row(row)
         if image.embedding.shape != (self._stamp.embed_dim,):
-            raise ImageError("bad_embedding", f"The embedding of {name} has another width.")
+            raise ImageError("bad_embedding", f"The embedding of {name} has the wrong width.")
         if not np.isfinite(image.embedding).all():
             raise ImageError("bad_embedding", f"The embedding of {name} is not finite.")
         return image
 
 
 def names_path(path: Path) -> Path:
-    """Where the names for a .npy file stand."""
+    """The file of names that belongs to a .npy file."""
     return path.with_suffix(".names.jsonl")
 
 
@@ -115,7 +120,7 @@ class _NpyTable:
             with names.open("rb") as file:
                 stamp.check(_parse(file.readline(_MAX_LINE_BYTES)), path)
                 self._rows = [_name_row(line, names) for line in file]
-            # Mapped: never unpickled, and what the header claims must be there.
+            # Mapped into memory: nothing is unpickled, and a file shorter than its header fails.
             array = np.lib.format.open_memmap(path, mode="r")
         except OSError as error:
             raise AltogetherError(f"{error.filename or path}: {error.strerror}.") from error
@@ -172,7 +177,7 @@ def import_parquet() -> Any:
 
 
 class _ParquetTable:
-    """Reads a row group when it is wanted; the order of names is that of a folder's images."""
+    """Reads row groups on demand; names are in the order of a folder's images."""
 
     def __init__(self, path: Path, stamp: EncoderStamp) -> None:
         parquet = import_parquet()
@@ -191,7 +196,7 @@ class _ParquetTable:
                 self._starts.append(len(self._names))
         except OSError as error:
             raise AltogetherError(f"{path} cannot be read: {error}.") from error
-        except ValueError as error:  # pyarrow's own errors derive from it
+        except ValueError as error:  # base of pyarrow's own errors
             raise AltogetherError(f"{path} is not a parquet file ({error}).") from error
 
     def names(self) -> Iterator[str]:
@@ -201,13 +206,13 @@ class _ParquetTable:
         with self._lock:
             group = int(np.searchsorted(self._starts, index, side="right")) - 1
             if group not in self._groups:
-                if len(self._groups) == _ROWS_HELD:
+                if len(self._groups) == _MAX_CACHED_GROUPS:
                     del self._groups[min(self._groups)]
                 self._groups[group] = self._file.read_row_group(group)
             row = self._groups[group].slice(index - self._starts[group], 1)
         content, values = row["content"][0].as_py(), row["embedding"][0].as_py()
         if content is None or values is None or not _CONTENT.fullmatch(content):
-            raise ImageError("bad_embedding", f"The row of {self._names[index]} is not whole.")
+            raise ImageError("bad_embedding", f"The row of {self._names[index]} is incomplete.")
         return EmbeddedImage(bytes.fromhex(content), np.array(values, np.float32))
 
 
@@ -216,4 +221,6 @@ def _check_schema(schema: Any, path: Path) -> None:
     found = {name: str(schema.field(name).type) for name in schema.names}
     found = {name: re.sub("list<[a-z]+:", "list<element:", kind) for name, kind in found.items()}
     if found != wanted:
-        raise AltogetherError(f"{path} has columns {found}, not {wanted}: save them again.")
+        raise AltogetherError(
+            f"{path} has columns {found}, not {wanted}: save the embeddings again."
+        )

@@ -1,8 +1,8 @@
-"""One image file → RGB, whatever the file really is, in bounded memory.
+"""Reads an image file of any supported format as RGB, in bounded memory.
 
-Files come from the web: everything about them may be a lie. The order of the guards matters:
-what kind of file (a FIFO would block), how many bytes, what the bytes begin with, how many pixels
-the header claims, and only then a decoder, the one for that format and no other.
+Files come from the web, and nothing that they claim can be trusted. The order of the checks
+matters: the kind of file (a FIFO would block), its size, its first bytes, the pixels that its
+header claims, and only then a decoder, and only the one for that format.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ IMAGE_ERROR_KINDS: Final = (
     "unreadable",  # the system refuses it: permission, I/O error
 )
 
-#: Formats whose decoders read the file into memory whole, and the bytes they may have.
+#: Formats whose decoders read the whole file into memory, and the maximum size of such a file.
 _READ_WHOLE: Final = frozenset({"AVIF", "HEIF", "WEBP"})
 MAX_BYTES_READ_WHOLE: Final = 64 * 1024 * 1024
 
-#: What a pixel of these formats costs, in pixels of the others: their decoders hold integer
-#: planes, canvases and copies beside the image. Measured peaks, in bytes a pixel: RGB JPEG 4,
+#: Memory of a pixel of these formats, relative to the others: their decoders hold integer planes,
+#: canvases and copies in addition to the image. Measured peaks, in bytes a pixel: RGB JPEG 4,
 #: turned upright 8, progressive CMYK JPEG 12, WebP 18, AVIF 14 (8-bit), JPEG 2000 25.
 _PIXEL_WEIGHT: Final = {"AVIF": 1.5, "JPEG2000": 2.2, "WEBP": 1.5}
 
-#: EXIF orientation (EXIF 2.32, tag 0x0112) → what brings the picture upright.
+#: EXIF orientation (EXIF 2.32, tag 0x0112) → the operation that turns the image upright.
 _ORIENTATION_TAG: Final = 0x0112
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,16 +70,16 @@ _UPRIGHT: Final = {
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """How large an image may be. The defaults keep decoding under 800 MB, whatever the format."""
+    """Limits of an image's size. The defaults keep decoding under 800 MB for every format."""
 
-    max_pixels: int = 50_000_000  # formats with greedy decoders: fewer (_PIXEL_WEIGHT)
+    max_pixels: int = 50_000_000  # fewer for some formats (_PIXEL_WEIGHT)
     max_bytes: int = 256 * 1024 * 1024
 
 
 class PixelGate:
-    """Lets images be decoded at once while their pixels together stay within `max_pixels`.
+    """Lets several images be decoded at once while their total pixels stay within `max_pixels`.
 
-    Many small images decode side by side; a huge one has the gate to itself.
+    Many small images are decoded in parallel; a huge one is decoded alone.
     """
 
     def __init__(self, max_pixels: int) -> None:
@@ -89,7 +89,8 @@ class PixelGate:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        pixels = min(pixels, self._max_pixels)  # the largest goes alone, and does go
+        """Wait until `pixels` more fit, and count them until the block is left."""
+        pixels = min(pixels, self._max_pixels)  # an image beyond the limit is decoded alone
         with self._changed:
             self._changed.wait_for(lambda: self._held + pixels <= self._max_pixels)
             self._held += pixels
@@ -102,19 +103,19 @@ class PixelGate:
 
 
 def free_large_images() -> None:
-    """Has Pillow, in this process, give the memory of large images back when they are done with.
+    """Make Pillow return the memory of large images to the system, in this process.
 
-    The C library keeps freed blocks of up to 32 MB for the thread that freed them, and Pillow takes
-    blocks of 16 MB: threads that decode large images would each keep hundreds of megabytes.
-    Larger blocks go back to the system at once.
+    The C library keeps freed blocks of up to 32 MB for the thread that freed them, and Pillow
+    allocates blocks of 16 MB: each thread that decodes large images would keep hundreds of
+    megabytes. Larger blocks are returned to the system at once.
     """
-    pillow: Any = vars(Image)["core"]  # what PILLOW_BLOCK_SIZE sets; typed by no stub
+    pillow: Any = vars(Image)["core"]  # set by PILLOW_BLOCK_SIZE; no stub has types for it
     pillow.set_block_size(max(pillow.get_block_size(), 64 * 1024 * 1024))
 
 
 @dataclass(frozen=True)
 class _Source:
-    """An open image file, and what its first bytes say it is."""
+    """An open image file and the format that its first bytes indicate."""
 
     file: BinaryIO
     name: str
@@ -123,9 +124,9 @@ class _Source:
 
 
 def load_image(path: str | Path, limits: ImageLimits | None = None) -> Image.Image:
-    """The image in `path`: RGB, upright, its first frame, alpha on white.
+    """The image in `path`: its first frame, in RGB, upright, alpha blended on white.
 
-    For a plain RGB file the pixels are exactly Pillow's. Raises ImageError, with a `kind` of
+    The pixels of a plain RGB file are exactly Pillow's. Raises ImageError, with a `kind` of
     IMAGE_ERROR_KINDS.
     """
     with open_image(path, limits) as image:
@@ -141,12 +142,13 @@ def open_image(
     name: str | None = None,
     draft_side: int | None = None,
 ) -> Iterator[Image.Image]:
-    """As `load_image`, with the `gate` held from before decoding until the block is left.
+    """Like `load_image`, with the `gate` held from before decoding until the block is left.
 
     image_file: a path, or the bytes of a file. name: for error messages; None: the last part of
     the path.
     draft_side: a JPEG may be decoded at a half, a quarter or an eighth of its size, so long as its
-    shorter side stays at least this long. Faster; a picture shrunk from it is about the same.
+    shorter side stays at least this long. This is faster, and the image reduced from it is
+    about the same.
     """
     limits = limits or ImageLimits()
     if name is None:
@@ -181,11 +183,13 @@ def _open_file(
 def _open_regular(path: str | Path, name: str, limits: ImageLimits) -> Iterator[BinaryIO]:
     """The file, open for reading, if it is a regular one of a sensible size."""
     try:
-        _check_file(os.stat(path), name, limits)  # first, for opening a device can have effects
-        # O_NONBLOCK: should a FIFO have taken the file's place meanwhile, opening must not wait.
+        _check_file(
+            os.stat(path), name, limits
+        )  # before opening: opening a device can have effects
+        # O_NONBLOCK: if the file was replaced by a FIFO meanwhile, opening must not block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise ImageError("not_a_file", f"{name} is not there, or is a broken link.") from error
+        raise ImageError("not_a_file", f"{name} does not exist, or is a broken link.") from error
     except (OSError, ValueError) as error:
         raise ImageError("unreadable", f"{name} cannot be opened: {_reason(error)}.") from error
     with os.fdopen(descriptor, "rb") as file:
@@ -225,7 +229,7 @@ def _identify(file: BinaryIO, name: str) -> str:
 
 
 def _check_before_header(source: _Source, limits: ImageLimits) -> None:
-    """For the decoders that take memory as soon as they are given the file."""
+    """Checks for decoders that allocate memory as soon as they are given the file."""
     if source.format in _READ_WHOLE:
         _check_bytes(source.num_bytes, min(limits.max_bytes, MAX_BYTES_READ_WHOLE), source.name)
     if source.format == "WEBP":
@@ -236,7 +240,7 @@ def _check_before_header(source: _Source, limits: ImageLimits) -> None:
 
 
 def _read_header(source: _Source) -> Image.Image:
-    """The image with its header read and its pixels not."""
+    """The image, of which only the header has been read."""
     try:
         if source.format == "HEIF":
             return _read_heif_header(source)
@@ -254,11 +258,11 @@ def _read_heif_header(source: _Source) -> Image.Image:
         needed = MissingDependencyError("pillow-heif", "heic", f"{source.name} is HEIC, which")
         raise ImageError("unsupported", str(needed)) from error
     opener: Callable[[BinaryIO], Image.Image] = HeifImageFile
-    return opener(source.file)  # not registered with Pillow, whose plugins are global
+    return opener(source.file)  # not registered with Pillow, where plugins are global
 
 
 def _check_pixels(source: _Source, size: tuple[int, int], limits: ImageLimits) -> int:
-    """The image's pixels, weighted by what they cost. Raises ImageError if they are too many."""
+    """The number of pixels, weighted by their memory. Raises ImageError if it is too large."""
     width, height = size
     if width < 1 or height < 1:
         raise ImageError("damaged", f"{source.name} claims {width} x {height} pixels.")
@@ -274,7 +278,7 @@ def _check_pixels(source: _Source, size: tuple[int, int], limits: ImageLimits) -
 
 
 def _decode(source: _Source, owner: list[Image.Image]) -> Image.Image:
-    """The pixels of the one image in `owner`, which is taken out of it."""
+    """Decode the one image in `owner`, which is removed from the list."""
     image = owner.pop()
     try:
         image.load()
@@ -286,21 +290,23 @@ def _decode(source: _Source, owner: list[Image.Image]) -> Image.Image:
         raise
     except Exception as error:
         raise _decoder_error(source, error, "pixels") from error
-    image.info = {}  # nobody downstream may turn it upright once more
+    image.info = {}  # so that nothing downstream turns it upright again
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 where the EXIF is absent or too broken to tell."""
+    """The EXIF orientation; 1 if EXIF is absent or cannot be parsed."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # a parser at the mercy of the file: struct, Type, Value, OS, Syntax errors
+    except (
+        Exception
+    ):  # the file decides what the parser raises: struct, Type, Value, OS, Syntax errors
         return 1
     return orientation if isinstance(orientation, int) else 1
 
 
 def _decoder_error(source: _Source, error: Exception, part: str) -> ImageError:
-    """What a decoder's exception means for the user."""
+    """The ImageError for a decoder's exception."""
     name, image_format = source.name, source.format
     if isinstance(error, (MemoryError, Image.DecompressionBombError)):
         return ImageError("too_large", f"{name} claims more pixels than can be decoded.")
@@ -315,6 +321,6 @@ def _decoder_error(source: _Source, error: Exception, part: str) -> ImageError:
 
 
 def _reason(error: Exception) -> str:
-    """A decoder's own words, made to fit into a sentence."""
+    """A decoder's own message, cleaned to fit into a sentence."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(words).split())[:160].rstrip(".")

@@ -1,4 +1,4 @@
-"""Counts what went wrong in an input and remembers the first examples, however many there are."""
+"""Counts the problems of an input and keeps the first few as examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_EXAMPLES: Final = 5
 
 @dataclass
 class Problems:
-    """A count, and a few of what was counted."""
+    """A count of problems and the first examples."""
 
     count: int = 0
     examples: list[str] = field(default_factory=list)

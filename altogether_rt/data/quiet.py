@@ -1,4 +1,4 @@
-"""Keeps Pillow's remarks about odd files off the user's screen."""
+"""Keeps Pillow's warnings about unusual files off the user's screen."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import ClassVar
 
 __all__ = ["QuietPillow"]
 
-# A handler that does nothing keeps `logging` from printing Pillow's messages by default; an
-# application that configures logging still gets them.
+# A handler that does nothing keeps `logging` from printing Pillow's messages by default. An
+# application that configures logging still receives them.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class QuietPillow:
-    """While any thread is inside, warnings are not shown; `warnings.catch_warnings` for threads.
+    """Hides warnings while any thread is inside: `warnings.catch_warnings` for several threads.
 
-    The filters of `warnings` belong to the whole process, so threads that come and go must share
-    one change of them: the first in makes it, the last out takes it back.
+    The filters of `warnings` are global to the process, so concurrent threads must share one change
+    of them: the first thread to enter makes it and the last one to leave reverts it.
     """
 
     _lock: ClassVar[threading.Lock] = threading.Lock()

@@ -1,7 +1,7 @@
-"""Any mode that Pillow decodes → RGB, without clipping, guessing or big copies.
+"""Converts every mode that Pillow decodes to RGB, without clipping and without large copies.
 
-An image is converted in bands of rows, so that the decoded image and its RGB twin are all that
-is ever held: 8 bytes a pixel at most.
+An image is converted in bands of rows, so that only the decoded image and its RGB copy are in
+memory: at most 8 bytes per pixel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 
 __all__ = ["to_rgb"]
 
-#: Pixels converted at a time.
+#: Number of pixels converted at a time.
 BAND_PIXELS = 1 << 20
 
 Convert = Callable[[Image.Image], Image.Image]
@@ -34,7 +34,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _in_bands(image, _lab_converter())
     if image.has_transparency_data:
         return _in_bands(image, _on_white)
-    # Palettes and the rest convert row by row inside Pillow: no intermediate copy to avoid.
+    # Pillow converts palettes and the other modes row by row, without an intermediate copy.
     return image.convert("RGB")
 
 
@@ -50,27 +50,29 @@ def _in_bands(image: Image.Image, convert: Convert) -> Image.Image:
 
 
 def _on_white(band: Image.Image) -> Image.Image:
-    rgba = band.convert("RGBA")  # understands palettes, single transparent colours, premultiplied
+    rgba = band.convert(
+        "RGBA"
+    )  # handles palettes, a single transparent colour and premultiplied alpha
     white = Image.new("RGB", rgba.size, (255, 255, 255))
     white.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
     return white
 
 
 def _grey_converter(image: Image.Image) -> Convert:
-    """For one channel of more than 8 bits, black at 0.
+    """Converter for one channel of more than 8 bits, where black is 0.
 
-    White is 65535 for integers (1 for floats) unless the image goes beyond, where it is its
-    brightest value: a scientific TIFF has no agreed white.
+    White is 65535 for integers (1 for floats), or the brightest value of the image if that is
+    higher: a scientific TIFF has no agreed white.
     """
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16"):
         white = 65535.0
     else:
         brightest = _brightest(image)
-        usual = 1.0 if image.mode == "F" else 65535.0
+        nominal = 1.0 if image.mode == "F" else 65535.0
         if image.mode == "F" and 1.0 < brightest <= 255.0:
-            usual = 255.0  # 8-bit values stored as floats
-        white = max(usual, brightest)
+            nominal = 255.0  # 8-bit values stored as floats
+        white = max(nominal, brightest)
 
     def convert(band: Image.Image) -> Image.Image:
         values = np.asarray(band)  # (rows, width)

@@ -1,4 +1,4 @@
-"""One output row an input: its JSON, and reading it back."""
+"""Output rows, one for each input: writing them as JSON and reading them back."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Row", "RunStamp", "caption_row", "encode_row", "error_row", "parse_r
 
 Row = Mapping[str, Any]
 
-#: Characters that some readers take for the end of a line, or that UTF-8 cannot hold: a row that
-#: has one (file names may) is written in ASCII.
+#: Characters that some readers take for a line end, or that UTF-8 cannot represent. A row that
+#: contains one (a file name may) is written in ASCII.
 _NEEDS_ASCII: Final = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunStamp:
-    """What the captions of one output file have in common; another stamp is another run."""
+    """What all captions of one output file have in common; a different stamp is another run."""
 
     bundle: str
     params: CaptionParams
@@ -56,7 +56,7 @@ def error_row(name: str, alts: Alts, error: ImageError) -> Row:
 
 
 def encode_row(row: Row) -> bytes:
-    """One line, with its end."""
+    """The row as one line of JSON, with its line end."""
     text = json.dumps(row, ensure_ascii=False)
     if _NEEDS_ASCII.search(text):
         text = json.dumps(row)
@@ -64,7 +64,7 @@ def encode_row(row: Row) -> bytes:
 
 
 def parse_row(line: bytes) -> Row | None:
-    """The row in a line, or None if it is not one, or not a whole one."""
+    """The row in a line; None if the line is not a row, or not a whole one."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -80,7 +80,7 @@ def parse_row(line: bytes) -> Row | None:
 
 
 def read_rows(file: BinaryIO) -> Iterator[tuple[int, Row | None, int]]:
-    """(offset, row, bytes) of every line from the file's start; None for a line that is no row."""
+    """(offset, row, bytes) of each line from the file's start; the row is None if it is not one."""
     offset = 0
     for line in file:
         yield offset, parse_row(line), len(line)

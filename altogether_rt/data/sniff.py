@@ -1,6 +1,6 @@
-"""Tells what a file is from its name and its first bytes, before any decoder sees it.
+"""Identifies a file by its name and its first bytes, before any decoder reads it.
 
-A name is only a hint (crawls are full of HTML named .jpg); the bytes decide which decoder runs.
+The name is only a hint (crawls are full of HTML named .jpg); the bytes decide which decoder runs.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ __all__ = [
     "webp_size",
 ]
 
-#: First bytes of a file that `sniff_format` wants to see.
+#: Number of first bytes of a file that `sniff_format` needs.
 SNIFF_BYTES: Final = 64
 
 _READABLE_SUFFIXES = (
     "jpg jpeg jpe jfif png apng webp avif avifs gif bmp dib tif tiff ppm pgm pbm pnm pfm "
     "jp2 j2k j2c jpc jpf jpx jpm psd heic heics heif heifs hif"
 )
-#: Images by their name that no decoder here reads: they get a row that says so.
+#: Suffixes of images that no decoder here reads: they get an error row.
 _UNREADABLE_SUFFIXES = (
     "svg svgz eps ico icns cur tga dds jxl pcx xbm xpm sgi ras qoi exr hdr wmf emf fli flc "
     "cr2 cr3 nef arw orf rw2 raf pef"
 )
-#: Lower-case endings, with the dot, that make a file an input whatever its bytes.
+#: Lower-case suffixes, with the dot, that make a file an input regardless of its bytes.
 IMAGE_SUFFIXES: Final = frozenset(
     "." + suffix for suffix in (_READABLE_SUFFIXES + " " + _UNREADABLE_SUFFIXES).split()
 )
 
-#: `sniff_format` of an image in a format that is recognised but not read.
+#: Result of `sniff_format` for an image in a format that is recognised but not read.
 UNSUPPORTED: Final = "unsupported"
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -59,16 +59,16 @@ _HEIF_BRANDS = frozenset(
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether the name ends like an image's, in any case: `photo.JPEG`."""
+    """Whether the name has an image suffix, in upper or lower case: `photo.JPEG`."""
     dot = name.rfind(".")
     return dot >= 0 and name[dot:].lower() in IMAGE_SUFFIXES
 
 
 def sniff_format(head: bytes) -> str | None:
-    """The decoder for a file that begins so (at least SNIFF_BYTES of it, or all).
+    """The format of a file, by its first SNIFF_BYTES bytes or the whole file if it is shorter.
 
-    Pillow's name of the format ("JPEG"), "HEIF", UNSUPPORTED for an image that is not read here,
-    or None for what is not an image.
+    Pillow's name of the format ("JPEG"), "HEIF", UNSUPPORTED for an image that is not read here, or
+    None if it is not an image.
     """
     if head[4:8] == b"ftyp":
         length = min(int.from_bytes(head[:4], "big"), len(head))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model._torchvision import make_torchvision_importable
+from altogether_rt.model.quiet import quiet_logging
 
 __all__ = [
     "Encoder",
@@ -162,9 +161,9 @@ def _open_clip() -> Any:
 @contextmanager
 def _as_sentences(config: EncoderConfig, weights: str | None) -> Iterator[None]:
     """Turn what open_clip raises into an AltogetherError, and hide its warnings."""
-    logging.root.addFilter(_not_open_clips_warning)
     try:
-        yield
+        with quiet_logging():  # it warns that no pretrained weights were loaded, which is intended
+            yield
     except AltogetherError:
         raise
     except Exception as error:  # from torch, safetensors, timm or the hub's client
@@ -173,16 +172,6 @@ def _as_sentences(config: EncoderConfig, weights: str | None) -> Iterator[None]:
         raise AltogetherError(
             f"open_clip cannot make the encoder {config.name!r}{part}: {reason}"
         ) from error
-    finally:
-        logging.root.removeFilter(_not_open_clips_warning)
-
-
-def _not_open_clips_warning(record: logging.LogRecord) -> bool:
-    """False for what open_clip logs, on the root logger, up to warnings.
-
-    "No pretrained weights loaded" is as intended here.
-    """
-    return record.levelno > logging.WARNING or "open_clip" not in Path(record.pathname).parts
 
 
 def with_architecture(config: EncoderConfig) -> EncoderConfig:

@@ -1,1 +1,1 @@
-"""One contract (`base`), several backends: what runs a bundle's graphs."""
+"""Runs a bundle's graphs: one contract (`base`) and several backends."""

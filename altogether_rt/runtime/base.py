@@ -1,9 +1,9 @@
-"""The one contract that every backend fulfils: encode, map, and one ragged decoder step.
+"""The contract that every backend implements: encode, map, and one ragged decoder step.
 
-The decoder's state is a fixed set of cache *slots*, each with room for `capacity` tokens. Slots do
-not move by themselves and hold no lengths: the caller says with every step how many tokens each
-slot already has, so taking back a rejected draft is a smaller length, and freeing a slot is
-forgetting it.
+The decoder's state is a fixed set of cache *slots*, each with room for `capacity` tokens. A slot
+holds no length and never moves by itself: with every step the caller passes the number of tokens
+already in each slot. So a rejected draft is dropped by passing a smaller length, and a slot is
+freed by no longer using it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 __all__ = ["PREFILL_TOKENS", "Runtime", "StepBatch", "StepResult", "StepRow"]
 
-#: Prompt tokens of one step where nothing better is known of a device.
+#: Prompt tokens per step, unless more is known about a device.
 PREFILL_TOKENS = 2048
 
 
@@ -35,16 +35,17 @@ class StepBatch:
     """One ragged decoder call over the slots 0..B-1, in slot order.
 
     Prefill, decode and draft verification are the same call: they differ only in how many tokens a
-    row brings. Rows are packed one after another; no padding is passed. A row may bring none (its
-    slot idles), but attention still visits it: keep active slots a prefix (`Runtime.move_slot`).
+    row brings. Rows are packed one after another without padding. A row may bring no token (its
+    slot is idle), but attention still visits it, so active slots should be the first ones
+    (`Runtime.move_slot`).
     """
 
-    token_ids: NDArray[np.int64]  # (T,) packed; the value at a visual token's place is ignored
+    token_ids: NDArray[np.int64]  # (T,) packed; the id at a visual token's index is ignored
     query_lengths: NDArray[np.int32]  # (B,) tokens of each row in this call; sum is T >= 1
     past_lengths: NDArray[np.int32]  # (B,) tokens already in each row's slot
-    visual_tokens: NDArray[np.float32]  # (V, W) visual tokens to put in; V may be 0
-    visual_index: NDArray[np.int64]  # (V,) their places in the packed sequence
-    logit_index: NDArray[np.int64]  # (L,) packed places whose next-token choice is wanted; L >= 1
+    visual_tokens: NDArray[np.float32]  # (V, W) inserted visual tokens; V may be 0
+    visual_index: NDArray[np.int64]  # (V,) their indices among the packed tokens
+    logit_index: NDArray[np.int64]  # (L,) packed tokens whose next token is asked for; L >= 1
 
     def __post_init__(self) -> None:
         tokens, rows = len(self.token_ids), len(self.query_lengths)
@@ -86,30 +87,30 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The decoder's choices for the places in `StepBatch.logit_index`."""
+    """The next token after each packed token of `StepBatch.logit_index`."""
 
-    greedy_ids: NDArray[np.int64]  # (L,) most likely next token; the lowest id wins a tie
-    logits: NDArray[np.float32] | None = field(default=None)  # (L, vocab) when asked for
+    greedy_ids: NDArray[np.int64]  # (L,) most likely next token; in a tie the lowest id
+    logits: NDArray[np.float32] | None = field(default=None)  # (L, vocab) if asked for
 
 
 class Runtime(Protocol):
-    """A bundle (or checkpoint) opened on one device. Not thread-safe; use one a thread."""
+    """A bundle or checkpoint opened on one device. Not thread-safe: use one per thread."""
 
     @property
     def num_slots(self) -> int:
-        """Cache slots: the most rows one step can have."""
+        """Number of cache slots, which is the maximum number of rows of a step."""
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit in a slot."""
+        """Maximum number of tokens in a slot."""
 
     @property
     def max_chunk(self) -> int:
-        """Most tokens that a row may bring in one step; no less than the longest prompt."""
+        """Maximum tokens of one row in one step; at least the longest prompt."""
 
     @property
     def prefill_tokens(self) -> int:
-        """Prompt tokens of one step beyond which more at once are no quicker."""
+        """Prompt tokens per step beyond which a larger step is not faster per token."""
 
     @property
     def token_width(self) -> int:
@@ -117,7 +118,7 @@ class Runtime(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it really runs, as `--device` names it: `cpu`, `cuda:0`."""
+        """The device it actually runs on, as `--device` names it: `cpu`, `cuda:0`."""
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (N, H, W, 3) to embeddings (N, E); N >= 1."""
@@ -128,18 +129,18 @@ class Runtime(Protocol):
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """Run the decoder over `batch`, writing keys and values of its tokens into the slots.
 
-        Row b's tokens take the places `past_lengths[b] ..` of slot b and attend to what is before
-        them there. The result owns its arrays.
+        Row b's tokens are stored from position `past_lengths[b]` of slot b on and attend to the
+        tokens before them in that slot. The result owns its arrays.
         """
 
     def move_slot(self, src: int, dst: int, length: int) -> None:
         """Copy the first `length` tokens of slot `src` over slot `dst`.
 
-        Keeps active slots a prefix after a row has left.
+        Keeps the active slots the first ones after a sequence has finished.
         """
 
     def close(self) -> None:
-        """Free sessions and cache; calling it again does nothing."""
+        """Free the sessions and the cache; calling it again does nothing."""
 
     def __enter__(self) -> Runtime: ...
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions that run where they were asked to, or fail saying why."""
+"""ONNX Runtime sessions that run on the requested provider or fail with the reason."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _WARNING, _ERROR = 2, 3
 def import_onnxruntime() -> Any:
     """The onnxruntime module. Raises MissingDependencyError if it is not installed.
 
-    Its telemetry is switched off, unless the user's environment says otherwise: since 1.29 the
-    wheels for Linux report sessions, names and hashes of graphs among them, to their maker.
+    Its telemetry is disabled unless the user's environment enables it: since 1.29 the Linux wheels
+    report sessions to their vendor, including names and hashes of graphs.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read on import
     try:
         import onnxruntime
     except ImportError as error:
@@ -38,7 +38,7 @@ def import_onnxruntime() -> Any:
 
 
 def available_cores() -> int:
-    """Cores that this process may use (a container may allow fewer)."""
+    """Number of cores that this process may use; a container may allow fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -48,8 +48,8 @@ def available_cores() -> int:
 def products_saturate() -> bool:
     """Whether this processor's plain uint8 × int8 kernel adds pairs of products in 16 bits.
 
-    AVX2 without VNNI does, and captions would differ from those of other machines; onnxruntime then
-    has a slower exact kernel. Tried out rather than looked up, so that no list of processors ages.
+    AVX2 without VNNI does, and its captions would differ from those of other machines; onnxruntime
+    then offers a slower, exact kernel. This is measured, not looked up in a list of processors.
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
@@ -74,14 +74,14 @@ def open_session(
 ) -> Any:
     """An InferenceSession for `path`, its external weights mapped into memory.
 
-    spin: whether its idle threads wait busily. That suits one session with many short runs; each
-    session has threads of its own, and two that spin take the cores from each other.
-    half: whether the graph computes in float16, which onnxruntime's layout pass for convolutions
-    crashes on (1.32, a ViT of open_clip). optimized: whether `save_optimized` wrote the graph.
-    profile: beginning of the name of a file in which each operator's time is kept (onnxruntime's
+    spin: whether its idle threads busy-wait. This suits one session with many short runs; each
+    session has its own threads, and those of two spinning sessions compete for the cores.
+    half: whether the graph computes in float16, on which onnxruntime's layout pass for convolutions
+    crashes (1.32, a ViT of open_clip). optimized: whether `save_optimized` wrote the graph.
+    profile: prefix of the name of a file that receives the time of each operator (onnxruntime's
     JSON, written when the session ends).
 
-    Raises BundleError if the graph cannot be loaded or another provider took it.
+    Raises BundleError if the graph cannot be loaded or runs on another provider.
     """
     ort = import_onnxruntime()
     options = _options(threads)
@@ -96,8 +96,9 @@ def open_session(
 
 
 def save_optimized(path: Path, folder: Path, name: str, *, half: bool = False) -> None:
-    """Writes the graph as onnxruntime optimises it, `folder/name.onnx`, and its weights, packed for
-    this processor's kernels, `folder/name.bin`. They hold the unpacked weights as well.
+    """Write the optimised graph, `folder/name.onnx`, and its weights, `folder/name.bin`.
+
+    The file of weights holds them both unpacked and packed for this processor's kernels.
 
     Raises BundleError if the graph cannot be loaded.
     """
@@ -114,14 +115,14 @@ def save_optimized(path: Path, folder: Path, name: str, *, half: bool = False) -
 
 
 def _options(threads: int | None = None) -> Any:
-    """What every session on the CPU has."""
+    """Options of every session on the CPU."""
     options = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads or available_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERROR
     if products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
-        # What it does to a DequantizeLinear with a scale for each channel does not run (1.32).
+        # Otherwise it rewrites per-channel DequantizeLinear into nodes that do not run (1.32).
         options.add_session_config_entry("session.qdqisint8allowed", "1")
     return options
 
@@ -142,5 +143,5 @@ def _open(path: Path, options: Any, provider: str, half: bool) -> Any:
         ) from error
     running = session.get_providers()[0]
     if running != provider:
-        raise BundleError(f"{path} was to run on {provider}, but onnxruntime chose {running}.")
+        raise BundleError(f"{path} should run on {provider}, but onnxruntime chose {running}.")
     return session

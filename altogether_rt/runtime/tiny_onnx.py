@@ -1,8 +1,8 @@
-"""A graph of one matrix product, written as ONNX without the onnx package.
+"""A graph of one matrix product, serialised as ONNX without the onnx package.
 
-Measuring what a kernel can do needs nothing more, and the onnx package is not part of a lean
-installation. ONNX is protobuf: a message is a run of fields, each a key (number and kind) and a
-value; numbers are varints, everything else is length and bytes. Field numbers are those of
+Measuring a kernel needs nothing more, and a lean installation has no onnx package. ONNX is
+protobuf: a message is a sequence of fields, each a key (number and kind) and a value; numbers are
+varints, and any other value is its length and its bytes. Field numbers are those of
 https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from altogether_rt.artifacts.files import NewFile
 from altogether_rt.errors import AltogetherError
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.names import Split
@@ -38,26 +39,22 @@ def write_scenes(folder: Path, num: int, seed: int, split: Split) -> Iterator[in
             f"{folder} is not an empty folder: choose another folder, or empty it."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    alts, references = folder / "alts.jsonl.tmp", folder / "references.jsonl.tmp"
     width = max(4, len(str(num - 1)))
-    with (
-        alts.open("w", encoding="utf-8") as alt_file,
-        references.open("w", encoding="utf-8") as out,
-    ):
+    with NewFile(folder / "references.jsonl") as out, NewFile(folder / "alts.jsonl") as alts:
         for index in range(num):
             file_name = f"{index:0{width}d}.png"
             sample = make_sample(seed, index, split)
             render(sample.scene).save(folder / file_name)
             alt: Any = sample.alts[0] if len(sample.alts) == 1 else list(sample.alts)
-            _write(alt_file, {"file_name": file_name, "alt": alt})
-            _write(out, reference_row(file_name, sample))
+            _write(alts.file, {"file_name": file_name, "alt": alt})
+            _write(out.file, reference_row(file_name, sample))
             yield index
-    for path in (references, alts):
-        path.rename(path.with_suffix(""))
+        out.commit()
+        alts.commit()
 
 
-def _write(file: Any, row: dict[str, Any]) -> None:
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def _write(file: BinaryIO, row: dict[str, Any]) -> None:
+    file.write((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def score_files(captions: Path, references: Path) -> Scores:

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.artifacts.files import NewFile
 from altogether_rt.config import EncoderConfig
 from altogether_rt.data.images import load_image
 from altogether_rt.errors import AltogetherError, ImageError
@@ -139,17 +140,19 @@ def load_pixels(
     path = cache / f"pixels-{key}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         shape = (count, size, size, 3)
-        pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
         read = partial(dataset.pixels, preprocessor=Preprocessor(encoder))
-        with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        with (
+            NewFile(path) as new,
+            multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool,
+        ):
+            pixels = np.lib.format.open_memmap(new.path, "w+", np.uint8, shape)
             for index, image in enumerate(pool.imap(read, range(count), chunksize=64)):
                 pixels[index] = image
                 if (index + 1) % 20000 == 0:
                     say(f"prepared {index + 1} of {count} images")
-        pixels.flush()
-        temporary.replace(path)
+            pixels.flush()
+            new.commit()
     loaded: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return loaded
 

@@ -8,7 +8,6 @@ rank and world size and average gradients before the optimizer's step; nothing e
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from altogether_rt.artifacts.files import new_file
 from altogether_rt.errors import AltogetherError
 from altogether_rt.train.log import TrainLog
 from altogether_rt.train.optim import build_optimizer, learning_rate
@@ -142,7 +142,7 @@ class _Meter:
 
 
 def _save_state(path: Path, task: Task, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Writes the state to a temporary file and renames it: a kill leaves the old one or the new."""
+    """Write the state whole: a run that is killed leaves the former state or the new one."""
     state = {
         "task": task.name,
         "step": step,
@@ -150,12 +150,8 @@ def _save_state(path: Path, task: Task, optimizer: torch.optim.Optimizer, step: 
         "optimizer": optimizer.state_dict(),
         "generator": torch.get_rng_state(),
     }
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with new_file(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _load_state(path: Path, task: Task, optimizer: torch.optim.Optimizer) -> int:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
+from altogether_rt.artifacts.files import new_file
 from altogether_rt.config import CaptionerConfig, load_config
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.captioner import CaptionerModel
@@ -173,9 +174,8 @@ class _Run:
                 for first in range(0, len(pixels), _EMBEDDING_BATCH):
                     batch = torch.from_numpy(pixels[first : first + _EMBEDDING_BATCH].copy())
                     embeddings[first : first + len(batch)] = encoder(batch).numpy()
-            temporary = path.with_suffix(".tmp.npy")
-            np.save(temporary, embeddings)
-            temporary.replace(path)
+            with new_file(path) as file:
+                np.save(file, embeddings)
         loaded: NDArray[np.float32] = np.load(path)
         return loaded
 

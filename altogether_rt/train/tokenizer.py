@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from altogether_rt.artifacts.files import write_whole
 from altogether_rt.config import DecoderConfig
 from altogether_rt.errors import ConfigError
 from altogether_rt.train.data import Dataset
@@ -39,9 +40,7 @@ def train_tokenizer(dataset: Dataset, vocab_size: int, decoder: DecoderConfig, p
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(dataset), trainer)
-    temporary = path.with_suffix(".tmp")
-    tokenizer.save(str(temporary))
-    temporary.replace(path)
+    write_whole(path, tokenizer.to_str(pretty=True))
 
 
 def _texts(dataset: Dataset) -> Iterator[str]:

@@ -18,11 +18,11 @@ def test_parts_of_some_lengths() -> None:
     assert admitted_parts([1, 2, 3], 1000) == [slice(0, 3)]
 
 
-@pytest.mark.parametrize("most", [1, 12, 40, 1000])
-def test_prompts_are_read_in_the_parts_that_the_engine_admits(most: int) -> None:
-    lengths = np.random.default_rng(most).integers(1, 20, 16).tolist()
+@pytest.mark.parametrize("max_tokens", [1, 12, 40, 1000])
+def test_prompts_are_read_in_the_parts_that_the_engine_admits(max_tokens: int) -> None:
+    lengths = np.random.default_rng(max_tokens).integers(1, 20, 16).tolist()
     runtime = FakeRuntime(len(lengths))
-    runtime.prefill_tokens = most
+    runtime.prefill_tokens = max_tokens
     work = [
         SequenceRequest(key, np.zeros((2, 2), np.float32), [7] * length, max_new_tokens=40)
         for key, length in enumerate(lengths)
@@ -36,5 +36,5 @@ def test_prompts_are_read_in_the_parts_that_the_engine_admits(most: int) -> None
 
     runtime.step = count  # type: ignore[method-assign]
     list(Engine(runtime, EOS, speculation="off").run(work))
-    parts = admitted_parts([2 + length for length in lengths], most)
+    parts = admitted_parts([2 + length for length in lengths], max_tokens)
     assert [n for n in admitted if n] == [part.stop - part.start for part in parts]

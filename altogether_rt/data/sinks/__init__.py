@@ -1,1 +1,1 @@
-"""Where results go: caption rows, embeddings, sidecars, contact sheets."""
+"""Output of results: caption rows, embeddings, sidecars, contact sheets."""

@@ -1,7 +1,7 @@
 """A contact sheet: each image with its alt-text and its caption, in one HTML file.
 
-The file stands alone (thumbnails inside, nothing fetched, no script), so it opens from disk and
-can be sent to somebody. Everything that comes from outside is escaped.
+The file is self-contained (thumbnails inside, nothing fetched, no script), so it can be opened from
+disk and sent to others. All text that comes from outside is escaped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import base64
 import html
 import io
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from importlib import resources
@@ -19,19 +18,20 @@ from typing import Final
 
 from PIL import Image
 
+from altogether_rt.artifacts.files import new_file
 from altogether_rt.data.images import ImageLimits, open_image
 from altogether_rt.data.rows import Row, read_rows
 from altogether_rt.errors import ImageError
 
 __all__ = ["MAX_SHEET_ROWS", "write_sheet"]
 
-#: Rows shown. A sheet is for looking at; some thousand thumbnails would not open.
+#: Maximum number of rows shown: a page with thousands of thumbnails would hardly open.
 MAX_SHEET_ROWS: Final = 500
 
-#: Longest side of a thumbnail in pixels: twice what is shown, for dense screens.
+#: Longest side of a thumbnail in pixels: twice the displayed size, for high-density screens.
 _THUMBNAIL_SIDE: Final = 480
 
-#: Characters of a text that are shown.
+#: Maximum number of characters shown of a text.
 _MAX_SHOWN_CHARS: Final = 1200
 
 
@@ -43,9 +43,9 @@ def write_sheet(
     limits: ImageLimits | None = None,
     max_rows: int = MAX_SHEET_ROWS,
 ) -> int:
-    """Shows the rows of `rows_path`, whose images are in `root`, in `path`; returns how many.
+    """Write a contact sheet of the rows of `rows_path` to `path`; return the number of rows shown.
 
-    Written whole or not at all.
+    root: the folder of the images. The sheet is written whole or not at all.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +57,9 @@ def write_sheet(
         file.seek(0)
         rows = (row for _, row, _ in read_rows(file) if row is not None)
         shown = itertools.islice(rows, max_rows)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", encoding="utf-8", errors="replace") as sheet:
-            sheet.writelines(_page(shown, Path(root), limits, total, failed, max_rows))
-    os.replace(temporary, path)
+        with new_file(path) as sheet:
+            for text in _page(shown, Path(root), limits, total, failed, max_rows):
+                sheet.write(text.encode("utf-8", "replace"))
     return min(total, max_rows)
 
 
@@ -92,12 +91,12 @@ def _page(
 
 def _card(row: Row, root: Path, limits: ImageLimits | None) -> str:
     name = row["file_name"]
-    picture = _picture(root / name, limits)
+    image = _image(root / name, limits)
     alt = row.get("alt") or ""
     alts = [alt] if isinstance(alt, str) else [str(text) for text in alt]
     alt_html = "".join(f"<p>{_text(text)}</p>" for text in alts if text)
     parts = [
-        f"<article>\n<figure>{picture}</figure>\n<div>\n",
+        f"<article>\n<figure>{image}</figure>\n<div>\n",
         f"<h2>{_text(name)}</h2>\n",
         "<section><h3>Alt-text</h3>",
         alt_html or '<p class="none">none</p>',
@@ -125,7 +124,7 @@ def _remarks(row: Row) -> str:
     return f'<p class="remark">{", ".join(remarks)}</p>' if remarks else ""
 
 
-def _picture(path: Path, limits: ImageLimits | None) -> str:
+def _image(path: Path, limits: ImageLimits | None) -> str:
     try:
         with open_image(path, limits) as image:
             image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
@@ -141,6 +140,6 @@ def _picture(path: Path, limits: ImageLimits | None) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped, of bounded length, and with no way to turn the direction of what follows."""
+    """The text, escaped, of bounded length, and isolated so that it cannot turn what follows."""
     shown = text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + " …"
     return f"<bdi>{html.escape(shown)}</bdi>"

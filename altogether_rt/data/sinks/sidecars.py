@@ -1,11 +1,11 @@
-"""Captions as text files beside their images, as trainers of image models read them."""
+"""Captions as text files beside their images, as tools that train image models read them."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from altogether_rt.artifacts.files import write_whole
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sniff import IMAGE_SUFFIXES, has_image_suffix
 from altogether_rt.errors import AltogetherError
@@ -15,12 +15,12 @@ __all__ = ["Sidecars"]
 
 @dataclass
 class Sidecars:
-    """Writes `photo.txt` beside `photo.jpg`: whole or not at all, never over another text."""
+    """Writes `photo.txt` beside `photo.jpg`, whole or not at all, and never over another text."""
 
     root: Path
     suffix: str  # ".txt"
     overwrite: bool = False
-    kept: Problems = field(default_factory=Problems)  # files with other text, left as they were
+    kept: Problems = field(default_factory=Problems)  # files with other text, left unchanged
 
     def __post_init__(self) -> None:
         plain = self.suffix.startswith(".") and len(self.suffix) > 1 and "/" not in self.suffix
@@ -35,13 +35,11 @@ class Sidecars:
         return self.root / (stem + self.suffix)
 
     def write(self, name: str, caption: str) -> None:
+        """Write the sidecar of an image, unless it exists with another text."""
         path = self.path(name)
         text = (caption + "\n").encode("utf-8")
         if path.exists() and not self.overwrite:
             if not path.is_file() or path.read_bytes() != text:
                 self.kept.add(str(path))
             return
-        # The same temporary name every time: what a killed run leaves, the next one uses up.
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(text)
-        os.replace(temporary, path)
+        write_whole(path, text, sync=False)  # there may be millions; they can be written again

@@ -1,13 +1,13 @@
-"""A bundle's graphs and weights once more, as this machine's kernels want them.
+"""A second copy of a bundle's graphs and weights, laid out for this machine's kernels.
 
-When onnxruntime opens a graph it optimises it and packs its weights anew, which takes seconds for
-billions of weights, and every process packs a copy of its own. Of a *prepared* bundle the result is
-kept: opening maps the file, so that it starts at once and processes share one copy. Kernels and
-captions are the same.
+When onnxruntime opens a graph it optimises the graph and packs the weights again. This takes
+seconds for billions of weights, and each process holds its own packed copy. A *prepared* bundle
+keeps the result: opening it maps the file, so captioning starts at once and processes share one
+copy. Kernels and captions are the same.
 
-It is kept in the user's cache folder and not in the bundle's: packed weights are taken as they are,
-which would be trusting whoever the bundle comes from with this process's memory. It serves on
-processors of the same kind with the same onnxruntime; others do not look at it.
+The copy is in the user's cache folder, not in the bundle's: onnxruntime uses packed weights
+unchecked, so packed weights of a stranger's bundle could corrupt this process's memory. It is used
+only on processors of the same kind and with the same version of onnxruntime.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import json
 import os
 import platform
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
-from altogether_rt.artifacts.bundle import Bundle, flush_to_disk
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.files import NewFolder
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, TOKENIZER_NAME
 from altogether_rt.errors import BundleError
 from altogether_rt.machine.cpuinfo import CPUINFO, read_cpuinfo
@@ -47,7 +47,7 @@ _NAME = "prepared.json"
 _SCHEMA = 1
 _MAX_BYTES = 1 << 16
 
-#: Weights as they are and packed, and a little.
+#: Size of a prepared bundle, relative to the bundle: weights unpacked and packed, and a margin.
 _SIZE_RATIO = 2.2
 
 
@@ -57,15 +57,18 @@ class Prepared:
 
     path: Path
     bytes: int
-    unread: frozenset[str]  # files of the bundle that it stands in for
+    unread: frozenset[str]  # files of the bundle that are not read, as this replaces them
 
     def graph_path(self, name: str) -> Path:
         return self.path / f"{name}.onnx"
 
 
 def machine_key(cpuinfo: Path = CPUINFO) -> str:
-    """What packed weights depend on, as a short hash: kernels are chosen by the processor's flags,
-    and their layouts may change with onnxruntime's version."""
+    """A short hash of all that packed weights depend on.
+
+    Kernels are chosen by the processor's flags, and their layouts may change with the version of
+    onnxruntime.
+    """
     values = read_cpuinfo(cpuinfo)
     wanted = ("model name", "flags", "features", "cpu part")
     parts = [
@@ -81,7 +84,7 @@ def machine_key(cpuinfo: Path = CPUINFO) -> str:
 
 
 def find_prepared(bundle: Bundle) -> Prepared | None:
-    """What was prepared of `bundle` for this machine and is whole; None if nothing was."""
+    """The prepared form of `bundle` for this machine; None if there is none, or not a whole one."""
     if not prepared_root().is_dir() or not _for_cpu(bundle):
         return None
     folder = _folder(bundle)
@@ -101,7 +104,7 @@ def find_prepared(bundle: Bundle) -> Prepared | None:
 
 
 def prepare(bundle: Bundle, done: Callable[[str], object] = lambda name: None) -> Prepared:
-    """Writes what `find_prepared` finds, whole or not at all; `done` is told each graph's name.
+    """Prepare `bundle` for this machine; `done` is called with the name of each finished graph.
 
     Raises BundleError for a bundle of another runtime, or if it cannot be written.
     """
@@ -109,35 +112,29 @@ def prepare(bundle: Bundle, done: Callable[[str], object] = lambda name: None) -
     if not _for_cpu(bundle):
         raise BundleError(
             f"bundle {bundle.path} was exported for {target.runtime} on {target.device}: "
-            "only bundles for onnxruntime on cpu are prepared."
+            "only bundles for onnxruntime on cpu can be prepared."
         )
     folder = _folder(bundle)
     _check_room(bundle)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        partial.mkdir(parents=True)
-        for name in GRAPH_NAMES:
-            save_optimized(bundle.graph_path(name), partial, name, half=bundle.is_half)
-            done(name)
-        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-        data = {"bundle_id": bundle.bundle_id, "files": sizes}
-        (partial / _NAME).write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-        for path in partial.iterdir():
-            flush_to_disk(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with NewFolder(folder) as new:
+            for name in GRAPH_NAMES:
+                save_optimized(bundle.graph_path(name), new.path, name, half=bundle.is_half)
+                done(name)
+            sizes = {path.name: path.stat().st_size for path in sorted(new.path.iterdir())}
+            data = {"bundle_id": bundle.bundle_id, "files": sizes}
+            (new.path / _NAME).write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+            new.commit(first_wins=True)
     except OSError as error:
         raise BundleError(
             f"{folder} cannot be written ({error.strerror}): "
             "make room there, or set XDG_CACHE_HOME to a folder that has some."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return _prepared(bundle, folder, sizes)
 
 
 def remove_prepared(bundle: Bundle) -> list[Path]:
-    """Removes what was prepared of `bundle`, for any processor; the folders that are gone.
+    """Remove all prepared forms of `bundle`, for any processor, and return their folders.
 
     Raises BundleError if one cannot be removed.
     """
@@ -153,12 +150,12 @@ def remove_prepared(bundle: Bundle) -> list[Path]:
 
 
 def prepared_root() -> Path:
-    """Where prepared bundles are, a folder each."""
+    """The folder that holds the prepared bundles, each in a folder of its own."""
     return platformdirs.user_cache_path("altogether-rt", appauthor=False) / "prepared"
 
 
 def _check_room(bundle: Bundle) -> None:
-    """Before minutes are spent: onnxruntime's own error about a full disk does not name it."""
+    """Check the free space before minutes are spent; onnxruntime does not report a full disk."""
     parent = prepared_root()
     while not parent.exists():
         parent = parent.parent

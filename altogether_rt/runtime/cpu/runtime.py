@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend."""
+"""The backend of ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.cpu.call_sizes import (
+    embeddings_per_call,
+    images_per_call,
+    tokens_per_call,
+)
 from altogether_rt.runtime.cpu.kv_buffers import KVBuffers
 from altogether_rt.runtime.cpu.prepared import find_prepared
-from altogether_rt.runtime.cpu.working_set import images_per_call, maps_per_call, tokens_per_call
 from altogether_rt.runtime.ort_session import open_session
 from altogether_rt.runtime.packing import pack_indices
 
@@ -20,13 +24,13 @@ __all__ = ["OnnxRuntime"]
 
 
 class OnnxRuntime:
-    """Runs a bundle's graphs on the CPU; fulfils `Runtime`.
+    """Runs a bundle's graphs on the CPU; implements `Runtime`.
 
-    The cache is bound once for every number of rows that occurs; a step binds its few index arrays
-    and a preallocated output, and copies nothing else. `max_chunk` bounds what one row may bring in
-    one step (by default the longest prompt and a draft): the cache has that much room beyond
-    `capacity`, because attention needs the padded chunk of every row to fit behind what the row
-    already has.
+    The cache is bound once for each number of rows that occurs; a step binds its few index arrays
+    and a preallocated output, and copies nothing else. `max_chunk` is the maximum number of tokens
+    of one row in one step (by default the longest prompt and a draft). The cache has that many
+    positions beyond `capacity`, because attention needs room for the padded chunk of every row
+    after the row's tokens.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class OnnxRuntime:
         max_chunk: int | None = None,
         profile: Path | None = None,
     ) -> None:
-        """profile: a folder for what each graph's operators took, `NAME_TIME.json`, on closing."""
+        """profile: a folder for each graph's operator times, `NAME_TIME.json`, written on close."""
         assert num_slots >= 1
         config = bundle.config
         prepared = find_prepared(bundle)
@@ -46,7 +50,7 @@ class OnnxRuntime:
             open_session(
                 (prepared or bundle).graph_path(name),
                 threads=threads,
-                spin=name == "decoder",  # the one that runs again and again
+                spin=name == "decoder",  # only the decoder runs many times in succession
                 half=bundle.is_half,
                 optimized=prepared is not None,
                 profile=None if profile is None else profile / name,
@@ -58,11 +62,11 @@ class OnnxRuntime:
         self._capacity = config.capacity
         self._token_width = config.decoder.token_width
         self._vocab_size = config.decoder.vocab_size
-        places = self._capacity + self._max_chunk
-        self._cache = KVBuffers(bundle.manifest.cache, num_slots, places)
+        positions = self._capacity + self._max_chunk
+        self._cache = KVBuffers(bundle.manifest.cache, num_slots, positions)
         self._bindings: dict[tuple[int, bool], Any] = {}  # by (rows, want_logits)
         self._images_per_call = images_per_call(config.encoder)
-        self._maps_per_call = maps_per_call(config)
+        self._embeddings_per_call = embeddings_per_call(config)
         self._prefill_tokens = tokens_per_call(config)
 
     @property
@@ -95,7 +99,7 @@ class OnnxRuntime:
 
     def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (N, E) to visual tokens (N, P, W)."""
-        return _in_parts(self._mapper, "embeddings", embeddings, self._maps_per_call)
+        return _in_parts(self._mapper, "embeddings", embeddings, self._embeddings_per_call)
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """One ragged decoder call; see `Runtime.step`."""
@@ -116,7 +120,9 @@ class OnnxRuntime:
         binding = self._binding(rows, want_logits)
         for name, array in inputs.items():
             assert array.flags.c_contiguous, f"{name} is not contiguous"
-            binding.bind_cpu_input(name, array)  # as it is; a third of the time of bind_input
+            binding.bind_cpu_input(
+                name, array
+            )  # without a copy; takes a third of the time of bind_input
         greedy_ids = np.empty(wanted, np.int64)
         _bind_output(binding, "greedy_ids", greedy_ids)
         logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
@@ -130,7 +136,7 @@ class OnnxRuntime:
         self._cache.move_slot(src, dst, length)
 
     def close(self) -> None:
-        """Free sessions and cache."""
+        """Free the sessions and the cache."""
         self._bindings.clear()
         for name in ("_encoder", "_mapper", "_decoder", "_cache"):
             self.__dict__.pop(name, None)
@@ -153,7 +159,7 @@ class OnnxRuntime:
     def _binding(self, rows: int, want_logits: bool) -> Any:
         """The IO binding whose past and present are the first `rows` slots of the cache.
 
-        What is bound stays bound, so steps that want logits have bindings of their own.
+        A bound output stays bound, so steps that want logits have bindings of their own.
         """
         key = (rows, want_logits)
         if key not in self._bindings:
@@ -176,7 +182,7 @@ def _in_parts(session: Any, name: str, rows: NDArray[Any], part: int) -> NDArray
 
 
 def _bind_input(binding: Any, name: str, array: NDArray[Any]) -> None:
-    """Bind memory as it is; the caller keeps it alive until the run is over."""
+    """Bind memory without a copy; the caller keeps it alive until the run has finished."""
     assert array.flags.c_contiguous, f"{name} is not contiguous"
     binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 

@@ -1,7 +1,7 @@
-"""What of CUDA the runtimes need: memory, copies, streams, events, captured graphs.
+"""The part of CUDA that the runtimes use: memory, copies, streams, events, captured graphs.
 
-Thin on purpose, so that a stand-in can check sizes, lifetimes and order where there is no GPU.
-Addresses and handles are plain integers, as TensorRT wants them.
+It is kept small so that, without a GPU, a fake can check sizes, lifetimes and order. Addresses and
+handles are plain integers, as TensorRT takes them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ __all__ = ["Cuda", "HostBuffer"]
 
 
 class HostBuffer(Protocol):
-    """Pinned host memory: copies from and to it are asynchronous."""
+    """Pinned host memory, from and to which copies are asynchronous."""
 
     @property
     def nbytes(self) -> int: ...
 
     @property
     def array(self) -> NDArray[np.uint8]:
-        """All of it, (nbytes,). Look at it only when no copy from or to it can be under way."""
+        """All of it, (nbytes,). Access it only while no copy from or to it is in progress."""
 
 
 class Cuda(Protocol):
-    """One GPU. Work given to a stream runs later, in order; streams run beside each other."""
+    """One GPU. Work enqueued on a stream runs asynchronously, in order; streams are concurrent."""
 
     def malloc(self, nbytes: int) -> int:
         """Address of device memory, 256-byte aligned. Raises AltogetherError if there is none."""
@@ -50,7 +50,7 @@ class Cuda(Protocol):
     def copy_columns(
         self, dst: int, src: int, pitch: int, width: int, rows: int, stream: int
     ) -> None:
-        """Copy on the device: `rows` pieces of `width` bytes, `pitch` bytes apart on both sides."""
+        """Copy on the device: `rows` blocks of `width` bytes, `pitch` bytes apart on both sides."""
 
     def clear(self, address: int, nbytes: int, stream: int) -> None:
         """Set device memory to zero."""
@@ -60,26 +60,26 @@ class Cuda(Protocol):
     def destroy_stream(self, stream: int) -> None: ...
 
     def synchronize(self, stream: int) -> None:
-        """Wait until all work given to `stream` is done."""
+        """Wait until all work enqueued on `stream` is done."""
 
     def create_event(self) -> int: ...
 
     def destroy_event(self, event: int) -> None: ...
 
     def record(self, event: int, stream: int) -> None:
-        """`event` is reached when all work given to `stream` so far is done."""
+        """`event` completes when all work enqueued on `stream` so far is done."""
 
     def wait(self, stream: int, event: int) -> None:
-        """Work given to `stream` from now on starts after `event`."""
+        """Work enqueued on `stream` from now on starts after `event`."""
 
     def synchronize_event(self, event: int) -> None:
-        """Wait until `event` is reached."""
+        """Wait until `event` has completed."""
 
     def begin_capture(self, stream: int) -> None:
-        """Work given to `stream` is noted down instead of run."""
+        """From now on work enqueued on `stream` is captured instead of run."""
 
     def end_capture(self, stream: int) -> int:
-        """The graph of what was noted down."""
+        """End the capture and return its graph, ready to launch."""
 
     def launch(self, graph: int, stream: int) -> None: ...
 

@@ -15,7 +15,7 @@ __all__ = ["CudaPython", "PinnedBuffer"]
 
 
 class PinnedBuffer:
-    """Page-locked memory as a NumPy array; fulfils `HostBuffer`."""
+    """Page-locked memory as a NumPy array; implements `HostBuffer`."""
 
     def __init__(self, address: int, nbytes: int) -> None:
         self.address = address
@@ -26,20 +26,20 @@ class PinnedBuffer:
 
 
 class CudaPython:
-    """One GPU through CUDA's runtime interface; fulfils `Cuda`.
+    """One GPU through CUDA's runtime API; implements `Cuda`.
 
-    The GPU is made current for the thread that creates this; another thread that uses it calls
-    `use_here` first.
+    The GPU is made current for the thread that creates this; another thread must call `use_here`
+    before it uses it.
     """
 
     def __init__(self, index: int = 0, bindings: Any = None) -> None:
-        """bindings: the module `cuda.bindings.runtime`; None: import it.
+        """bindings: the module `cuda.bindings.runtime`; imported if None.
 
         Raises MissingDependencyError without cuda-python, AltogetherError if CUDA does not start.
         """
         self._cudart = _import_bindings() if bindings is None else bindings
         self._index = index
-        self._graphs: dict[int, Any] = {}  # the bindings want their own objects back
+        self._graphs: dict[int, Any] = {}  # the bindings take only their own objects
         self.use_here()
 
     def use_here(self) -> None:
@@ -80,7 +80,7 @@ class CudaPython:
         self._call("cudaMemsetAsync", address, 0, nbytes, stream)
 
     def create_stream(self) -> int:
-        # Not blocking: it does not wait for the default stream, which others may use.
+        # Non-blocking: it does not wait for the default stream, which other code may use.
         return int(self._call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking))
 
     def destroy_stream(self, stream: int) -> None:
@@ -105,7 +105,7 @@ class CudaPython:
         self._call("cudaEventSynchronize", event)
 
     def begin_capture(self, stream: int) -> None:
-        # Thread-local: what other threads do meanwhile (encoding, for one) is their own affair.
+        # Thread-local: calls of other threads, which may be encoding, do not break the capture.
         mode = self._cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
 
@@ -123,17 +123,17 @@ class CudaPython:
         self._call("cudaGraphExecDestroy", self._graphs.pop(graph))
 
     def _call(self, function: str, *arguments: Any) -> Any:
-        """The value a function returns besides its error code."""
+        """Call a function of CUDA and return its value, without the error code."""
         code, *values = getattr(self._cudart, function)(*arguments)
         if int(code):
             name = getattr(code, "name", str(code))
             if name == "cudaErrorMemoryAllocation":
                 raise AltogetherError(
-                    "the GPU has not enough free memory: use a smaller --batch-size, or end what "
-                    "else runs there (see nvidia-smi)."
+                    "the GPU has too little free memory: use a smaller --batch-size, or stop other "
+                    "programs that use it (see nvidia-smi)."
                 )
             raise AltogetherError(
-                f"CUDA failed ({function}: {name}): see what nvidia-smi says of cuda:{self._index}."
+                f"CUDA failed ({function}: {name}): check nvidia-smi for cuda:{self._index}."
             )
         return values[0] if values else None
 

@@ -1,4 +1,4 @@
-"""Decoder steps on a GPU: one upload, one execution, ids back."""
+"""Decoder steps on a GPU: one upload, one execution, one download of token ids."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from altogether_rt.runtime.cuda.memory_plan import (
     layout_bytes,
     tensor_shape,
 )
-from altogether_rt.runtime.cuda.step_inputs import padded_inputs, wanted_places
+from altogether_rt.runtime.cuda.step_inputs import logit_rows, padded_inputs
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, PlannedCall, StepSizes, plan_calls
 
 __all__ = ["DecoderMemory", "DeviceDecoder", "cache_tensors", "decoder_sizes"]
 
 _IDS, _LOGITS = "greedy_ids", "logits"
-#: Captured graphs that are kept, each with a context of its own (some MB of host memory).
+#: Maximum number of captured graphs, each with its own context (a few MB of host memory).
 _MAX_GRAPHS = 32
 
 
-#: What a context is bound for: profile, first slot, sizes.
+#: What a context is bound to: index of the profile, first slot, sizes.
 _Key = tuple[int, int, StepSizes]
 
 
 @dataclass(frozen=True)
 class DecoderMemory:
-    """Device addresses of what the decoder works on."""
+    """Device addresses of the regions that the decoder uses."""
 
     cache: int
     inputs: int
@@ -45,10 +45,10 @@ class DecoderMemory:
 def decoder_sizes(
     inputs: Sequence[TensorSpec], profiles: Sequence[DecoderProfile], vocab_size: int
 ) -> dict[str, int]:
-    """Bytes of each region that a decoder needs besides cache and scratch, by name."""
-    wanted = max(profile.largest.wanted for profile in profiles)
+    """Bytes of each region that a decoder needs in addition to cache and scratch, by name."""
+    wanted = max(profile.max_sizes.wanted for profile in profiles)
     return {
-        "inputs": max(layout_bytes(inputs, profile.largest) for profile in profiles),
+        "inputs": max(layout_bytes(inputs, profile.max_sizes) for profile in profiles),
         _IDS: 8 * wanted,
         _LOGITS: 4 * wanted * vocab_size,
     }
@@ -56,7 +56,7 @@ def decoder_sizes(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A way to run calls of one bucket: a context, bound to it, or a graph of the same."""
+    """Runs calls of one bucket: a context bound to it and, if captured, a graph of its run."""
 
     context: DeviceContext
     graph: int | None = None
@@ -65,11 +65,12 @@ class _Prepared:
 class DeviceDecoder:
     """Runs steps on one stream.
 
-    A call's inputs lie one behind the other in pinned memory and travel in one copy; a layer's
-    `past` and `present` are one address, so the cache is updated in place. Calls without prompts
-    are captured as a CUDA graph the second time their bucket occurs, each with a context of its
-    own, as TensorRT asks; all contexts share one scratch, because they run one after the other. A
-    graph that is not to be captured from outside (onnxruntime does it itself) is run as it is.
+    The inputs of a call are contiguous in pinned memory and uploaded by one copy; `past` and
+    `present` of a layer have the same address, so the cache is updated in place. Calls without
+    prompts are captured as a CUDA graph the second time their bucket occurs, each with its own
+    context, as TensorRT requires; all contexts share their scratch memory, because they run one
+    after the other. A graph that must not be captured by the caller (onnxruntime does so itself)
+    is run directly.
     """
 
     def __init__(
@@ -83,7 +84,8 @@ class DeviceDecoder:
         vocab_size: int,
         stream: int,
     ) -> None:
-        """specs: of the graph's inputs without the cache; those it kept when compiled are bound."""
+        """specs: the graph's inputs without the cache. Compiling may have removed some: those are
+        not bound."""
         self._cuda = cuda
         self._graph = graph
         self._profiles = profiles
@@ -93,47 +95,51 @@ class DeviceDecoder:
         self._memory = memory
         self._vocab_size = vocab_size
         self._stream = stream
-        self._held = np.zeros(cache.num_slots, np.int32)  # tokens that each slot may hold
+        self._held = np.zeros(
+            cache.num_slots, np.int32
+        )  # (slots,) number of tokens that each slot may hold
         self._contexts: dict[int, DeviceContext] = {}  # by profile
-        self._bound: dict[int, _Key] = {}  # by profile: what its context is bound to
+        self._bound: dict[int, _Key] = {}  # by profile: the call that its context is bound to
         self._prepared: dict[_Key, _Prepared] = {}
         self._seen: set[_Key] = set()
         self._host_inputs = cuda.host_alloc(
-            max(layout_bytes(self._specs, profile.largest) for profile in profiles)
+            max(layout_bytes(self._specs, profile.max_sizes) for profile in profiles)
         )
-        self._host_ids = cuda.host_alloc(8 * max(p.largest.wanted for p in profiles))
-        self._host_logits: HostBuffer | None = None  # made when logits are first asked for
-        cuda.clear(memory.cache, cache.nbytes, self._stream)  # masked NaN would still be NaN
+        self._host_ids = cuda.host_alloc(8 * max(p.max_sizes.wanted for p in profiles))
+        self._host_logits: HostBuffer | None = None  # allocated when logits are first asked for
+        cuda.clear(
+            memory.cache, cache.nbytes, self._stream
+        )  # a NaN in unused memory would stay NaN under the mask
         cuda.synchronize(self._stream)
 
     def step(self, batch: StepBatch, want_logits: bool) -> StepResult:
         """See `Runtime.step`."""
-        rows, wanted = len(batch.query_lengths), len(batch.logit_index)
+        wanted = len(batch.logit_index)
         greedy_ids = np.empty(wanted, np.int64)
         logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
         for call in plan_calls(batch, self._held, self._profiles):
-            places = wanted_places(batch, call)
+            rows = logit_rows(batch, call)
             self._run(batch, call)
             if logits is not None:
-                self._download_logits(len(places))
+                self._download_logits(len(rows))
             self._cuda.synchronize(self._stream)
-            greedy_ids[places] = self._host_ids.array.view(np.int64)[: len(places)]
+            greedy_ids[rows] = self._host_ids.array.view(np.int64)[: len(rows)]
             if logits is not None and self._host_logits is not None:
-                found = self._host_logits.array.view(np.float32)[: len(places) * self._vocab_size]
-                logits[places] = found.reshape(len(places), -1)
-        # What a slot held beyond this was taken back: it may be written over.
-        self._held[:rows] = batch.past_lengths + batch.query_lengths
+                found = self._host_logits.array.view(np.float32)[: len(rows) * self._vocab_size]
+                logits[rows] = found.reshape(len(rows), -1)
+        # Tokens of a slot beyond this length were rejected drafts: they may be overwritten.
+        self._held[: len(batch.query_lengths)] = batch.past_lengths + batch.query_lengths
         return StepResult(greedy_ids, logits)
 
     @property
     def max_chunk(self) -> int:
-        """Most tokens that a row may bring in one step."""
-        return max(profile.largest.chunk for profile in self._profiles)
+        """Maximum tokens of one row in one step."""
+        return max(profile.max_sizes.chunk for profile in self._profiles)
 
     def move_slot(self, src: int, dst: int) -> None:
-        """Copy slot `src` over slot `dst`; the next step comes after it on the stream.
+        """Copy slot `src` over slot `dst`; the next step follows on the same stream.
 
-        All of it, in one call: the memory is quicker than so many calls for parts would be.
+        The whole slot is copied by one call, which is faster than a call for each used part.
         """
         cache = self._cache
         base = self._memory.cache
@@ -142,13 +148,13 @@ class DeviceDecoder:
             base + cache.offset(0, 0, src),
             cache.pitch,
             cache.slot_bytes,
-            cache.pieces,
+            cache.num_blocks,
             self._stream,
         )
         self._held[dst] = self._held[src]
 
     def close(self) -> None:
-        """Waits for the stream, and frees what was made here."""
+        """Wait for the stream and free contexts, graphs and host memory."""
         self._cuda.synchronize(self._stream)
         for prepared in self._prepared.values():
             if prepared.graph is not None:
@@ -174,9 +180,9 @@ class DeviceDecoder:
             self._enqueue(call, prepared.context)
 
     def _prepare(self, call: PlannedCall) -> _Prepared:
-        """The profile's context bound to `call`, or a graph if such calls come again."""
+        """The profile's context bound to `call`, or a captured graph if such a call came before."""
         key, index = _key(call), call.profile.index
-        plain = call.first == 0 and call.bucket.visual == call.profile.least.visual
+        plain = call.first == 0 and call.bucket.visual == call.profile.min_sizes.visual
         if plain and key in self._seen and len(self._prepared) < _MAX_GRAPHS:
             self._prepared[key] = self._capture(call)
             return self._prepared[key]
@@ -190,9 +196,9 @@ class DeviceDecoder:
         return _Prepared(self._contexts[index])
 
     def _capture(self, call: PlannedCall) -> _Prepared:
-        """A context of its own, run once to settle its sizes, then noted down.
+        """A new context, run once to settle its sizes, then captured.
 
-        The first run is this call itself: running it again writes the same into the cache.
+        The first run is already this call; running it again writes the same values to the cache.
         """
         context = self._new_context(call.profile, dedicated=True)
         self._bind(context, call)
@@ -235,8 +241,8 @@ class DeviceDecoder:
     def _download_logits(self, wanted: int) -> None:
         row_bytes = 4 * self._vocab_size
         if self._host_logits is None:
-            most = max(profile.largest.wanted for profile in self._profiles)
-            self._host_logits = self._cuda.host_alloc(most * row_bytes)
+            max_wanted = max(profile.max_sizes.wanted for profile in self._profiles)
+            self._host_logits = self._cuda.host_alloc(max_wanted * row_bytes)
         self._cuda.download(
             self._host_logits, 0, self._memory.logits, wanted * row_bytes, self._stream
         )
@@ -247,7 +253,7 @@ def _key(call: PlannedCall) -> _Key:
 
 
 def cache_tensors(cache: CacheLayout, base: int, first: int, rows: int) -> dict[str, Tensor]:
-    """Keys and values of every layer, of slots from `first` on: `key.0`, `value.0`, …
+    """Keys and values of all layers, for `rows` slots from `first` on: `key.0`, `value.0`, …
 
     Past and present of a layer are the same tensor.
     """

@@ -1,4 +1,4 @@
-"""One graph on a GPU, whatever runs it: it is bound to sizes and addresses, then given a stream."""
+"""A graph on a GPU, independent of what runs it: bound to sizes and addresses, run on a stream."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class Tensor:
 
 
 class DeviceContext(Protocol):
-    """A graph made ready to run."""
+    """A graph that is ready to run."""
 
     def bind(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-        """What it works on until bound anew; an input and an output may be one tensor."""
+        """Set the tensors of the following runs; an input and an output may be the same tensor."""
 
     def run(self, stream: int) -> None:
-        """Give the work to `stream`; it is not waited for."""
+        """Enqueue the graph on `stream`, without waiting for it."""
 
     def capturable(self, stream: int) -> bool:
-        """Whether `run` may be noted down as a CUDA graph by the caller."""
+        """Whether the caller may capture `run` as a CUDA graph."""
 
 
 class DeviceGraph(Protocol):
@@ -35,7 +35,7 @@ class DeviceGraph(Protocol):
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
-        """Of its inputs and outputs."""
+        """Names of its inputs and outputs."""
 
     @property
     def scratch_bytes(self) -> int:
@@ -44,8 +44,8 @@ class DeviceGraph(Protocol):
     def context(
         self, profile: int, scratch: int, stream: int, *, dedicated: bool = False
     ) -> DeviceContext:
-        """A context in an optimisation profile, working at `scratch`, run on `stream`.
+        """A context of an optimisation profile, using memory at `scratch` and running on `stream`.
 
-        Contexts that never run at the same time may share their scratch. dedicated: it will be
-        bound once and run often.
+        Contexts that never run at the same time may share their scratch memory. dedicated: it will
+        be bound once and run often.
         """

@@ -1,4 +1,4 @@
-"""Where everything lies in device memory: planned once, allocated once, as one block."""
+"""The layout of device memory: planned once and allocated once, as one block."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "tensor_shape",
 ]
 
-#: What CUDA aligns its own allocations to, and TensorRT expects of the addresses it is given.
+#: Alignment of CUDA's own allocations, which TensorRT expects of all addresses.
 ALIGNMENT = 256
 
 
@@ -35,22 +35,22 @@ class Region:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Keys and values of all slots: (layers, 2, slots, kv_heads, places, head_dim).
+    """Keys and values of all slots: (layers, 2, slots, kv_heads, positions, head_dim).
 
-    As in `KVBuffers`: one layer's keys of neighbouring slots are contiguous, so rows a..b of a call
-    are bound at the address of slot a; and one slot is a column of equal pieces, so moving it is
-    one strided copy.
+    As in `KVBuffers`, one layer's keys of neighbouring slots are contiguous, so rows a..b of a call
+    are bound at the address of slot a; and a slot consists of blocks of equal size at equal
+    distances, so moving it is one strided copy.
     """
 
     spec: CacheSpec
     num_slots: int
-    places: int
+    positions: int
 
     @property
     def slot_bytes(self) -> int:
-        """Of one slot's keys (or values) in one layer."""
+        """Bytes of one slot's keys (or values) in one layer."""
         itemsize = np.dtype(self.spec.dtype).itemsize
-        return self.spec.kv_heads * self.places * self.spec.head_dim * itemsize
+        return self.spec.kv_heads * self.positions * self.spec.head_dim * itemsize
 
     @property
     def pitch(self) -> int:
@@ -58,19 +58,20 @@ class CacheLayout:
         return self.num_slots * self.slot_bytes
 
     @property
-    def pieces(self) -> int:
+    def num_blocks(self) -> int:
+        """Blocks of a slot: keys and values of each layer."""
         return 2 * self.spec.layers
 
     @property
     def nbytes(self) -> int:
-        return self.pieces * self.pitch
+        return self.num_blocks * self.pitch
 
     def offset(self, layer: int, part: int, slot: int = 0) -> int:
-        """Of keys (part 0) or values (part 1) of `slot` and those behind it."""
+        """Byte offset of the keys (part 0) or values (part 1) of `slot`; later slots follow."""
         return (2 * layer + part) * self.pitch + slot * self.slot_bytes
 
     def shape(self, rows: int) -> tuple[int, ...]:
-        return (rows, self.spec.kv_heads, self.places, self.spec.head_dim)
+        return (rows, self.spec.kv_heads, self.positions, self.spec.head_dim)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class DevicePlan:
 
 
 def plan_device(sizes: Mapping[str, int]) -> DevicePlan:
-    """One region behind the other, each aligned; `sizes` in bytes, by name."""
+    """Place regions one after another, each aligned; `sizes` in bytes, by name."""
     regions, offset = {}, 0
     for name, nbytes in sizes.items():
         regions[name] = Region(offset, nbytes)
@@ -103,7 +104,7 @@ def tensor_shape(spec: TensorSpec, sizes: StepSizes) -> tuple[int, ...]:
 
 
 def input_layout(specs: Sequence[TensorSpec], sizes: StepSizes) -> dict[str, Region]:
-    """The inputs of a call one behind the other, so that they travel in one copy."""
+    """Regions of a call's inputs, one after another, so that one copy uploads them all."""
     by_name = {
         spec.name: int(np.prod(tensor_shape(spec, sizes))) * np.dtype(spec.dtype).itemsize
         for spec in specs
@@ -112,7 +113,7 @@ def input_layout(specs: Sequence[TensorSpec], sizes: StepSizes) -> dict[str, Reg
 
 
 def layout_bytes(specs: Sequence[TensorSpec], sizes: StepSizes) -> int:
-    """Room that `input_layout` needs."""
+    """Bytes that `input_layout` spans."""
     regions = input_layout(specs, sizes).values()
     return max((region.offset + _aligned(region.nbytes) for region in regions), default=0)
 

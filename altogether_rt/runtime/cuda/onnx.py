@@ -1,4 +1,4 @@
-"""ONNX Runtime on a GPU, with CUDA kernels or through TensorRT; or why it does not run there."""
+"""ONNX Runtime on a GPU, with CUDA kernels or through TensorRT, or the reason it cannot run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from altogether_rt.runtime.ort_session import import_onnxruntime
 __all__ = ["OrtGraph", "call_limits", "missing_library", "onnx_gpu_runtime", "open_onnx_gpu"]
 
 _ERROR, _SILENT = 3, 5
-#: Most images of one call of the encoder.
+#: Maximum images of one encoder or mapper call.
 _MAX_IMAGES = 32
 _DTYPES = {
     "tensor(int8)": np.int8,
@@ -41,11 +41,14 @@ _DTYPES = {
 
 
 def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int) -> DeviceRuntime:
-    """Raises AltogetherError, BundleError or MissingDependencyError for what is in the way."""
+    """Open a bundle on a GPU.
+
+    Raises AltogetherError, BundleError or MissingDependencyError if it cannot run there.
+    """
     gpu = find_gpu(device)
     ort = import_onnxruntime()
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA's libraries that came with pip, which no loader path names
+        ort.preload_dlls()  # CUDA libraries that pip installed, which are on no loader path
     cuda = CudaPython(gpu.index)
 
     def load(name: str, stream: int) -> OrtGraph:
@@ -65,7 +68,7 @@ def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int) -> DeviceRunti
 def onnx_gpu_runtime(
     bundle: Bundle, cuda: Cuda, load: Any, *, index: int = 0, num_slots: int = 16
 ) -> DeviceRuntime:
-    """A runtime of sessions that `load(name, stream)` opens."""
+    """A runtime whose sessions are opened by `load(name, stream)`."""
     vision = {
         name: batch_shape(name, bundle.manifest.graphs[name], 1, min(num_slots, _MAX_IMAGES))
         for name in ("encoder", "mapper")
@@ -75,32 +78,33 @@ def onnx_gpu_runtime(
 
 
 def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
-    """The largest call that buffers are made for; the graphs themselves take any."""
+    """The limits of calls, for which buffers are allocated; the graphs themselves have none."""
     config = bundle.config
-    prompt = config.max_chunk_tokens  # and draft tokens after it
-    verified = num_slots * (MAX_DRAFT_TOKENS + 1)
-    # The prompts of a step have as many tokens together, and one prompt may go beyond.
+    prompt = config.max_chunk_tokens  # the longest prompt and a draft of what follows it
+    verify_chunk = 1 + MAX_DRAFT_TOKENS  # the last accepted token and its draft
+    verified = num_slots * verify_chunk
+    # The prompts of one step have up to PREFILL_TOKENS tokens; the last may exceed that.
     tokens = min(PREFILL_TOKENS + prompt, num_slots * prompt) + verified
     rows = min(num_slots, -(-tokens // config.mapper.prefix_length))
     return DecoderProfile(
         name="all",
         index=0,
-        least=StepSizes(1, bundle.manifest.cache.min_chunk, 1, 1, 1),
-        largest=StepSizes(
+        min_sizes=StepSizes(1, bundle.manifest.cache.min_chunk, 1, 1, 1),
+        max_sizes=StepSizes(
             rows=num_slots,
-            chunk=max(prompt, MAX_DRAFT_TOKENS + 1),
+            chunk=max(prompt, verify_chunk),
             tokens=-(-(tokens + 1) // 128) * 128,
             visual=rows * config.mapper.prefix_length,
             wanted=verified,
         ),
-        places=config.slot_positions,
+        positions=config.slot_positions,
     )
 
 
 def _open_session(
     ort: Any, path: Path, *, index: int, stream: int, tensorrt: bool, decoder: bool
 ) -> Any:
-    """A session that gives its work to `stream`. Raises AltogetherError if it runs elsewhere."""
+    """A session that runs on `stream`. Raises AltogetherError if it runs on another provider."""
     shared = {"device_id": str(index), "user_compute_stream": str(stream)}
     cuda = {**shared, "enable_cuda_graph": "1" if decoder and not tensorrt else "0"}
     providers: list[tuple[str, dict[str, str]]] = [("CUDAExecutionProvider", cuda)]
@@ -110,11 +114,11 @@ def _open_session(
     options = ort.SessionOptions()
     options.log_severity_level = _ERROR
     if decoder:
-        # Every step would wait for the processor; and a captured graph may not have such nodes.
-        # The others compute a shape or two there.
+        # Nodes on the CPU would stall every step and cannot be part of a captured graph. Encoder
+        # and mapper compute a few shapes there.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     wanted = providers[0][0]
-    ort.set_default_logger_severity(_SILENT)  # what goes wrong is said below, in a sentence
+    ort.set_default_logger_severity(_SILENT)  # errors are reported below, in a sentence
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
         running = session.get_providers()[0]
@@ -132,22 +136,22 @@ def _open_session(
 
 
 def _not_loaded(provider: str, library: str | None) -> AltogetherError:
-    """A provider that did not load is never replaced by the processor."""
+    """The error for a provider that did not load; there is no fallback to the CPU."""
     if library is None:
         return AltogetherError(
-            f"onnxruntime could not start {provider}: look whether the CUDA of the driver (see "
-            "altogether-rt doctor) is as new as the one that onnxruntime was built for."
+            f"onnxruntime could not start {provider}: check that the driver's CUDA version (see "
+            "altogether-rt doctor) is at least the one that onnxruntime was built for."
         )
     package = "tensorrt" if library.startswith("libnv") else "'onnxruntime-gpu[cuda,cudnn]'"
     return AltogetherError(
-        f"onnxruntime could not start {provider}, for want of {library}: run pip install {package}."
+        f"onnxruntime could not start {provider}: {library} is missing. Run pip install {package}."
     )
 
 
 def missing_library(ort: Any, provider: str) -> str | None:
-    """The shared library that a provider wants and the loader does not find; None: it finds all.
+    """The first shared library that a provider needs and the loader cannot find, or None.
 
-    Tried in a process of its own: loading a provider without its host may end it.
+    It is tried in another process, since loading a provider by itself can crash.
     """
     kind = "tensorrt" if provider.startswith("Tensorrt") else "cuda"
     path = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{kind}.so"
@@ -164,12 +168,12 @@ def missing_library(ort: Any, provider: str) -> str | None:
 
 
 class OrtGraph:
-    """A session whose tensors lie where they are bound; fulfils `DeviceGraph`."""
+    """A session whose tensors are at the addresses they are bound to; implements `DeviceGraph`."""
 
-    scratch_bytes = 0  # onnxruntime has an arena of its own
+    scratch_bytes = 0  # onnxruntime allocates from its own arena
 
     def __init__(self, session: Any, *, kind: str = "cuda", index: int = 0) -> None:
-        """kind, index: the device that addresses belong to, as onnxruntime names it."""
+        """kind, index: the device of the addresses, as onnxruntime names it."""
         self._session = session
         self._device = (kind, index)
         nodes = (*session.get_inputs(), *session.get_outputs())
@@ -183,13 +187,13 @@ class OrtGraph:
     def context(
         self, profile: int, scratch: int, stream: int, *, dedicated: bool = False
     ) -> OrtContext:
-        """See `DeviceGraph.context`. What is dedicated is captured by onnxruntime itself."""
+        """See `DeviceGraph.context`. onnxruntime itself captures the runs of a dedicated one."""
         graph_id = next(self._graph_ids) if dedicated else -1
         return OrtContext(self._session, self._dtypes, self._device, graph_id)
 
 
 class OrtContext:
-    """Bindings and options of a run; fulfils `DeviceContext`."""
+    """Bindings and options of a run; implements `DeviceContext`."""
 
     def __init__(
         self, session: Any, dtypes: Mapping[str, Any], device: tuple[str, int], graph_id: int
@@ -199,7 +203,7 @@ class OrtContext:
         self._device = device
         self._binding: Any = None
         options = import_onnxruntime().RunOptions()
-        # The stream is ours, and waited for when its results are wanted.
+        # The stream is ours; we synchronise it when we need the results.
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         options.add_run_config_entry("gpu_graph_id", str(graph_id))  # -1: not captured
         self._options = options
@@ -208,17 +212,17 @@ class OrtContext:
         """See `DeviceContext.bind`."""
         binding = self._session.io_binding()
         for name, tensor in inputs.items():
-            place = (*self._device, self._dtypes[name], tensor.shape, tensor.address)
-            binding.bind_input(name, *place)
+            memory = (*self._device, self._dtypes[name], tensor.shape, tensor.address)
+            binding.bind_input(name, *memory)
         for name, tensor in outputs.items():
-            place = (*self._device, self._dtypes[name], tensor.shape, tensor.address)
-            binding.bind_output(name, *place)
+            memory = (*self._device, self._dtypes[name], tensor.shape, tensor.address)
+            binding.bind_output(name, *memory)
         self._binding = binding
 
     def run(self, stream: int) -> None:
-        """Give the work to the session's stream, which is `stream`."""
+        """Enqueue the run on the session's stream, which is `stream`."""
         self._session.run_with_iobinding(self._binding, self._options)
 
     def capturable(self, stream: int) -> bool:
-        """Not from outside: onnxruntime allocates while it runs."""
+        """Always false: onnxruntime allocates memory while it runs."""
         return False

@@ -1,4 +1,4 @@
-"""A bundle's graphs on one GPU: the backend of TensorRT, and of ONNX Runtime there."""
+"""A bundle's graphs on one GPU: the backend for TensorRT and for ONNX Runtime on a GPU."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from altogether_rt.runtime.cuda.decoder import DecoderMemory, DeviceDecoder, dec
 from altogether_rt.runtime.cuda.graph import DeviceGraph
 from altogether_rt.runtime.cuda.memory_plan import CacheLayout, DevicePlan, plan_device
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile
-from altogether_rt.runtime.cuda.vision import BatchShape, Stage, VisionStreams
+from altogether_rt.runtime.cuda.vision import BatchShape, VisionGraph, VisionStreams
 
 __all__ = ["DeviceRuntime", "GraphSizes", "plan_memory"]
 
 _VISION = ("encoder", "mapper")
-#: load(name, stream): one of the bundle's graphs, to be run on `stream`.
+#: load(name, stream): loads one of the bundle's graphs, to run on `stream`.
 LoadGraph = Callable[[str, int], DeviceGraph]
 
 
 @dataclass(frozen=True)
 class GraphSizes:
-    """What the graphs are run with at most."""
+    """Limits of the calls of each graph."""
 
-    decoder: Sequence[DecoderProfile]  # the smallest calls first
+    decoder: Sequence[DecoderProfile]  # in order of increasing size
     vision: Mapping[str, BatchShape]  # encoder and mapper
 
 
@@ -39,8 +39,8 @@ def plan_memory(
 ) -> DevicePlan:
     """All device memory that a runtime uses: a function of configuration, slots and sizes.
 
-    scratch: bytes that each graph works in. Encoder and mapper share theirs, for they run one
-    after the other; the decoder may run beside them.
+    scratch: bytes of working memory of each graph. Encoder and mapper share theirs, since they run
+    one after the other; the decoder may run in parallel with them.
     """
     specs = bundle.manifest.graphs["decoder"].inputs
     regions = {"cache": cache.nbytes}
@@ -53,7 +53,7 @@ def plan_memory(
 
 
 class DeviceRuntime:
-    """Fulfils `Runtime`. Vision and decoder have streams, contexts and memory of their own."""
+    """Implements `Runtime`. Vision and decoder have their own streams, contexts and memory."""
 
     def __init__(
         self,
@@ -65,15 +65,15 @@ class DeviceRuntime:
         index: int = 0,
         num_slots: int = 16,
     ) -> None:
-        """index: of the GPU.
+        """index: number of the GPU.
 
-        Raises what `load` raises, and AltogetherError if the GPU has not enough memory.
+        Raises what `load` raises, and AltogetherError if the GPU has too little free memory.
         """
         assert num_slots >= 1
         self._index, self._num_slots = index, num_slots
         self._capacity = bundle.config.capacity
         self._token_width = bundle.config.decoder.token_width
-        cache = CacheLayout(bundle.manifest.cache, num_slots, sizes.decoder[0].places)
+        cache = CacheLayout(bundle.manifest.cache, num_slots, sizes.decoder[0].positions)
         with ExitStack() as opened:
             stream = cuda.create_stream()
             opened.callback(cuda.destroy_stream, stream)
@@ -99,13 +99,13 @@ class DeviceRuntime:
                 stream,
             )
             opened.callback(self._decoder.close)
-            self._stages: dict[str, Stage] = {}
+            self._vision: dict[str, VisionGraph] = {}
             for name, shape in sizes.vision.items():
                 inner = {part: addresses[f"{name}.{part}"] for part in shape.region_bytes()}
                 shared = addresses["scratch.vision"]
-                self._stages[name] = Stage(cuda, graphs[name], shape, streams, inner, shared)
-                opened.callback(self._stages[name].close)
-            opened.callback(streams.synchronize)  # the first thing that closing does
+                self._vision[name] = VisionGraph(cuda, graphs[name], shape, streams, inner, shared)
+                opened.callback(self._vision[name].close)
+            opened.callback(streams.synchronize)  # runs first on closing
             self._opened = opened.pop_all()
 
     @property
@@ -118,7 +118,7 @@ class DeviceRuntime:
 
     @property
     def max_chunk(self) -> int:
-        """Most tokens that a row may bring in one step."""
+        """Maximum tokens of one row in one step."""
         return self._decoder.max_chunk
 
     @property
@@ -135,11 +135,11 @@ class DeviceRuntime:
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (N, H, W, 3) to embeddings (N, E)."""
-        return self._stages["encoder"].run(pixels)
+        return self._vision["encoder"].run(pixels)
 
     def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Embeddings (N, E) to visual tokens (N, P, W)."""
-        return self._stages["mapper"].run(embeddings)
+        return self._vision["mapper"].run(embeddings)
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """One ragged decoder call; see `Runtime.step`."""
@@ -154,10 +154,10 @@ class DeviceRuntime:
         self._decoder.move_slot(src, dst)
 
     def close(self) -> None:
-        """Free contexts, streams and memory."""
+        """Free the contexts, streams and memory."""
         self._opened.close()
         self.__dict__.pop("_decoder", None)
-        self.__dict__.pop("_stages", None)
+        self.__dict__.pop("_vision", None)
 
     def __enter__(self) -> DeviceRuntime:
         return self

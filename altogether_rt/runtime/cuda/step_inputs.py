@@ -1,4 +1,4 @@
-"""The decoder's inputs for some rows of a step, padded to a bucket's sizes."""
+"""The decoder's inputs for a range of a step's rows, padded to a bucket's sizes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from altogether_rt.runtime.base import StepBatch
 from altogether_rt.runtime.cuda.step_sizes import PlannedCall
 from altogether_rt.runtime.packing import pack_indices
 
-__all__ = ["padded_inputs", "wanted_places"]
+__all__ = ["logit_rows", "padded_inputs"]
 
 
 def padded_inputs(
     batch: StepBatch, call: PlannedCall, held: NDArray[np.int32]
 ) -> dict[str, NDArray[Any]]:
-    """All inputs but the cache, by name, for `call`'s rows of `batch`.
+    """All inputs except the cache, by name, for the rows of `batch` that `call` covers.
 
-    held: (slots,) tokens in each slot; a padded row stands behind what its slot holds.
+    held: (slots,) tokens in each slot; a padding row writes after the tokens that its slot holds.
     """
     first, last, bucket = call.first, call.last, call.bucket
     start, end = _packed_range(batch, call)
@@ -33,7 +33,7 @@ def padded_inputs(
     padded_rows[: last - first] = query_lengths
 
     visual = np.zeros((bucket.visual, batch.visual_tokens.shape[1]), np.float32)
-    # The last packed token is no real one wherever visual tokens are padded.
+    # If visual tokens are padded, the last packed token is padding too.
     visual_index = np.full(bucket.visual, bucket.tokens - 1, np.int64)
     if len(batch.visual_index):
         here = (batch.visual_index >= start) & (batch.visual_index < end)
@@ -43,7 +43,7 @@ def padded_inputs(
 
     pad_index = np.zeros((bucket.rows, bucket.chunk), np.int64)
     pad_index[: last - first] = packing.pad_index
-    wanted = batch.logit_index[wanted_places(batch, call)] - start
+    wanted = batch.logit_index[logit_rows(batch, call)] - start
     return {
         "token_ids": _padded(batch.token_ids[start:end], bucket.tokens),
         "positions": _padded(packing.positions, bucket.tokens),
@@ -57,8 +57,8 @@ def padded_inputs(
     }
 
 
-def wanted_places(batch: StepBatch, call: PlannedCall) -> NDArray[np.intp]:
-    """Which of `batch.logit_index` belong to the rows of `call`."""
+def logit_rows(batch: StepBatch, call: PlannedCall) -> NDArray[np.intp]:
+    """Indices into `batch.logit_index` that belong to the rows of `call`."""
     if (call.first, call.last) == (0, len(batch.query_lengths)):
         return np.arange(len(batch.logit_index))
     start, end = _packed_range(batch, call)

@@ -1,8 +1,8 @@
-"""Sizes of a decoder call: rounded up to few kinds, fitted to what an engine takes, split if not.
+"""Sizes of a decoder call: rounded up to few values, fitted to an engine's limits, split if needed.
 
 A GPU prepares kernels, shapes and captured graphs for each combination of sizes, so calls are
-padded to buckets. Padding is harmless: padded tokens are referred to by no row, padded rows write
-into slots that hold nothing, and padded places of a row are overwritten before anything sees them.
+padded to buckets. Padding is harmless: no row refers to padding tokens, padding rows write to
+unused positions of their slots, and padding columns of a row are overwritten before they are read.
 """
 
 from __future__ import annotations
@@ -32,49 +32,52 @@ class StepSizes:
     """The sizes that vary between decoder calls."""
 
     rows: int  # B
-    chunk: int  # S: places of each row in the padded view
-    tokens: int  # T, packed
-    visual: int  # V
-    wanted: int  # L: next tokens asked for
+    chunk: int  # S: columns of each row in the padded view
+    tokens: int  # T: packed tokens
+    visual: int  # V: visual tokens
+    wanted: int  # L: positions whose next token is asked for
 
-    def fits_in(self, largest: StepSizes) -> bool:
-        return all(getattr(self, f.name) <= getattr(largest, f.name) for f in fields(self))
+    def fits_in(self, limits: StepSizes) -> bool:
+        """Whether no size is larger than its limit."""
+        return all(getattr(self, f.name) <= getattr(limits, f.name) for f in fields(self))
 
 
 @dataclass(frozen=True)
 class DecoderProfile:
-    """An optimisation profile of the decoder's engine."""
+    """An optimisation profile of the decoder's TensorRT engine."""
 
     name: str
     index: int
-    least: StepSizes
-    largest: StepSizes
-    places: int  # of a cache slot
+    min_sizes: StepSizes
+    max_sizes: StepSizes
+    positions: int  # in a cache slot
 
 
 def profile_of(profile: EngineProfile, index: int) -> DecoderProfile:
-    """Reads the decoder's sizes off the shapes of its inputs."""
+    """Read the decoder's sizes from the shapes of its inputs; `index` is the profile's number."""
 
-    def size(name: str, axis: int, end: int) -> int:
-        return profile.shapes[name][end][axis]
+    def size(name: str, axis: int, bound: int) -> int:
+        return profile.shapes[name][bound][axis]
 
-    def sizes(end: int) -> StepSizes:
+    def sizes(bound: int) -> StepSizes:
         return StepSizes(
-            rows=size("pad_index", 0, end),
-            chunk=size("pad_index", 1, end),
-            tokens=size("token_ids", 0, end),
-            visual=size("visual_index", 0, end),
-            wanted=size("logit_index", 0, end),
+            rows=size("pad_index", 0, bound),
+            chunk=size("pad_index", 1, bound),
+            tokens=size("token_ids", 0, bound),
+            visual=size("visual_index", 0, bound),
+            wanted=size("logit_index", 0, bound),
         )
 
-    return DecoderProfile(profile.name, index, sizes(0), sizes(2), size("past", 2, 2))
+    minimum, maximum = 0, 2  # a shape range is (min, opt, max)
+    positions = size("past", 2, maximum)
+    return DecoderProfile(profile.name, index, sizes(minimum), sizes(maximum), positions)
 
 
 def sizes_of(batch: StepBatch, first: int = 0, last: int | None = None) -> StepSizes:
     """The sizes of rows `first` .. `last` (excluded; all if None) of a call."""
     rows = len(batch.query_lengths)
     last = rows if last is None else last
-    if (first, last) == (0, rows):  # nearly always, and a step must not wait for this
+    if (first, last) == (0, rows):  # nearly always; the general case costs more time per step
         return StepSizes(
             rows,
             int(batch.query_lengths.max()),
@@ -98,38 +101,37 @@ def sizes_of(batch: StepBatch, first: int = 0, last: int | None = None) -> StepS
 
 
 def bucket_of(
-    sizes: StepSizes, profile: DecoderProfile, reach: int, most_rows: int
+    sizes: StepSizes, profile: DecoderProfile, reach: int, max_rows: int
 ) -> StepSizes | None:
     """The padded sizes for a call in `profile`; None if the call does not fit.
 
-    reach: the most tokens that a row of the call, padded ones included, has in its slot already.
-    most_rows: slots from the call's first one on. Where visual tokens are padded, there is a packed
-    token beyond the real ones: that is where the padding goes.
+    reach: the largest number of tokens already in the slot of a row of the call, padded rows
+    included. max_rows: number of slots from the call's first one on. If visual tokens are padded,
+    one packed token beyond the real ones is added for the padding to be written to.
     """
-    least, largest = profile.least, profile.largest
 
-    def fit(wanted: int, name: str, most: int | None = None) -> int:
-        top: int = getattr(largest, name)
-        bottom: int = getattr(least, name)
-        return max(min(wanted, top if most is None else min(top, most)), bottom)
+    def fit(size: int, name: str, limit: int | None = None) -> int:
+        maximum: int = getattr(profile.max_sizes, name)
+        minimum: int = getattr(profile.min_sizes, name)
+        return max(min(size, maximum if limit is None else min(maximum, limit)), minimum)
 
     bucket = StepSizes(
-        rows=fit(_power(sizes.rows), "rows", most_rows),
-        chunk=fit(_power_or_multiple(sizes.chunk, 32), "chunk", profile.places - reach),
+        rows=fit(_power(sizes.rows), "rows", max_rows),
+        chunk=fit(_power_or_multiple(sizes.chunk, 32), "chunk", profile.positions - reach),
         tokens=fit(_tokens(sizes.tokens + 1), "tokens"),
         visual=fit(_power(sizes.visual), "visual"),
         wanted=fit(_power(sizes.wanted), "wanted"),
     )
     padded_visual = bucket.visual > sizes.visual
     needed = replace(sizes, tokens=sizes.tokens + padded_visual)
-    fits = needed.fits_in(bucket) and bucket.fits_in(largest)
-    in_slots = bucket.rows <= most_rows and reach + bucket.chunk <= profile.places
+    fits = needed.fits_in(bucket) and bucket.fits_in(profile.max_sizes)
+    in_slots = bucket.rows <= max_rows and reach + bucket.chunk <= profile.positions
     return bucket if fits and in_slots else None
 
 
 @dataclass(frozen=True)
 class PlannedCall:
-    """One execution: some rows of a step, in a profile, padded to a bucket."""
+    """One execution: a range of a step's rows, in a profile, padded to a bucket."""
 
     first: int
     last: int  # excluded
@@ -142,9 +144,9 @@ def plan_calls(
 ) -> list[PlannedCall]:
     """The executions of a step, as few as possible: nearly always one.
 
-    held: (slots,) tokens that each slot may hold; rows may be padded with slots behind the last, as
-    long as what they hold stays. The engine's prefill budget bounds what rows bring together, so a
-    step is only cut where a compiled engine takes less than that.
+    held: (slots,) number of tokens that each slot may hold. Slots after the last row may serve as
+    padding rows, as long as their tokens are kept. The scheduler's prefill budget bounds the total
+    of a step, so a step is split only if a compiled engine takes less than that.
     """
     rows = len(batch.query_lengths)
     whole = _plan_call(batch, 0, rows, held, profiles)
@@ -173,23 +175,23 @@ def _plan_call(
     held: NDArray[np.int32],
     profiles: Sequence[DecoderProfile],
 ) -> PlannedCall | None:
-    """The first profile that takes these rows: padded with slots behind them if possible."""
+    """A call in the first profile that takes these rows, padded with later slots if possible."""
     sizes = sizes_of(batch, first, last)
     past = int(batch.past_lengths[first:last].max())
     paddings = [(past, last - first)]
-    if last == len(batch.query_lengths):  # the slots behind are not rows of this step
+    if last == len(batch.query_lengths):  # no later slot is a row of this step
         behind = int(held[last:].max(initial=0))
         paddings.insert(0, (max(past, behind), len(held) - first))
-    for reach, most_rows in paddings:
+    for reach, max_rows in paddings:
         for profile in profiles:
-            bucket = bucket_of(sizes, profile, reach, most_rows)
+            bucket = bucket_of(sizes, profile, reach, max_rows)
             if bucket is not None:
                 return PlannedCall(first, last, profile, bucket)
     return None
 
 
 def _power(size: int) -> int:
-    """The next power of two, 0 for 0."""
+    """The next power of two; 0 for 0."""
     return 0 if size == 0 else 1 << (size - 1).bit_length()
 
 
@@ -198,6 +200,6 @@ def _power_or_multiple(size: int, step: int) -> int:
 
 
 def _tokens(size: int) -> int:
-    """Multiples of 8, coarser the more there are: GEMM tiles are no smaller."""
+    """The next multiple of a step that grows with the size: GEMM tiles are at least that large."""
     step = 8 if size <= 64 else 32 if size <= 512 else 128
     return -(-size // step) * step

@@ -1,10 +1,10 @@
-"""Encoder and mapper on a GPU: chunk after chunk, copies of one beside the computing of another.
+"""Encoder and mapper on a GPU, in chunks: copies of one overlap the computation of another.
 
     copy stream     | upload 0 | upload 1 |          | upload 2 | …
     compute stream             | run 0    | down 0   | run 1    | down 1 …
 
-Two sets of buffers take turns. Nothing here is shared with the decoder, so another thread may
-encode while it runs.
+Two sets of buffers alternate. Nothing here is shared with the decoder, so another thread may encode
+while the decoder runs.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from altogether_rt.errors import BundleError
 from altogether_rt.runtime.cuda.api import Cuda, HostBuffer
 from altogether_rt.runtime.cuda.graph import DeviceContext, DeviceGraph, Tensor
 
-__all__ = ["BatchShape", "Stage", "VisionStreams", "batch_shape"]
+__all__ = ["BatchShape", "VisionGraph", "VisionStreams", "batch_shape"]
 
 _SETS = 2
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """One graph with a batch in and a batch out: (N, *item)."""
+    """The input and output of a graph with one batch of each, (N, *item)."""
 
     input_name: str
     output_name: str
@@ -34,31 +34,37 @@ class BatchShape:
     output_item: tuple[int, ...]
     input_dtype: str
     output_dtype: str
-    least: int  # N
-    largest: int
+    min_images: int  # bounds of N
+    max_images: int
 
     @property
     def input_bytes(self) -> int:
-        """Of one image."""
+        """Bytes of the input of one image."""
         return int(np.prod(self.input_item)) * np.dtype(self.input_dtype).itemsize
 
     @property
     def output_bytes(self) -> int:
+        """Bytes of the output of one image."""
         return int(np.prod(self.output_item)) * np.dtype(self.output_dtype).itemsize
 
     def region_bytes(self) -> dict[str, int]:
-        """Device memory that a `Stage` works on, by what follows its name."""
+        """Device memory that a `VisionGraph` needs: bytes by the name of the region within it."""
         return {
-            f"{kind}.{turn}": nbytes * self.largest
+            f"{kind}.{turn}": nbytes * self.max_images
             for turn in range(_SETS)
             for kind, nbytes in (("input", self.input_bytes), ("output", self.output_bytes))
         }
 
 
-def batch_shape(name: str, graph: GraphSpec, least: int, largest: int) -> BatchShape:
-    """Reads a graph with one input and one output; `least` to `largest` images go in at a time."""
+def batch_shape(name: str, graph: GraphSpec, min_images: int, max_images: int) -> BatchShape:
+    """The batch shape of a graph with one input and one output.
+
+    Raises BundleError if it has more.
+    """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise BundleError(f"the {name} of this bundle is not understood: update altogether-rt.")
+        raise BundleError(
+            f"the {name} of this bundle has unknown inputs or outputs: update altogether-rt."
+        )
     (source,), (result,) = graph.inputs, graph.outputs
     return BatchShape(
         source.name,
@@ -67,8 +73,8 @@ def batch_shape(name: str, graph: GraphSpec, least: int, largest: int) -> BatchS
         tuple(map(int, result.shape[1:])),
         source.dtype,
         result.dtype,
-        least,
-        largest,
+        min_images,
+        max_images,
     )
 
 
@@ -80,7 +86,7 @@ class VisionStreams:
         self.copy, self.compute = cuda.create_stream(), cuda.create_stream()
 
     def synchronize(self) -> None:
-        """Wait for all work that was given to them."""
+        """Wait for all work enqueued on them."""
         for stream in (self.copy, self.compute):
             self._cuda.synchronize(stream)
 
@@ -91,7 +97,7 @@ class VisionStreams:
 
 @dataclass
 class _Turn:
-    """One set of buffers, and the chunk that is under way in it."""
+    """One set of buffers, and the chunk that is in progress in it."""
 
     host_input: HostBuffer
     host_output: HostBuffer
@@ -99,11 +105,11 @@ class _Turn:
     device_output: int
     uploaded: int  # events
     computed: int
-    images: slice | None = None  # of the batch, whose results are to be fetched
+    images: slice | None = None  # of the batch, whose results are still to be fetched
 
 
-class Stage:
-    """One graph, run over any number of images."""
+class VisionGraph:
+    """The encoder or the mapper, run over any number of images."""
 
     def __init__(
         self,
@@ -114,15 +120,15 @@ class Stage:
         addresses: dict[str, int],
         scratch: int,
     ) -> None:
-        """addresses: of the regions that `BatchShape.region_bytes` asks for."""
+        """addresses: device addresses of the regions of `BatchShape.region_bytes`."""
         self._cuda = cuda
         self._shape = shape
         self._streams = streams
         self._context: DeviceContext = graph.context(0, scratch, streams.compute)
         self._turns = [
             _Turn(
-                cuda.host_alloc(shape.input_bytes * shape.largest),
-                cuda.host_alloc(shape.output_bytes * shape.largest),
+                cuda.host_alloc(shape.input_bytes * shape.max_images),
+                cuda.host_alloc(shape.output_bytes * shape.max_images),
                 addresses[f"input.{turn}"],
                 addresses[f"output.{turn}"],
                 cuda.create_event(),
@@ -134,14 +140,14 @@ class Stage:
     def run(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
         """(N, *input_item) to (N, *output_item)."""
         shape = self._shape
-        assert batch.shape[1:] == shape.input_item, f"{batch.shape} is no batch of this graph"
+        assert batch.shape[1:] == shape.input_item, f"{batch.shape} is not a batch of this graph"
         results = np.empty((len(batch), *shape.output_item), np.float32)
-        for number, start in enumerate(range(0, len(batch), shape.largest)):
+        for number, start in enumerate(range(0, len(batch), shape.max_images)):
             turn = self._turns[number % _SETS]
-            self._fetch(turn, results)  # of two chunks ago: then its buffers are free
-            images = slice(start, min(start + shape.largest, len(batch)))
+            self._fetch(turn, results)  # the chunk before the last; its buffers are free then
+            images = slice(start, min(start + shape.max_images, len(batch)))
             self._start(turn, batch[images], images)
-        number = -(-len(batch) // shape.largest)
+        number = -(-len(batch) // shape.max_images)
         for late in range(number, number + _SETS):  # oldest first
             self._fetch(self._turns[late % _SETS], results)
         return results
@@ -149,7 +155,7 @@ class Stage:
     def _start(self, turn: _Turn, chunk: NDArray[np.generic], images: slice) -> None:
         cuda, shape = self._cuda, self._shape
         copy, compute = self._streams.copy, self._streams.compute
-        size = max(min(1 << (len(chunk) - 1).bit_length(), shape.largest), shape.least)
+        size = max(min(1 << (len(chunk) - 1).bit_length(), shape.max_images), shape.min_images)
         data = np.ascontiguousarray(chunk, shape.input_dtype).view(np.uint8).reshape(-1)
         block = turn.host_input.array
         block[: len(data)] = data
@@ -178,7 +184,7 @@ class Stage:
         turn.images = None
 
     def close(self) -> None:
-        """Frees what was made here; its streams must be idle."""
+        """Free buffers and events; the streams must be idle."""
         self.__dict__.pop("_context", None)
         for turn in self._turns:
             self._cuda.host_free(turn.host_input)

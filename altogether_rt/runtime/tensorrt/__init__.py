@@ -1,1 +1,1 @@
-"""TensorRT: compiling engines, finding the one that fits a GPU, and running it."""
+"""TensorRT: compiles engines, finds the one for a GPU and runs it."""

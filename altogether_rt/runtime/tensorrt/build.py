@@ -1,15 +1,14 @@
-"""Compiles a bundle's graphs: into the bundle at export, or into the user's cache at first use."""
+"""Compiles a bundle's graphs, into the bundle on export or into the user's cache on first use."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from altogether_rt.artifacts.bundle import Bundle, hash_file
+from altogether_rt.artifacts.files import NewFolder
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineSpec
 from altogether_rt.runtime.tensorrt.compiler import Builder, EngineError
 from altogether_rt.runtime.tensorrt.engine_files import (
@@ -38,8 +37,8 @@ def build_engines(
 ) -> tuple[EngineSpec, ...]:
     """Compile the bundle's graphs for the compute capabilities `sms` into the folder `out`.
 
-    A plan serves all of `sms`, so weights are stored once; there is a spec for each. Raises
-    EngineError if the package does not compile for one of them or refuses a graph.
+    One plan serves all of `sms`, so weights are stored once; there is a spec for each. Raises
+    EngineError if the package cannot compile for one of them, or cannot compile a graph.
     """
     sms = sorted(set(sms))
     builder.check_targets(sms)
@@ -67,22 +66,24 @@ def ensure_engines(
     gpu: str = "",
     report: Report = lambda message: None,
 ) -> dict[str, EngineFile]:
-    """An engine for every graph, on a machine whose GPU has the compute capability `sm`.
+    """An engine for each graph, for a GPU of compute capability `sm`.
 
-    Those that neither the bundle nor the user's cache has are compiled into the cache, which takes
-    from seconds to minutes once. Raises EngineError if that fails.
+    Engines that are neither in the bundle nor in the user's cache are compiled into the cache,
+    which takes seconds to minutes, once. Raises EngineError if that fails.
     """
     engines: dict[str, EngineFile] = {}
     for graph in GRAPH_NAMES:
-        place = (bundle, graph, sm, builder.name, builder.version, gpu)
-        found = find_engine(*place)
+        identity = (bundle, graph, sm, builder.name, builder.version, gpu)
+        found = find_engine(*identity)
         if found is None:
-            _compile_into(cache_folder() / engine_key(*place), bundle, graph, sm, builder, report)
-            found = find_engine(*place)
+            _compile_into(
+                cache_folder() / engine_key(*identity), bundle, graph, sm, builder, report
+            )
+            found = find_engine(*identity)
         if found is None:
             raise EngineError(
-                f"the engine compiled into {cache_folder()} cannot be read back: see whether that "
-                "disk is full."
+                f"the engine compiled into {cache_folder()} cannot be read back: check "
+                "whether that disk is full."
             )
         engines[graph] = found
     return engines
@@ -91,22 +92,14 @@ def ensure_engines(
 def _compile_into(
     folder: Path, bundle: Bundle, graph: str, sm: int, builder: Builder, report: Report
 ) -> None:
-    """Writes beside `folder` and renames, so that it is whole or absent whoever else compiles."""
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    """Compile one graph into `folder`; a damaged engine that is there is replaced."""
     try:
-        partial.mkdir(parents=True)
-        (spec,) = build_engines(bundle, [sm], partial, builder, graphs=[graph], report=report)
-        (partial / SPEC_NAME).write_text(json.dumps(asdict(spec)), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was quicker
-                raise
+        with NewFolder(folder) as new:
+            (spec,) = build_engines(bundle, [sm], new.path, builder, graphs=[graph], report=report)
+            (new.path / SPEC_NAME).write_text(json.dumps(asdict(spec)), encoding="utf-8")
+            new.commit(first_wins=True)
     except OSError as error:
         raise EngineError(
-            f"engines cannot be kept in {folder.parent} ({error}): set XDG_CACHE_HOME to a folder "
-            "with room."
+            f"engines cannot be written to {folder.parent} ({error}): set XDG_CACHE_HOME to a "
+            "folder with free space."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

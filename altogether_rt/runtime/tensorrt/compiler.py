@@ -1,7 +1,7 @@
-"""TensorRT as a compiler: one ONNX graph to one plan, without a GPU where the package can.
+"""TensorRT as a compiler: one ONNX graph to one plan, without a GPU if the package allows it.
 
-One implementation over two packages: `tensorrt_rtx` compiles ahead of time for any GPUs of its
-list, all in one plan; `tensorrt` compiles for the GPU of the machine it runs on.
+One implementation for two packages: `tensorrt_rtx` compiles ahead of time for any of the GPUs that
+it lists, all in one plan; `tensorrt` compiles for the GPU of the machine it runs on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from altogether_rt.artifacts.files import new_file, write_whole
 from altogether_rt.artifacts.manifest import EngineProfile
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.machine.device import TENSORRT_MODULES
@@ -20,12 +21,12 @@ from altogether_rt.machine.device import TENSORRT_MODULES
 __all__ = ["BUILDERS", "Builder", "BuilderName", "EngineError", "open_builder"]
 
 BuilderName = Literal["tensorrt", "tensorrt_rtx"]
-#: The one that compiles anywhere first.
+#: In order of preference: the first one compiles on any machine.
 BUILDERS: tuple[BuilderName, ...] = TENSORRT_MODULES
 
 
 class EngineError(AltogetherError):
-    """TensorRT does not compile a graph."""
+    """TensorRT cannot compile a graph, or cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Builder:
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """Compute capabilities it compiles for on any machine; empty: this machine's GPU only."""
+        """Compute capabilities it compiles for on any machine; empty: only this machine's GPU."""
         capabilities = dir(getattr(self.module, "ComputeCapability", None))
         return tuple(sorted(int(name[2:]) for name in capabilities if re.match(r"SM\d+$", name)))
 
@@ -48,7 +49,7 @@ class Builder:
             raise EngineError("no GPU to compile for: give --sm, such as --sm 89.")
         if not self.targets and len(sms) > 1:
             raise EngineError(
-                f"{self.name} compiles for the GPU of this machine alone: run "
+                f"{self.name} compiles only for the GPU of this machine: run "
                 "pip install tensorrt-rtx to compile for several."
             )
         unknown = [sm for sm in sms if self.targets and sm not in self.targets]
@@ -68,10 +69,10 @@ class Builder:
         *,
         timing_cache: Path | None = None,
     ) -> None:
-        """Compile an ONNX file, its weights beside it, for `sms` into the plan `out`.
+        """Compile an ONNX file, whose weights are in its folder, for `sms` into the plan `out`.
 
-        timing_cache: measurements to start from and to add to; `tensorrt` only, which needs a GPU.
-        Raises EngineError, quoting TensorRT, if it refuses the graph.
+        timing_cache: a file of measurements to start from and to extend; only for `tensorrt`, which
+        needs a GPU. Raises EngineError, quoting TensorRT, if the graph cannot be compiled.
         """
         self.check_targets(sms)
         if timing_cache is not None:
@@ -89,37 +90,41 @@ class Builder:
             config.num_compute_capabilities = len(sms)
             for index, sm in enumerate(sms):
                 capability = getattr(self.module.ComputeCapability, f"SM{sm}")
-                assert config.set_compute_capability(capability, index)
+                if not config.set_compute_capability(capability, index):
+                    raise EngineError(
+                        f"{self.name} {self.version} does not accept SM {sm} as a target: leave it "
+                        "out; a bundle without engines has them compiled where it is first used."
+                    )
         for profile in profiles:
             config.add_optimization_profile(_profile(builder, network, profile))
         cache = _load_timing_cache(config, timing_cache)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise self._refusal(graph, log)
-        with open(out, "wb") as stream:
-            stream.write(plan)
+        with new_file(out) as file:
+            file.write(plan)
         if cache is not None and timing_cache is not None:
-            timing_cache.write_bytes(bytes(cache.serialize()))
+            write_whole(timing_cache, bytes(cache.serialize()), follow=True)
 
     def check_timing_cache(self) -> None:
-        """Raises EngineError if this package keeps no timing cache."""
+        """Raises EngineError if this package has no timing cache."""
         if self.targets:
             raise EngineError(
-                f"{self.name} measures nothing while it compiles, so a timing cache needs a GPU "
-                "and the package tensorrt: leave --timing-cache out."
+                f"{self.name} measures nothing while compiling; a timing cache needs a GPU and the "
+                "package tensorrt: leave --timing-cache out."
             )
 
     def _refusal(self, graph: Path, log: Any) -> EngineError:
         return EngineError(
-            f"{self.name} {self.version} does not compile {graph.name} ({log.first_error()}): "
+            f"{self.name} {self.version} cannot compile {graph.name} ({log.first_error()}): "
             "export for another target, such as cpu-int8."
         )
 
 
 def open_builder(names: Sequence[BuilderName] = BUILDERS) -> Builder:
-    """The first package of `names` that is there and works.
+    """The first package of `names` that is installed and works.
 
-    Raises MissingDependencyError if there is none, EngineError if what is there has no libraries.
+    Raises MissingDependencyError if none is installed, EngineError if none that is installed works.
     """
     broken: EngineError | None = None
     for name in names:
@@ -150,7 +155,7 @@ def _broken(name: str, reason: object) -> EngineError:
 
 
 def _log(module: Any) -> Any:
-    """A logger of the package's own kind that keeps what goes wrong."""
+    """A logger of the package's own class that keeps the error messages."""
 
     class Log(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -162,16 +167,16 @@ def _log(module: Any) -> Any:
                 self.errors.append(message)
 
         def first_error(self) -> str:
-            """The first that speaks of the graph; without a driver, others speak of that."""
-            told = [line for line in self.errors if "CUDA driver" not in line]
-            line = ((told or self.errors or ["no reason given"])[0].splitlines() or [""])[0]
+            """The first error about the graph; without a driver, some are about the driver."""
+            about_graph = [line for line in self.errors if "CUDA driver" not in line]
+            line = ((about_graph or self.errors or ["no reason given"])[0].splitlines() or [""])[0]
             return line.strip().rstrip(".")[:300]
 
     return Log()
 
 
 def _profile(builder: Any, network: Any, profile: EngineProfile) -> Any:
-    """The manifest's profile as TensorRT's, the cache's shape for each of its inputs."""
+    """TensorRT's form of a profile: all cache inputs have the shape range `past`."""
     made = builder.create_optimization_profile()
     shapes: Mapping[str, Any] = profile.shapes
     for index in range(network.num_inputs):
@@ -186,5 +191,5 @@ def _load_timing_cache(config: Any, path: Path | None) -> Any:
         return None
     cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        raise EngineError(f"{path} is no timing cache of this GPU and version: name a new file.")
+        raise EngineError(f"{path} is not a timing cache of this GPU and version: name a new file.")
     return cache

@@ -1,4 +1,4 @@
-"""Which engine may run where: exactly the GPU, the package and the version it was compiled for."""
+"""Finds the engine for a GPU: one compiled for exactly this GPU, package and version."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from altogether_rt.runtime.tensorrt.profiles import profiles_for
 
 __all__ = ["SPEC_NAME", "EngineFile", "cache_folder", "engine_key", "find_engine", "find_engines"]
 
-#: Beside a plan in the user's cache: its `EngineSpec`.
+#: The file beside a plan in the user's cache that holds its `EngineSpec`.
 SPEC_NAME = "engine.json"
 
 
 @dataclass(frozen=True)
 class EngineFile:
-    """An engine and where it is."""
+    """A compiled engine and its file."""
 
     spec: EngineSpec
     path: Path
@@ -32,7 +32,7 @@ class EngineFile:
 def find_engines(
     bundle: Bundle, sm: int, builder: str, version: str, gpu: str = ""
 ) -> dict[str, EngineFile]:
-    """`find_engine` for all graphs; those without an engine are left out."""
+    """`find_engine` for all graphs; graphs without an engine are left out."""
     found = {name: find_engine(bundle, name, sm, builder, version, gpu) for name in GRAPH_NAMES}
     return {name: engine for name, engine in found.items() if engine is not None}
 
@@ -40,10 +40,10 @@ def find_engines(
 def find_engine(
     bundle: Bundle, graph: str, sm: int, builder: str, version: str, gpu: str = ""
 ) -> EngineFile | None:
-    """The engine of a graph for a GPU of compute capability `sm`: the bundle's, else the cache's.
+    """The engine of a graph for a GPU of compute capability `sm`, from the bundle or the cache.
 
-    gpu: the GPU's name, for packages that compile for one model. None if neither has one that was
-    compiled for exactly this GPU, package and version, from exactly these graphs and weights.
+    gpu: the GPU's name, for packages that compile for one GPU model. None if neither has an engine
+    compiled for exactly this GPU, package and version, from exactly this graph and its weights.
     """
     for spec in bundle.manifest.engines:
         if (spec.graph, spec.sm, spec.builder, spec.builder_version) == (
@@ -59,7 +59,7 @@ def find_engine(
 def engine_key(
     bundle: Bundle, graph: str, sm: int, builder: str, version: str, gpu: str = ""
 ) -> str:
-    """Names an engine in the cache: another key for anything that makes it another engine."""
+    """The name of an engine in the cache, a hash of all that the engine depends on."""
     manifest = bundle.manifest
     spec = manifest.graphs[graph]
     identity: Mapping[str, object] = {
@@ -75,13 +75,13 @@ def engine_key(
 
 
 def cache_folder() -> Path:
-    """Where engines compiled on this machine are kept, a folder each."""
+    """The folder of the engines compiled on this machine, each in a folder of its own."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "altogether-rt" / "engines"
 
 
 def _cached(folder: Path) -> EngineFile | None:
-    """A cached engine; None if there is none or it is not what was written."""
+    """A cached engine; None if there is none, or if its file was changed or damaged."""
     try:
         spec = from_dict(EngineSpec, json.loads((folder / SPEC_NAME).read_bytes()))
         if Path(spec.file).name != spec.file or hash_file(folder / spec.file) != spec.sha256:

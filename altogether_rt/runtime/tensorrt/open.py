@@ -1,4 +1,4 @@
-"""Opens a bundle on TensorRT, with engines of the bundle, of the user's cache, or compiled now."""
+"""Opens a bundle on TensorRT, with engines of the bundle or the user's cache, or compiled now."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, profile_of
 from altogether_rt.runtime.cuda.vision import batch_shape
 from altogether_rt.runtime.tensorrt.build import ensure_engines
 from altogether_rt.runtime.tensorrt.compiler import BUILDERS, Builder, BuilderName, open_builder
-from altogether_rt.runtime.tensorrt.engine import Engine, load_engine
+from altogether_rt.runtime.tensorrt.engine import TensorRTEngine, load_engine
 from altogether_rt.runtime.tensorrt.engine_files import EngineFile
 
 __all__ = ["open_tensorrt", "preferred_builders", "tensorrt_runtime"]
@@ -26,15 +26,18 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def open_tensorrt(bundle: Bundle, device: Device, num_slots: int) -> DeviceRuntime:
-    """Raises AltogetherError, BundleError or MissingDependencyError for what is in the way."""
+    """Open a bundle on a GPU, compiling the engines that are missing.
+
+    Raises AltogetherError, BundleError or MissingDependencyError if it cannot run there.
+    """
     gpu = find_gpu(device)
     builder = open_builder(preferred_builders(bundle, gpu))
-    cuda = CudaPython(gpu.index)  # first: it also decides which GPU is compiled for
+    cuda = CudaPython(gpu.index)  # before compiling, which targets the current GPU
     engines = ensure_engines(
         bundle,
         gpu.sm,
         builder,
-        gpu="" if builder.targets else gpu.name,  # who compiles for here only, for one model
+        gpu="" if builder.targets else gpu.name,  # `tensorrt` compiles for one GPU model
         report=lambda message: _LOGGER.warning("%s, once for this GPU …", message),
     )
     return tensorrt_runtime(bundle, engines, builder, cuda, index=gpu.index, num_slots=num_slots)
@@ -51,17 +54,17 @@ def tensorrt_runtime(
 ) -> DeviceRuntime:
     """A runtime of these engines, one for each graph.
 
-    Raises BundleError for engines that do not fit the bundle, AltogetherError if the GPU has not
-    enough memory.
+    Raises BundleError for engines that do not fit the bundle, AltogetherError if the GPU has too
+    little free memory.
     """
     vision = {}
     for name in ("encoder", "mapper"):
         graph, profile = bundle.manifest.graphs[name], engines[name].spec.profiles[0]
-        least, _, largest = profile.shapes[graph.inputs[0].name]
-        vision[name] = batch_shape(name, graph, least[0], largest[0])
+        minimum, _, maximum = profile.shapes[graph.inputs[0].name]
+        vision[name] = batch_shape(name, graph, minimum[0], maximum[0])
     sizes = GraphSizes(_decoder_profiles(bundle, engines["decoder"].spec), vision)
 
-    def load(name: str, stream: int) -> Engine:
+    def load(name: str, stream: int) -> TensorRTEngine:
         return load_engine(builder, engines[name].path)
 
     return DeviceRuntime(bundle, cuda, sizes, load, index=index, num_slots=num_slots)
@@ -69,18 +72,22 @@ def tensorrt_runtime(
 
 def _decoder_profiles(bundle: Bundle, engine: EngineSpec) -> list[DecoderProfile]:
     profiles = [profile_of(profile, index) for index, profile in enumerate(engine.profiles)]
-    longest = max(profile.largest.chunk for profile in profiles)
-    places = {profile.places for profile in profiles}
+    longest = max(profile.max_sizes.chunk for profile in profiles)
+    positions = {profile.positions for profile in profiles}
     config = bundle.config
-    if len(places) != 1 or longest < config.max_prompt_tokens or min(places) < config.capacity:
+    if (
+        len(positions) != 1
+        or longest < config.max_prompt_tokens
+        or min(positions) < config.capacity
+    ):
         raise BundleError(
-            f"{engine.file} was compiled for shorter prompts than {bundle.path} has: export the "
+            f"{engine.file} was compiled for shorter prompts than {bundle.path} allows: export the "
             "bundle again."
         )
     return profiles
 
 
 def preferred_builders(bundle: Bundle, gpu: Gpu) -> tuple[BuilderName, ...]:
-    """TensorRT's packages, those first that the bundle's engines for this GPU were built by."""
+    """TensorRT's packages, first those that built the bundle's engines for this GPU."""
     built = {engine.builder for engine in bundle.manifest.engines if engine.sm == gpu.sm}
     return tuple(sorted(BUILDERS, key=lambda name: name not in built))

@@ -1,1 +1,1 @@
-"""PyTorch: the reference backend, and checkpoints captioned without an export."""
+"""PyTorch: the reference backend, which also captions with checkpoints without an export."""

@@ -1,4 +1,4 @@
-"""A decode step of fixed sizes in torch, captured as a CUDA graph where there is a GPU."""
+"""A decode step of fixed sizes in torch, captured as a CUDA graph on a GPU."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from altogether_rt.model.decoder import Decoder, KVCache
 
 __all__ = ["DecodeStep"]
 
-_WARM_UPS = 2  # before a capture, so that libraries have chosen their kernels and workspaces
+_WARM_UPS = 2  # before a capture, so that libraries choose their kernels and workspaces
 
 
 class DecodeStep:
-    """One token for each of the first `rows` slots, over tensors that stay where they are.
+    """One token for each of the first `rows` slots, computed on tensors at fixed addresses.
 
-    On a GPU the step is one launch of a captured graph; elsewhere it is the same code, run as it
-    is. Capturing writes into the cache what the step itself is about to write there.
+    On a GPU the step is one launch of a captured graph; on the CPU the same code runs directly.
+    Capturing writes the same values into the cache as the step itself.
     """
 
     def __init__(self, decoder: Decoder, cache: KVCache, rows: int) -> None:

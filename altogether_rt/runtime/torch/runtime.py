@@ -1,4 +1,4 @@
-"""The torch backend: the reference that every other backend is compared with."""
+"""The torch backend, the reference that every other backend is compared with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["TorchRuntime"]
 
 
 class TorchRuntime:
-    """Runs the torch captioner itself, in the precision of its weights; fulfils `Runtime`."""
+    """Runs the torch captioner itself, in the precision of its weights; implements `Runtime`."""
 
     def __init__(
         self,
@@ -28,12 +28,12 @@ class TorchRuntime:
         dtype: torch.dtype | None = None,
         fixed_decode: bool | None = None,
     ) -> None:
-        """Takes `model` over: it is moved to `device` and set to evaluation.
+        """Take over `model`, which is moved to `device` and set to evaluation mode.
 
         capacity: tokens in a slot; None: the longest prompt and caption of the configuration.
-        dtype: of mapper and decoder; None: as they are. The encoder keeps its weights and computes
-        its products in it, its norms in float32. fixed_decode: steps of one token a row take a
-        path of fixed sizes, captured as CUDA graphs; None: on a GPU.
+        dtype: of mapper and decoder; None: unchanged. The encoder keeps its weights and computes
+        its products in this type and its norms in float32. fixed_decode: run steps of one token per
+        row at fixed sizes, captured as CUDA graphs; None: only on a GPU.
         """
         assert num_slots >= 1
         self._model = model.to(device).eval()
@@ -54,12 +54,12 @@ class TorchRuntime:
 
     @property
     def model(self) -> CaptionerModel:
-        """The captioner it runs."""
+        """The captioner that it runs."""
         return self._model
 
     @property
     def cache(self) -> KVCache:
-        """What its slots hold."""
+        """Keys and values of all slots."""
         return self._cache
 
     @property
@@ -114,13 +114,13 @@ class TorchRuntime:
         padded = packed[self._tensor(packing.pad_index)]  # (B, S, W)
         lengths = self._tensor(batch.query_lengths), self._tensor(batch.past_lengths)
         hidden, _ = decoder.step(padded, *lengths, self._cache)
-        places = packing.unpad_index[batch.logit_index]  # of the wanted tokens, padded and flat
-        logits = decoder.logits(hidden.flatten(0, 1)[self._tensor(places)])  # (L, vocab)
+        flat = packing.unpad_index[batch.logit_index]  # (L,) indices in the flat padded view
+        logits = decoder.logits(hidden.flatten(0, 1)[self._tensor(flat)])  # (L, vocab)
         greedy_ids = logits.argmax(dim=-1).cpu().numpy()
         return StepResult(greedy_ids, _to_numpy(logits) if want_logits else None)
 
     def _decode(self, batch: StepBatch, want_logits: bool) -> StepResult:
-        """A step of one token a row."""
+        """A step of one token per row."""
         rows = len(batch.query_lengths)
         reach = int(batch.past_lengths.max()) + 1
         assert reach <= self._capacity, "a sequence is longer than its cache slot"
@@ -138,7 +138,7 @@ class TorchRuntime:
             part[:, dst, :, :length] = part[:, src, :, :length]
 
     def close(self) -> None:
-        """Free model and cache."""
+        """Free the model and the cache."""
         self._decode_steps.clear()
         self.__dict__.pop("_model", None)
         self.__dict__.pop("_cache", None)

@@ -98,16 +98,20 @@ def test_tensorrt_stands_before_cuda() -> None:
         (
             "libcublasLt.so.13",
             False,
-            r"could not start CUDAExecutionProvider, for want of libcublasLt.so.13: run pip "
+            r"could not start CUDAExecutionProvider: libcublasLt.so.13 is missing. Run pip "
             r"install 'onnxruntime-gpu\[cuda,cudnn\]'\.",
         ),
         (
             "libnvinfer.so.10",
             True,
-            "could not start TensorrtExecutionProvider, for want of libnvinfer.so.10: run pip "
+            "could not start TensorrtExecutionProvider: libnvinfer.so.10 is missing. Run pip "
             r"install tensorrt\.",
         ),
-        (None, False, "could not start CUDAExecutionProvider: look whether the CUDA of the driver"),
+        (
+            None,
+            False,
+            "could not start CUDAExecutionProvider: check that the driver's CUDA version",
+        ),
     ],
 )
 def test_a_provider_that_did_not_load_is_an_error(
@@ -154,14 +158,14 @@ def test_limits_hold_what_the_engine_may_ask_for() -> None:
     prompt, prefix = bundle.config.max_chunk_tokens, bundle.config.mapper.prefix_length
     for slots in (1, 16, 256):
         limits = call_limits(bundle, slots)
-        assert limits.largest.rows == slots
-        assert limits.largest.chunk >= prompt
-        assert limits.places == bundle.config.slot_positions
+        assert limits.max_sizes.rows == slots
+        assert limits.max_sizes.chunk >= prompt
+        assert limits.positions == bundle.config.slot_positions
         # All slots bring a prompt, up to the budget and one more; the dummy token has a place.
         prompts = min(slots, 2048 // prompt + 1)
-        assert limits.largest.tokens > prompts * prompt
-        assert limits.largest.visual >= prompts * prefix
-        assert limits.largest.wanted == 16 * slots
+        assert limits.max_sizes.tokens > prompts * prompt
+        assert limits.max_sizes.visual >= prompts * prefix
+        assert limits.max_sizes.wanted == 16 * slots
 
 
 class QueuedSession:

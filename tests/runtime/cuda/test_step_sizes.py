@@ -20,7 +20,7 @@ from altogether_rt.runtime.cuda.memory_plan import (
     layout_bytes,
     plan_device,
 )
-from altogether_rt.runtime.cuda.step_inputs import padded_inputs, wanted_places
+from altogether_rt.runtime.cuda.step_inputs import logit_rows, padded_inputs
 from altogether_rt.runtime.cuda.step_sizes import (
     DecoderProfile,
     StepSizes,
@@ -122,13 +122,13 @@ def test_every_call_fits_what_it_is_padded_to(
         several += len(calls) > 1
         assert [call.first for call in calls] == [0, *(call.last for call in calls[:-1])]
         assert calls[-1].last == rows
-        found = np.concatenate([wanted_places(batch, call) for call in calls])
+        found = np.concatenate([logit_rows(batch, call) for call in calls])
         assert (found == np.arange(len(batch.logit_index))).all()
         for call in calls:
             inputs = padded_inputs(batch, call, held)
-            check_inputs(batch, call.first, call.last, inputs, held, call.profile.places)
-            assert call.bucket.fits_in(call.profile.largest)
-            assert call.profile.least.fits_in(call.bucket)
+            check_inputs(batch, call.first, call.last, inputs, held, call.profile.positions)
+            assert call.bucket.fits_in(call.profile.max_sizes)
+            assert call.profile.min_sizes.fits_in(call.bucket)
             assert call.first + call.bucket.rows <= max(slots, call.last)
     assert several > 5
 
@@ -139,7 +139,7 @@ def check_inputs(
     last: int,
     inputs: dict[str, np.ndarray],
     held: np.ndarray,
-    places: int,
+    positions: int,
 ) -> None:
     """Read through the padding, the inputs are the batch's; beyond it they do no harm."""
     ends = np.cumsum(batch.query_lengths)
@@ -159,12 +159,12 @@ def check_inputs(
     chunk = inputs["pad_index"].shape[1]
     slots = np.arange(first, first + len(inputs["past_lengths"]))
     assert (inputs["past_lengths"][last - first :] == held[slots[last - first :]]).all()
-    assert (inputs["past_lengths"] + chunk).max() <= places
+    assert (inputs["past_lengths"] + chunk).max() <= positions
 
 
 def test_a_row_near_the_end_of_its_slot_is_padded_less() -> None:
-    least, largest = StepSizes(1, 1, 1, 1, 1), StepSizes(4, 32, 64, 8, 64)
-    profile = DecoderProfile("all", 0, least, largest, places=40)
+    smallest, largest = StepSizes(1, 1, 1, 1, 1), StepSizes(4, 32, 64, 8, 64)
+    profile = DecoderProfile("all", 0, smallest, largest, positions=40)
     sizes = StepSizes(1, 9, 9, 0, 1)
     assert bucket_of(sizes, profile, 0, 4) == StepSizes(1, 16, 16, 1, 1)
     assert bucket_of(sizes, profile, 28, 4) == StepSizes(1, 12, 16, 1, 1)
@@ -173,8 +173,8 @@ def test_a_row_near_the_end_of_its_slot_is_padded_less() -> None:
 
 
 def test_visual_padding_needs_a_place_of_its_own() -> None:
-    least, largest = StepSizes(1, 1, 1, 1, 1), StepSizes(4, 32, 9, 8, 64)
-    profile = DecoderProfile("all", 0, least, largest, places=100)
+    smallest, largest = StepSizes(1, 1, 1, 1, 1), StepSizes(4, 32, 9, 8, 64)
+    profile = DecoderProfile("all", 0, smallest, largest, positions=100)
     assert bucket_of(StepSizes(1, 9, 9, 8, 1), profile, 0, 4) is not None
     assert bucket_of(StepSizes(1, 9, 9, 7, 1), profile, 0, 4) is None
     assert bucket_of(StepSizes(1, 8, 8, 7, 1), profile, 0, 4) is not None
@@ -208,7 +208,7 @@ def test_inputs_of_smaller_calls_fit_where_those_of_the_largest_do() -> None:
 
 
 def test_past_and_present_share_an_address_and_slots_lie_apart() -> None:
-    layout = CacheLayout(CacheSpec(2, 3, 8, "float16"), num_slots=5, places=10)
+    layout = CacheLayout(CacheSpec(2, 3, 8, "float16"), num_slots=5, positions=10)
     assert layout.slot_bytes == 3 * 10 * 8 * 2
     assert layout.nbytes == 2 * 2 * 5 * layout.slot_bytes
     spans = []

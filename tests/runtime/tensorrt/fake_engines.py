@@ -24,7 +24,7 @@ def decoder_profiles(bundle: Bundle, num_slots: int, chunk: int) -> tuple[Engine
     cache, width = bundle.manifest.cache, bundle.config.decoder.token_width
     places = bundle.config.capacity + chunk
 
-    def profile(name: str, rows: int, most: int, tokens: int, visual: int) -> EngineProfile:
+    def profile(name: str, rows: int, chunk: int, tokens: int, visual: int) -> EngineProfile:
         def sizes(b: int, s: int, t: int, v: int, wanted: int) -> dict[str, tuple[int, ...]]:
             return {
                 **dict.fromkeys(("token_ids", "positions", "unpad_index"), (t,)),
@@ -36,9 +36,11 @@ def decoder_profiles(bundle: Bundle, num_slots: int, chunk: int) -> tuple[Engine
                 "past": (b, cache.kv_heads, places, cache.head_dim),
             }
 
-        least = sizes(1, cache.min_chunk, 1, 1, 1)
-        largest = sizes(rows, most, tokens, visual, tokens)
-        return EngineProfile(name, {key: (least[key], largest[key], largest[key]) for key in least})
+        minimum = sizes(1, cache.min_chunk, 1, 1, 1)
+        maximum = sizes(rows, chunk, tokens, visual, tokens)
+        return EngineProfile(
+            name, {key: (minimum[key], maximum[key], maximum[key]) for key in minimum}
+        )
 
     return (
         profile("decode", num_slots, cache.min_chunk, 8 * (1 + num_slots // 8), 1),

@@ -127,8 +127,8 @@ class FakeEngine:
     def shape_range(self, profile: int, name: str) -> Sequence[Sequence[int]]:
         shapes = self.profiles[profile]
         found = shapes["past"] if name.startswith(("past_key", "past_value")) else shapes[name]
-        least, _, largest = found
-        return least, largest
+        minimum, _, maximum = found
+        return minimum, maximum
 
 
 class FakeContext:
@@ -151,10 +151,10 @@ class FakeContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert self.profile is not None
-        least, largest = self.engine.shape_range(self.profile, name)
+        minimum, maximum = self.engine.shape_range(self.profile, name)
         self.shapes[name] = shape
-        within = all(a <= n <= b for a, n, b in zip(least, shape, largest, strict=True))
-        return len(shape) == len(least) and within
+        within = all(a <= n <= b for a, n, b in zip(minimum, shape, maximum, strict=True))
+        return len(shape) == len(minimum) and within
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address

@@ -87,3 +87,49 @@ def test_gpus_it_does_not_compile_for() -> None:
     here.check_timing_cache()
     with pytest.raises(EngineError, match="for the GPU of this machine alone"):
         here.check_targets([80, 89])
+
+
+class FakeConfig:
+    """Takes some compute capabilities, and remembers which were set."""
+
+    def __init__(self, accepted: set[str]) -> None:
+        self.accepted = accepted
+        self.targets: dict[int, str] = {}
+        self.num_compute_capabilities = 0
+
+    def set_compute_capability(self, capability: str, index: int) -> bool:
+        self.targets[index] = capability
+        return capability in self.accepted
+
+
+@pytest.mark.parametrize("accepted", [{"89", "120"}, {"89"}])
+def test_every_target_is_set_and_a_refusal_is_an_error(tmp_path: Path, accepted: set[str]) -> None:
+    config = FakeConfig(accepted)
+    parser = types.SimpleNamespace(parse_from_file=lambda path: True)
+    builder = types.SimpleNamespace(
+        create_network=lambda flags: None,
+        create_builder_config=lambda: config,
+        build_serialized_network=lambda network, config: b"plan",
+    )
+
+    class Logger:
+        Severity = types.SimpleNamespace(ERROR=1)
+
+    fake = module(
+        "tensorrt_rtx",
+        ILogger=Logger,
+        Builder=lambda log: builder,
+        OnnxParser=lambda network, log: parser,
+        ComputeCapability=types.SimpleNamespace(SM89="89", SM120="120"),
+    )
+    out = tmp_path / "decoder.plan"
+    compiler = Builder("tensorrt_rtx", "1.0", fake)
+    if accepted == {"89"}:
+        with pytest.raises(EngineError, match="does not accept SM 120"):
+            compiler.compile(tmp_path / "g.onnx", [], [89, 120], out)
+        assert not out.exists()
+    else:
+        compiler.compile(tmp_path / "g.onnx", [], [89, 120], out)
+        assert out.read_bytes() == b"plan"
+    assert config.targets == {0: "89", 1: "120"}
+    assert config.num_compute_capabilities == 2

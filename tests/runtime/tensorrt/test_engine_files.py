@@ -175,8 +175,8 @@ def test_decoder_profiles_fit_captioning(tmp_path: Path) -> None:
     ]
     assert largest[0]["token_ids"][0] > MAX_ROWS  # room for the token that is none
     assert largest[2]["token_ids"][0] >= 16 * config.max_chunk_tokens
-    places = {sizes["past"][2] for sizes in largest}
-    assert places == {config.slot_positions}
+    positions = {sizes["past"][2] for sizes in largest}
+    assert positions == {config.slot_positions}
     assert all(min(shape[0]) == 1 for shape in decode.shapes.values() if len(shape[0]) == 1)
     as_plain = json.loads(json.dumps(asdict(decode)))
     assert as_plain["shapes"]["past"][0][0] == 1

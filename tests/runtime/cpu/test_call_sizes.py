@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from altogether_rt.config import named_config
-from altogether_rt.runtime.cpu import working_set
+from altogether_rt.runtime.cpu import call_sizes
+from altogether_rt.runtime.cpu.call_sizes import (
+    embeddings_per_call,
+    images_per_call,
+    tokens_per_call,
+)
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
-from altogether_rt.runtime.cpu.working_set import images_per_call, maps_per_call, tokens_per_call
 from tests.runtime.conftest import BundleOf
 
 MEGA = 1 << 20
@@ -19,7 +23,7 @@ MEGA = 1 << 20
 def test_published_size() -> None:
     """The mapper has 80 positions of 4096 numbers, OPT-1.3B 8192 a token."""
     config = named_config("altogether-opt-1.3b")
-    assert maps_per_call(config) == 12 * MEGA // (4 * 80 * 4096) == 9
+    assert embeddings_per_call(config) == 12 * MEGA // (4 * 80 * 4096) == 9
     assert tokens_per_call(config) == 12 * MEGA // (4 * 8192) == 384
 
 
@@ -41,7 +45,7 @@ def test_images_per_call(model: dict[str, object] | None, images: int) -> None:
 
 def test_a_wide_mlp_mapper_is_not_cut_to_pieces() -> None:
     """Its weights are read for every call, and its activations are a row an image."""
-    assert maps_per_call(named_config("clipcap-mlp")) > 64
+    assert embeddings_per_call(named_config("clipcap-mlp")) > 64
 
 
 def test_parts_are_the_whole(bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +55,8 @@ def test_parts_are_the_whole(bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatc
     pixels = rng.integers(0, 256, (5, size, size, 3), np.uint8)
     outputs = []
     for num_bytes in (1 << 40, 1):
-        monkeypatch.setattr(working_set, "_BYTES", num_bytes)
-        monkeypatch.setattr(working_set, "_UNKNOWN", 2)
+        monkeypatch.setattr(call_sizes, "_BYTES", num_bytes)
+        monkeypatch.setattr(call_sizes, "_UNKNOWN", 2)
         with OnnxRuntime(bundle, threads=1, num_slots=2) as runtime:
             assert runtime.prefill_tokens == max(
                 1, num_bytes // (4 * bundle.config.decoder.ffn_width)

@@ -1,0 +1,161 @@
+"""Files and folders that are written whole or not at all.
+
+The content goes to a temporary file (or folder) beside the target, is flushed to disk and becomes
+the target by one rename. Whatever happens meanwhile, the target is what it was before or what it
+was meant to become. The temporary has a random name and is created exclusively, so nothing that
+already lies in the folder, a symbolic link for example, is ever opened or written through.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from typing_extensions import Self
+
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["NewFile", "NewFolder", "flush_to_disk", "new_file", "write_whole"]
+
+#: Bytes of the target's name that its temporary's name repeats. Names may have 255 bytes, and the
+#: rest of the temporary's name has 22.
+_MAX_NAME_BYTES: Final = 200
+
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class NewFile:
+    """A file under construction; a context manager. `commit` makes it the target.
+
+    Leaving the block without `commit` removes it. A library that takes no file object may write to
+    `path` instead.
+    """
+
+    def __init__(self, target: str | Path, *, follow: bool = False, sync: bool = True) -> None:
+        """follow: if the target is a symbolic link, replace the file that it leads to, not the
+        link. sync: wait until the content is on the disk before the target is replaced.
+
+        Raises AltogetherError if the target is a device, a FIFO or a socket, which are not
+        replaced.
+        """
+        self.target = Path(os.path.realpath(target) if follow else target)
+        _check_replaceable(self.target)
+        self.path = _temporary_path(self.target)
+        self._sync = sync
+
+    def __enter__(self) -> Self:
+        """Raises OSError if the file cannot be created in the target's folder."""
+        self.file: BinaryIO = os.fdopen(os.open(self.path, _CREATE, 0o666), "w+b")  # less the umask
+        return self
+
+    def commit(self, target: Path | None = None) -> None:
+        """Replace the target, or `target` in the same folder, by what was written."""
+        self.file.close()
+        if self._sync:
+            flush_to_disk(self.path)
+        os.replace(self.path, target or self.target)
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_file(target: str | Path, *, follow: bool = False, sync: bool = True) -> Iterator[BinaryIO]:
+    """A binary file that becomes `target` when the block ends, and is removed if it raises.
+
+    Arguments and errors: see `NewFile`.
+    """
+    with NewFile(target, follow=follow, sync=sync) as new:
+        yield new.file
+        new.commit()
+
+
+def write_whole(
+    target: str | Path, data: str | bytes, *, follow: bool = False, sync: bool = True
+) -> None:
+    """Make `data` (text as UTF-8) the content of `target`. Arguments and errors: see `NewFile`."""
+    with new_file(target, follow=follow, sync=sync) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+class NewFolder:
+    """A folder under construction; a context manager. `commit` makes it the target.
+
+    Leaving the block without `commit` removes it.
+    """
+
+    def __init__(self, target: str | Path) -> None:
+        self.target = Path(os.path.abspath(target))
+        self.path = _temporary_path(self.target)
+
+    def __enter__(self) -> Self:
+        """Creates the folder, and the folders above it that are missing. Raises OSError."""
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir()
+        return self
+
+    def commit(self, *, first_wins: bool = False) -> None:
+        """Make it the target, in the place of a folder that may be there.
+
+        first_wins: if another process makes the same target at the same time, keep that one.
+        Raises OSError otherwise, with the former target back where it was.
+        """
+        for path in self.path.rglob("*"):
+            if path.is_file():
+                flush_to_disk(path)
+        former = _temporary_path(self.target)
+        with suppress(FileNotFoundError):
+            os.rename(self.target, former)
+        try:
+            os.rename(self.path, self.target)
+        except OSError:
+            if not (first_wins and self.target.is_dir()):
+                if not os.path.lexists(self.target):
+                    with suppress(FileNotFoundError):
+                        os.rename(former, self.target)
+                raise
+        _remove(former)
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the file's content is on the disk, so that no power cut can leave it empty."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_path(target: Path) -> Path:
+    """A new name in the target's folder that nobody can predict, of at most 222 bytes."""
+    name = os.fsencode(target.name)[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+    return target.with_name(f".{name}.{secrets.token_hex(8)}.tmp")
+
+
+def _check_replaceable(target: Path) -> None:
+    try:
+        mode = os.lstat(target).st_mode
+    except OSError:
+        return  # not there, or creating the temporary file will say what is wrong
+    if stat.S_ISDIR(mode):
+        raise AltogetherError(f"{target} is a folder: name a file.")
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise AltogetherError(f"{target} is not a regular file and is not replaced: name another.")
+
+
+def _remove(path: Path) -> None:
+    """Remove a replaced folder; of a link, only the link. Nothing is there if none was replaced."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,156 @@
+"""The journal of an unfinished output file: OUT.part, one line per row, locked by its writer.
+
+Each line is written by one call, so a process that dies leaves whole lines and at most one
+half-written line at the end, which the next run cuts off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["Journal"]
+
+Row = TypeVar("Row")
+
+
+class Journal:
+    """Lines appended to OUT.part; `close` gives the lock back."""
+
+    def __init__(self, output: Path) -> None:
+        """Create or open the journal of `output` and lock it.
+
+        Raises AltogetherError if another run holds the lock, or if OUT.part is not a regular file
+        with this one name: a link there could lead to any other file of the user.
+        """
+        self.path = Path(f"{output}.part")
+        self.size = 0  # bytes of whole lines, once they were read or written
+        self._output = output
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = self._open_locked()
+
+    def cut(self, size: int) -> None:
+        """Remove all lines from byte `size` on."""
+        os.ftruncate(self._descriptor, size)
+        self.size = size
+
+    def recover(self, parse: Callable[[bytes], Row | None]) -> Iterator[tuple[int, Row, int]]:
+        """(offset, row, bytes) of the lines that an earlier run left.
+
+        parse: a line's row, or None if it is not a whole row; the journal is cut there.
+        """
+        self.size = 0
+        for offset, row, num_bytes in self.rows(parse):
+            self.size = offset + num_bytes
+            yield offset, row, num_bytes
+        self.cut(self.size)  # what follows was half-written, so nothing after it was finished
+
+    def rows(self, parse: Callable[[bytes], Row | None]) -> Iterator[tuple[int, Row, int]]:
+        """(offset, row, bytes) of the lines there are, up to the first that `parse` refuses."""
+        offset = 0
+        with self.open() as file:
+            for line in file:
+                row = parse(line)
+                if row is None:
+                    return
+                yield offset, row, len(line)
+                offset += len(line)
+
+    def append(self, line: bytes) -> int:
+        """Write a line with its end and return its offset; it then survives the process."""
+        left = memoryview(line)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+        self.size += len(line)
+        return self.size - len(line)
+
+    def open(self) -> BinaryIO:
+        """The journal, opened for reading. Raises AltogetherError if it was replaced."""
+        try:
+            file = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+        except OSError as error:
+            raise self._replaced() from error
+        if not os.path.samestat(os.fstat(file.fileno()), os.fstat(self._descriptor)):
+            file.close()
+            raise self._replaced()
+        return file
+
+    def become_output(self) -> None:
+        """Rename the journal to OUT. Raises AltogetherError if it was removed or replaced."""
+        os.fsync(self._descriptor)
+        if not self._is_at(self._descriptor):
+            raise self._replaced()
+        os.replace(self.path, self._output)
+
+    def remove(self) -> None:
+        """Remove the journal if it is still this run's."""
+        if self._is_at(self._descriptor):
+            os.unlink(self.path)
+
+    @property
+    def is_empty(self) -> bool:
+        return os.fstat(self._descriptor).st_size == 0
+
+    def close(self) -> None:
+        """Give the lock back; an empty journal is removed. Calling it again does nothing."""
+        if self._descriptor < 0:
+            return
+        if self.is_empty:
+            self.remove()
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _open_locked(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        while True:
+            try:
+                descriptor = os.open(self.path, flags, 0o666)  # less the umask
+            except OSError as error:
+                if self.path.is_symlink() or self.path.is_dir():
+                    raise self._not_ours() from error
+                raise
+            try:
+                if self._lock(descriptor):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # the other run finished in between: its journal is now OUT
+
+    def _lock(self, descriptor: int) -> bool:
+        """Whether the journal is locked and still the file at its path."""
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise self._not_ours()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AltogetherError(
+                f"another run is writing {self._output}: wait for it, or choose another file."
+            ) from error
+        except OSError:
+            return True  # a file system without locks: go on without one
+        return self._is_at(descriptor)
+
+    def _is_at(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _not_ours(self) -> AltogetherError:
+        return AltogetherError(
+            f"{self.path} is a link or not a regular file, so no run of altogether-rt left it: "
+            "remove it, or choose another file."
+        )
+
+    def _replaced(self) -> AltogetherError:
+        return AltogetherError(
+            f"{self.path} was removed or replaced while this run was writing it: run it again."
+        )

@@ -6,6 +6,7 @@
     python3 tasks.py lint     ruff: rules and formatting
     python3 tasks.py types    mypy --strict
     python3 tasks.py lean     the commands that must work where PyTorch is not installed
+    python3 tasks.py texts    every help text and error message on one page, to be read
     python3 tasks.py ci       lint, types, lean, test
     python3 tasks.py install --extras cpu --venv PATH    the step all of these, and Docker, share
 
@@ -164,6 +165,11 @@ def lean() -> None:
     run(script_of(venv, "pytest"), "-m", "lean", *files)
 
 
+def texts() -> None:
+    """Every help text and error message on one page, to be read."""
+    run(python_of(dev_venv()), "-m", "tests.texts")
+
+
 def ci() -> None:
     """All checks; the suite last, so that its summary ends the log."""
     for task in (lint, types, lean):
@@ -179,7 +185,7 @@ def main() -> None:
     )
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     plain: dict[str, Callable[[], None]] = {
-        task.__name__: task for task in (demo, lint, types, lean, ci)
+        task.__name__: task for task in (demo, lint, types, lean, texts, ci)
     }
     for name, task in plain.items():
         tasks.add_parser(name, help=task.__doc__)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.config import GenerationConfig
-from altogether_rt.errors import ConfigError
+from altogether_rt.errors import ConfigError, ImageError
 
-__all__ = ["Caption", "CaptionParams", "CaptionRequest", "EmbeddedImage", "content_hash"]
+__all__ = ["Answer", "Caption", "CaptionParams", "CaptionRequest", "EmbeddedImage", "content_hash"]
 
 
 def content_hash(pixels: NDArray[np.uint8]) -> bytes:
@@ -85,3 +85,7 @@ class Caption:
     seed: int  # of this row: derived from its content and the run's seed
     #: What the encoder made of the image; kept where it was asked for.
     embedded: EmbeddedImage | None = field(default=None, compare=False, repr=False)
+
+
+#: What a sample is answered with: its caption, or why there is none.
+Answer = Caption | ImageError

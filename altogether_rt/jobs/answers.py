@@ -6,9 +6,9 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass
 
-from altogether_rt.captions import Caption, CaptionRequest
+from altogether_rt.captions import Answer, Caption, CaptionRequest
 from altogether_rt.generation.requests import Recent
-from altogether_rt.jobs.plan import Answer, Emit, Task
+from altogether_rt.jobs.plan import Emit, Task
 
 __all__ = ["OrderedAnswers"]
 

@@ -14,10 +14,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from altogether_rt.captions import CaptionParams
+from altogether_rt.captions import Answer, CaptionParams
+from altogether_rt.data.alts import Alts
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
-from altogether_rt.data.rows import Row, RunStamp
+from altogether_rt.data.rows import RunStamp
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
 from altogether_rt.data.sinks.jsonl import JsonlSink
 from altogether_rt.data.sinks.sidecars import Sidecars
@@ -72,13 +73,13 @@ def caption_folder(
     executor: Executor,
     params: CaptionParams,
     on_start: Callable[[int | None], None] = lambda num_samples: None,
-    on_row: Callable[[Row], None] = lambda row: None,
+    on_answer: Callable[[str], None] = lambda key: None,
 ) -> CaptionSummary:
     """Caption the samples of `source` that have no row in `job.out` yet.
 
-    on_start: told the number of samples to caption, None if it is not known. Raises AltogetherError
-    if the output belongs to another run. Whatever stops it, finished rows are kept, and calling it
-    again continues after them.
+    on_start: told the number of samples to caption, None if it is not known. on_answer: told the
+    key of each sample whose row is written. Raises AltogetherError if the output belongs to another
+    run. Whatever stops it, finished rows are kept, and calling it again continues after them.
     """
     start = time.monotonic()
     stamp = RunStamp(executor.bundle_id, params, job.fast_jpeg)
@@ -95,6 +96,10 @@ def caption_folder(
             output.review(source)
         on_start(source.num_samples(without=done))
 
+        def emit(key: str, alts: Alts, answer: Answer) -> None:
+            output.write(key, alts, answer)
+            on_answer(key)
+
         def is_new(key: str) -> bool:
             summary.skipped += key in done
             return key not in done
@@ -103,7 +108,7 @@ def caption_folder(
             (sample for sample in source.samples() if is_new(sample.key)),
             executor,
             _plan(job, params),
-            lambda key, alts, answer: on_row(output.write(key, alts, answer)),
+            emit,
             live=source.live,
         )
         output.finish()

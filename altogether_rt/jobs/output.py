@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from altogether_rt.captions import Answer
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import Row, RunStamp, caption_row, error_row
+from altogether_rt.data.sinks.base import Sink
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
 from altogether_rt.data.sinks.jsonl import JsonlSink
 from altogether_rt.data.sinks.sidecars import Sidecars
 from altogether_rt.data.sources.base import Source
 from altogether_rt.errors import ImageError
 from altogether_rt.generation.engine import EngineStats
-from altogether_rt.jobs.plan import Answer
 
 __all__ = ["CaptionSummary", "JobOutput", "row_check"]
 
@@ -38,7 +39,7 @@ class CaptionSummary:
 
 
 @dataclass(frozen=True)
-class JobOutput:
+class JobOutput(Sink):
     """Everything that a run writes. A sample's row comes last: it says that the rest is there."""
 
     rows: JsonlSink
@@ -59,8 +60,8 @@ class JobOutput:
             if self.embeddings is not None:
                 self.summary.embeddings_missing += row["file_name"] not in self.embeddings
 
-    def write(self, key: str, alts: Alts, answer: Answer) -> Row:
-        """Write the answer to a sample; returns its row."""
+    def write(self, key: str, alts: Alts, answer: Answer) -> None:
+        """Write the answer to a sample, its row last."""
         if isinstance(answer, ImageError):
             self.summary.failed[answer.kind] += 1
             row = error_row(key, alts, answer)
@@ -72,7 +73,6 @@ class JobOutput:
             if self.sidecars is not None:
                 self._write_sidecar(self.sidecars, row)
         self.rows.write(row)
-        return row
 
     def finish(self) -> None:
         """Turn the journals into the output files."""

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from altogether_rt.captions import Caption, CaptionParams, CaptionRequest, content_hash
+from altogether_rt.captions import Answer, CaptionParams, CaptionRequest, content_hash
 from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
 from altogether_rt.data.images import ImageLimits, PixelGate, free_large_images, open_image
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError
 
 __all__ = [
-    "Answer",
     "CaptionPlan",
     "EmbeddingFile",
     "Emit",
@@ -35,8 +34,6 @@ __all__ = [
 #: what the encoder sees. On photographs the pixels it sees then differ by at most 1.6 of 255 on
 #: average and by 22 anywhere; with a factor of 3 fine print differs by 14 on average.
 _FAST_JPEG_SIDES = 4
-
-Answer = Caption | ImageError
 
 #: Called with each task's index and answer, in the order of the tasks.
 Emit = Callable[[int, Answer], None]

@@ -25,11 +25,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, Protocol
 
+from altogether_rt.captions import Answer
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.backlog import Backlog
 from altogether_rt.jobs.executor import Executor, SupportsCaptions, caption_tasks
-from altogether_rt.jobs.plan import Answer, CaptionPlan, Emit, Task, Tasks
+from altogether_rt.jobs.plan import CaptionPlan, Emit, Task, Tasks
 
 __all__ = ["OpenCaptioner", "ProcessExecutor"]
 

@@ -6,11 +6,12 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from altogether_rt.captions import Answer
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.executor import Executor
-from altogether_rt.jobs.plan import Answer, CaptionPlan, ListedTasks, QueuedTasks, Task
+from altogether_rt.jobs.plan import CaptionPlan, ListedTasks, QueuedTasks, Task
 
 __all__ = ["EmitSample", "caption_samples"]
 

@@ -6,9 +6,9 @@ import queue
 from collections.abc import Iterator
 from concurrent.futures import Future
 
+from altogether_rt.captions import Answer
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.sources.base import Sample, Source
-from altogether_rt.jobs.plan import Answer
 
 
 class RequestSource(Source):

@@ -22,6 +22,7 @@ from altogether_rt.jobs.folder import CaptionJob, CaptionSummary, caption_folder
 from altogether_rt.jobs.plan import CaptionPlan
 from altogether_rt.jobs.processes import ProcessExecutor
 from altogether_rt.jobs.samples import caption_samples
+from tests.doors.list_sink import ListSink
 from tests.doors.request_source import RequestSource
 from tests.doors.tar_source import TarSource
 from tests.doors.thread_executor import ThreadExecutor
@@ -136,3 +137,22 @@ def test_requests_of_a_server_are_answered_while_it_waits_for_more(kind: str) ->
     source.close()
     serving.join(timeout=60)
     assert not serving.is_alive()
+
+
+def test_a_sink_takes_the_answers_of_any_source(folder: Path, tmp_path: Path) -> None:
+    plan = CaptionPlan(CaptionParams(8, 0.0, 1.0), ImageLimits())
+    source = TarSource(tmp_path / "0.tar", tmp_path / "1.tar")
+    with ListSink() as sink:
+        caption_samples(source.samples(), executor("here"), plan, sink.write)
+        assert sink.output is None
+        sink.finish()
+    assert sink.output is not None
+    assert [key for key, _ in sink.output] == [f"{i:02}.png" for i in range(NUM_IMAGES)]
+    assert sink.output[3][1].endswith("[alt 3]")
+    assert sink.output[7][1].startswith("07.png does not begin like an image")
+
+
+def test_stand_ins_are_short() -> None:
+    for path in Path(__file__).parent.glob("*.py"):
+        if not path.name.startswith("test_"):
+            assert len(path.read_text("utf-8").splitlines()) < 60, path.name

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from altogether_rt.captions import Answer
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.executor import Executor, SupportsCaptions, caption_tasks
-from altogether_rt.jobs.plan import Answer, CaptionPlan, Emit, ListedTasks, Task, Tasks
+from altogether_rt.jobs.plan import CaptionPlan, Emit, ListedTasks, Task, Tasks
 
 
 class ThreadExecutor(Executor):

@@ -16,7 +16,6 @@ from altogether_rt.cli.caption_report import report
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, Progress
 from altogether_rt.data.images import ImageLimits
-from altogether_rt.data.rows import Row
 from altogether_rt.data.sinks.sheet import write_sheet
 from altogether_rt.data.sources.base import Source
 from altogether_rt.jobs.executor import Executor
@@ -231,7 +230,7 @@ def _caption_with_progress(
         def on_start(num_samples: int | None) -> None:
             progress.append(stack.enter_context(output.progress(num_samples, "images")))
 
-        def on_row(row: Row) -> None:
+        def on_answer(key: str) -> None:
             progress[0].advance()
 
-        return caption_folder(job, source, executor, params, on_start, on_row)
+        return caption_folder(job, source, executor, params, on_start, on_answer)

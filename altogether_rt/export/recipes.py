@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,24 +103,18 @@ def recipe_folder() -> Path:
 
 def target_names() -> list[str]:
     """Names of all targets."""
-    return sorted(path.stem for path in recipe_folder().glob("*.toml"))
+    return toml.file_names(recipe_folder())
 
 
 def find_recipe(target: str) -> Recipe:
-    """The recipe of a target. Raises ConfigError if there is none of that name."""
-    if target not in target_names():
-        raise ConfigError(f"no target is called {target!r}; there are {', '.join(target_names())}.")
-    return load_recipe(recipe_folder() / f"{target}.toml")
+    """The recipe of a target. Raises ConfigError, which lists the targets, if there is none."""
+    return load_recipe(toml.find_file(recipe_folder(), target, "target", allow_path=False))
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe file. Raises ConfigError if it is not a valid one."""
-    try:
-        return _parse(path.stem, toml.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error}.") from error
-    except ConfigError as error:
-        raise ConfigError(f"recipe {path}: {error}") from error
+def load_recipe(file: Traversable) -> Recipe:
+    """Read a recipe file, whose name is the target's. Raises ConfigError if it has a mistake."""
+    name = file.name.removesuffix(".toml")
+    return toml.load_file(file, "export recipe", lambda data: _parse(name, data))
 
 
 def _parse(name: str, data: Mapping[str, Any]) -> Recipe:

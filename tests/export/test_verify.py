@@ -68,4 +68,4 @@ def test_another_shape_is_no_agreement() -> None:
                 return model.encode(pixels)[None].repeat(4, 0)
 
         with pytest.raises(ParityError, match="a graph answers with shape"):
-            compare(recording, Broadcasting())  # type: ignore[arg-type]
+            compare(recording, Broadcasting())

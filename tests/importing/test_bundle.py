@@ -27,7 +27,7 @@ from altogether_rt.importing.bundle import recover_checkpoint
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder
 from altogether_rt.runtime.torch.runtime import TorchRuntime
-from tests.tiny import tiny_config, tiny_tokenizer
+from tests.tiny import MapperKind, tiny_config, tiny_tokenizer
 
 #: A tower of each kind: one with folded batch norms and attention over joined biases, one with
 #: joined weights and layer norms.
@@ -36,7 +36,7 @@ VIT = {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
 
 
-def config_with(vision: Mapping[str, Any], family: str, mapper: str) -> CaptionerConfig:
+def config_with(vision: Mapping[str, Any], family: str, mapper: MapperKind) -> CaptionerConfig:
     config = tiny_config(family, mapper)
     model = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": TEXT}
     encoder = replace(
@@ -51,6 +51,7 @@ def write_checkpoint(folder: Path, config: CaptionerConfig) -> Checkpoint:
     visual = build_encoder(config.encoder).visual
     for module in visual.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
             module.weight.uniform_(0.5, 2)

@@ -60,7 +60,7 @@ def test_order_of_a_part_is_the_part_of_the_order() -> None:
 
 def test_pretraining_target_is_the_longest_alt_and_condition_another() -> None:
     dataset = _Fixed("short", "the longest of them", "middle one")
-    conditions = Counter()
+    conditions: Counter[tuple[str, ...]] = Counter()
     for seed in range(200):
         condition, target = pretrain_texts(dataset, 0, 0, random.Random(seed), 0.5)
         assert target == "the longest of them"

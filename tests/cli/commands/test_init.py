@@ -105,7 +105,7 @@ def test_a_decoder_and_an_encoder_to_start_from(tmp_path: Path, config: str) -> 
     decoder = published.opt()
     decoder.save_pretrained(tmp_path / "opt")
     published.write_tokenizer(tmp_path / "opt", "opt")
-    clip = open_clip.CLIP(**published.ENCODER)
+    clip: Any = open_clip.CLIP(**published.ENCODER)
     torch.save(clip.state_dict(), tmp_path / "clip.pt")
     options = ["--decoder", str(tmp_path / "opt"), "--encoder-weights", str(tmp_path / "clip.pt")]
     result = run_init(tmp_path, "--config", config, *options)
@@ -114,7 +114,9 @@ def test_a_decoder_and_an_encoder_to_start_from(tmp_path: Path, config: str) -> 
     checkpoint = Checkpoint.load(tmp_path / "ckpt")
     assert checkpoint.config.decoder.layers == 2  # the folder's, not the configuration's
     captioner = checkpoint.captioner()
-    assert torch.equal(captioner.encoder.visual.proj, clip.visual.proj)
+    assert captioner.encoder is not None
+    visual: Any = captioner.encoder.visual
+    assert torch.equal(visual.proj, clip.visual.proj)
     assert torch.equal(captioner.decoder.embed.weight, decoder.get_input_embeddings().weight)
     words = PromptTokenizer.from_file(checkpoint.tokenizer_path, checkpoint.config.prompt, 1)
     assert words.encode(" the") == [words._tokenizer.token_to_id("Ġthe")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,7 +173,7 @@ def test_calibration_sees_inputs_and_cache() -> None:
         x = torch.cat([visual, model.decoder.embed(ids)], 1)
         assert model.decoder.positions is not None
         x = x + model.decoder.positions(torch.arange(x.shape[1]) + 2)
-        layer = model.decoder.layers[0]
+        layer: Any = model.decoder.layers[0]
         read = layer.norm1(x)
         keys = layer.k(read).reshape(-1, 4, 16).abs().amax(0).numpy()
     assert (

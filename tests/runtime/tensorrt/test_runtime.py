@@ -24,8 +24,8 @@ from altogether_rt.runtime.cuda.runtime import DeviceRuntime
 from altogether_rt.runtime.tensorrt.open import tensorrt_runtime
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
-from tests.runtime.cuda.fake_cuda import FakeCuda
-from tests.runtime.rows import Row, run_step
+from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda
+from tests.runtime.rows import Brought, Row, run_step
 from tests.runtime.tensorrt.fake_engines import engines_of, with_engines
 from tests.runtime.tensorrt.fake_tensorrt import fake_tensorrt
 
@@ -65,7 +65,7 @@ def reference(starter: Bundle) -> Iterator[OnnxRuntime]:
 
 def open_fake(bundle: Bundle, cuda: FakeCuda, num_slots: int = SLOTS) -> DeviceRuntime:
     return tensorrt_runtime(
-        bundle, engines_of(bundle), fake_tensorrt(cuda), cuda, num_slots=num_slots
+        bundle, engines_of(bundle), fake_tensorrt(cuda), as_cuda(cuda), num_slots=num_slots
     )
 
 
@@ -81,7 +81,7 @@ def history(runtime: Runtime, want_logits: bool = True) -> list[NDArray[np.float
     a, b, c, d, e = (Row() for _ in range(5))
     results = []
 
-    def step(*brought: tuple[Row, list[int], NDArray[np.float32] | None]) -> None:
+    def step(*brought: Brought) -> None:
         results.append(np.concatenate(run_step(runtime, brought, want_logits)))
 
     step(a.bring([5, 6, 7], visual[0]), b.bring([8], visual[1]))
@@ -181,7 +181,7 @@ def test_what_a_slot_behind_the_step_holds_stays(
         run_step(each, [rows[0].bring([9])])  # padded to more rows, or not
         run_step(each, [rows[0].bring(list(range(10, 20)))])
         answers.append(np.concatenate(run_step(each, [row.bring([7]) for row in rows])))
-    assert np.array_equal(*answers)
+    assert np.array_equal(answers[0], answers[1])
 
 
 def test_closing_twice_is_closing_once(compiled: Bundle, cuda: FakeCuda) -> None:

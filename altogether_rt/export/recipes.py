@@ -1,4 +1,4 @@
-"""Targets: one TOML file each, read from the package or, in a checkout, from `export/recipes/`."""
+"""Export recipes: one TOML file per target, in the package or in a checkout's `export/recipes/`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = [
 ]
 
 DEFAULT_TARGET = "cpu-int8"
-#: What parity is measured on: two graphs, and the decoder's two ways of being called.
+#: What parity is measured on: two graphs, and two uses of the decoder's graph.
 STAGES = ("encoder", "mapper", "prefill", "step")
 
 
 @dataclass(frozen=True)
 class LoweringNames:
-    """The operators a target is spelt in, by name."""
+    """The lowerings of a target, by name."""
 
     linear: Literal[
         "fp32",
@@ -46,7 +46,7 @@ class LoweringNames:
     table: Literal["fp32", "int8-row", "fp16"]
     attention: Literal["group-query", "group-query-int8", "scatter"]
     activations: Literal["fp32", "fp16"] = "fp32"
-    #: How much of the activations' outliers is moved into weights, 0 to 1 (see `export.smooth`).
+    #: How much of the activations' outliers moves into weights, 0 to 1 (`calibration.smooth`).
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -54,7 +54,8 @@ class LoweringNames:
         half = (half_products, self.table == "fp16", self.attention == "scatter")
         if set(half) != {self.activations == "fp16"}:
             raise ConfigError(
-                "lowering mixes precisions: activations, linear, table and attention go together."
+                "lowering mixes precisions: linear, table, attention and activations must all be "
+                "for float16 or all for float32."
             )
         if not 0 <= self.smoothing <= 1:
             raise ConfigError("lowering.smoothing must be between 0 and 1.")
@@ -62,7 +63,7 @@ class LoweringNames:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Least cosine similarity to the torch reference."""
+    """Minimum cosine similarity to the torch reference."""
 
     mean: float  # over all rows
     worst: float  # of any row
@@ -92,7 +93,7 @@ class Recipe:
 
 
 def recipe_folder() -> Path:
-    """Where the recipes are: inside an installed package, else at the top of a checkout."""
+    """The folder of the recipes: in an installed package, or at the top of a checkout."""
     package = Path(__file__).parent
     checkout = package.parent.parent / "export" / "recipes"
     for folder in (package / "recipes", checkout):

@@ -296,12 +296,12 @@ def rename_a_norm(graph: Any) -> None:
     ("graph", "alter", "says"),
     [
         ("encoder", subtract_the_positions, "unsqueeze in Sub stands where"),
-        ("encoder", use_a_weight_more, "conv1.weight in Neg is one too many"),
+        ("encoder", use_a_weight_more, "it also has conv1.weight in Neg"),
         ("encoder", reshape_a_weight, "conv1.weight in Conv stands where"),
         ("encoder", negate_the_result, "the encoder of .* does not compute what its weights do"),
         ("mapper", swap_two_layers, "the mapper of .* does not compute what its weights do"),
         ("mapper", spoil_a_scale, "scales that do not fit"),
-        ("mapper", rename_a_norm, "holds mapper.layers.7.norm1.weight"),
+        ("mapper", rename_a_norm, "has mapper.layers.7.norm1.weight"),
         ("decoder", drop_the_last_weight, "no decoder.norm.weight of shape"),
     ],
 )

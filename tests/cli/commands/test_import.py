@@ -167,5 +167,5 @@ def test_an_existing_folder_is_left_alone(files: Path) -> None:
     (files / "ckpt").mkdir()
     result = run_import(files, "clipcap.pt", *tiny(files, "gpt2"))
     assert result.exit_code == 1
-    assert "exists already" in result.stderr
+    assert "already exists" in result.stderr
     assert list((files / "ckpt").iterdir()) == []

@@ -174,4 +174,4 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path, config: str) -> None:
     (tmp_path / "ckpt").mkdir()
     result = run_init(tmp_path, "--config", config, "--random-weights")
     assert result.exit_code == 1
-    assert "exists already" in result.stderr
+    assert "already exists" in result.stderr

@@ -14,7 +14,7 @@ import torch
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import ConfigError
 from altogether_rt.export.bundling import ExportSource, write_bundle
-from altogether_rt.export.calibration.observe import Calibration, calibrating
+from altogether_rt.export.calibration.observe import Calibration, observe
 from altogether_rt.export.calibration.smooth import SmoothedWeights
 from altogether_rt.export.recipes import STAGES, LoweringNames, Threshold, find_recipe
 from altogether_rt.export.samples import Samples
@@ -61,7 +61,7 @@ def weights_of(state: State) -> MappedWeights:
 def observed(model: CaptionerModel, samples: Samples) -> Calibration:
     with (
         TorchRuntime(model, num_slots=len(samples.pixels)) as reference,
-        calibrating(reference) as calibration,
+        observe(reference) as calibration,
     ):
         record(reference, samples)
     return calibration

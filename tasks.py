@@ -47,7 +47,7 @@ def install(venv: Path, extras: str, *, editable: bool = False, also: Iterable[s
     An editable installation follows the sources by itself, so only a change of its requirements
     matters to it; a regular one is remade when any packaged file has changed.
     """
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file may be started by any Python
         raise SystemExit("tasks.py needs Python 3.11 or newer.")
     stamp = venv / "altogether-rt.stamp"
     wanted = _fingerprint(f"{extras} {editable} {list(also)} {sys.version}", sources=not editable)

@@ -7,12 +7,11 @@ the functions below, so that the same mistake gets the same answer in every kind
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
-
-import tomllib
 
 from altogether_rt.errors import ConfigError
 

@@ -8,11 +8,11 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tomllib
 
 import altogether_rt
 from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE
@@ -25,7 +25,7 @@ HEAVY = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensor
 #: All that the lean part may import besides the standard library and itself.
 LEAN_PACKAGES = {
     *("numpy", "onnxruntime", "PIL", "pillow_heif", "platformdirs", "pyarrow", "rich"),
-    *("tokenizers", "typer", "typing_extensions"),
+    *("tokenizers", "typer"),
     *("cuda",),  # where the runtime for it is opened
 }
 #: The modules that may import heavy packages; everything else in the package is lean.

@@ -236,7 +236,7 @@ def _describe(
         ),
         provenance={
             **source.provenance,
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "tools": _tool_versions(),
         },
     )

@@ -6,11 +6,10 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import tomllib
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError

@@ -295,12 +295,16 @@ def rename_a_norm(graph: Any) -> None:
 @pytest.mark.parametrize(
     ("graph", "alter", "says"),
     [
-        ("encoder", subtract_the_positions, "unsqueeze in Sub stands where"),
-        ("encoder", use_a_weight_more, "it also has conv1.weight in Neg"),
-        ("encoder", reshape_a_weight, "conv1.weight in Conv stands where"),
-        ("encoder", negate_the_result, "the encoder of .* does not compute what its weights do"),
-        ("mapper", swap_two_layers, "the mapper of .* does not compute what its weights do"),
-        ("mapper", spoil_a_scale, "scales that do not fit"),
+        ("encoder", subtract_the_positions, "unsqueeze in Sub instead of"),
+        ("encoder", use_a_weight_more, "it also has .*conv1.weight in Neg"),
+        ("encoder", reshape_a_weight, "conv1.weight in Conv instead of"),
+        (
+            "encoder",
+            negate_the_result,
+            "the encoder of .* does not compute what its weights compute",
+        ),
+        ("mapper", swap_two_layers, "the mapper of .* does not compute what its weights compute"),
+        ("mapper", spoil_a_scale, "scales that do not match"),
         ("mapper", rename_a_norm, "has mapper.layers.7.norm1.weight"),
         ("decoder", drop_the_last_weight, "no decoder.norm.weight of shape"),
     ],
@@ -321,7 +325,7 @@ def test_a_bundle_for_another_runtime(int8_bundle: Bundle, tmp_path: Path) -> No
     (path / "bundle.json").write_text(json.dumps(manifest))
     result = CliRunner().invoke(app, ["import", str(path), "--out", str(tmp_path / "back")])
     assert result.exit_code == 1
-    assert "is for tensorrt on cuda" in result.stderr
+    assert "is a bundle for tensorrt on cuda" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -330,7 +334,7 @@ def test_a_graph_that_is_none(int8_bundle: Bundle, tmp_path: Path) -> None:
 
     broken = tmp_path / "encoder.onnx"
     broken.write_bytes(b"no graph at all")
-    with pytest.raises(BundleError, match="is not a graph"):
+    with pytest.raises(BundleError, match="is not an ONNX graph"):
         GraphWeights(broken)
 
 

@@ -27,8 +27,8 @@ class ScatterAttention:
       attends to it. `slot_positions >= past + S` must hold for every row.
     - The slot size is a constant of the graph, because TensorRT requires that.
     - Masked positions are multiplied by zero, so the cache must start with finite numbers.
-    - The mask is explicit, (B, 1, S, slot_positions), and shared by all layers. The operator's causal
-      mask would serve as the standard defines it since onnx 1.23 (aligned to the end of each row),
+    - The mask is explicit, (B, 1, S, slot_positions), and shared by all layers. The operator's own
+      causal mask would serve as the standard defines it since onnx 1.23 (aligned to the end of each row),
       but earlier versions and other runtimes align it to the start. The lengths passed with the
       mask do not change results; they let a kernel skip what comes after them.
     """
@@ -109,5 +109,5 @@ class _ScatterState:
         reach = g.op("Gather", "positions", "pad_index", axis=0)  # (B, S)
         reach = g.op("Unsqueeze", reach, g.constant([1, 3], np.int64))  # (B, 1, S, 1)
         # "decoder.places" is a name in the graph file.
-        slot_positions = g.weight("decoder.places", np.arange(self._slot_positions))
-        return g.op("LessOrEqual", slot_positions, reach)
+        positions = g.weight("decoder.places", np.arange(self._slot_positions))
+        return g.op("LessOrEqual", positions, reach)

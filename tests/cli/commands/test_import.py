@@ -138,7 +138,7 @@ def test_a_truncated_file_is_one_sentence(files: Path) -> None:
     ("source", "drop", "words"),
     [
         ("absent.pt", None, "does not exist"),
-        ("encoder.pt", None, "no captioner of ClipCap or Altogether"),
+        ("encoder.pt", None, "not a captioner of ClipCap or Altogether"),
         ("clipcap.pt", "--encoder-name", "--encoder-name"),
         ("clipcap.pt", "--encoder-weights", "give --encoder-weights"),
         ("clipcap.pt", "--decoder-heads", "--decoder-heads"),

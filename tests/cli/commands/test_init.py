@@ -143,7 +143,11 @@ def test_the_encoder_can_stay_by_reference(tmp_path: Path) -> None:
         (["--random-weights", "--no-encoder"], 1, "leave out --no-encoder"),
         (["--random-weights", "--encoder-weights", "absent.pt"], 1, "neither a file"),
         (["--random-weights", "--tokenizer", "absent"], 1, "does not exist"),
-        (["--random-weights", "--no-encoder", "--encoder-weights", "FILE"], 1, "contradict"),
+        (
+            ["--random-weights", "--no-encoder", "--encoder-weights", "FILE"],
+            1,
+            "cannot be combined",
+        ),
         (["--random-weights", "--encoder-weights", "FILE"], 1, "FILE"),
         (["--random-weights", "--config", "nope"], 1, "no configuration"),
     ],

@@ -17,6 +17,7 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.captioner import Captioner
 from altogether_rt.captions import CaptionRequest
 from altogether_rt.errors import AltogetherError, BundleError
+from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
@@ -145,7 +146,8 @@ def test_captions_are_those_of_onnxruntime(
         OnnxRuntime(starter, threads=1, num_slots=SLOTS),
         open_fake(compiled, cuda),
     ):
-        with Captioner(config, runtime, tokenizer, "id", speculation) as captioner:  # type: ignore[arg-type]
+        parts = CaptionerParts(config, runtime, tokenizer, "id", None)
+        with Captioner(parts, speculation) as captioner:  # type: ignore[arg-type]
             requests = [
                 CaptionRequest(
                     captioner.preprocessor.pixels(render(sample.scene).convert("RGB")), sample.alts

@@ -28,9 +28,9 @@ class ScatterAttention:
     - The slot size is a constant of the graph, because TensorRT requires that.
     - Masked positions are multiplied by zero, so the cache must start with finite numbers.
     - The mask is explicit, (B, 1, S, slot_positions), and shared by all layers. The operator's own
-      causal mask would serve as the standard defines it since onnx 1.23 (aligned to the end of each row),
-      but earlier versions and other runtimes align it to the start. The lengths passed with the
-      mask do not change results; they let a kernel skip what comes after them.
+      causal mask would serve as the standard defines it since onnx 1.23 (aligned to the end of each
+      row), but earlier versions and other runtimes align it to the start. The lengths passed with
+      the mask do not change results; they let a kernel skip what comes after them.
     """
 
     min_chunk = 1
@@ -61,11 +61,15 @@ class ScatterAttention:
         write_at = g.op("Cast", past_lengths, to=_INT64)  # (B,)
         # A row without tokens is treated as if it had one, so that no row of the mask is empty.
         attended = g.op("Max", g.op("Cast", query_lengths, to=_INT64), g.constant(1, np.int64))
-        return _ScatterState(config, slot_positions, write_at, lengths=g.op("Add", write_at, attended))
+        return _ScatterState(
+            config, slot_positions, write_at, lengths=g.op("Add", write_at, attended)
+        )
 
 
 class _ScatterState:
-    def __init__(self, config: DecoderConfig, slot_positions: int, write_at: str, lengths: str) -> None:
+    def __init__(
+        self, config: DecoderConfig, slot_positions: int, write_at: str, lengths: str
+    ) -> None:
         self._config = config
         self._slot_positions = slot_positions
         self._write_at = write_at

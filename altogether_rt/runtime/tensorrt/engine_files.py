@@ -14,7 +14,6 @@ from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineSpec
 from altogether_rt.errors import ConfigError
 from altogether_rt.plain_data import from_dict
 from altogether_rt.runtime.tensorrt.profiles import profiles_for
-from altogether_rt.schema import from_dict
 
 __all__ = ["SPEC_NAME", "EngineFile", "cache_folder", "engine_key", "find_engine", "find_engines"]
 

@@ -103,7 +103,7 @@ def test_lean_module_imports_nothing_heavy(module: str) -> None:
     for imported in imports_of(module):
         top = imported.partition(".")[0]
         if top == "altogether_rt":
-            lazily_allowed = module in ("altogether_rt", "altogether_rt.captioner")
+            lazily_allowed = module == "altogether_rt.opening"
             assert lazily_allowed or not is_heavy(imported), f"{module} imports {imported}"
         elif top not in sys.stdlib_module_names:
             assert top in LEAN_PACKAGES, f"{module} imports {top}"

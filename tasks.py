@@ -48,8 +48,8 @@ def install(venv: Path, extras: str, *, editable: bool = False, also: Iterable[s
     An editable installation follows the sources by itself, so only a change of its requirements
     matters to it; a regular one is remade when any packaged file has changed.
     """
-    if sys.version_info < (3, 10):  # noqa: UP036 - this file may be started by any Python
-        raise SystemExit("tasks.py needs Python 3.10 or newer (3.11 for the CPU runtime).")
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file may be started by any Python
+        raise SystemExit("tasks.py needs Python 3.11 or newer.")
     stamp = venv / "altogether-rt.stamp"
     wanted = _fingerprint(f"{extras} {editable} {list(also)} {sys.version}", sources=not editable)
     if stamp.exists() and stamp.read_text() == wanted:
@@ -143,7 +143,7 @@ def lint() -> None:
 
 
 def types() -> None:
-    """mypy --strict over the package and this file."""
+    """mypy --strict over the package, the tests and this file."""
     run(python_of(dev_venv()), "-m", "mypy")
 
 

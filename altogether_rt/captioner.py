@@ -16,12 +16,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from typing_extensions import Self
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.captions import Caption, CaptionParams, CaptionRequest, EmbeddedImage

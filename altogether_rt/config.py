@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
+from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
 from altogether_rt import toml
@@ -32,6 +32,8 @@ __all__ = [
     "named_config",
     "named_configs",
 ]
+
+_KIND = "configuration"  # in messages about a file
 
 #: Maximum number of draft tokens that a row brings to a decoder step; with the token before them
 #: they fill a tile of 16 rows.
@@ -249,7 +251,7 @@ class CaptionerConfig:
         return self.capacity + self.max_chunk_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; `from_dict(CaptionerConfig, config.to_dict())` gives the same config."""
+        """Plain data; `CaptionerConfig.from_dict(config.to_dict())` gives the same config."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
@@ -260,8 +262,7 @@ class CaptionerConfig:
 
 def named_configs() -> list[str]:
     """Names of the configurations shipped with the package."""
-    files = resources.files("altogether_rt").joinpath("configs").iterdir()
-    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+    return toml.file_names(_folder())
 
 
 def named_config(name: str) -> CaptionerConfig:
@@ -269,12 +270,7 @@ def named_config(name: str) -> CaptionerConfig:
 
     Raises ConfigError if there is none of that name.
     """
-    if name not in named_configs():
-        raise ConfigError(
-            f"there is no configuration {name!r}: choose one of {', '.join(named_configs())}."
-        )
-    text = resources.files("altogether_rt").joinpath("configs", f"{name}.toml").read_text("utf-8")
-    return CaptionerConfig.from_dict({"name": name, **toml.loads(text)})
+    return _load(toml.find_file(_folder(), name, _KIND, allow_path=False), name)
 
 
 def load_config(name_or_path: str) -> CaptionerConfig:
@@ -282,11 +278,15 @@ def load_config(name_or_path: str) -> CaptionerConfig:
 
     Raises ConfigError if there is none or it is not valid.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        return named_config(name_or_path)
-    try:
-        data = toml.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not a configuration: {error}.") from error
-    return CaptionerConfig.from_dict({"name": path.stem, **data})
+    file = toml.find_file(_folder(), name_or_path, _KIND, allow_path=True)
+    return _load(file, file.name.removesuffix(".toml"))
+
+
+def _folder() -> Traversable:
+    return resources.files("altogether_rt").joinpath("configs")
+
+
+def _load(file: Traversable, name: str) -> CaptionerConfig:
+    return toml.load_file(
+        file, _KIND, lambda data: CaptionerConfig.from_dict({"name": name, **data})
+    )

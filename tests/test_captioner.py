@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_another_seed_gives_other_samples() -> None:
 def test_paths_pictures_and_arrays_are_the_same_image(tmp_path: Path) -> None:
     array = _images(1)[0]
     Image.fromarray(array).save(tmp_path / "a.png")
-    forms = [array, Image.fromarray(array), tmp_path / "a.png", str(tmp_path / "a.png")]
+    forms: list[Any] = [array, Image.fromarray(array), tmp_path / "a.png", str(tmp_path / "a.png")]
     captions = _captioner().caption(forms, ["12", ["12"], ("12",), "12"])
     assert len(set(captions)) == 1
 

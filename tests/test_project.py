@@ -8,6 +8,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,6 @@ import pytest
 
 import altogether_rt
 from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "altogether_rt"
@@ -29,7 +25,7 @@ HEAVY = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensor
 #: All that the lean part may import besides the standard library and itself.
 LEAN_PACKAGES = {
     *("numpy", "onnxruntime", "PIL", "pillow_heif", "platformdirs", "pyarrow", "rich"),
-    *("tokenizers", "tomli", "typer", "typing_extensions"),
+    *("tokenizers", "typer"),
     *("cuda",),  # where the runtime for it is opened
 }
 #: The modules that may import heavy packages; everything else in the package is lean.
@@ -107,7 +103,7 @@ def test_lean_module_imports_nothing_heavy(module: str) -> None:
     for imported in imports_of(module):
         top = imported.partition(".")[0]
         if top == "altogether_rt":
-            lazily_allowed = module in ("altogether_rt", "altogether_rt.captioner")
+            lazily_allowed = module == "altogether_rt.opening"
             assert lazily_allowed or not is_heavy(imported), f"{module} imports {imported}"
         elif top not in sys.stdlib_module_names:
             assert top in LEAN_PACKAGES, f"{module} imports {top}"
@@ -257,6 +253,31 @@ def test_extras_named_by_the_command_line_exist() -> None:
     assert named <= set(project["optional-dependencies"])
     base = " ".join(project["dependencies"])
     assert not re.search(r"torch|transformers|open_clip|onnx", base)
+
+
+def test_ci_runs_the_python_versions_that_are_promised() -> None:
+    """Classifiers name the tested versions; requires-python admits the experimental ones too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    bounds = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", project["requires-python"])
+    assert bounds is not None
+    admitted = {f"3.{minor}" for minor in range(int(bounds[1]), int(bounds[2]))}
+    pattern = re.compile(r"Programming Language :: Python :: (3\.\d+)")
+    promised = {m[1] for text in project["classifiers"] if (m := pattern.fullmatch(text))}
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    runs = dict(re.findall(r'python: "(3\.\d+)", experimental: (true|false)', workflow))
+    assert "run: python3 tasks.py ci\n" in workflow
+    assert "continue-on-error: ${{ matrix.experimental }}" in workflow
+    assert set(runs) == admitted
+    assert {
+        version for version, experimental in runs.items() if experimental == "false"
+    } == promised
+
+
+def test_project_urls_lead_to_one_repository() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+    assert set(urls) == {"Homepage", "Repository", "Issues", "Changelog"}
+    assert all(url.startswith(urls["Repository"]) for url in urls.values())
+    assert (ROOT / urls["Changelog"].rpartition("/")[2]).is_file()
 
 
 def test_tool_versions_agree() -> None:

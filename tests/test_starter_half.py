@@ -11,6 +11,7 @@ from altogether_rt.captioner import Captioner
 from altogether_rt.export.from_checkpoint import export_checkpoint
 from altogether_rt.export.recipes import find_recipe
 from altogether_rt.importing.bundle import checkpoint_folder
+from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.scenes.dataset import reference_row
@@ -29,7 +30,8 @@ def scores(bundle: Bundle) -> dict[str, float]:
     # Whatever device the target is for: these are its graphs, on the processor.
     runtime = OnnxRuntime(bundle, num_slots=32)
     found = Scores()
-    with Captioner(config, runtime, tokenizer, bundle.bundle_id) as captioner:
+    parts = CaptionerParts(config, runtime, tokenizer, bundle.bundle_id, None)
+    with Captioner(parts) as captioner:
         images = (render(sample.scene) for sample in SAMPLES)
         captions = captioner.caption(images, [sample.alts for sample in SAMPLES])
     for caption, sample in zip(captions, SAMPLES, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,6 +26,8 @@ from altogether_rt.export.bundling import ExportSource
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.weights import MappedWeights
 from altogether_rt.model.captioner import CaptionerModel
+
+MapperKind = Literal["transformer", "mlp"]
 
 #: Structure of the families that the decoder covers.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -66,7 +68,7 @@ class TinyEncoder(nn.Module):
         return nn.functional.normalize(self.out(x), dim=-1)
 
 
-def tiny_config(family: str = "opt", mapper: str = "transformer") -> CaptionerConfig:
+def tiny_config(family: str = "opt", mapper: MapperKind = "transformer") -> CaptionerConfig:
     decoder = DecoderConfig(
         vocab_size=VOCAB_SIZE,
         layers=2,
@@ -120,7 +122,7 @@ def tiny_encoder_traced_once() -> Iterator[None]:
     """While this lasts, the encoder of a seed is traced by torch only once, which takes seconds."""
     trace = encoder_module.trace_encoder
 
-    def cached(module: nn.Module, image_size: int) -> Any:
+    def cached(module: Any, image_size: int) -> Any:
         key = hash(module.out.weight.detach().numpy().tobytes())
         if key not in _traced:
             _traced[key] = trace(module, image_size)

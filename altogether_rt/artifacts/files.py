@@ -15,9 +15,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
-
-from typing_extensions import Self
+from typing import BinaryIO, Final, Self
 
 from altogether_rt.errors import AltogetherError
 

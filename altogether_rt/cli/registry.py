@@ -85,8 +85,8 @@ COMMANDS: dict[str, CommandSpec] = {
         "altogether_rt.cli.commands.train:train_command",
         "Train a captioner.",
         (
-            "altogether-rt train --config starter --out runs/starter",
-            "altogether-rt train --config starter --out runs/starter --resume",
+            "altogether-rt train --recipe starter --out runs/starter",
+            "altogether-rt train --recipe starter --out runs/starter --resume",
         ),
         "train",
     ),

@@ -11,6 +11,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import posixpath
 import re
 import unicodedata
@@ -22,7 +23,15 @@ from typing import Any, BinaryIO, Final
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
 
-__all__ = ["MAX_ALT_CHARS", "AltTable", "Alts", "clean_text", "read_alts"]
+__all__ = [
+    "MAX_ALT_CHARS",
+    "AltTable",
+    "Alts",
+    "alt_texts",
+    "clean_text",
+    "read_alts",
+    "read_records",
+]
 
 #: Maximum characters of all alt-texts of one image. A prompt holds a few hundred tokens, so text
 #: beyond this would never be read, and ten million characters must not be kept in memory.
@@ -112,12 +121,42 @@ def read_alts(path: str | Path, root: str | Path | None = None) -> AltTable:
     try:
         if not path.is_file():
             raise AltogetherError(f"there is no alt-text file {path}.")
-        with path.open("rb") as file:
-            for where, record in _records(path, file, table.problems):
-                _add_record(table, where, record, root)
+        for where, record in read_records(path, table.problems):
+            _add_record(table, where, record, root)
     except OSError as error:
         raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
     return table
+
+
+def alt_texts(record: Mapping[Any, Any]) -> tuple[str, ...] | None:
+    """The alt-texts of a record: the value of `alt`, `alts` or `text`, the first that it has.
+
+    The value is a text or a list of texts; null and NaN mean that there is no text. Returns None if
+    the record has none of the keys. Raises ValueError, which says why, for any other value.
+    """
+    key = next((key for key in _TEXT_KEYS if key in record), None)
+    if key is None:
+        return None
+    value = record[key]
+    texts = [text for text in (value if isinstance(value, list) else [value]) if not _absent(text)]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{key} is neither a text nor a list of texts")
+    return tuple(texts)
+
+
+def _absent(value: Any) -> bool:
+    """Whether a value is null or NaN, which is how pandas writes a missing one."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def read_records(path: Path, problems: Problems) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Where each record of a file is ("line 3"), and the record, in any format of `read_alts`.
+
+    What is not a record is added to `problems`. Raises OSError if the file cannot be read,
+    AltogetherError if it is not of the format that its suffix names.
+    """
+    with path.open("rb") as file:
+        yield from _records(path, file, problems)
 
 
 def _records(
@@ -218,16 +257,15 @@ def _add_record(
     if not isinstance(name, str) or not name:
         table.problems.add(f"{where}: no file_name")
         return
-    key = next((key for key in _TEXT_KEYS if key in record), None)
-    if key is None:
+    try:
+        texts = alt_texts(record)
+    except ValueError as error:
+        table.problems.add(f"{where}: {error}")
+        return
+    if texts is None:
         table.problems.add(f"{where}: no {', '.join(_TEXT_KEYS)}")
-        return
-    alt = record[key]
-    texts = alt if isinstance(alt, list) else [] if alt is None else [alt]
-    if not all(isinstance(text, str) for text in texts):
-        table.problems.add(f"{where}: {key} is neither a text nor a list of texts")
-        return
-    table.add(_relative(name, root), texts)
+    else:
+        table.add(_relative(name, root), texts)
 
 
 def _relative(name: str, root: str | Path | None) -> str:

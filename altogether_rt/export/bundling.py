@@ -1,4 +1,4 @@
-"""From a model in torch to a verified bundle on disk."""
+"""Exports a torch model to a verified bundle on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from altogether_rt.artifacts.manifest import (
     GraphSpec,
 )
 from altogether_rt.config import CaptionerConfig
-from altogether_rt.export.calibration.observe import Calibration, calibrating
+from altogether_rt.export.calibration.observe import Calibration, observe
 from altogether_rt.export.calibration.smooth import SmoothedWeights
 from altogether_rt.export.calibration.smooth_encoder import smooth_encoder
 from altogether_rt.export.decoder import build_decoder
@@ -72,18 +72,17 @@ CompileEngines = Callable[[Bundle], tuple[EngineSpec, ...]]
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What is exported: a configuration, its weights, and the torch model they make."""
+    """What is exported: a configuration, its weights, and the torch model made of them."""
 
     config: CaptionerConfig
     weights: WeightSource  # mapper.* and decoder.*
-    load_model: Callable[
-        [], CaptionerModel
-    ]  # with its encoder; released before the decoder is written
+    #: The model with its encoder; freed before the decoder is written.
+    load_model: Callable[[], CaptionerModel]
     tokenizer_path: Path
     provenance: Mapping[str, Any]
 
 
-#: A cache channel may become this much larger than it was on the samples before it is clipped.
+#: How far values of an int8 cache may exceed the largest ones seen on the samples without clipping.
 CACHE_MARGIN = 2.0
 
 
@@ -94,7 +93,7 @@ def build_lowering(
 ) -> Lowering:
     """The lowering that a recipe names.
 
-    scales: of the cache, where it is int8. ranges: of inputs, for layers with static scales.
+    scales: of an int8 cache. ranges: the largest absolute input of each layer, for static scales.
     """
     linear: dict[str, LinearLowering] = {
         "fp32": Fp32Linear(),
@@ -134,11 +133,11 @@ def write_bundle(
     compile_engines: CompileEngines | None = None,
     report: Report = lambda message: None,
 ) -> Bundle:
-    """Export `source` by `recipe` to the folder `out`, which is whole or absent.
+    """Export `source` by `recipe` to the folder `out`, which is written whole or not at all.
 
-    `report` is told what is being done, a sentence a stage. `compile_engines` may add engines of
-    the finished graphs to the bundle's folder. Raises ParityError if a graph differs
-    from the torch reference by more than the recipe allows, BundleError if `out` cannot be used.
+    compile_engines: adds TensorRT engines of the finished graphs to the bundle's folder. report:
+    gets a line of text at the start of every stage. Raises ParityError if a graph differs from the
+    torch reference by more than the recipe allows, BundleError if `out` cannot be used.
     """
     build_lowering(recipe.lowering).attention.check(source.config.decoder)
     num_slots = len(samples.pixels)
@@ -169,18 +168,18 @@ def write_bundle(
 def _run_reference(
     source: ExportSource, samples: Samples
 ) -> tuple[Recording, nn.Module, Calibration]:
-    """What torch answers, and the encoder; mapper and decoder are given up before the export."""
+    """Run torch on the samples. Only the encoder stays in memory afterwards."""
     model = source.load_model()
     assert model.encoder is not None
     with TorchRuntime(model, num_slots=len(samples.pixels)) as reference:
-        with calibrating(reference) as calibration:
+        with observe(reference) as calibration:
             recording = record(reference, samples)
         return recording, model.encoder, calibration
 
 
 def _cache_scales(config: CaptionerConfig, smoothed: SmoothedWeights) -> CacheScales:
     def scales(largest: NDArray[np.float32]) -> NDArray[np.float32]:
-        # A channel that was 0 on all samples may be anything: it gets the step of the largest one.
+        # Nothing is known of a channel that was 0 on all samples: it gets the largest scale.
         seen = np.where(largest > 0, largest, max(float(largest.max()), 1.0))
         step: NDArray[np.float32] = (seen * (CACHE_MARGIN / INT8_MAX)).astype(np.float32)
         return step
@@ -200,15 +199,15 @@ def write_graphs(
     folder: Path,
     report: Report = lambda message: None,
 ) -> None:
-    """Write `encoder.onnx`, `mapper.onnx`, `decoder.onnx` and the weights they share.
+    """Write `encoder.onnx`, `mapper.onnx`, `decoder.onnx` and the weights file that they share.
 
-    weights: of mapper and decoder. encoder: from uint8 pixels to embeddings.
+    weights: of mapper and decoder. encoder: a module from uint8 pixels to embeddings.
     """
-    places = config.slot_positions
+    slot_positions = config.slot_positions
     emitters: dict[str, Callable[[GraphBuilder], None]] = {
         "encoder": lambda g: build_encoder(g, config.encoder, encoder, lowering),
         "mapper": lambda g: build_mapper(g, config, weights, lowering),
-        "decoder": lambda g: build_decoder(g, config.decoder, weights, lowering, places),
+        "decoder": lambda g: build_decoder(g, config.decoder, weights, lowering, slot_positions),
     }
     with WeightsFile(folder / WEIGHTS_NAME) as weights_file:
         for name, emit in emitters.items():
@@ -237,7 +236,7 @@ def _describe(
         ),
         provenance={
             **source.provenance,
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "tools": _tool_versions(),
         },
     )

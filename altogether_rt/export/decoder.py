@@ -1,8 +1,8 @@
-"""The decoder's graph, written from its configuration; precision is the lowering's affair.
+"""Writes the decoder's graph from its configuration; the lowering decides the precision.
 
-One graph serves prefill, decode and draft verification. Tokens come packed, (T, width), and linear
-layers see nothing else; attention alone sees the padded view (B, S, width), through two gathers.
-Layouts of weights are those of `altogether_rt.model.decoder`.
+One graph serves prefill, decode and draft verification. All layers but attention work on packed
+tokens, (T, width); attention works on the padded view (B, S, width), made by two gathers. The
+layouts of the weights are those of `altogether_rt.model.decoder`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def build_decoder(
     config: DecoderConfig,
     weights: WeightSource,
     lowering: Lowering,
-    places: int,
+    slot_positions: int,
 ) -> None:
-    """Add the decoder to `g`, with the inputs and outputs that `runtime.ort_runtime` binds.
+    """Add the decoder to `g`, with the inputs and outputs that `runtime.cpu.runtime` binds.
 
-    places: size of a cache slot, for attention that fixes it in the graph.
+    slot_positions: tokens in a cache slot, for attention that fixes the number in the graph.
     """
     token_ids = g.input("token_ids", np.int64, ["T"])
     positions = g.input("positions", np.int64, ["T"])
@@ -41,7 +41,7 @@ def build_decoder(
 
     emit = _DecoderEmitter(g, config, weights, lowering)
     x = emit.embed(token_ids, visual_tokens, visual_index, positions)  # (T, W)
-    attention = lowering.attention.start(g, config, query_lengths, past_lengths, places)
+    attention = lowering.attention.start(g, config, query_lengths, past_lengths, slot_positions)
     for layer in range(config.layers):
         x = emit.layer(x, layer, attention, pad_index, unpad_index)
     logits = emit.logits(g.op("Gather", x, logit_index, axis=0))  # (L, vocab)
@@ -67,12 +67,12 @@ class _DecoderEmitter:
         """Token and visual embeddings with their positions, (T, width)."""
         g, config, table = self.g, self.config, self.lowering.table
         x = table.lookup(g, self.tokens, token_ids)
-        places = g.op("Unsqueeze", visual_index, g.constant([1], np.int64))  # (V, 1)
-        x = g.op("ScatterND", x, places, self.activations.narrow(g, visual_tokens))
+        indices = g.op("Unsqueeze", visual_index, g.constant([1], np.int64))  # (V, 1)
+        x = g.op("ScatterND", x, indices, self.activations.narrow(g, visual_tokens))
         if config.embed_width is not None:
             x = self.linear(x, "project_in")
         if config.position == "learned":
-            # Rows before the offset belong to padding, which nothing here has.
+            # Rows before the offset are for padding tokens, which packed sequences do not have.
             rows = self.weights.get("decoder.positions.weight")[config.position_offset :]
             learned = table.table(g, "decoder.positions", rows, as_head=False)
             x = g.op("Add", x, table.lookup(g, learned, positions))
@@ -104,7 +104,7 @@ class _DecoderEmitter:
         return self.linear(self.g.op("Mul", self.activate(gate), up), f"{name}.fc2")
 
     def logits(self, x: str) -> str:
-        """Final norm and head over the rows that were asked for, (L, width) -> (L, vocab)."""
+        """Final norm and head over the requested tokens, (L, width) -> (L, vocab)."""
         if self.config.final_norm:
             x = self.norm(x, "norm")
         if self.config.embed_width is not None:
@@ -114,7 +114,7 @@ class _DecoderEmitter:
         return self.linear(x, "head")
 
     def linear(self, x: str, *names: str) -> str:
-        """Linear layers that read the same input, as one; their outputs stand side by side."""
+        """Linear layers with the same input, fused into one; the outputs are concatenated."""
         weight = np.concatenate([self.weights.get(f"decoder.{name}.weight") for name in names])
         biases = [f"decoder.{name}.bias" for name in names]
         bias = (
@@ -126,7 +126,7 @@ class _DecoderEmitter:
         return self.lowering.linear.linear(self.g, x, weight, bias, fused)
 
     def norm(self, x: str, name: str) -> str:
-        """LayerNorm or RMSNorm, in float32 for every target."""
+        """LayerNorm or RMSNorm, computed in float32 for every target."""
         g, config, name = self.g, self.config, f"decoder.{name}"
         x = self.activations.widen(g, x)
         scale = g.weight(f"{name}.weight", self.weights.get(f"{name}.weight"))

@@ -1,4 +1,4 @@
-"""The encoder's graph: any torch image encoder, its linear layers lowered for the target."""
+"""Writes the encoder's graph: any torch image encoder, its linear layers lowered for the target."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_encoder", "trace_encoder"]
 
-#: torch.export treats sizes 0 and 1 as constants, so the example has two images.
+#: torch.export treats sizes 0 and 1 as constants, so the example batch has two images.
 EXAMPLE_BATCH = 2
 
 
@@ -32,8 +32,8 @@ def build_encoder(
 ) -> None:
     """Add the encoder to `g`: uint8 pixels (N, H, W, 3) to embeddings (N, E).
 
-    `module` maps the one to the other and normalises pixels and embedding itself. Constant matrix
-    products become the target's linear layers; everything else is kept as torch exported it.
+    `module` computes embeddings from pixels, both normalisations included. Products with a constant
+    matrix become the target's linear layers; all other nodes are kept as torch exported them.
     """
     size = config.image_size
     g.input("pixels", np.uint8, ["N", size, size, 3])
@@ -42,7 +42,7 @@ def build_encoder(
 
 
 def trace_encoder(module: torch.nn.Module, image_size: int) -> ir.Graph:
-    """The graph that torch exports for `module`, any number of images at once."""
+    """The graph that torch exports for `module`, for any number of images."""
     example = torch.zeros((EXAMPLE_BATCH, image_size, image_size, 3), dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
@@ -60,9 +60,9 @@ def trace_encoder(module: torch.nn.Module, image_size: int) -> ir.Graph:
 
 
 class _Transcriber:
-    """Copies a graph into a builder node by node, spelling linear layers anew.
+    """Copies a graph into a builder node by node, and lowers its linear layers.
 
-    Where activations are narrower than float32, each operator's inputs are cast to the type that it
+    With activations narrower than float32, the inputs of each operator are cast to the type that it
     is computed in (`export.typed_values`); torch's graph is float32 throughout.
     """
 
@@ -70,13 +70,13 @@ class _Transcriber:
         self._g = g
         self._lowering = lowering
         self._half = lowering.activations.half
-        self._values = TypedValues(g, lowering.activations)  # by torch's names
+        self._values = TypedValues(g, lowering.activations)  # keys: names in torch's graph
         self._constants: dict[tuple[str, bool], str] = {}
 
     def transcribe(self, graph: ir.Graph) -> str:
-        """Returns the name of the graph's one result, float32."""
+        """Copy `graph`; return the builder's name of its single result, float32."""
         (source,), (result,) = graph.inputs, graph.outputs
-        # TensorRT computes nothing on uint8 but its cast; torch transposes first.
+        # TensorRT supports no operator on uint8 except Cast, and torch transposes first.
         pixels = self._g.op("Cast", "pixels", to=onnx_type(np.float32)) if self._half else "pixels"
         self._values.define(str(source.name), pixels, narrow=False)
         for node in graph:
@@ -115,7 +115,7 @@ class _Transcriber:
                 self._values.define(key, self._values.get(key, narrow=True), narrow=True)
 
     def _value(self, value: ir.Value | None, narrow: bool) -> str:
-        """The builder's name of a value; a constant is added where it is first used."""
+        """The builder's name of a value; a constant is added when it is first used."""
         assert value is not None
         key, narrow = str(value.name), narrow and _is_float(value)
         if value.const_value is None or key in self._values:
@@ -130,7 +130,7 @@ class _Transcriber:
 
 
 def _linear_weight(node: ir.Node) -> NDArray[np.float32] | None:
-    """The weight (out, in) of a product with a constant matrix; None for any other node."""
+    """The weight (out, in) of a node that multiplies by a constant matrix; None for other nodes."""
     if node.op_type not in ("MatMul", "Gemm"):
         return None
     matrix = _constant(node.inputs[1])
@@ -165,7 +165,7 @@ def _attribute_value(proto: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter warns about its own internals; none of it is for our users."""
+    """Silence the warnings of torch's exporter, which concern its own internals."""
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A checkpoint folder as the source of an export."""
+"""Exports a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def export_checkpoint(
 ) -> Bundle:
     """Export the checkpoint in `folder` by `recipe` to the bundle `out`.
 
-    calibration_images: a folder of images to measure parity on; scenes are drawn if None.
-    Raises AltogetherError for a checkpoint that cannot be read, and as `write_bundle` does.
+    calibration_images: a folder of images to calibrate with and to measure parity on; None: drawn
+    scenes. Raises AltogetherError for a checkpoint that cannot be read; also as `write_bundle`.
     """
     checkpoint = Checkpoint.load(folder)
     config = checkpoint.config

@@ -1,4 +1,4 @@
-"""A small builder of ONNX graphs: add a node, get the name of its result."""
+"""A small builder of ONNX graphs: adding a node returns the name of its result."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from altogether_rt.export.weights import WeightsFile
 
 __all__ = ["GraphBuilder", "Shape", "tensor_specs"]
 
-OPSET = 23  # of the CPU targets, and of what torch exports
+OPSET = 23  # of the CPU targets and of the graphs that torch exports
 Shape = Sequence[int | str]
 
 
 class GraphBuilder:
     """Collects nodes, weights, inputs and outputs of one graph.
 
-    Values are named by strings. Weights go to the shared weights file as soon as they are added, so
-    the builder never holds more than one of them.
+    Values are known by name. A weight is written to the shared weights file when it is added, so
+    the builder never keeps more than one in memory.
     """
 
     def __init__(self, name: str, weights: WeightsFile, opset: int = OPSET) -> None:
@@ -39,18 +39,18 @@ class GraphBuilder:
         self._count = 0
 
     def input(self, name: str, dtype: Any, shape: Shape) -> str:
-        """Declare an input; named sizes may vary."""
+        """Declare an input; dimensions given by a name are dynamic."""
         self._inputs.append(_value_info(name, dtype, shape))
         return name
 
     def output(self, value: str, name: str, dtype: Any, shape: Shape) -> None:
-        """Make `value` the output called `name`."""
+        """Declare `value` as the output called `name`."""
         if value != name:
             self._nodes.append(helper.make_node("Identity", [value], [name]))
         self._outputs.append(_value_info(name, dtype, shape))
 
     def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node with one result; an absent optional input is ''."""
+        """Add a node with one result; an omitted optional input is an empty string."""
         return self.ops(kind, 1, *inputs, domain=domain, **attributes)[0]
 
     def ops(
@@ -61,7 +61,7 @@ class GraphBuilder:
         domain: str = "",
         **attributes: Any,
     ) -> list[str]:
-        """Add a node with several results, named after `results` or freshly."""
+        """Add a node with several results; `results` gives their names, or their number."""
         if isinstance(results, int):
             self._count += 1
             results = [f"{kind.lower()}_{self._count}.{index}" for index in range(results)]
@@ -72,13 +72,13 @@ class GraphBuilder:
         return names
 
     def weight(self, name: str, array: NDArray[Any]) -> str:
-        """Add a weight under a name of its own."""
+        """Add a weight; its name must be new in this graph."""
         assert name not in self._initializers, name
         self._initializers[name] = self._weights.tensor(name, array)
         return name
 
     def constant(self, value: Any, dtype: Any) -> str:
-        """A small constant; equal ones are added once."""
+        """A small constant; equal constants are shared."""
         array = np.asarray(value, dtype)
         name = f"const_{array.dtype.name}_{array.shape}_{array.tobytes().hex()}"
         if name not in self._initializers:
@@ -86,7 +86,7 @@ class GraphBuilder:
         return name
 
     def save(self, path: Path) -> None:
-        """Write the graph, checked against the standard operators' definitions."""
+        """Write the graph and check it against the definitions of the standard operators."""
         graph = helper.make_graph(
             self._nodes, self.name, self._inputs, self._outputs, list(self._initializers.values())
         )
@@ -103,7 +103,7 @@ class GraphBuilder:
 
 
 def tensor_specs(values: Sequence[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
-    """Inputs or outputs as a manifest lists them."""
+    """Inputs or outputs, as a manifest lists them."""
     return tuple(
         TensorSpec(
             value.name,

@@ -1,6 +1,6 @@
-"""The mapper's graph: embeddings (N, E) to visual tokens (N, P, W).
+"""Writes the mapper's graph: embeddings (N, E) to visual tokens (N, P, W).
 
-Layouts of weights are those of `altogether_rt.model.mapper`.
+The layouts of the weights are those of `altogether_rt.model.mapper`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _MapperEmitter:
         return g.op("Add", x, self.linear(hidden, f"{name}.fc2"))
 
     def linear(self, x: str, *names: str) -> str:
-        """Linear layers that read the same input, as one; their outputs stand side by side."""
+        """Linear layers with the same input, fused into one; the outputs are concatenated."""
         weight = np.concatenate([self.weights.get(f"mapper.{name}.weight") for name in names])
         bias_name = f"mapper.{names[0]}.bias"
         bias = self.weights.get(bias_name) if bias_name in self.weights else None
@@ -87,6 +87,6 @@ class _MapperEmitter:
         y = g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=NORM_EPS)
         return self.activations.narrow(g, y)
 
-    def _unfold(self, x: str, places: int) -> str:
-        """(N, places W) -> (N, places, W)."""
-        return self.g.op("Reshape", x, self.g.constant([-1, places, self.width], np.int64))
+    def _unfold(self, x: str, length: int) -> str:
+        """(N, length * W) -> (N, length, W)."""
+        return self.g.op("Reshape", x, self.g.constant([-1, length, self.width], np.int64))

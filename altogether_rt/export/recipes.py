@@ -1,9 +1,10 @@
-"""Targets: one TOML file each, read from the package or, in a checkout, from `export/recipes/`."""
+"""Export recipes: one TOML file per target, in the package or in a checkout's `export/recipes/`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +26,13 @@ __all__ = [
 ]
 
 DEFAULT_TARGET = "cpu-int8"
-#: What parity is measured on: two graphs, and the decoder's two ways of being called.
+#: What parity is measured on: two graphs, and two uses of the decoder's graph.
 STAGES = ("encoder", "mapper", "prefill", "step")
 
 
 @dataclass(frozen=True)
 class LoweringNames:
-    """The operators a target is spelt in, by name."""
+    """The lowerings of a target, by name."""
 
     linear: Literal[
         "fp32",
@@ -45,7 +46,7 @@ class LoweringNames:
     table: Literal["fp32", "int8-row", "fp16"]
     attention: Literal["group-query", "group-query-int8", "scatter"]
     activations: Literal["fp32", "fp16"] = "fp32"
-    #: How much of the activations' outliers is moved into weights, 0 to 1 (see `export.smooth`).
+    #: How much of the activations' outliers moves into weights, 0 to 1 (`calibration.smooth`).
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -53,7 +54,8 @@ class LoweringNames:
         half = (half_products, self.table == "fp16", self.attention == "scatter")
         if set(half) != {self.activations == "fp16"}:
             raise ConfigError(
-                "lowering mixes precisions: activations, linear, table and attention go together."
+                "lowering mixes precisions: linear, table, attention and activations must all be "
+                "for float16 or all for float32."
             )
         if not 0 <= self.smoothing <= 1:
             raise ConfigError("lowering.smoothing must be between 0 and 1.")
@@ -61,7 +63,7 @@ class LoweringNames:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Least cosine similarity to the torch reference."""
+    """Minimum cosine similarity to the torch reference."""
 
     mean: float  # over all rows
     worst: float  # of any row
@@ -91,7 +93,7 @@ class Recipe:
 
 
 def recipe_folder() -> Path:
-    """Where the recipes are: inside an installed package, else at the top of a checkout."""
+    """The folder of the recipes: in an installed package, or at the top of a checkout."""
     package = Path(__file__).parent
     checkout = package.parent.parent / "export" / "recipes"
     for folder in (package / "recipes", checkout):
@@ -102,24 +104,18 @@ def recipe_folder() -> Path:
 
 def target_names() -> list[str]:
     """Names of all targets."""
-    return sorted(path.stem for path in recipe_folder().glob("*.toml"))
+    return toml.file_names(recipe_folder())
 
 
 def find_recipe(target: str) -> Recipe:
-    """The recipe of a target. Raises ConfigError if there is none of that name."""
-    if target not in target_names():
-        raise ConfigError(f"no target is called {target!r}; there are {', '.join(target_names())}.")
-    return load_recipe(recipe_folder() / f"{target}.toml")
+    """The recipe of a target. Raises ConfigError, which lists the targets, if there is none."""
+    return load_recipe(toml.find_file(recipe_folder(), target, "target", allow_path=False))
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read a recipe file. Raises ConfigError if it is not a valid one."""
-    try:
-        return _parse(path.stem, toml.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error}.") from error
-    except ConfigError as error:
-        raise ConfigError(f"recipe {path}: {error}") from error
+def load_recipe(file: Traversable) -> Recipe:
+    """Read a recipe file, whose name is the target's. Raises ConfigError if it has a mistake."""
+    name = file.name.removesuffix(".toml")
+    return toml.load_file(file, "export recipe", lambda data: _parse(name, data))
 
 
 def _parse(name: str, data: Mapping[str, Any]) -> Recipe:

@@ -1,4 +1,4 @@
-"""Real inputs for the parity check: pictures and the prompts that go with them."""
+"""Real inputs for calibration and the parity check: images and their prompts."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SEED = 20241022
 
 @dataclass(frozen=True)
 class Samples:
-    """Images and the text part of their prompts, row by row."""
+    """Images and the text part of their prompts, one row for each image."""
 
     pixels: NDArray[np.uint8]  # (N, H, W, 3)
     prompt_ids: tuple[tuple[int, ...], ...]
-    origin: str  # for the manifest
+    origin: str  # where the images come from; recorded in the manifest
 
 
 def draw_samples(config: CaptionerConfig, tokenizer: PromptTokenizer) -> Samples:
-    """Scenes drawn by the package itself, with their alt-texts."""
+    """Drawn scenes with their alt-texts."""
     from altogether_rt.scenes.draw import render
     from altogether_rt.scenes.text import make_sample
 
@@ -41,12 +41,12 @@ def draw_samples(config: CaptionerConfig, tokenizer: PromptTokenizer) -> Samples
 
 
 def read_samples(folder: Path, config: CaptionerConfig, tokenizer: PromptTokenizer) -> Samples:
-    """The first images of a folder, in order of name; a file's name serves as its alt-text.
+    """The first readable images of a folder by name; a file's name serves as its alt-text.
 
-    Raises AltogetherError if there is no folder or no image that can be read.
+    Raises AltogetherError if there is no such folder or none of its images can be read.
     """
     if not folder.is_dir():
-        raise AltogetherError(f"there is no folder {folder}: give one that holds images.")
+        raise AltogetherError(f"there is no folder {folder}: give a folder of images.")
     preprocessor = Preprocessor(config.encoder)
     pixels: list[NDArray[np.uint8]] = []
     alts: list[tuple[str, ...]] = []
@@ -61,7 +61,9 @@ def read_samples(folder: Path, config: CaptionerConfig, tokenizer: PromptTokeniz
         if len(pixels) == NUM_SAMPLES:
             break
     if not pixels:
-        raise AltogetherError(f"no image in {folder} can be read: give a folder of photographs.")
+        raise AltogetherError(
+            f"none of the files in {folder} is a readable image: give a folder of images."
+        )
     return _samples(config, tokenizer, pixels, alts, "images given")
 
 
@@ -73,6 +75,6 @@ def _samples(
     origin: str,
 ) -> Samples:
     prompts = tuple(tokenizer.prompt(row).ids for row in alts)
-    # A tokenizer may know more tokens than the model it is paired with in an experiment.
+    # The tokenizer's vocabulary may be larger than the model's.
     assert all(token < config.decoder.vocab_size for ids in prompts for token in ids)
     return Samples(np.stack(pixels), prompts, origin)

@@ -1,8 +1,8 @@
-"""Parity: what a bundle computes against what the torch reference computes.
+"""Parity: compares what a bundle computes with what the torch reference computes.
 
-The reference runs first and is recorded, then the bundle is given the same inputs, graph by graph:
-each graph sees the *reference's* inputs, so a figure speaks of one graph alone. Reference and
-bundle need not be in memory together.
+The reference runs first and is recorded. Then each graph of the bundle gets the inputs that the
+*reference* had, so that a figure describes one graph alone. Reference and bundle need not be in
+memory at the same time.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from altogether_rt.runtime.batches import decode_batch, prefill_batch
 
 __all__ = ["Agreement", "ParityError", "Recording", "check_parity", "compare", "record"]
 
-#: Decode steps compared, each on the token that the reference chose.
+#: Number of decode steps compared, each on the token that the reference chose.
 NUM_STEPS = 8
 
 Floats = NDArray[np.float32]
 
 
 class ParityError(AltogetherError):
-    """The graphs do not compute what the checkpoint does."""
+    """A graph differs from the checkpoint by more than the recipe allows."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What the reference was given and what it answered."""
+    """Inputs and outputs of the reference."""
 
     samples: Samples
     embeddings: Floats  # (N, E)
     visual_tokens: Floats  # (N, P, W)
     steps: tuple[StepBatch, ...]  # prefill, then decode
-    logits: tuple[Floats, ...]  # one array a step
+    logits: tuple[Floats, ...]  # one array for each step
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How close two sets of vectors are."""
+    """How closely two sets of vectors agree."""
 
     mean_cosine: float
     worst_cosine: float
     max_abs_error: float
-    max_abs_reference: float  # what the error is to be seen against
+    max_abs_reference: float  # largest absolute value of the reference, the error's scale
     rows: int
-    greedy: float | None = None  # share of equal most likely tokens; None where there are none
+    greedy: float | None = None  # share of rows with the same argmax; None: not logits
 
 
 def record(reference: Runtime, samples: Samples) -> Recording:
-    """Run the reference over `samples`: encode, map, one ragged prefill, then greedy steps."""
+    """Run the reference on `samples`: encode, map, one ragged prefill, then greedy decode steps."""
     rows = min(len(samples.pixels), reference.num_slots)
     samples = Samples(samples.pixels[:rows], samples.prompt_ids[:rows], samples.origin)
     embeddings = reference.encode(samples.pixels)
@@ -76,38 +76,38 @@ def record(reference: Runtime, samples: Samples) -> Recording:
 
 
 def compare(recording: Recording, candidate: Runtime) -> dict[str, Agreement]:
-    """Give `candidate` the recorded inputs; its agreement with the reference, by stage."""
+    """Run `candidate` on the recorded inputs; return its agreement with the reference by stage."""
     embeddings = candidate.encode(recording.samples.pixels)
     visual_tokens = candidate.map(recording.embeddings)
-    answers = [_logits(candidate, batch) for batch in recording.steps]
+    logits = [_logits(candidate, batch) for batch in recording.steps]
     width = visual_tokens.shape[-1]
     agreements = {
         "encoder": _agreement(recording.embeddings, embeddings),
         "mapper": _agreement(
             recording.visual_tokens.reshape(-1, width), visual_tokens.reshape(-1, width)
         ),
-        "prefill": _agreement(recording.logits[0], answers[0], greedy=True),
+        "prefill": _agreement(recording.logits[0], logits[0], greedy=True),
     }
-    if len(answers) > 1:
+    if len(logits) > 1:
         wanted = np.concatenate(recording.logits[1:])
-        agreements["step"] = _agreement(wanted, np.concatenate(answers[1:]), greedy=True)
+        agreements["step"] = _agreement(wanted, np.concatenate(logits[1:]), greedy=True)
     return agreements
 
 
 def check_parity(
     agreements: Mapping[str, Agreement], thresholds: Mapping[str, Threshold]
 ) -> dict[str, Any]:
-    """The figures as a manifest lists them. Raises ParityError for a figure below its threshold."""
+    """The figures, as a manifest lists them. Raises ParityError if one is below its threshold."""
     for stage in STAGES:
         if stage not in agreements:
             continue
-        found, least = agreements[stage], thresholds[stage]
-        # Written so that a NaN fails.
-        if not (found.mean_cosine >= least.mean and found.worst_cosine >= least.worst):
+        found, required = agreements[stage], thresholds[stage]
+        # Negated so that NaN fails.
+        if not (found.mean_cosine >= required.mean and found.worst_cosine >= required.worst):
             raise ParityError(
                 f"the exported {stage} differs from the checkpoint: cosine {found.mean_cosine:.5f} "
-                f"(worst row {found.worst_cosine:.5f}), where the recipe asks for {least.mean} "
-                f"({least.worst}); export with a target of higher precision, such as cpu-fp32."
+                f"(worst row {found.worst_cosine:.5f}), but the recipe requires {required.mean} "
+                f"({required.worst}): export for a target of higher precision, such as cpu-fp32."
             )
     return {
         stage: {**asdict(agreements[stage]), "required": asdict(thresholds[stage])}
@@ -125,7 +125,7 @@ def _logits(runtime: Runtime, batch: StepBatch) -> Floats:
 def _agreement(wanted: Floats, found: Floats, *, greedy: bool = False) -> Agreement:
     """Compare row by row, (rows, width) each."""
     if wanted.shape != found.shape:
-        raise ParityError(f"a graph answers with shape {found.shape} instead of {wanted.shape}.")
+        raise ParityError(f"a graph returned shape {found.shape} instead of {wanted.shape}.")
     a, b = wanted.astype(np.float64), found.astype(np.float64)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     cosines = (a * b).sum(axis=-1) / np.maximum(norms, np.finfo(np.float64).tiny)

@@ -1,7 +1,7 @@
-"""Weights in and out of an export, one tensor at a time.
+"""Reads and writes the weights of an export, one tensor at a time.
 
-A published-size checkpoint has more bytes than fit in memory twice, so tensors are read from the
-memory-mapped checkpoint as a layer needs them and written to the bundle's weights file at once.
+A checkpoint of the published size may not fit in memory twice, so each tensor is read from the
+memory-mapped checkpoint when a layer needs it, and written to the bundle's weights file at once.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 __all__ = ["MappedWeights", "SafetensorsWeights", "WeightSource", "WeightsFile"]
 
-#: Smaller tensors stay inside the graph, where shape inference can read them.
+#: Smaller tensors are stored inside the graph, where shape inference can read them.
 MIN_EXTERNAL_BYTES = 1024
-#: A mapped tensor starts on a page; a small one needs only its own alignment.
+#: A tensor of a page or more starts on a page, so that it can be mapped; smaller ones on 64 bytes.
 PAGE_BYTES = 4096
 SMALL_ALIGNMENT_BYTES = 64
 
 
 class WeightSource(Protocol):
-    """A checkpoint's tensors by name."""
+    """The tensors of a checkpoint by name."""
 
     def get(self, name: str) -> NDArray[np.float32]:
         """The tensor as float32. Raises KeyError if there is none."""
@@ -33,7 +33,7 @@ class WeightSource(Protocol):
 
 
 class MappedWeights:
-    """Tensors that are in memory already."""
+    """Tensors that are already in memory."""
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         self._tensors = tensors
@@ -65,7 +65,7 @@ class SafetensorsWeights:
 
 
 class WeightsFile:
-    """The bundle's one file of weights, shared by its graphs."""
+    """The bundle's weights file, shared by its graphs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,7 +73,7 @@ class WeightsFile:
         self._size = 0
 
     def tensor(self, name: str, array: NDArray[Any]) -> onnx.TensorProto:
-        """`array` as an ONNX initializer: inside the graph if small, else in the file."""
+        """Store `array` in the file, or inside the graph if it is small; return the initializer."""
         array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar a vector
         if array.nbytes < MIN_EXTERNAL_BYTES:
             return onnx.numpy_helper.from_array(array, name)

@@ -1,1 +1,1 @@
-"""Weights published elsewhere become checkpoints: ClipCap, Altogether, Hugging Face decoders."""
+"""Converts published weights to checkpoints: ClipCap, Altogether, Hugging Face decoders."""

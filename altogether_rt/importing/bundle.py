@@ -1,4 +1,4 @@
-"""A CPU bundle becomes a checkpoint again, so that it can be exported for other targets."""
+"""Recovers a checkpoint from a CPU bundle, so that it can be exported for other targets."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = ["checkpoint_folder", "recover_checkpoint"]
 
 Report = Callable[[str], None]
 
-#: Least mean cosine between the bundle's graphs and the recovered weights in torch. They are the
-#: same weights, so what an int8 bundle loses here is its rounding of activations alone.
+#: Minimum mean cosine between the bundle's graphs and torch with the recovered weights. The weights
+#: are the same, so an int8 bundle differs only by its rounding of activations.
 MIN_COSINE = 0.99
 
 
 @contextmanager
 def checkpoint_folder(source: Path, report: Report = lambda message: None) -> Iterator[Path]:
-    """`source` if it is a checkpoint's folder; of a bundle, a temporary checkpoint made of it."""
+    """`source` if it is a checkpoint; if it is a bundle, a temporary checkpoint made from it."""
     bundle = find_source(source)
     if bundle is None:
         yield source
@@ -48,17 +48,17 @@ def checkpoint_folder(source: Path, report: Report = lambda message: None) -> It
 
 
 def recover_checkpoint(source: Path, out: Path) -> Checkpoint:
-    """Write the checkpoint that the CPU bundle in `source` holds to `out`, encoder embedded.
+    """Write the weights of the CPU bundle in `source` as a checkpoint to `out`, encoder included.
 
-    The weights of an int8 bundle come back as rounded by it. Raises BundleError for a bundle of
-    another runtime, or one whose graphs this version does not know how to take apart.
+    Weights of an int8 bundle keep its rounding. Raises BundleError for a bundle of another runtime,
+    and for graphs whose structure is not the one that this version exports.
     """
     bundle = Bundle.load(source)
     target = bundle.manifest.target
     if (target.runtime, target.device) != ("onnxruntime", "cpu"):
         raise BundleError(
-            f"{source} is for {target.runtime} on {target.device}, and only bundles for "
-            "onnxruntime on cpu can become checkpoints: give one of those."
+            f"{source} is a bundle for {target.runtime} on {target.device}, but only bundles for "
+            "onnxruntime on cpu can be converted to checkpoints: give one of those."
         )
     state = _recover_state(bundle)
     _check(bundle, state)
@@ -87,7 +87,7 @@ def _recover_state(bundle: Bundle) -> dict[str, Tensor]:
 
 
 def _check(bundle: Bundle, state: Mapping[str, Tensor]) -> None:
-    """Raises BundleError if the bundle's graphs do not compute what torch does of `state`."""
+    """Raises BundleError if the bundle's graphs do not compute what torch computes with `state`."""
     config = bundle.config
     tokenizer = PromptTokenizer.from_file(
         bundle.tokenizer_path, config.prompt, config.decoder.pad_id
@@ -103,9 +103,9 @@ def _check(bundle: Bundle, state: Mapping[str, Tensor]) -> None:
     with OnnxRuntime(bundle, num_slots=num_slots) as candidate:
         agreements = compare(recording, candidate)
     for stage, agreement in agreements.items():
-        if not agreement.mean_cosine >= MIN_COSINE:  # so that a NaN fails
+        if not agreement.mean_cosine >= MIN_COSINE:  # NaN fails too
             raise BundleError(
-                f"the {stage} of {bundle.path} does not compute what its weights do in torch "
-                f"(cosine {agreement.mean_cosine:.5f}): it cannot become a checkpoint; use the "
-                "version of altogether-rt that exported it."
+                f"the {stage} of {bundle.path} does not compute what its weights compute in torch "
+                f"(cosine {agreement.mean_cosine:.5f}), so the bundle cannot be converted to a "
+                "checkpoint: use the version of altogether-rt that exported it."
             )

@@ -1,9 +1,9 @@
-"""An exported image encoder's weights, back under open_clip's names.
+"""Recovers the weights of an exported image encoder under open_clip's names.
 
 The encoder's graph comes from torch's exporter, which folds batch norms into convolutions, joins
-and transposes weights and gives them names of its own. So the same architecture is traced again
-with a mark in place of every weight, a number that occurs nowhere else: the exporter moves the
-marks as it moved the weights, and where a mark comes out, that weight stands in the bundle.
+and transposes weights and renames them. The same architecture is therefore exported again with a
+mark instead of every weight, a number that occurs nowhere else. The exporter moves the marks as it
+moved the weights, so each mark's position in the new graph is its weight's position in the bundle.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from altogether_rt.model.encoder import build_encoder
 
 __all__ = ["recover_encoder"]
 
-#: Bits of the smallest float32 that no kernel may flush to zero. Marks count up from here and stay
-#: below 2^31, hence finite and positive.
+#: Bits of the smallest normal float32, which no kernel flushes to zero. Marks count up from here;
+#: they stay below 2^31, so they are finite and positive.
 FIRST_MARK = 0x00800000
 _BATCH_NORM: Any = nn.modules.batchnorm._BatchNorm
 
@@ -40,30 +40,30 @@ _BATCH_NORM: Any = nn.modules.batchnorm._BatchNorm
 def recover_encoder(graph: GraphWeights, config: EncoderConfig) -> dict[str, Tensor]:
     """The state dict of open_clip's vision tower that `graph` was exported from.
 
-    A batch norm that was folded comes back as the identity with the folded bias. A parameter that
-    the graph does not use is zero. Raises BundleError if today's export of this architecture gives
+    A folded batch norm is recovered as the identity with the folded bias; a parameter that the
+    graph does not use is zero. Raises BundleError if this version exports the architecture as
     another graph.
     """
     encoder = build_encoder(config)
     marks = _Marks.make(encoder.visual)
     with tempfile.TemporaryDirectory() as folder:
         marked = _export(encoder, config, Path(folder))
-        for place, weights in _pairs(marked, graph):
-            marks.assign(place, weights)
+        for found, weights in _pairs(marked, graph):
+            marks.assign(found, weights)
     return marks.state()
 
 
 @dataclass
 class _Marks:
-    """Numbers every element of the marked tensors, and collects what is found at each number."""
+    """Numbers all elements of the marked tensors, and collects the value found for each number."""
 
     marked: dict[str, Tensor]
-    fixed: dict[str, Tensor]  # of batch norms, which become the identity
+    fixed: dict[str, Tensor]  # parameters of batch norms, set to the identity
     values: NDArray[np.float32]
 
     @classmethod
     def make(cls, visual: nn.Module) -> _Marks:
-        """Puts a mark in place of every weight of `visual`; its batch norms become the identity."""
+        """Replace every weight of `visual` by a mark; set its batch norms to the identity."""
         fixed = dict(_make_batch_norms_plain(visual))
         marked = {name: t for name, t in visual.state_dict().items() if name not in fixed}
         first = FIRST_MARK
@@ -74,13 +74,14 @@ class _Marks:
                 first += tensor.numel()
         return cls(marked, fixed, np.zeros(first - FIRST_MARK, np.float32))
 
-    def assign(self, place: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
-        """Takes `weights` over if `place` holds marks, and not a constant of the architecture."""
-        numbers = place.view(np.int32).astype(np.int64) - FIRST_MARK
+    def assign(self, marks: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
+        """Store `weights` under the numbers in `marks`, unless that is a constant of the graph."""
+        numbers = marks.view(np.int32).astype(np.int64) - FIRST_MARK
         if ((numbers >= 0) & (numbers < len(self.values))).all():
             self.values[numbers] = weights
 
     def state(self) -> dict[str, Tensor]:
+        """The tensors by name, with the values found."""
         sizes = [tensor.numel() for tensor in self.marked.values()]
         parts = torch.split(torch.from_numpy(self.values), sizes)
         found = {
@@ -91,8 +92,10 @@ class _Marks:
 
 
 def _make_batch_norms_plain(visual: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Leaves batch norms nothing but their bias, exactly; yields their other weights in a
-    checkpoint, where epsilon is not zero."""
+    """Set batch norms to the identity plus their bias, with epsilon 0 so that it is exact.
+
+    Yields the parameters that express the identity in a checkpoint, where epsilon is not 0.
+    """
     for prefix, module in visual.named_modules():
         if not isinstance(module, _BATCH_NORM):
             continue
@@ -121,22 +124,22 @@ def _export(encoder: nn.Module, config: EncoderConfig, folder: Path) -> GraphWei
 def _pairs(
     marked: GraphWeights, graph: GraphWeights
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Marks and weights, at every place of the graphs where weights are used."""
+    """Marks and weights, for every use of a weight in the two graphs."""
     uses = list(graph.uses())
-    for operator, place in marked.uses():
+    for operator, expected in marked.uses():
         found, name = uses[0] if uses else ("nothing", "nothing")
-        marks = marked.read(place)
+        marks = marked.read(expected)
         if found == operator and graph.read(name).shape == marks.shape:
             yield marks, graph.read(name)
             uses.pop(0)
-        elif not (operator == "Add" and place.endswith(".bias")):  # torch leaves biases of 0 out
-            raise _unknown(graph, f"{name} in {found} stands where {place} in {operator} should")
+        elif not (operator == "Add" and expected.endswith(".bias")):  # torch omits biases of 0
+            raise _unknown(graph, f"it has {name} in {found} instead of {expected} in {operator}")
     if uses:
-        raise _unknown(graph, f"{uses[0][1]} in {uses[0][0]} is one too many")
+        raise _unknown(graph, f"it also has {uses[0][1]} in {uses[0][0]}")
 
 
 def _unknown(graph: GraphWeights, problem: str) -> BundleError:
     return BundleError(
-        f"{graph.path} is built otherwise than this version exports such an encoder ({problem}): "
-        "its weights cannot be told apart; use the version that exported it."
+        f"{graph.path} is not the graph that this version exports for such an encoder ({problem}), "
+        "so its weights cannot be identified: use the version that exported it."
     )

@@ -1,8 +1,8 @@
-"""Reads a bundle's weights back as the checkpoint had them: float32, one tensor a parameter.
+"""Reads a bundle's weights as a checkpoint stores them: float32, one tensor per parameter.
 
-The exporter stores linear layers transposed, those that read the same input as one, and in int8
-bundles with a scale an output channel (`altogether_rt.export.lowering.base`). What was rounded away
-there stays lost: an int8 weight comes back as its value times its scale.
+The exporter stores linear layers transposed, fuses those with the same input, and in int8 bundles
+adds a scale per output channel (`altogether_rt.export.lowering.base`). The rounding cannot be
+undone: an int8 weight is read as its value times its scale.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ Floats = NDArray[np.float32]
 
 INT8, SCALE, REPEATED = "_int8", "_scale", "_repeated"
 POSITIONS, EMBEDDING = "decoder.positions.weight", "decoder.embed.weight"
-#: Tables that the exporter computes from the configuration.
+#: Tables that the exporter computes from the configuration; they are not parameters.
 DERIVED = ("decoder.rotary_cos", "decoder.rotary_sin")
 _CONSTANT = re.compile(r"const_|.*_scale$")
 _PRECISION = re.compile(r"Integer(ToFloat)?$")  # in an operator's name
 
 
 class GraphWeights:
-    """The float32 weights of one graph, quantised ones among them, by the exporter's names."""
+    """The weights of one graph as float32, dequantised where needed, by the exporter's names."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BundleError if there is no graph in `path`."""
+        """Raises BundleError if `path` is not a graph."""
         self.path = path
         try:
             graph = onnx.load(path, load_external_data=False).graph
         except (DecodeError, OSError) as error:
-            raise BundleError(f"{path} is not a graph: export the bundle again.") from error
+            raise BundleError(f"{path} is not an ONNX graph: export the bundle again.") from error
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
         self._uses = [
             (node.op_type, name)
@@ -49,11 +49,11 @@ class GraphWeights:
         ]
 
     def names(self) -> list[str]:
-        """Every weight once."""
+        """The names of all weights, without repetition."""
         return list(dict.fromkeys(name for _, name in self.uses()))
 
     def uses(self) -> Iterator[tuple[str, str]]:
-        """Operator and weight of every use, in the order of the nodes; precision left aside."""
+        """Operator and weight of every use, in the order of the nodes, without their precision."""
         for operator, name in self._uses:
             dtype = self._stored[name].data_type
             if dtype == onnx.TensorProto.INT8 and name.endswith(INT8):
@@ -62,21 +62,21 @@ class GraphWeights:
                 yield operator, name
 
     def read(self, name: str, *, scaled_axis: int = -1) -> Floats:
-        """A weight as the graph has it, a linear layer as (in, out).
+        """A weight in the graph's layout, which is (in, out) for linear layers.
 
-        scaled_axis: the one along which the scales of a quantised weight stand. Raises BundleError
+        scaled_axis: the axis of a quantised weight that its scales belong to. Raises BundleError
         for a weight that cannot be read.
         """
         if name in self._stored:
             return self._array(name).astype(np.float32, copy=False)
         values, scales = self._array(name + INT8), self._array(name + SCALE)
         if values.ndim != 2 or scales.shape != (values.shape[scaled_axis],):
-            raise BundleError(f"{self.path} has scales that do not fit the values of {name}.")
+            raise BundleError(f"{self.path} has scales that do not match the values of {name}.")
         whole = values.astype(np.float32) * np.expand_dims(scales, axis=-1 - scaled_axis)
         return self._join(name, whole) if name + REPEATED in self._stored else whole
 
     def _join(self, name: str, split: Floats) -> Floats:
-        """Large channels, (in + added, out), as the sums of their parts."""
+        """Add up the parts of split channels: (in + added, out) -> (in, out)."""
         stored = self._array(name + REPEATED)
         repeated = stored.astype(np.int64)
         joined = split[: max(len(split) - repeated.size, 0)].copy()
@@ -95,7 +95,7 @@ class GraphWeights:
             array: NDArray[np.generic] = onnx.numpy_helper.to_array(tensor, str(self.path.parent))
         except (KeyError, ValueError, OSError, onnx.checker.ValidationError) as error:
             raise BundleError(
-                f"{self.path} has no weights {name} that can be read: export the bundle again."
+                f"{self.path} has no readable weights {name}: export the bundle again."
             ) from error
         return array
 
@@ -103,10 +103,10 @@ class GraphWeights:
 def recover_parameters(
     graph: GraphWeights, shapes: Mapping[str, tuple[int, ...]], *, tied_head: bool
 ) -> dict[str, Floats]:
-    """The parameters of a mapper or decoder, `shapes` by name, from its graph.
+    """The parameters of a mapper or decoder from its graph; `shapes` gives their shapes by name.
 
-    Positions before the decoder's offset are not in a bundle, nothing reads them: they come back
-    as zeros. Raises BundleError if the graph has other weights than `shapes` says.
+    A bundle does not contain positions before the decoder's offset, which are never read: they are
+    zeros in the result. Raises BundleError if the graph's weights are not those of `shapes`.
     """
     found: dict[str, Floats] = {}
     for name in graph.names():
@@ -116,7 +116,7 @@ def recover_parameters(
         unknown = [part for part in parts if part not in shapes]
         if unknown:
             raise BundleError(
-                f"{graph.path} holds {unknown[0]}, which its configuration does not have."
+                f"{graph.path} has {unknown[0]}, which its configuration does not have."
             )
         array = _as_in_torch(graph, name, shapes[parts[0]], tied_head=tied_head)
         ends = np.cumsum([shapes[part][0] for part in parts])[:-1]
@@ -124,14 +124,15 @@ def recover_parameters(
     for name, shape in shapes.items():
         if name not in found or found[name].shape != shape:
             raise BundleError(
-                f"{graph.path} has no {name} of shape {shape}, as its configuration says: only "
-                "bundles that altogether-rt exported for the CPU can become checkpoints."
+                f"{graph.path} has no {name} of shape {shape}, which its configuration requires: "
+                "only bundles that altogether-rt exported for the CPU can be converted to "
+                "checkpoints."
             )
     return {name: found[name] for name in shapes}
 
 
 def _parts(name: str) -> list[str]:
-    """`decoder.layers.0.q+layers.0.k.bias` -> the two parameters that stand in it."""
+    """The parameters fused in a weight, two of them for `decoder.layers.0.q+layers.0.k.bias`."""
     owner, _, rest = name.partition(".")
     layers, dot, kind = rest.rpartition(".")
     return [f"{owner}.{layer}{dot}{kind}" for layer in layers.split("+")]
@@ -145,7 +146,7 @@ def _as_in_torch(
         absent = np.zeros((max(shape[0] - len(rows), 0), *rows.shape[1:]), np.float32)
         return np.concatenate([absent, rows])
     if name == EMBEDDING:
-        if tied_head and graph.is_quantised(name):  # stored as the head multiplies by it
+        if tied_head and graph.is_quantised(name):  # stored transposed, for the head
             return graph.read(name).T
         return graph.read(name, scaled_axis=0)
     array = graph.read(name)

@@ -1,8 +1,8 @@
-"""ClipCap's and Altogether's trained weights as one of our captioners.
+"""Converts the trained weights of ClipCap and Altogether to a captioner of this package.
 
-Both are one module: `clip_project.*` is the mapper and `gpt.*` the decoder under Hugging Face's
-names, OPT in Altogether and GPT-2 in ClipCap. ClipCap publishes the state dict itself, Altogether's
-code saves a training checkpoint that holds it.
+In both, `clip_project.*` is the mapper and `gpt.*` the decoder under Hugging Face's names: OPT in
+Altogether, GPT-2 in ClipCap. ClipCap publishes the state dict itself; Altogether's code saves a
+training checkpoint that contains it.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ __all__ = [
 
 MAPPER, DECODER = "clip_project.", "gpt."
 
-#: Published tokenizer of each decoder family: fetched when the user has none at hand.
+#: The published tokenizer of each decoder family, fetched if the user gives none.
 PUBLISHED_TOKENIZER = {"opt": "facebook/opt-1.3b", "gpt2": "openai-community/gpt2"}
 
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """The weights of a published captioner under our names, not yet described."""
+    """The weights of a published captioner under this package's names, without a configuration."""
 
     family: str  # opt or gpt2
     mapper: Mapping[str, Tensor]
@@ -70,17 +70,17 @@ class ImportedWeights:
 def read_captioner(path: Path) -> ImportedWeights:
     """The mapper and the decoder in a file of weights.
 
-    Raises AltogetherError if the file is damaged, hostile or no captioner of the known kinds.
+    Raises AltogetherError if the file is damaged or hostile, or is not a captioner of these kinds.
     """
     state = find_state(read_weights(path), MAPPER)
     mapper = _part(state, MAPPER)
     decoder = _part(state, DECODER)
     other = [name for name in state if not name.startswith((MAPPER, DECODER))]
     if not mapper or not decoder or other:
-        problem = f"holds {other[0]!r}" if other and mapper and decoder else "lacks such weights"
+        problem = f"also has {other[0]!r}" if other and mapper and decoder else "lacks some of them"
         raise AltogetherError(
-            f"{path} is no captioner of ClipCap or Altogether (weights named clip_project.* and "
-            f"gpt.*): it {problem}."
+            f"{path} is not a captioner of ClipCap or Altogether, whose weights are named "
+            f"clip_project.* and gpt.*: it {problem}."
         )
     family, table = _family(decoder, path)
     mapper_table = CLIPCAP_TRANSFORMER if "prefix_const" in mapper else CLIPCAP_MLP
@@ -100,8 +100,10 @@ def import_captioner(
 ) -> tuple[CaptionerConfig, dict[str, Tensor]]:
     """The configuration that the weights imply, and the state dict of a checkpoint.
 
-    normalize: whether the encoder's embedding is; None: as published (all but ClipCap's MLP).
-    Raises AltogetherError for what shapes cannot tell or where they contradict each other.
+    mapper_heads, decoder_heads: numbers of attention heads, which shapes do not show; decoder_heads
+    None: those of the published model of that width. encoder_name, encoder_tag: as for
+    `encoder_config`. normalize: whether the encoder's embedding is normalised; None: as published
+    (all but ClipCap's MLP). Raises AltogetherError if something is unknown or contradictory.
     """
     decoder = _decoder_config(weights, tokenizer, decoder_heads)
     mapper, embed_dim = mapper_structure(weights.mapper, decoder.token_width, mapper_heads)
@@ -119,7 +121,7 @@ def import_captioner(
 
 
 def default_encoder_tag(config: CaptionerConfig) -> str | None:
-    """The published weights of the encoder that captioners of this kind were trained with."""
+    """The tag of the encoder weights that captioners of this kind were trained with, if known."""
     return published_weights(config.encoder.name, config.decoder.family)
 
 
@@ -128,8 +130,8 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _family(decoder: Mapping[str, Tensor], path: Path) -> tuple[str, NameTable]:
-    for family, table, sign in (("opt", OPT, "embed_tokens.weight"), ("gpt2", GPT2, "wte.weight")):
-        if any(f"{prefix}{sign}" in decoder for prefix in table.prefixes):
+    for family, table, name in (("opt", OPT, "embed_tokens.weight"), ("gpt2", GPT2, "wte.weight")):
+        if any(f"{prefix}{name}" in decoder for prefix in table.prefixes):
             return family, table
     raise AltogetherError(f"the decoder in {path} is neither OPT nor GPT-2.")
 
@@ -140,7 +142,7 @@ def _decoder_config(
     end = "</s>" if weights.family == "opt" else "<|endoftext|>"
     eos_id, pad_id = tokenizer.token_to_id(end), tokenizer.token_to_id("<pad>")
     if eos_id is None:
-        raise AltogetherError(f"the tokenizer has no {end}: it is not this decoder's.")
+        raise AltogetherError(f"the tokenizer has no {end}: give the tokenizer of this decoder.")
     return decoder_structure(
         weights.decoder,
         weights.family,
@@ -151,7 +153,7 @@ def _decoder_config(
 
 
 def _usage(family: str, tokenizer: Tokenizer) -> tuple[PromptConfig, GenerationConfig]:
-    """How the captioner was trained to be prompted and how its captions end."""
+    """How captioners of a family are prompted and how their captions end."""
     if family == "gpt2":  # ClipCap: no alt-text; a caption is one sentence of at most 67 tokens
         stop_id = tokenizer.token_to_id(".")
         return PromptConfig(max_alt_tokens=0, use_alt=False), GenerationConfig(

@@ -1,4 +1,4 @@
-"""Which image encoder a captioner was trained with; its weights are published on their own."""
+"""The image encoders that captioners were trained with; their weights are published separately."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _BY_WIDTH = {512: "ViT-B-32-quickgelu", 640: "RN50x4-quickgelu", 1024: "ViT-H-14
 
 
 def published_weights(name: str, family: str) -> str | None:
-    """The weights (open_clip's tag) that captioners of a decoder family use; None if unknown.
+    """The encoder weights (open_clip's tag) used with a decoder family; None if unknown.
 
-    A published model is its own weights.
+    The name of a published model (`hf-hub:…`, `local-dir:…`) also stands for its weights.
     """
     if is_published(name):
         return name
@@ -44,26 +44,31 @@ def published_weights(name: str, family: str) -> str | None:
 def encoder_config(
     embed_dim: int, *, normalize: bool, name: str | None = None, tag: str | None = None
 ) -> EncoderConfig:
-    """The encoder of embeddings of width `embed_dim`.
+    """The configuration of the encoder whose embeddings have the width `embed_dim`.
 
     name: open_clip's name, a published model (`hf-hub:org/repo`, `local-dir:path`) or a JSON file
-    in open_clip's format; None: the one that published captioners of that width use. tag: its
-    weights, which may ask for other channel statistics. Raises AltogetherError if there is no such
-    encoder, ConfigError if its width is another.
+    in open_clip's format; None: the encoder of the published captioners with that width. tag: of
+    its weights, which may need their own channel statistics. Raises AltogetherError if there is no
+    such encoder, ConfigError if its embeddings have another width.
     """
     name = name or _BY_WIDTH.get(embed_dim)
     if name is None:
         raise AltogetherError(
-            f"no published encoder has embeddings of {embed_dim}: say which one the captioner "
-            "was trained with (--encoder-name)."
+            f"no published encoder has embeddings of width {embed_dim}: give the encoder that the "
+            "captioner was trained with (--encoder-name)."
         )
     model, pixels = _describe(name, tag)
     try:
         width, size = model["embed_dim"], model["vision_cfg"]["image_size"]
     except (KeyError, TypeError) as error:
-        raise AltogetherError(f"{name} describes no open_clip model: it lacks {error}.") from error
+        raise AltogetherError(
+            f"{name} is not the configuration of an open_clip model: it lacks {error}."
+        ) from error
     if width != embed_dim:
-        raise ConfigError(f"{name} makes embeddings of {width}; the captioner takes {embed_dim}.")
+        raise ConfigError(
+            f"{name} has embeddings of width {width}, but the captioner takes {embed_dim}: give "
+            "the encoder that it was trained with (--encoder-name)."
+        )
     custom = name.endswith(".json")
     values = {
         "name": Path(name).stem if custom else name,
@@ -80,7 +85,7 @@ def encoder_config(
 
 
 def _describe(name: str, tag: str | None) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """A model's configuration and how its weights want their pixels, both in open_clip's terms."""
+    """A model's configuration and the preprocessing of its weights, both in open_clip's format."""
     if name.endswith(".json"):
         return _read_table(Path(name)), {}
     if is_published(name):
@@ -91,28 +96,31 @@ def _describe(name: str, tag: str | None) -> tuple[Mapping[str, Any], Mapping[st
 
     model = open_clip.get_model_config(name)
     if model is None:
-        raise AltogetherError(f"open_clip knows no model {name!r}: see open_clip.list_models().")
+        raise AltogetherError(f"open_clip has no model {name!r}: see open_clip.list_models().")
     return model, open_clip.get_pretrained_cfg(name, tag) if tag else {}
 
 
 def _published_description(name: str) -> Path:
-    """The file in which a model on the hub or in a folder describes itself."""
-    scheme, _, place = name.partition(":")
+    """The configuration file of a model on the hub or in a folder."""
+    scheme, _, location = name.partition(":")
     file = "open_clip_config.json"
     if scheme == "local-dir":
-        return Path(place) / file
+        return Path(location) / file
     import huggingface_hub
 
     try:
-        return Path(huggingface_hub.hf_hub_download(place, file))
+        return Path(huggingface_hub.hf_hub_download(location, file))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise AltogetherError(f"{name} cannot be fetched from the hub: {reason}.") from error
 
 
 def check_encoder_weights(config: EncoderConfig, weights: str) -> None:
-    """Raises AltogetherError if `weights` is nothing that `build_encoder` can load: neither a file
-    nor a tag that open_clip has for the model nor a published model (`hf-hub:org/repo`)."""
+    """Raises AltogetherError if `build_encoder` cannot load `weights`.
+
+    They can be a file, a tag that open_clip has for the model, or a published model
+    (`hf-hub:org/repo`).
+    """
     if Path(weights).is_file() or is_published(weights):
         return
     make_torchvision_importable()
@@ -121,8 +129,8 @@ def check_encoder_weights(config: EncoderConfig, weights: str) -> None:
     tags = [] if config.model else open_clip.list_pretrained_tags_by_model(config.name)
     if weights not in tags:
         raise AltogetherError(
-            f"{weights} is neither a file nor weights of {config.name} that open_clip knows "
-            f"({', '.join(tags) or 'it knows none'})."
+            f"{weights} is neither a file nor one of open_clip's weights of {config.name} "
+            f"({', '.join(tags) or 'it has none'})."
         )
 
 
@@ -136,8 +144,7 @@ def embedded_encoder(config: EncoderConfig, weights: str | None) -> dict[str, Te
 
 
 def encoder_reference(weights: str | None) -> dict[str, Any]:
-    """What checkpoint.json says of the encoder: the tag to load it by, or of the file that was
-    embedded its name and hash."""
+    """The encoder's entry in checkpoint.json: its tag, or name and hash of the embedded file."""
     if weights is None:
         return {}
     path = Path(weights)
@@ -150,7 +157,9 @@ def _read_table(path: Path) -> dict[str, Any]:
     try:
         model = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AltogetherError(f"{path} is no open_clip configuration: {error}.") from error
+        raise AltogetherError(f"{path} is not an open_clip configuration: {error}.") from error
     if not isinstance(model, dict):
-        raise AltogetherError(f"{path} is no open_clip configuration: it is not a table of keys.")
+        raise AltogetherError(
+            f"{path} is not an open_clip configuration: it must be a JSON object."
+        )
     return model

@@ -1,7 +1,7 @@
-"""Decoders in Hugging Face's format: OPT, GPT-2 and Llama, from a folder or the hub.
+"""Reads decoders in Hugging Face's format: OPT, GPT-2 and Llama, from a folder or the hub.
 
-The files are read directly (config.json and weights), so no code of the model's repository runs and
-memory holds the weights once.
+config.json and the weights are read directly, so that no code of the model's repository runs and
+the weights are in memory only once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from altogether_rt.plain_data import from_dict
 
 __all__ = ["decoder_from_hf", "hub_folder"]
 
-#: Their activation -> ours.
+#: Hugging Face's name of an activation -> the name in `DecoderConfig`.
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
 
 _CONFIG_FILES = ["config.json"]
@@ -32,25 +32,26 @@ _PICKLE_FILES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 def decoder_from_hf(source: str) -> tuple[DecoderConfig, dict[str, Tensor]]:
-    """Structure and weights (our names, fp32) of a causal language model.
+    """The structure and the weights (this package's names, fp32) of a causal language model.
 
     source: a folder saved by transformers, or a hub id such as `facebook/opt-1.3b`. Raises
-    AltogetherError if it cannot be had or is of an architecture that the decoder does not cover.
+    AltogetherError if it cannot be read or fetched, or if the decoder does not support it.
     """
     folder = hub_folder(source, weights=True)
     about = _read_config(folder / "config.json")
     family = str(about.get("model_type"))
     if family not in _FAMILIES:
         raise AltogetherError(
-            f"{source} is of type {family!r}; decoders can be {', '.join(_FAMILIES)}."
+            f"{source} is a model of type {family!r}, which is not supported: give one of type "
+            f"{', '.join(_FAMILIES)}."
         )
     describe, table = _FAMILIES[family]
     try:
         values = describe(about)
     except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
-        raise AltogetherError(f"the config.json of {source} lacks a value: {error!r}.") from error
+        raise AltogetherError(f"the config.json of {source} lacks a value ({error!r}).") from error
     state = rename(table, read_folder(folder))
-    if values["tied_head"]:  # some files repeat the embedding as the head
+    if values["tied_head"]:  # some files store the embedding again as the head
         state.pop("head.weight", None)
     else:
         state = tie_head(state)
@@ -59,14 +60,17 @@ def decoder_from_hf(source: str) -> tuple[DecoderConfig, dict[str, Tensor]]:
             DecoderConfig, {**values, "family": family, "tied_head": "head.weight" not in state}
         )
     except ConfigError as error:
-        raise AltogetherError(f"the config.json of {source} has a bad value: {error}") from error
+        raise AltogetherError(
+            f"the config.json of {source} has an invalid value: {error}"
+        ) from error
     return config, state
 
 
 def hub_folder(source: str, *, weights: bool) -> Path:
-    """The local folder of a model: itself, or what the hub has of it (with or without weights).
+    """The local folder of a model: `source` itself, or a download from the hub.
 
-    Raises AltogetherError if it is neither a folder nor can be fetched.
+    weights: whether to download the weights too. Raises AltogetherError if `source` is not a folder
+    and cannot be fetched.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -82,8 +86,8 @@ def hub_folder(source: str, *, weights: bool) -> Path:
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise AltogetherError(
-            f"{source} is no folder and cannot be fetched from the hub ({reason}): "
-            "give a folder with its files."
+            f"{source} is not a folder and cannot be fetched from the hub ({reason}): "
+            "give a folder with the model's files."
         ) from error
     return folder
 
@@ -94,7 +98,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise AltogetherError(f"{path} cannot be read: {error}.") from error
     if not isinstance(about, dict):
-        raise AltogetherError(f"{path} is no model's configuration.")
+        raise AltogetherError(f"{path} is not a model's configuration: it must be a JSON object.")
     return about
 
 
@@ -140,7 +144,7 @@ def _gpt2(about: Mapping[str, Any]) -> dict[str, Any]:
 def _llama(about: Mapping[str, Any]) -> dict[str, Any]:
     width, heads = about["hidden_size"], about["num_attention_heads"]
     bias = about.get("attention_bias", False)
-    # transformers 5 gathers what earlier versions had as rope_theta and rope_scaling.
+    # transformers 5 combines the former rope_theta and rope_scaling.
     rope = about.get("rope_parameters") or about.get("rope_scaling") or {}
     _require_default(about, mlp_bias=bias, head_dim=width // heads, sliding_window=None)
     _require_default(rope, rope_type="default", type="default")
@@ -164,7 +168,7 @@ def _llama(about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-#: Their `model_type` -> how to read its configuration, and the names of its weights.
+#: `model_type` -> the function that reads its configuration, and the names of its weights.
 _FAMILIES: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], NameTable]] = {
     "opt": (_opt, OPT),
     "gpt2": (_gpt2, GPT2),
@@ -173,7 +177,7 @@ _FAMILIES: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], NameTa
 
 
 def _special_ids(about: Mapping[str, Any], *, eos_id: int, pad_id: int | None) -> dict[str, int]:
-    """End and padding; a model may name several ends, of which the first is its tokenizer's."""
+    """The ids of end and padding; of several end tokens, the first is the tokenizer's."""
     eos = about.get("eos_token_id", eos_id)
     eos = eos[0] if isinstance(eos, list) else eos
     pad = about.get("pad_token_id", pad_id)
@@ -182,12 +186,15 @@ def _special_ids(about: Mapping[str, Any], *, eos_id: int, pad_id: int | None) -
 
 def _activation(name: str) -> str:
     if name not in _ACTIVATIONS:
-        raise AltogetherError(f"the activation {name!r} is not among {', '.join(_ACTIVATIONS)}.")
+        raise AltogetherError(
+            f"a decoder with the activation {name!r} is not supported; supported are "
+            f"{', '.join(_ACTIVATIONS)}."
+        )
     return _ACTIVATIONS[name]
 
 
 def _require_default(about: Mapping[str, Any], **defaults: object) -> None:
-    """Refuse variants that the decoder does not compute."""
+    """Raises AltogetherError for variants that the decoder does not support."""
     for key, default in defaults.items():
         value = about.get(key, default)
         if value is not None and value != default:

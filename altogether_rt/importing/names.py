@@ -1,8 +1,8 @@
-"""How published weights are called, and what they are called here: one table a family.
+"""Tables from the names of published weights to this package's names, one for each family.
 
-A table maps modules (`layers.#.fc1`, where `#` is any layer's number) or single parameters to ours.
-Nothing outside a table is taken silently: a weight that no row names is an error, for a model with
-an unknown part would caption, and wrongly.
+A table maps modules (`layers.#.fc1`, where `#` is the number of a layer) or single parameters. A
+weight that is not in the table is an error: a model with an unknown part would run, but its
+captions would be wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
-#: Rows that name a parameter, not a module with weight and bias.
+#: Names of parameters, as opposed to modules with weight and bias.
 _PARAMETERS = ("prefix",)
 
 
@@ -37,10 +37,10 @@ class NameTable:
     """The names of one family's weights."""
 
     family: str  # for messages
-    names: Mapping[str, str | tuple[str, ...]]  # several names: one weight, split among them
-    prefixes: tuple[str, ...] = ("",)  # that the names may carry, the longest first
-    transposed: tuple[str, ...] = ()  # ours whose matrices are stored (in, out): GPT-2's Conv1D
-    ignored: tuple[str, ...] = ()  # buffers of old dumps, computed when needed
+    names: Mapping[str, str | tuple[str, ...]]  # a tuple: the weight is split into these
+    prefixes: tuple[str, ...] = ("",)  # prefixes that the names may have, the longest first
+    transposed: tuple[str, ...] = ()  # our names of matrices stored (in, out): GPT-2's Conv1D
+    ignored: tuple[str, ...] = ()  # buffers in old files, which are computed when needed
 
 
 OPT = NameTable(
@@ -123,9 +123,9 @@ CLIPCAP_MLP = NameTable("ClipCap's MLP mapper", {"model.0": "fc1", "model.2": "f
 
 
 def rename(table: NameTable, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights under our names, in our layout, as fp32.
+    """The weights under this package's names, in its layout, as fp32.
 
-    Raises AltogetherError for a weight that the table does not know.
+    Raises AltogetherError for a weight that is not in the table.
     """
     renamed: dict[str, Tensor] = {}
     for full_name, weight in weights.items():
@@ -135,25 +135,25 @@ def rename(table: NameTable, weights: Mapping[str, Tensor]) -> dict[str, Tensor]
         targets = _targets(table, name)
         if not targets:
             raise AltogetherError(
-                f"the weights hold {full_name!r}, which is no part of {table.family}: "
-                "this is another architecture."
+                f"the weights contain {full_name!r}, which {table.family} does not have: "
+                "they are of another architecture."
             )
-        # GPT-2's Conv1D is stored (in, out), so what is split is the last axis in both cases.
+        # GPT-2's Conv1D is stored (in, out), so the last axis is split for weights and biases.
         plain = weight.is_floating_point() and weight.layout == torch.strided
         if not plain or weight.ndim not in (1, 2) or weight.shape[-1] % len(targets):
             raise AltogetherError(
                 f"the weight {full_name!r} is {weight.dtype} of shape {tuple(weight.shape)}, which "
-                f"no {table.family} has: the file is damaged or of another kind."
+                f"does not fit {table.family}: the file is damaged or of another kind."
             )
         for ours, part in zip(targets, _parts(table, targets, weight.float()), strict=True):
             if ours in renamed:
-                raise AltogetherError(f"the weights hold {full_name!r} under two names.")
+                raise AltogetherError(f"the weights contain {full_name!r} under two names.")
             renamed[ours] = part
     return renamed
 
 
 def _targets(table: NameTable, name: str) -> tuple[str, ...]:
-    """Our names of one published name, prefix removed; none if the table does not know it."""
+    """Our names for a published name without its prefix; empty if it is not in the table."""
     number = _LAYER.search(name)
     for suffix in (".weight", ".bias", ""):
         if not name.endswith(suffix):
@@ -167,11 +167,11 @@ def _targets(table: NameTable, name: str) -> tuple[str, ...]:
 
 
 def _parts(table: NameTable, targets: tuple[str, ...], weight: Tensor) -> list[Tensor]:
-    """One weight in our layout (out, in), split evenly among its targets."""
+    """A weight in the layout (out, in), split evenly into its targets."""
     module = targets[0].rpartition(".")[0].rpartition(".")[2]
     if weight.ndim == 2 and module in table.transposed:
         weight = weight.t()
     if len(targets) == 1:
         return [weight]
-    # Copies, for a file holds each weight by itself.
+    # Copies: a checkpoint stores each weight separately.
     return [part.clone() for part in weight.chunk(len(targets))]

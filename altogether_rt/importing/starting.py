@@ -1,5 +1,5 @@
-"""Captioners to start from: random weights throughout, or a published decoder and encoder with a
-mapper that is still to be trained."""
+"""Captioners to start training from: random weights, or a published decoder and encoder with a
+random mapper."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def starting_captioner(
     embed_encoder: bool = True,
     encoder_weights: str | None = None,
 ) -> tuple[CaptionerConfig, dict[str, Tensor]]:
-    """A captioner's configuration and the state dict of its checkpoint, each weight made once.
+    """A captioner's configuration and the state dict of its checkpoint.
 
-    decoder: a Hugging Face folder or hub id that takes the place of the configuration's decoder;
-    None: random weights. embed_encoder: put the encoder's weights in the state, random ones or
-    those of `encoder_weights` (a file). Raises AltogetherError if a part cannot be had or the
-    decoder does not go with the configuration.
+    decoder: a Hugging Face folder or hub id, which replaces the configuration's decoder; None:
+    random weights. embed_encoder: include the encoder's weights, those of the file
+    `encoder_weights` or random ones. Raises AltogetherError if a part cannot be read or fetched, or
+    if the decoder does not match the configuration.
     """
     torch.manual_seed(seed)
     state: dict[str, Tensor] = {}
@@ -40,7 +40,7 @@ def starting_captioner(
         structure, weights = decoder_from_hf(decoder)
         config = _with_decoder(config, dataclasses.replace(config, decoder=structure))
         state |= {f"decoder.{name}": tensor for name, tensor in weights.items()}
-    if embed_encoder:  # first of the large parts: open_clip makes a text tower as well for a while
+    if embed_encoder:  # before mapper and decoder: open_clip also builds a text tower at first
         state |= embedded_encoder(config.encoder, encoder_weights)
     state |= {f"mapper.{k}": v for k, v in build_mapper(config).state_dict().items()}
     if decoder is None:
@@ -50,11 +50,11 @@ def starting_captioner(
 
 
 def _with_decoder(base: CaptionerConfig, config: CaptionerConfig) -> CaptionerConfig:
-    """`config`, unless its decoder gives other meanings to the ids that `base` writes out."""
+    """`config`, after a check that its decoder is of the family whose token ids `base` contains."""
     ids = (*base.prompt.suffix_ids, *base.generation.stop_ids)
     if ids and base.decoder.family != config.decoder.family:
         raise AltogetherError(
-            f"the configuration {base.name} names tokens of {base.decoder.family} (stop_ids or "
+            f"the configuration {base.name} has token ids of {base.decoder.family} (stop_ids or "
             f"suffix_ids), not of {config.decoder.family}: start from another --config."
         )
     return config

@@ -1,7 +1,7 @@
-"""What a decoder and a mapper look like, read off the shapes of their weights.
+"""Derives the structure of a decoder and a mapper from the shapes of their weights.
 
-Works on weights that have our names (`names.rename`). What shapes cannot tell, the number of
-attention heads, is looked up by width among the published models or given by the user.
+The weights have this package's names (`names.rename`). The number of attention heads does not show
+in any shape: it is looked up by width among the published models, or the user gives it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from altogether_rt.plain_data import from_dict
 
 __all__ = ["check_fit", "decoder_structure", "mapper_structure", "tie_head"]
 
-#: Heads of the published sizes by width. OPT 125m to 175b: table 1 of Zhang et al. 2022
+#: Attention heads of the published models by width. OPT 125m to 175b: table 1 of Zhang et al. 2022
 #: (arXiv 2205.01068). GPT-2 small to XL: 64 wide each (Radford et al. 2019).
 _HEADS = {
     "opt": {
@@ -36,13 +36,13 @@ _HEADS = {
     "gpt2": {768: 12, 1024: 16, 1280: 20, 1600: 25},
 }
 
-#: OPT's table of positions starts with two rows that are never used.
+#: OPT's position table starts with two unused rows.
 _POSITION_OFFSET = {"opt": 2, "gpt2": 0}
 _ACTIVATION = {"opt": "relu", "gpt2": "gelu_tanh"}
 
 
 def tie_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without its head where that repeats the embedding, as most files have it."""
+    """The state without its head if that equals the embedding, as in most files."""
     head, embed = state.get("head.weight"), state.get("embed.weight")
     tied = head is not None and embed is not None and torch.equal(head, embed)
     return {name: tensor for name, tensor in state.items() if not (tied and name == "head.weight")}
@@ -58,16 +58,16 @@ def decoder_structure(
 ) -> DecoderConfig:
     """The structure of an OPT or a GPT-2 (`family`) with these weights.
 
-    heads: attention heads; None: as the published model of that width. Raises AltogetherError if
-    they are unknown or a weight is missing, ConfigError if the numbers cannot be.
+    heads: attention heads; None: those of the published model of that width. Raises AltogetherError
+    if they are unknown or a weight is missing, ConfigError if the numbers are not valid.
     """
     vocab_size, token_width = _shape(state, "embed.weight")
     rows, width = _shape(state, "positions.weight")
     heads = heads or _HEADS[family].get(width)
     if heads is None:
         raise AltogetherError(
-            f"no published {family} has a width of {width}, so its number of attention heads is "
-            "unknown: give it (--decoder-heads)."
+            f"no published {family} has the width {width}, so the number of attention heads is not "
+            "known: give it (--decoder-heads)."
         )
     final_norm = "norm.weight" in state
     return from_dict(
@@ -84,7 +84,7 @@ def decoder_structure(
             "eos_id": eos_id,
             "pad_id": pad_id,
             "activation": _ACTIVATION[family],
-            # Only OPT-350m has no norm at the end, and it is the one with norms behind the layers.
+            # OPT-350m alone has no final norm, and it alone is post-norm.
             "norm_placement": "pre" if final_norm else "post",
             "final_norm": final_norm,
             "embed_width": token_width if "project_in.weight" in state else None,
@@ -117,15 +117,15 @@ def mapper_structure(
 
 
 def check_fit(config: CaptionerConfig, state: Mapping[str, Tensor]) -> None:
-    """Raises AltogetherError unless `state` has exactly the weights of `config`, encoder aside."""
-    with torch.device("meta"):  # names and shapes, no memory
+    """Raises AltogetherError unless `state` has the weights of `config`, the encoder's aside."""
+    with torch.device("meta"):  # names and shapes, without memory
         wanted = {name: tuple(t.shape) for name, t in CaptionerModel(config).state_dict().items()}
     given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith("encoder.")}
     for name in sorted(wanted.keys() | given.keys()):
         if wanted.get(name) != given.get(name):
             raise AltogetherError(
-                f"the weights do not make a {config.decoder.family} captioner: {name} should be "
-                f"{wanted.get(name, 'absent')} and is {given.get(name, 'absent')}."
+                f"the weights are not those of a {config.decoder.family} captioner: {name} should "
+                f"be {wanted.get(name, 'absent')} but is {given.get(name, 'absent')}."
             )
 
 
@@ -145,6 +145,7 @@ def _num_layers(state: Mapping[str, Tensor]) -> int:
 def _divide(rows: int, token_width: int) -> int:
     if rows % token_width:
         raise AltogetherError(
-            f"the mapper's {rows} outputs are no multiple of the decoder's width, {token_width}."
+            f"the mapper's {rows} outputs are not a multiple of the decoder's width, "
+            f"{token_width}: mapper and decoder do not belong together."
         )
     return rows // token_width

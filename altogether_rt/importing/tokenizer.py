@@ -1,8 +1,8 @@
-"""Tokenizers of published decoders as one `tokenizer.json`, the form that captioners carry.
+"""Converts tokenizers of published decoders to a `tokenizer.json`, which captioners contain.
 
 GPT-2 and OPT are published with `vocab.json` and `merges.txt` (byte-level BPE, Radford et al.
-2019), most others with a `tokenizer.json`. Both give the ids that transformers' classes give,
-without the tokens those classes put around a text: a prompt has no beginning-of-sequence token.
+2019), most others with a `tokenizer.json`. The ids are those of transformers' classes, without the
+tokens that these add around a text: a prompt has no beginning-of-sequence token.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from altogether_rt.errors import AltogetherError
 
 __all__ = ["placeholder_tokenizer_json", "tokenizer_json"]
 
-#: The tokens that each family's published tokenizer finds as such in a text; the first family whose
-#: tokens are all in the vocabulary counts. OPT's `<s>` and `<unk>` are in its vocabulary but not
-#: declared, so `<s>` in an alt-text is three characters.
+#: The special tokens that each family's published tokenizer recognises in a text; the first family
+#: whose tokens are all in the vocabulary is used. OPT's `<s>` and `<unk>` are in its vocabulary but
+#: not declared as special, so `<s>` in an alt-text is three characters.
 _SPECIAL_TOKENS = (("<pad>", "</s>"), ("<|endoftext|>",))
 
 _NUM_BYTES = 256
 
 
 def tokenizer_json(source: Path) -> str:
-    """The text of a `tokenizer.json` for a published tokenizer.
+    """The content of a `tokenizer.json` for a published tokenizer.
 
     source: a folder with `tokenizer.json` or with `vocab.json` and `merges.txt`, or a
     `tokenizer.json` itself. Raises AltogetherError if there is none or it is damaged.
@@ -34,7 +34,8 @@ def tokenizer_json(source: Path) -> str:
         names = ("vocab.json", "merges.txt")
         if not all((source / name).is_file() for name in names):
             raise AltogetherError(
-                f"{source} has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt."
+                f"{source} has no tokenizer: it must have tokenizer.json, or vocab.json and "
+                "merges.txt."
             )
         return _byte_level_bpe(source / names[0], source / names[1])
     path = source / "tokenizer.json" if source.is_dir() else source
@@ -57,7 +58,7 @@ def _byte_level_bpe(vocab_path: Path, merges_path: Path) -> str:
     vocab = _read_vocab(vocab_path)
     try:
         model = models.BPE(vocab=vocab, merges=_read_merges(merges_path), fuse_unk=False)
-    except Exception as error:  # a merge whose parts are not in the vocabulary
+    except Exception as error:  # a merge of tokens that are not in the vocabulary
         raise AltogetherError(
             f"{vocab_path} and {merges_path.name} do not belong together: {error}."
         ) from error
@@ -90,7 +91,7 @@ def _read_vocab(path: Path) -> dict[str, int]:
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
-    """The pairs, in order of priority. Only the first line can be a comment: `# #` is a merge."""
+    """The pairs in order of priority. Only the first line can be a comment: `# #` is a merge."""
     try:
         lines = path.read_text("utf-8").split("\n")
     except ValueError as error:
@@ -103,23 +104,24 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
         if pair == [""]:
             continue
         if len(pair) != 2:
-            raise AltogetherError(f"{path} is not a list of merges: {line[:40]!r} is no pair.")
+            raise AltogetherError(f"{path} is not a list of merges: {line[:40]!r} is not a pair.")
         merges.append((pair[0], pair[1]))
     return merges
 
 
 def placeholder_tokenizer_json(vocab_size: int, eos_id: int, pad_id: int) -> str:
-    """A tokenizer for random weights: any text is its bytes, any id has a text.
+    """A tokenizer for random weights: it encodes any text as its bytes and decodes any id.
 
-    `</s>` and (if it is another id) `<pad>` stand where the decoder has them, the 256 bytes take
-    the lowest free ids, and each id above them reads ` <id>`. Raises AltogetherError if the
-    vocabulary is too small to hold the bytes.
+    `</s>` and, if its id differs, `<pad>` have the decoder's ids, the 256 bytes have the lowest
+    free ids, and every id above them decodes to ` <id>`. Raises AltogetherError if the vocabulary
+    is too small for the bytes.
     """
     by_id = {pad_id: "<pad>", eos_id: "</s>"}
     free = [i for i in range(vocab_size) if i not in by_id]
     if len(free) < _NUM_BYTES:
         raise AltogetherError(
-            f"a vocabulary of {vocab_size} cannot hold every byte: give a tokenizer (--tokenizer)."
+            f"a vocabulary of {vocab_size} is too small for all bytes: give a tokenizer "
+            "(--tokenizer)."
         )
     special = tuple(by_id.values())
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

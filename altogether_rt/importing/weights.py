@@ -1,7 +1,7 @@
-"""Reads weights that strangers published, without running what they may have put into them.
+"""Reads weights from untrusted sources without running code in them.
 
-A file of torch.save is a pickle, and unpickling can run any code. Only tensors and plain containers
-are accepted (`weights_only`); safetensors holds nothing else by design.
+A file written by torch.save is a pickle, and unpickling can run any code. Only tensors and plain
+containers are accepted (`weights_only`); a safetensors file can contain nothing else.
 """
 
 from __future__ import annotations
@@ -21,46 +21,50 @@ from altogether_rt.errors import AltogetherError
 
 __all__ = ["find_state", "read_folder", "read_weights"]
 
-#: How deep in a training checkpoint the weights may lie: {"model": {"state_dict": {…}}}.
+#: How deeply the weights may be nested in a training checkpoint: {"model": {"state_dict": {…}}}.
 _MAX_DEPTH = 3
 
-#: Most files of a model split in several.
+#: Maximum number of files that a model is split into.
 _MAX_SHARDS = 512
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:
-    """What a .safetensors file or a file of torch.save holds: tensors by name, or a training
-    checkpoint with the tensors somewhere inside. Tensors are mapped into memory where possible.
+    """The content of a file of safetensors or torch.save: tensors by name, or nested mappings.
 
-    Raises AltogetherError if the file is absent, damaged or holds more than tensors.
+    A training checkpoint has its tensors somewhere in nested mappings (`find_state`). Tensors are
+    memory-mapped where possible. Raises AltogetherError if the file does not exist, is damaged, or
+    contains more than tensors and plain containers.
     """
     if not path.is_file():
         raise AltogetherError(f"{path} does not exist: give a file of weights.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        # Namespace is what training scripts keep their arguments in; it cannot run anything.
+        # Training scripts save their arguments as a Namespace, which cannot run code.
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except OSError:
         raise
-    except Exception as error:  # a damaged or hostile file makes the reader fail in any way
+    except Exception as error:  # the reader can raise anything for a damaged or hostile file
         raise AltogetherError(
-            f"{path} is not a file of weights, is damaged, or holds more than tensors (which could "
-            "run code, so it was not loaded): give a file that torch.save made of a state dict."
+            f"{path} is not a file of weights, is damaged, or contains more than tensors (which "
+            "could run code, so it was not loaded): give a state dict saved by torch.save."
         ) from error
     if not isinstance(loaded, Mapping):
-        raise AltogetherError(f"{path} holds a {type(loaded).__name__}, not weights by name.")
+        raise AltogetherError(
+            f"{path} contains a {type(loaded).__name__} instead of weights by name."
+        )
     _check_sizes(loaded, path)
     return loaded
 
 
 def find_state(loaded: Mapping[str, Any], marker: str) -> dict[str, Tensor]:
-    """The tensors by name, of a training checkpoint: those beside the ones named `<marker>…`.
+    """The tensors of a training checkpoint, from the mapping in which names contain `marker`.
 
-    What stands before the marker (`module.`, `model.`) is removed. Empty if nothing is so named.
+    Of several such mappings, the outermost counts. A prefix before the marker (`module.`, `model.`)
+    is removed. Empty if no name contains the marker.
     """
     for candidate in _mappings(loaded, _MAX_DEPTH):
         names = [name for name in candidate if isinstance(name, str) and marker in name]
@@ -75,7 +79,7 @@ def find_state(loaded: Mapping[str, Any], marker: str) -> dict[str, Tensor]:
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    """All weights of a Hugging Face model folder: one file or several, safetensors before pickles.
+    """All weights of a Hugging Face model folder, in one file or several, safetensors preferred.
 
     Raises AltogetherError if there are none.
     """
@@ -92,31 +96,33 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
             weights |= {k: v for k, v in read_weights(file).items() if isinstance(v, Tensor)}
         return weights
     raise AltogetherError(
-        f"{folder} has no weights: it needs model.safetensors or pytorch_model.bin."
+        f"{folder} has no weights: it must have model.safetensors or pytorch_model.bin."
     )
 
 
 def _shards(index: Path) -> list[Path]:
     try:
         files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        plain = all(Path(file).name == file for file in files)  # beside the index, nowhere else
+        plain = all(Path(file).name == file for file in files)  # only files beside the index
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AltogetherError(f"{index} is not an index of weights: {error!r}.") from error
     if not plain or len(files) > _MAX_SHARDS:
-        raise AltogetherError(f"{index} is not an index of weights: it names odd files.")
+        raise AltogetherError(
+            f"{index} is not an index of weights: its file names are not plain, or are too many."
+        )
     return [index.parent / file for file in files]
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise AltogetherError(f"{path} is not a safetensors file: {error}.") from error
 
 
 def _mappings(loaded: Mapping[Any, Any], depth: int) -> Iterator[Mapping[Any, Any]]:
-    """The mapping and those inside it, outermost first."""
+    """The mapping and the mappings nested in it, outermost first."""
     yield loaded
     if depth > 1:
         for value in loaded.values():
@@ -125,7 +131,7 @@ def _mappings(loaded: Mapping[Any, Any], depth: int) -> Iterator[Mapping[Any, An
 
 
 def _check_sizes(loaded: Mapping[Any, Any], path: Path) -> None:
-    """Refuse tensors larger than their file: strides of 0 make terabytes of a few bytes."""
+    """Refuse tensors larger than their file: with strides of 0, a few bytes become terabytes."""
     size = path.stat().st_size
     for mapping in _mappings(loaded, _MAX_DEPTH):
         for name, tensor in mapping.items():

@@ -6,11 +6,11 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from altogether_rt import toml
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.machine.cpuinfo import CPUINFO, cpu_features, read_cpuinfo
@@ -181,7 +181,7 @@ def _declared() -> list[str]:
         return importlib.metadata.requires(_DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:  # run from source, not installed
         project = Path(__file__).parents[2] / "pyproject.toml"
-        extras = toml.loads(project.read_text("utf-8"))["project"]["optional-dependencies"]
+        extras = tomllib.loads(project.read_text("utf-8"))["project"]["optional-dependencies"]
         return [f"{line}; extra == '{name}'" for name, lines in extras.items() for line in lines]
 
 

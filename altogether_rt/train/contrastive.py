@@ -1,8 +1,8 @@
-"""Trains a CLIP model from scratch on scenes, so that the starter has an encoder of its own.
+"""The objective that trains a CLIP model from scratch on scenes, for the starter's own encoder.
 
-The loss is CLIP's contrastive one (Radford et al. 2021, arXiv 2103.00020) plus, from the same
-embedding, a classification of the scene's facts: batches are thousands of times smaller than
-CLIP's, and among few negatives a colour alone tells most pictures apart.
+The loss is CLIP's contrastive loss (Radford et al. 2021, arXiv 2103.00020) plus a classification of
+the scene's facts from the same embedding: batches are thousands of times smaller than CLIP's, and
+with few negatives a colour alone tells most images apart.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from altogether_rt.scenes.text import make_sample, make_scene
 from altogether_rt.train.data import ScenesDataset, example_order
 from altogether_rt.train.recipe import EncoderStage
 
-__all__ = ["ContrastiveTask"]
+__all__ = ["ContrastiveObjective"]
 
-#: Length of the normalised embedding as the fact classifier reads it: logits need a range.
+#: Length of the normalised embedding as the fact classifier reads it: at length 1 its logits would
+#: have too small a range.
 _EMBEDDING_SCALE = 16.0
 
 _NUM_HELD_OUT = 500
 
 
-class ContrastiveTask:
-    """CLIP with its text tower, and a linear classifier of facts that is thrown away afterwards."""
+class ContrastiveObjective:
+    """CLIP with its text tower, and a linear classifier of facts that is discarded afterwards."""
 
     name = "encoder"
 
@@ -41,6 +42,7 @@ class ContrastiveTask:
         stage: EncoderStage,
         encoder: EncoderConfig,
         clip: nn.Module,
+        *,
         tokenizer: PromptTokenizer,
         dataset: ScenesDataset,
         pixels: NDArray[np.uint8],
@@ -83,7 +85,7 @@ class ContrastiveTask:
         return loss
 
     def _normalised(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Pixels (B, H, W, 3) as the vision tower reads them, (B, 3, H, W)."""
+        """Pixels, uint8 (B, H, W, 3), as the vision tower reads them, float32 (B, 3, H, W)."""
         scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
         return (scaled - self._mean) / self._std
 
@@ -112,14 +114,14 @@ class ContrastiveTask:
         return torch.tensor([fact_labels(scene) for scene in scenes])
 
     def sample(self, step: int) -> str:
-        """Share of facts that the classifier reads right off held-out scenes."""
+        """The classifier's accuracy on held-out scenes, fact by fact."""
         scenes = [make_scene(self._dataset.seed, i, "test") for i in range(_NUM_HELD_OUT)]
         preprocessor = Preprocessor(self._encoder)
         pixels = np.stack([preprocessor.pixels(render(scene)) for scene in scenes])
         image = F.normalize(self._clip.encode_image(self._normalised(pixels)), dim=-1)
         labels = torch.tensor([fact_labels(scene) for scene in scenes])
-        right = [
+        accuracies = [
             float((part.argmax(1) == labels[:, i]).float().mean())
             for i, part in enumerate(self._fact_logits(image))
         ]
-        return "held-out facts right: " + " ".join(f"{share:.3f}" for share in right)
+        return "held-out facts right: " + " ".join(f"{accuracy:.3f}" for accuracy in accuracies)

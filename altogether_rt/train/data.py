@@ -1,24 +1,25 @@
-"""Training examples: what a step sees is a function of the seed and the step's number alone."""
+"""Training data: what a step sees depends on the seed and the step's number alone."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.artifacts.files import NewFile
 from altogether_rt.config import EncoderConfig
+from altogether_rt.data.alts import alt_texts, read_records
 from altogether_rt.data.images import load_image
+from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.preprocess import Preprocessor
 from altogether_rt.scenes.draw import render
@@ -29,11 +30,11 @@ __all__ = ["Dataset", "Example", "FolderDataset", "ScenesDataset", "example_orde
 
 @dataclass(frozen=True)
 class Example:
-    """One image's texts."""
+    """The texts of one image."""
 
     alts: tuple[str, ...]
     caption: str  # the last annotation round
-    #: The caption of an annotator who had no alt-text, where it is known; else `caption` stands in.
+    #: What an annotator without the alt-text would write; None: unknown, `caption` is used instead.
     caption_without_alt: str | None = None
 
 
@@ -43,18 +44,18 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def pixels(self, index: int, preprocessor: Preprocessor) -> NDArray[np.uint8]:
-        """The image as the encoder sees it."""
+        """The image as the encoder takes it, uint8 (size, size, 3)."""
 
     def example(self, index: int, epoch: int) -> Example:
-        """The image's texts; a generated data set may tell other ones every epoch."""
+        """The image's texts; a generated dataset may give other texts in every epoch."""
 
     def identity(self) -> str:
-        """A hash of what `pixels` depends on, for caches."""
+        """A hash of what `pixels` depends on, part of a cache file's name."""
 
 
 @dataclass(frozen=True)
 class ScenesDataset:
-    """Scenes made as they are asked for: the pictures stay, every epoch writes new texts."""
+    """Generated scenes: the images stay the same, every epoch has new texts."""
 
     num_scenes: int
     seed: int
@@ -74,31 +75,30 @@ class ScenesDataset:
 
 
 class FolderDataset:
-    """A jsonl file of `file_name`, `alt` or `alts`, and `rounds` or `caption`; images beside it."""
+    """Images in a folder, with their texts in a file beside them.
+
+    The file is JSON Lines, JSON or CSV, as `data.alts` reads it. A record has `file_name`, its
+    alt-texts in `alt`, `alts` or `text`, and its caption: the last of `rounds`, or `caption`.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Raises AltogetherError, which names the first bad lines, if a record cannot be used."""
         if not path.is_file():
             raise AltogetherError(f"there is no training file {path}.")
-        self._root = path.parent
         self._rows: list[tuple[Path, Example]] = []
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-            if line.strip():
-                self._rows.append(self._parse(line, f"{path}, line {number}"))
+        problems = Problems()
+        try:
+            for where, record in read_records(path, problems):
+                try:
+                    self._rows.append((path.parent / _file_name(record), _example(record)))
+                except ValueError as error:
+                    problems.add(f"{where}: {error}")
+        except OSError as error:
+            raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
+        if problems:
+            raise AltogetherError(f"{path} cannot be trained on: {problems}.")
         if not self._rows:
             raise AltogetherError(f"{path} has no rows to train on.")
-
-    def _parse(self, line: str, where: str) -> tuple[Path, Example]:
-        try:
-            row = json.loads(line)
-            alts = row.get("alts", row.get("alt", []))
-            alts = (alts,) if isinstance(alts, str) else tuple(alts)
-            caption = row["rounds"][-1] if row.get("rounds") else row["caption"]
-            example = Example(tuple(map(str, alts)), str(caption))
-            return self._root / row["file_name"], example
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AltogetherError(
-                f"{where}: a row needs file_name and rounds or caption ({error})."
-            ) from error
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -120,8 +120,25 @@ class FolderDataset:
         return hashlib.sha256(paths.encode("utf-8", "replace")).hexdigest()[:16]
 
 
+def _file_name(record: Mapping[Any, Any]) -> str:
+    name = record.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise ValueError("no file_name")
+    return name
+
+
+def _example(record: Mapping[Any, Any]) -> Example:
+    """Raises ValueError for a record whose alt-texts or caption are not text."""
+    alts = alt_texts(record) or ()
+    rounds = record.get("rounds")
+    caption = rounds[-1] if isinstance(rounds, list) and rounds else record.get("caption")
+    if not isinstance(caption, str):
+        raise ValueError("no text in rounds or caption")
+    return Example(alts, caption)
+
+
 def example_order(seed: int, num_examples: int, first: int, count: int) -> list[tuple[int, int]]:
-    """Places `first … first + count - 1` of an endless shuffled walk: (epoch, index) pairs."""
+    """Elements `first` to `first + count - 1` of an endless shuffled order, as (epoch, index)."""
     pairs: list[tuple[int, int]] = []
     while len(pairs) < count:
         epoch, offset = divmod(first + len(pairs), num_examples)
@@ -134,7 +151,7 @@ def example_order(seed: int, num_examples: int, first: int, count: int) -> list[
 def load_pixels(
     dataset: Dataset, encoder: EncoderConfig, cache: Path, say: Callable[[str], None]
 ) -> NDArray[np.uint8]:
-    """All images as the encoder sees them, (N, size, size, 3), memory-mapped from a cache file."""
+    """All images as the encoder takes them, uint8 (N, size, size, 3), mapped from a cache file."""
     size, count = encoder.image_size, len(dataset)
     key = f"{dataset.identity()}-{count}-{size}-{encoder.resize}-{encoder.interpolation}"
     path = cache / f"pixels-{key}.npy"
@@ -160,10 +177,10 @@ def load_pixels(
 def pretrain_texts(
     dataset: Dataset, index: int, epoch: int, rng: random.Random, alt_dropout: float
 ) -> tuple[Sequence[str], str]:
-    """Condition and target of the first stage: the longest alt-text, and another or none.
+    """Condition and target of pretraining: another alt-text or none, and the longest one.
 
-    An image with one alt-text is told by it alone. A data set that writes new alt-texts every
-    epoch has several of each image: those of two epochs.
+    An image with one alt-text has no condition. A dataset with new alt-texts in every epoch gives
+    those of two epochs, so that each image has several.
     """
     alts = dict.fromkeys(dataset.example(index, epoch).alts)
     alts |= dict.fromkeys(dataset.example(index, epoch + 1).alts)
@@ -179,7 +196,7 @@ def pretrain_texts(
 def finetune_texts(
     dataset: Dataset, index: int, epoch: int, rng: random.Random, alt_dropout: float
 ) -> tuple[Sequence[str], str]:
-    """Condition and target of the second stage: the last round, and the alt-texts or none."""
+    """Condition and target of fine-tuning: all alt-texts or none, and the last round."""
     example = dataset.example(index, epoch)
     if rng.random() < alt_dropout:
         return (), example.caption_without_alt or example.caption

@@ -1,19 +1,17 @@
-"""Progress of training: a line on the terminal, a row in metrics.jsonl, a point in TensorBoard."""
+"""The log of a training run: lines on the terminal, rows of metrics.jsonl, TensorBoard scalars."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 __all__ = ["TrainLog"]
 
 
 class TrainLog:
-    """Writes what happens to a folder, and short lines to `say`."""
+    """Writes metrics and samples to files in a folder, and short lines to `say`."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -21,27 +19,27 @@ class TrainLog:
         self._say = say
         self._board = _tensorboard(folder / "tensorboard")
 
-    def progress(self, task: str, step: int, num_steps: int, values: Mapping[str, float]) -> None:
-        """Metrics of the steps since the last call."""
-        self._row({"task": task, "step": step, **values})
+    def progress(self, stage: str, step: int, num_steps: int, values: Mapping[str, float]) -> None:
+        """Log metrics of the steps since the last call."""
+        self._row({"task": stage, "step": step, **values})
         for name, value in values.items():
             if self._board is not None:
-                self._board.add_scalar(f"{task}/{name}", value, step)
+                self._board.add_scalar(f"{stage}/{name}", value, step)
         self._say(
-            f"{task} {step}/{num_steps}  loss {values['loss']:.4f}  "
+            f"{stage} {step}/{num_steps}  loss {values['loss']:.4f}  "
             f"{values['samples_per_s']:.0f} samples/s  {_duration(values['eta_s'])} left"
         )
 
-    def sample(self, task: str, step: int, text: str) -> None:
-        """An example of what the model does now."""
-        self._row({"task": task, "step": step, "sample": text})
-        self._say(f"{task} {step}  {text}")
+    def sample(self, stage: str, step: int, text: str) -> None:
+        """Log an example of what the model does at this step."""
+        self._row({"task": stage, "step": step, "sample": text})
+        self._say(f"{stage} {step}  {text}")
 
     def note(self, text: str) -> None:
-        """Something that happened once."""
+        """Log a single event."""
         self._say(text)
 
-    def _row(self, row: Mapping[str, Any]) -> None:
+    def _row(self, row: Mapping[str, Any]) -> None:  # "task" is a key of the file format
         self._rows.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._rows.flush()
 

@@ -1,8 +1,9 @@
-"""The training loop: one task at a time, resumable to the bit.
+"""The training loop: one objective at a time; a resumed run ends with the same bits.
 
-What a step sees depends on its number alone (never on how the process came to it), so the whole
-state is: module, optimizer, step, and torch's generator. Data parallelism would give a task its
-rank and world size and average gradients before the optimizer's step; nothing else here changes.
+The data of a step depend on the step's number alone, not on when the process started, so the whole
+state is the module, the optimizer, the step and torch's random generator. Data parallelism would
+give an objective its rank and world size and average the gradients before the optimizer's step;
+nothing else here would change.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ from altogether_rt.train.log import TrainLog
 from altogether_rt.train.optim import build_optimizer, learning_rate
 from altogether_rt.train.recipe import Optimization
 
-__all__ = ["Task", "run_task"]
+__all__ = ["Objective", "minimize"]
 
 
-class Task(Protocol):
-    """Something to train."""
+class Objective(Protocol):
+    """What a training stage minimizes."""
 
-    name: str
+    name: str  # of the stage; logs and saved states carry it
     optimization: Optimization
 
     @property
     def module(self) -> nn.Module:
-        """Holds every parameter that is trained."""
+        """Contains every parameter that is trained."""
 
     def loss(self, step: int, micro_batch: int) -> Tensor:
-        """Mean loss of one micro-batch; a function of its arguments and the module."""
+        """Mean loss of one micro-batch; it depends on the arguments and the module alone."""
 
     def sample(self, step: int) -> str:
-        """A line that shows what the module does now."""
+        """A line of text that shows what the module does at this step."""
 
 
-def run_task(
-    task: Task,
+def minimize(
+    objective: Objective,
     state_path: Path,
     log: TrainLog,
     *,
@@ -52,18 +53,21 @@ def run_task(
     log_every_steps: int,
     sample_every_steps: int,
 ) -> None:
-    """Trains `task` to its last step, going on from `state_path` if it exists."""
-    recipe = task.optimization
-    module = task.module.train()
+    """Train for all steps of `objective`, from the state saved in `state_path` if there is one.
+
+    Raises AltogetherError if the loss stops being finite or the saved state is of another run.
+    """
+    recipe = objective.optimization
+    module = objective.module.train()
     optimizer = build_optimizer(module, recipe)
-    first_step = _load_state(state_path, task, optimizer)
+    first_step = _load_state(state_path, objective, optimizer)
     if first_step:
-        log.note(f"{task.name}: going on from step {first_step} of {recipe.num_steps}")
+        log.note(f"{objective.name}: resuming at step {first_step} of {recipe.num_steps}")
     meter = _Meter(recipe.batch_size)
     for step in range(first_step, recipe.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
-        loss = _accumulate(task, step)
+        loss = _accumulate(objective, step)
         gradient_norm = nn.utils.clip_grad_norm_(module.parameters(), recipe.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -72,7 +76,7 @@ def run_task(
         last = done == recipe.num_steps
         if done % log_every_steps == 0 or last:
             log.progress(
-                task.name,
+                objective.name,
                 done,
                 recipe.num_steps,
                 {
@@ -83,31 +87,34 @@ def run_task(
             )
         if done % sample_every_steps == 0 or last:
             with _evaluating(module):
-                log.sample(task.name, done, task.sample(done))
+                log.sample(objective.name, done, objective.sample(done))
         if done % save_every_steps == 0 or last:
-            _save_state(state_path, task, optimizer, done)
+            _save_state(state_path, objective, optimizer, done)
 
 
-def _accumulate(task: Task, step: int) -> float:
-    """Gradients of one step; returns its mean loss. Raises AltogetherError if it is not finite."""
-    recipe = task.optimization
+def _accumulate(objective: Objective, step: int) -> float:
+    """Compute the gradients of one step; return its mean loss.
+
+    Raises AltogetherError if the loss is not finite.
+    """
+    recipe = objective.optimization
     total = 0.0
     for micro_batch in range(recipe.accumulation):
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = task.loss(step, micro_batch)
+            loss = objective.loss(step, micro_batch)
         (loss / recipe.accumulation).backward()  # type: ignore[no-untyped-call]
         total += loss.item() / recipe.accumulation
     if not (total < float("inf")):
         raise AltogetherError(
-            f"the loss of {task.name} became {total} at step {step}: lower peak_lr and resume "
-            "from the last saved state."
+            f"the loss of the stage {objective.name} became {total} at step {step}: lower peak_lr "
+            "and resume from the last saved state."
         )
     return total
 
 
 @contextlib.contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and torch's generator left as it was."""
+    """Set evaluation mode; restore training mode and torch's random generator afterwards."""
     generator = torch.get_rng_state()
     module.eval()
     try:
@@ -119,7 +126,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class _Meter:
-    """Mean loss and speed since the last reading."""
+    """Mean loss and speed since the last `read`."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -131,22 +138,24 @@ class _Meter:
 
     def read(self, steps_left: int) -> dict[str, float]:
         now = time.monotonic()
-        seconds_a_step = (now - self._since) / len(self._losses)
+        seconds_per_step = (now - self._since) / len(self._losses)
         values = {
             "loss": sum(self._losses) / len(self._losses),
-            "samples_per_s": self._batch_size / seconds_a_step,
-            "eta_s": seconds_a_step * steps_left,
+            "samples_per_s": self._batch_size / seconds_per_step,
+            "eta_s": seconds_per_step * steps_left,
         }
         self._losses, self._since = [], now
         return values
 
 
-def _save_state(path: Path, task: Task, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save_state(
+    path: Path, objective: Objective, optimizer: torch.optim.Optimizer, step: int
+) -> None:
     """Write the state whole: a run that is killed leaves the former state or the new one."""
     state = {
-        "task": task.name,
+        "task": objective.name,  # key of the file format
         "step": step,
-        "module": task.module.state_dict(),
+        "module": objective.module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generator": torch.get_rng_state(),
     }
@@ -154,17 +163,17 @@ def _save_state(path: Path, task: Task, optimizer: torch.optim.Optimizer, step: 
         torch.save(state, file)
 
 
-def _load_state(path: Path, task: Task, optimizer: torch.optim.Optimizer) -> int:
-    """Restores a saved state; the number of steps already done, 0 if there is none."""
+def _load_state(path: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> int:
+    """Restore a saved state; return the number of steps done, 0 if there is no state."""
     if not path.exists():
         return 0
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        task.module.load_state_dict(state["module"])
+        objective.module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
         return int(state["step"])
     except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
         raise AltogetherError(
-            f"{path} is no state of this run: remove it, or train into another folder."
+            f"{path} is not a state of this run: remove it, or give another --out."
         ) from error

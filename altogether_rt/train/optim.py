@@ -13,7 +13,7 @@ __all__ = ["build_optimizer", "learning_rate"]
 
 
 def learning_rate(step: int, recipe: Optimization) -> float:
-    """The rate of a step (counted from 0): linear warm-up, then a cosine down to the floor."""
+    """The learning rate of a step (from 0): linear warm-up, then a cosine down to the floor."""
     if step < recipe.warmup_steps:
         return recipe.peak_lr * (step + 1) / recipe.warmup_steps
     span = max(1, recipe.num_steps - recipe.warmup_steps)

@@ -1,4 +1,4 @@
-"""A whole training run: data, tokenizer, encoder, the stages in order, the checkpoint."""
+"""A whole training run: data, tokenizer, encoder, the training stages in order, the checkpoint."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_clip, build_encoder
 from altogether_rt.preprocess import PromptTokenizer
-from altogether_rt.train.captioning import CaptioningTask
-from altogether_rt.train.contrastive import ContrastiveTask
+from altogether_rt.train.captioning import CaptioningObjective
+from altogether_rt.train.contrastive import ContrastiveObjective
 from altogether_rt.train.data import Dataset, FolderDataset, ScenesDataset, load_pixels
 from altogether_rt.train.log import TrainLog
-from altogether_rt.train.loop import Task, run_task
+from altogether_rt.train.loop import Objective, minimize
 from altogether_rt.train.recipe import TrainRecipe
 from altogether_rt.train.tokenizer import train_tokenizer
 
@@ -44,10 +44,12 @@ def train(
     threads: int | None = None,
     say: Say = print,
 ) -> None:
-    """Runs a recipe and writes the checkpoint `out`; what resuming needs is in `<out>.training`.
+    """Run a recipe and write the checkpoint `out`; its state and logs go to `<out>.training`.
 
     init: a checkpoint to start from, instead of random weights and the encoder that the recipe's
-    configuration names. data: a jsonl file instead of the recipe's data. Raises AltogetherError.
+    configuration names. data: a JSON Lines file instead of the recipe's data. resume: continue the
+    run in `<out>.training`. threads: of torch; None: its default. say: gets progress lines.
+    Raises AltogetherError if `out` exists, a run cannot be resumed, or the data cannot be read.
     """
     folder = out.with_name(out.name + ".training")
     _check_folders(out, folder, resume)
@@ -57,25 +59,26 @@ def train(
     torch.manual_seed(recipe.seed)
     start = Checkpoint.load(init) if init is not None else None
     with TrainLog(folder, say) as log:
-        _Run(recipe, folder, log, say, start, data).to(out)
+        _Run(recipe, folder, log=log, say=say, start=start, data=data).to(out)
 
 
 def _check_folders(out: Path, folder: Path, resume: bool) -> None:
     if out.exists():
-        raise AltogetherError(f"{out} exists already: give another --out.")
+        raise AltogetherError(f"{out} already exists: give another --out.")
     if folder.exists() and not resume:
         raise AltogetherError(
-            f"{folder} holds an unfinished run: add --resume to go on with it, or remove it."
+            f"{folder} has an unfinished run: add --resume to continue it, or remove the folder."
         )
 
 
 class _Run:
-    """The steps of one run and what they share."""
+    """The parts of one run and what they share."""
 
     def __init__(
         self,
         recipe: TrainRecipe,
         folder: Path,
+        *,
         log: TrainLog,
         say: Say,
         start: Checkpoint | None,
@@ -94,7 +97,7 @@ class _Run:
         )
 
     def to(self, out: Path) -> None:
-        """Everything, from the images to the checkpoint."""
+        """Run everything, from reading the images to writing the checkpoint."""
         pixels = load_pixels(self.dataset, self.config.encoder, self.folder / "cache", self.say)
         encoder = self._encoder(pixels)
         embeddings = self._embed(encoder, pixels)
@@ -106,22 +109,22 @@ class _Run:
         for name in stages:
             stage = getattr(self.recipe, name)
             if stage is not None:
-                task = CaptioningTask(
+                objective = CaptioningObjective(
                     name,
                     stage,
                     captioner,
-                    self.tokenizer,
-                    self.dataset,
-                    embeddings,
-                    self.recipe.seed,
+                    tokenizer=self.tokenizer,
+                    dataset=self.dataset,
+                    embeddings=embeddings,
+                    seed=self.recipe.seed,
                 )
-                self._train(task)
+                self._train(objective)
         self._save(out, captioner, encoder)
 
-    def _train(self, task: Task) -> None:
-        run_task(
-            task,
-            self.folder / f"state-{task.name}.pt",
+    def _train(self, objective: Objective) -> None:
+        minimize(
+            objective,
+            self.folder / f"state-{objective.name}.pt",
             self.log,
             save_every_steps=self.recipe.save_every_steps,
             log_every_steps=self.recipe.log_every_steps,
@@ -137,7 +140,10 @@ class _Run:
         elif self.recipe.vocab_size:
             train_tokenizer(self.dataset, self.recipe.vocab_size, self.config.decoder, path)
         else:
-            raise ConfigError("the recipe trains no tokenizer (vocab_size): give --init CKPT.")
+            raise ConfigError(
+                "the recipe does not train a tokenizer (vocab_size is 0): give --init CKPT, whose "
+                "tokenizer is used."
+            )
         return path
 
     def _encoder(self, pixels: NDArray[np.uint8]) -> Encoder:
@@ -147,23 +153,26 @@ class _Run:
         if stage is None:
             return build_encoder(self.config.encoder)
         if not isinstance(self.dataset, ScenesDataset):
-            raise ConfigError("the encoder stage trains on scenes only: drop [encoder] or --data.")
+            raise ConfigError(
+                "the stage [encoder] trains on scenes only: remove it from the recipe, or leave "
+                "--data out."
+            )
         clip: Any = build_clip(self.config.encoder)
-        task = ContrastiveTask(
+        objective = ContrastiveObjective(
             stage,
             self.config.encoder,
             clip,
-            self.tokenizer,
-            self.dataset,
-            pixels,
-            self.recipe.seed,
-            self.config.decoder.eos_id,
+            tokenizer=self.tokenizer,
+            dataset=self.dataset,
+            pixels=pixels,
+            seed=self.recipe.seed,
+            eos_id=self.config.decoder.eos_id,
         )
-        self._train(task)
+        self._train(objective)
         return Encoder(self.config.encoder, clip.visual).eval().requires_grad_(False)
 
     def _embed(self, encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embeddings of all images, (N, E), kept in a file for the weights they were made with."""
+        """Embeddings of all images, (N, E), cached in a file named after the encoder's weights."""
         digest = hashlib.sha256()
         for tensor in encoder.state_dict().values():
             digest.update(tensor.numpy().tobytes())

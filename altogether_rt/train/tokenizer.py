@@ -1,4 +1,4 @@
-"""Trains the byte-level BPE tokenizer of a captioner that starts from nothing."""
+"""Trains the byte-level BPE tokenizer of a captioner that is trained from scratch."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from altogether_rt.train.data import Dataset
 
 __all__ = ["train_tokenizer"]
 
-_NUM_EXAMPLES = 20_000
+_MAX_EXAMPLES = 20_000
 
-#: OPT's special tokens in OPT's order, so that pad is 1 and end of text is 2.
+#: OPT's special tokens in OPT's order: pad has id 1, end of text id 2.
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 
 
 def train_tokenizer(dataset: Dataset, vocab_size: int, decoder: DecoderConfig, path: Path) -> None:
-    """Writes a tokenizer file for the texts of `dataset`.
+    """Train a tokenizer on the texts of `dataset` and write it to the file `path`.
 
     Raises ConfigError if the vocabulary does not fit the decoder's.
     """
     if vocab_size > decoder.vocab_size:
-        raise ConfigError("the recipe's vocab_size is larger than decoder.vocab_size.")
+        raise ConfigError("the recipe's vocab_size must not exceed decoder.vocab_size.")
     if (decoder.pad_id, decoder.eos_id) != (1, 2):
-        raise ConfigError("a trained tokenizer has pad_id 1 and eos_id 2; set them so.")
+        raise ConfigError(
+            "a trained tokenizer has pad_id 1 and eos_id 2: set decoder.pad_id and decoder.eos_id."
+        )
     tokenizer = Tokenizer(models.BPE())
-    # The prefix space makes a name at the start of an alt-text the same tokens as within a caption.
+    # The prefix space gives a name at the start of an alt-text the same tokens as within a caption.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -44,7 +46,7 @@ def train_tokenizer(dataset: Dataset, vocab_size: int, decoder: DecoderConfig, p
 
 
 def _texts(dataset: Dataset) -> Iterator[str]:
-    for index in range(min(_NUM_EXAMPLES, len(dataset))):
+    for index in range(min(_MAX_EXAMPLES, len(dataset))):
         example = dataset.example(index, 0)
         yield from example.alts
         yield example.caption

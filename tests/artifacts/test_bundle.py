@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ FILES = {
 }
 
 
-def manifest_of(files: dict[str, FileSpec], parity: dict[str, Any] | None = None) -> BundleManifest:
+def manifest_of(
+    files: Mapping[str, FileSpec], parity: dict[str, Any] | None = None
+) -> BundleManifest:
     tensor = TensorSpec("x", "float32", ("N", "4"))
     return BundleManifest(
         config=CaptionerConfig(
@@ -304,7 +306,7 @@ def test_the_starter_is_a_name_and_the_rest_are_paths(
 ) -> None:
     assert find_bundle(str(bundle)) == bundle
     package = tmp_path / "package"
-    monkeypatch.setattr(bundle_module.resources, "files", lambda name: package)
+    monkeypatch.setattr("altogether_rt.artifacts.bundle.resources.files", lambda name: package)
     with pytest.raises(BundleError, match="the starter bundle is missing"):
         find_bundle("starter")
     package.mkdir()

@@ -20,7 +20,7 @@ from altogether_rt.config import CaptionerConfig, EncoderConfig
 from altogether_rt.errors import AltogetherError
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder
-from tests.tiny import EMBED_DIM, FAMILIES, tiny_config, tiny_tokenizer
+from tests.tiny import EMBED_DIM, FAMILIES, MapperKind, tiny_config, tiny_tokenizer
 
 VISION = {
     "embed_dim": EMBED_DIM,
@@ -30,7 +30,7 @@ VISION = {
 ENCODER = EncoderConfig("tiny-vit", EMBED_DIM, image_size=16, model=VISION)
 
 
-def config_of(family: str = "opt", mapper: str = "transformer") -> CaptionerConfig:
+def config_of(family: str = "opt", mapper: MapperKind = "transformer") -> CaptionerConfig:
     return replace(tiny_config(family, mapper), encoder=ENCODER)
 
 
@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("mapper", ["transformer", "mlp"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_round_trip(family: str, mapper: str, tmp_path: Path) -> None:
+def test_round_trip(family: str, mapper: MapperKind, tmp_path: Path) -> None:
     config = config_of(family, mapper)
     state = state_of(config)
     save(tmp_path / "ckpt", config, state, training={"steps": 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import stat
 import subprocess
@@ -92,7 +93,7 @@ def test_links_at_the_temporary_name_are_not_written_through(
     victim.write_text("mine")
     folder.mkdir()
     # Even if the name were guessed: the file is created exclusively.
-    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "0" * 16)
+    monkeypatch.setattr(secrets, "token_hex", lambda n: "0" * 16)
     for name in (".f.0000000000000000.tmp", ".new.0000000000000000.tmp", ".f.tmp", "f.tmp"):
         (folder / name).symlink_to(victim)
     with pytest.raises(FileExistsError):
@@ -212,7 +213,7 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_former_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, rename = tmp_path / "d", os.rename
-    failed = []
+    failed: list[Path] = []
 
     def fail_once(source: Path, destination: Path) -> None:
         if destination == target and not failed:

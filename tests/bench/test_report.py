@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,6 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from typer.testing import CliRunner
 
-from altogether_rt.artifacts.manifest import TargetSpec
 from altogether_rt.bench import report
 from altogether_rt.bench.ceilings import Ceilings
 from altogether_rt.bench.report import COLUMNS, BenchSettings, describe_machine, run_bench
@@ -32,8 +31,9 @@ from altogether_rt.config import (
     PromptConfig,
 )
 from altogether_rt.machine.report import Processor
+from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess import PromptTokenizer
-from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.base import Runtime, StepBatch, StepResult
 
 pytestmark = pytest.mark.lean
 
@@ -96,19 +96,20 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     raw.pre_tokenizer = Whitespace()  # type: ignore[assignment, unused-ignore]
     tokenizer = PromptTokenizer(raw, CONFIG.prompt, CONFIG.decoder.pad_id)
     runtime = StandIn(num_slots=3)
-    manifest = SimpleNamespace(
-        target=TargetSpec("cpu-int8", "onnxruntime", "cpu", "int8, one scale a row"),
-        cache=SimpleNamespace(dtype="float32"),
+    parts = CaptionerParts(CONFIG, cast("Runtime", runtime), tokenizer, "0123456789ab", None)
+    resolved = SimpleNamespace(
+        bundle_id=parts.bundle_id, target="cpu-int8", weights="int8", cache="float32"
     )
-    bundle = SimpleNamespace(bundle_id="0123456789ab", manifest=manifest)
 
-    def load(opened: Any, *, num_slots: int, speculation: Any, **_: Any) -> Captioner:
-        assert opened is bundle
+    def open_stand_in(
+        captioner: object, *, num_slots: int, speculation: Any, **_: Any
+    ) -> Captioner:
+        assert captioner is resolved
         assert num_slots == 3
-        return Captioner(CONFIG, runtime, tokenizer, bundle.bundle_id, speculation)  # type: ignore[arg-type]
+        return Captioner(parts, speculation)
 
-    monkeypatch.setattr(report, "load_bundle", lambda path, device: bundle)
-    monkeypatch.setattr(report, "Captioner", SimpleNamespace(load=load))
+    monkeypatch.setattr(report, "resolve_captioner", lambda path, device: resolved)
+    monkeypatch.setattr(report, "open_captioner", open_stand_in)
     monkeypatch.setattr(report, "measure_ceilings", lambda threads, quick: MACHINE)
     return runtime
 

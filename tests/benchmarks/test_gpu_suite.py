@@ -32,7 +32,8 @@ class Scripted:
     """Outcomes by part, instead of processes; remembers what was asked."""
 
     def __init__(self, **outcomes: Any) -> None:
-        self.outcomes, self.requests = outcomes, {}
+        self.outcomes = outcomes
+        self.requests: dict[str, list[Any]] = {}
 
     def __call__(self, part: Part, deadline: Deadline) -> Outcome:
         text = part.command[-1]
@@ -49,7 +50,7 @@ def run_suite(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
 ) -> dict[str, Any]:
     monkeypatch.setattr("benchmarks.gpu.suite.run_part", scripted)
-    settings = {
+    settings: dict[str, Any] = {
         "device": "cuda",
         "configs": [str(TINY)],
         "batch_sizes": [1, 8, 32],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contestants import CONTESTANTS, ENVIRONMENTS, HERE, REFERENCE
@@ -13,7 +14,7 @@ from altogether_rt.config import named_configs
 
 
 @pytest.mark.parametrize("contestant", [*CONTESTANTS, REFERENCE], ids=lambda c: c.name)
-def test_contestants_are_complete(contestant, tmp_path: Path) -> None:
+def test_contestants_are_complete(contestant: Any, tmp_path: Path) -> None:
     assert contestant.environment in ENVIRONMENTS
     assert (HERE / f"{contestant.adapter.replace('.', '/')}.py").is_file()
     assert set(contestant.files) <= STEPS.keys()

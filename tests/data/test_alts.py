@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from altogether_rt.data.alts import MAX_ALT_CHARS, Alts, AltTable, clean_text, read_alts
+from altogether_rt.data.alts import (
+    MAX_ALT_CHARS,
+    Alts,
+    AltTable,
+    alt_texts,
+    clean_text,
+    read_alts,
+)
 from altogether_rt.errors import AltogetherError
 
 pytestmark = pytest.mark.lean
@@ -42,6 +49,31 @@ def test_json_lines(tmp_path: Path) -> None:
     }
     assert not table.problems
     assert table.get("z.jpg") == Alts()
+
+
+@pytest.mark.parametrize(
+    ("record", "texts"),
+    [
+        ({"alt": "a boat"}, ("a boat",)),
+        ({"alts": ["a boat", "b"]}, ("a boat", "b")),
+        ({"text": "a boat"}, ("a boat",)),
+        ({"text": "third", "alts": ["second"], "alt": "first"}, ("first",)),
+        ({"alt": "", "text": "not this"}, ("",)),
+        ({"alt": None}, ()),
+        ({"alt": float("nan")}, ()),
+        ({"alts": [None, "b", float("nan")]}, ("b",)),
+        ({"alts": []}, ()),
+        ({"caption": "a boat"}, None),
+    ],
+)
+def test_alt_texts_of_a_record(record: dict[str, Any], texts: tuple[str, ...] | None) -> None:
+    assert alt_texts(record) == texts
+
+
+@pytest.mark.parametrize("value", [7, 0.5, True, {"en": "a"}, [["a"]], ["a", 7], float("inf")])
+def test_what_is_not_text_is_not_made_text(value: Any) -> None:
+    with pytest.raises(ValueError, match="alts is neither a text nor a list of texts"):
+        alt_texts({"alts": value})
 
 
 def test_json_of_a_row() -> None:

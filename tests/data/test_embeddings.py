@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ ENDINGS = [
 ]
 
 
-def save(path: Path, names: list[str], stamp: EncoderStamp = STAMP, **options: bool) -> None:
+def save(path: Path, names: list[str], stamp: EncoderStamp = STAMP, **options: Any) -> None:
     with EmbeddingSink(path, stamp, **options) as sink:
         for name in names:
             sink.write(name, IMAGES[name])

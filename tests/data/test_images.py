@@ -12,6 +12,7 @@ import time
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,12 +118,20 @@ def test_alpha_lies_on_white(tmp_path: Path) -> None:
 def test_every_kind_of_transparency(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.tif" if mode == "PA" else "a.png")
     image = Image.new({"LA": "L", "PA": "P"}.get(mode, mode), (2, 1), 0)
-    other = {"LA": 9, "PA": 1, "P": 1, "L": 9, "RGB": (9, 9, 9), "1": 1, "I;16": 999}[mode]
-    image.putpixel((1, 0), other)
+    others: dict[str, int | tuple[int, ...]] = {
+        "LA": 9,
+        "PA": 1,
+        "P": 1,
+        "L": 9,
+        "RGB": (9, 9, 9),
+        "1": 1,
+        "I;16": 999,
+    }
+    image.putpixel((1, 0), others[mode])
     if image.mode == "P":
         image.putpalette([50, 60, 70, 9, 9, 9])
     if mode in ("LA", "PA"):
-        image.putalpha(Image.fromarray(np.uint8([[0, 255]])))
+        image.putalpha(Image.fromarray(np.array([[0, 255]], np.uint8)))
         image.save(path)
     else:
         image.save(path, transparency=(0, 0, 0) if mode == "RGB" else 0)
@@ -146,11 +155,11 @@ def test_16_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (np.float32([0.0, 0.5, 1.0, np.nan]), [0, 128, 255, 0]),
-        (np.float32([0.0, 128.0, 255.0, -3.0]), [0, 128, 255, 0]),
-        (np.float32([0.0, 5e4, 1e5, np.inf]), [0, 128, 255, 255]),
-        (np.int32([0, 32768, 65535, -9]), [0, 128, 255, 0]),
-        (np.int32([0, 500_000, 1_000_000, 1]), [0, 128, 255, 0]),
+        (np.array([0.0, 0.5, 1.0, np.nan], np.float32), [0, 128, 255, 0]),
+        (np.array([0.0, 128.0, 255.0, -3.0], np.float32), [0, 128, 255, 0]),
+        (np.array([0.0, 5e4, 1e5, np.inf], np.float32), [0, 128, 255, 255]),
+        (np.array([0, 32768, 65535, -9], np.int32), [0, 128, 255, 0]),
+        (np.array([0, 500_000, 1_000_000, 1], np.int32), [0, 128, 255, 0]),
     ],
 )
 def test_floats_and_integers(tmp_path: Path, values: np.ndarray, expected: list[int]) -> None:
@@ -180,7 +189,7 @@ def test_colour_spaces(tmp_path: Path, mode: str) -> None:
 def test_first_frame(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
-    options = {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == "webp" else {}
     frames[0].save(path, save_all=True, append_images=frames[1:], **options)
     assert tuple(np.asarray(load_image(path))[8, 8]) == (255, 0, 0)
 
@@ -421,7 +430,7 @@ def test_gate_is_left_when_decoding_fails(tmp_path: Path) -> None:
 
 def test_odd_files(shared_data: Path) -> None:
     folder = shared_data / "odd"
-    outcome = {}
+    outcome: dict[str, tuple[int, int] | str] = {}
     for path in sorted(folder.iterdir()):
         try:
             outcome[path.name] = load_image(path).size

@@ -95,7 +95,7 @@ def test_a_graph_that_is_not_the_checkpoint_gives_no_bundle(tmp_path: Path) -> N
 def test_the_recipe_decides_what_is_close_enough(tmp_path: Path) -> None:
     recipe = find_recipe("cpu-int8")
     strict = replace(recipe, parity={**recipe.parity, "step": Threshold(1.0, 1.0)})
-    with pytest.raises(ParityError, match=r"the exported step differs.*asks for 1\.0"):
+    with pytest.raises(ParityError, match=r"the exported step differs.*requires 1\.0"):
         write_bundle(tiny_source(tiny_config(), tmp_path), strict, tmp_path / "b", tiny_samples())
 
 

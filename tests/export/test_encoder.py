@@ -74,6 +74,8 @@ def test_open_clip_towers(tower: str, tmp_path: Path) -> None:
 class Odd(nn.Module):
     """Products that only look like linear layers, and constants of all kinds."""
 
+    left: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("left", torch.randn(5, 48))

@@ -29,7 +29,7 @@ def test_a_recipe_says_all(root: Path) -> None:
 
 def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match="no target is called 'gpu'; there are cpu-fp32, cpu-int8"
+        ConfigError, match="there is no target 'gpu': choose one of cpu-fp32, cpu-int8"
     ):
         find_recipe("gpu")
     with pytest.raises(ConfigError):
@@ -59,7 +59,7 @@ def test_found_in_a_checkout_and_in_a_package(
         ('device = "cpu"', 'device = "cpu"\nspeed = "high"', "unknown key speed"),
         ("[parity.step]", "[parity.stop]", "parity needs exactly"),
         ("worst = 0.99\n", "worst = 2.0\n", "-1 <= worst <= mean"),
-        ("[lowering]", "[lowering", "cannot be read"),
+        ("[lowering]", "[lowering", "is not valid TOML"),
     ],
 )
 def test_a_bad_recipe(tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -67,5 +67,5 @@ def test_another_shape_is_no_agreement() -> None:
             def encode(self, pixels: np.ndarray) -> np.ndarray:
                 return model.encode(pixels)[None].repeat(4, 0)
 
-        with pytest.raises(ParityError, match="a graph answers with shape"):
-            compare(recording, Broadcasting())  # type: ignore[arg-type]
+        with pytest.raises(ParityError, match="a graph returned shape"):
+            compare(recording, Broadcasting())

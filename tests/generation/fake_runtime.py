@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from altogether_rt.runtime.base import StepBatch, StepResult
 

@@ -73,7 +73,8 @@ class TransformerMapper(nn.Module):
         rows, width = len(embeddings), self.prefix_const.shape[1]
         x = self.linear(embeddings).view(rows, 3, width)
         x = torch.cat([x, self.prefix_const.expand(rows, -1, -1)], 1)
-        for layer in self.transformer.layers:
+        layers: Any = self.transformer.layers
+        for layer in layers:
             x = layer(x)
         return x[:, 3:]
 
@@ -95,10 +96,10 @@ class MlpMapper(nn.Module):
 class Published(nn.Module):
     """A captioner as the public codes build it: `clip_project` and `gpt`."""
 
-    def __init__(self, mapper: nn.Module, gpt: nn.Module) -> None:
+    def __init__(self, mapper: nn.Module, gpt: Any) -> None:
         super().__init__()
         self.clip_project = mapper
-        self.gpt = gpt
+        self.gpt: Any = gpt
         with torch.no_grad():  # every part must matter to the logits
             for parameter in self.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))

@@ -27,7 +27,7 @@ from altogether_rt.importing.bundle import recover_checkpoint
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder
 from altogether_rt.runtime.torch.runtime import TorchRuntime
-from tests.tiny import tiny_config, tiny_tokenizer
+from tests.tiny import MapperKind, tiny_config, tiny_tokenizer
 
 #: A tower of each kind: one with folded batch norms and attention over joined biases, one with
 #: joined weights and layer norms.
@@ -36,7 +36,7 @@ VIT = {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size
 TEXT = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
 
 
-def config_with(vision: Mapping[str, Any], family: str, mapper: str) -> CaptionerConfig:
+def config_with(vision: Mapping[str, Any], family: str, mapper: MapperKind) -> CaptionerConfig:
     config = tiny_config(family, mapper)
     model = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": TEXT}
     encoder = replace(
@@ -51,6 +51,7 @@ def write_checkpoint(folder: Path, config: CaptionerConfig) -> Checkpoint:
     visual = build_encoder(config.encoder).visual
     for module in visual.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
             module.weight.uniform_(0.5, 2)
@@ -294,13 +295,17 @@ def rename_a_norm(graph: Any) -> None:
 @pytest.mark.parametrize(
     ("graph", "alter", "says"),
     [
-        ("encoder", subtract_the_positions, "unsqueeze in Sub stands where"),
-        ("encoder", use_a_weight_more, "conv1.weight in Neg is one too many"),
-        ("encoder", reshape_a_weight, "conv1.weight in Conv stands where"),
-        ("encoder", negate_the_result, "the encoder of .* does not compute what its weights do"),
-        ("mapper", swap_two_layers, "the mapper of .* does not compute what its weights do"),
-        ("mapper", spoil_a_scale, "scales that do not fit"),
-        ("mapper", rename_a_norm, "holds mapper.layers.7.norm1.weight"),
+        ("encoder", subtract_the_positions, "unsqueeze in Sub instead of"),
+        ("encoder", use_a_weight_more, "it also has .*conv1.weight in Neg"),
+        ("encoder", reshape_a_weight, "conv1.weight in Conv instead of"),
+        (
+            "encoder",
+            negate_the_result,
+            "the encoder of .* does not compute what its weights compute",
+        ),
+        ("mapper", swap_two_layers, "the mapper of .* does not compute what its weights compute"),
+        ("mapper", spoil_a_scale, "scales that do not match"),
+        ("mapper", rename_a_norm, "has mapper.layers.7.norm1.weight"),
         ("decoder", drop_the_last_weight, "no decoder.norm.weight of shape"),
     ],
 )
@@ -320,7 +325,7 @@ def test_a_bundle_for_another_runtime(int8_bundle: Bundle, tmp_path: Path) -> No
     (path / "bundle.json").write_text(json.dumps(manifest))
     result = CliRunner().invoke(app, ["import", str(path), "--out", str(tmp_path / "back")])
     assert result.exit_code == 1
-    assert "is for tensorrt on cuda" in result.stderr
+    assert "is a bundle for tensorrt on cuda" in result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -329,7 +334,7 @@ def test_a_graph_that_is_none(int8_bundle: Bundle, tmp_path: Path) -> None:
 
     broken = tmp_path / "encoder.onnx"
     broken.write_bytes(b"no graph at all")
-    with pytest.raises(BundleError, match="is not a graph"):
+    with pytest.raises(BundleError, match="is not an ONNX graph"):
         GraphWeights(broken)
 
 

@@ -86,13 +86,15 @@ def test_what_is_wrong_with_an_encoder_is_said(
 ) -> None:
     with pytest.raises(AltogetherError, match="no model 'ViT-X'"):
         encoder_config(512, normalize=True, name="ViT-X")
-    with pytest.raises(ConfigError, match="embeddings of 512; the captioner takes 1024"):
+    with pytest.raises(ConfigError, match="embeddings of width 512, but the captioner takes 1024"):
         encoder_config(1024, normalize=True, name="ViT-B-32")
     for text in ("nonsense", "[]", "{}", '{"embed_dim": 24, "vision_cfg": 3}'):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(AltogetherError, match=r"bad\.json"):
             encoder_config(24, normalize=True, name=str(tmp_path / "bad.json"))
-    with pytest.raises(AltogetherError, match="neither a file nor weights of ViT-B-32"):
+    with pytest.raises(
+        AltogetherError, match="neither a file nor one of open_clip's weights of ViT-B-32"
+    ):
         check_encoder_weights(EncoderConfig("ViT-B-32", 512), "opnai")
 
     def unreachable(*args: str) -> str:

@@ -88,7 +88,7 @@ def test_logits_are_those_of_transformers(name: str, form: str, tmp_path: Path) 
         ({"head_dim": 16}, "head_dim"),
         ({"num_attention_heads": None}, "lacks a value"),
         ({"num_attention_heads": 0}, "lacks a value"),
-        ({"num_attention_heads": 5}, "bad value"),
+        ({"num_attention_heads": 5}, "invalid value"),
     ],
 )
 def test_other_architectures_are_refused(

@@ -102,7 +102,7 @@ def test_a_tokenizer_json_is_taken_as_it_is(tmp_path: Path) -> None:
         ('{"a": true}', "", "must map"),
         ('{"a": -1}', "", "must map"),
         ('{"a": 0, "b": 0}', "", "same id"),
-        ('{"a": 0}', "one two three", "no pair"),
+        ('{"a": 0}', "one two three", "not a pair"),
         ('{"a": 0}', "x y", "do not belong together"),
         ("[" * 100_000, "", "not a vocabulary"),
     ],

@@ -87,7 +87,7 @@ def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
 
 def test_other_content_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(AltogetherError, match="holds a list"):
+    with pytest.raises(AltogetherError, match="contains a list"):
         read_weights(tmp_path / "list.pt")
     with pytest.raises(AltogetherError, match="does not exist"):
         read_weights(tmp_path / "absent.pt")

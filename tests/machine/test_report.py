@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.cli.main import app
 from altogether_rt.errors import BundleError
 from altogether_rt.machine import device as device_module
 from altogether_rt.machine import report as machine_module
+from altogether_rt.machine.gpu import find_gpus
 from altogether_rt.machine.report import examine, missing_packages, read_processor
 from tests.machine.fake_driver import FakeDriver
 
@@ -46,13 +48,13 @@ ALL = {
 def pretend(
     monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], *sms: int, driver: bool = True
 ) -> None:
-    report = machine_module.find_gpus(lambda name: FakeDriver(sms))
+    report = find_gpus(lambda name: FakeDriver(sms))
     if not driver:
 
         def load(name: str) -> FakeDriver:
             raise OSError(name)
 
-        report = machine_module.find_gpus(load)
+        report = find_gpus(load)
     monkeypatch.setattr(machine_module, "find_gpus", lambda: report)
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: DECLARED)
     for module in (machine_module, device_module):
@@ -147,7 +149,7 @@ def test_a_broken_starter_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> None:
         raise BundleError("the starter bundle is missing from this installation: reinstall it.")
 
-    monkeypatch.setattr(machine_module.Bundle, "load", load)
+    monkeypatch.setattr(Bundle, "load", load)
     text = doctor().stdout
     assert "missing  the starter bundle: the starter bundle is missing from this" in text
     assert "-> pip install --force-reinstall altogether-rt" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.runtime.base import Runtime, StepBatch, StepRow
 
-__all__ = ["Row", "run_step", "speak"]
+__all__ = ["Brought", "Row", "run_step", "speak"]
+
+#: A row, its tokens for a step, and its visual tokens if it has any.
+Brought: TypeAlias = "tuple[Row, Sequence[int], NDArray[np.float32] | None]"
 
 
 @dataclass
@@ -22,14 +26,14 @@ class Row:
 
     def bring(
         self, token_ids: Sequence[int], visual_tokens: NDArray[np.float32] | None = None
-    ) -> tuple[Row, Sequence[int], NDArray[np.float32] | None]:
+    ) -> Brought:
         """Tokens for the next step, behind visual tokens if there are any."""
         return self, token_ids, visual_tokens
 
 
 def run_step(
     runtime: Runtime,
-    brought: Sequence[tuple[Row, Sequence[int], NDArray[np.float32] | None]],
+    brought: Sequence[Brought],
     want_logits: bool = True,
 ) -> list[NDArray[np.float32]]:
     """One step over all rows; logits of every token of each row, visual ones included."""

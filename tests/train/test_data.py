@@ -60,7 +60,7 @@ def test_order_of_a_part_is_the_part_of_the_order() -> None:
 
 def test_pretraining_target_is_the_longest_alt_and_condition_another() -> None:
     dataset = _Fixed("short", "the longest of them", "middle one")
-    conditions = Counter()
+    conditions: Counter[tuple[str, ...]] = Counter()
     for seed in range(200):
         condition, target = pretrain_texts(dataset, 0, 0, random.Random(seed), 0.5)
         assert target == "the longest of them"
@@ -116,9 +116,9 @@ def test_folder_of_scenes_is_a_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "a row needs"),
-        ('{"file_name": "x"}', "a row needs"),
-        ("[]", "a row needs"),
+        ("{", "line 1: not JSON"),
+        ('{"file_name": "x"}', "line 1: no text in rounds or caption"),
+        ("[]", "line 1: not a JSON object"),
         ("", "no rows"),
     ],
 )
@@ -127,6 +127,48 @@ def test_bad_training_files_are_refused(tmp_path: Path, line: str, reason: str) 
     path.write_text(line + "\n")
     with pytest.raises(AltogetherError, match=reason):
         FolderDataset(path)
+
+
+def test_training_files_are_read_as_alt_text_files_are(tmp_path: Path) -> None:
+    """A byte order mark, a line separator in a text, and null for an absent alt-text."""
+    path = tmp_path / "train.jsonl"
+    path.write_text(
+        '{"file_name": "a.png", "alt": "one", "caption": "A boat\u2028 at night."}\n'
+        '{"file_name": "b.png", "alts": null, "rounds": ["b", "A boat."]}\n'
+        '{"file_name": "c.png", "alts": [null, "b", NaN], "caption": "A boat."}\n'
+        '{"file_name": "d.png", "text": "from metadata.jsonl", "caption": "A boat."}\n',
+        "utf-8-sig",
+    )
+    dataset = FolderDataset(path)
+    assert [dataset.example(index, 0) for index in range(4)] == [
+        Example(("one",), "A boat\u2028 at night."),
+        Example((), "A boat."),
+        Example(("b",), "A boat."),
+        Example(("from metadata.jsonl",), "A boat."),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"file_name": "x.png", "caption": null}',
+        '{"file_name": "x.png", "caption": NaN}',
+        '{"file_name": "x.png", "caption": 7}',
+        '{"file_name": "x.png", "rounds": ["b", null]}',
+        '{"file_name": "x.png", "alt": 7, "caption": "A boat."}',
+        '{"file_name": null, "caption": "A boat."}',
+        '{"file_name": "x.png", "caption": "caf\xe9"}',
+    ],
+)
+def test_what_is_not_text_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "train.jsonl"
+    good = '{"file_name": "a.png", "caption": "A boat."}'
+    path.write_bytes(f"{good}\n{line}\n{good}\n{line}\n".encode("latin-1"))
+    with pytest.raises(
+        AltogetherError, match=r"cannot be trained on: line 2: .*; line 4: "
+    ) as caught:
+        FolderDataset(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_image_is_named(tmp_path: Path) -> None:

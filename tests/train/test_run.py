@@ -140,7 +140,7 @@ def test_unfinished_run_needs_resume_and_finished_one_is_kept(
     undisturbed: Path, tmp_path: Path
 ) -> None:
     recipe = load_recipe(str(write_recipe(tmp_path)))
-    with pytest.raises(AltogetherError, match="exists already"):
+    with pytest.raises(AltogetherError, match="already exists"):
         train(recipe, undisturbed)
     (tmp_path / "ckpt.training").mkdir()
     with pytest.raises(AltogetherError, match="--resume"):
@@ -152,7 +152,7 @@ def test_state_of_another_run_is_refused(undisturbed: Path, tmp_path: Path) -> N
     training.mkdir()
     (training / "state-encoder.pt").write_bytes(b"not a state")
     recipe = load_recipe(str(write_recipe(tmp_path)))
-    with pytest.raises(AltogetherError, match="no state of this run"):
+    with pytest.raises(AltogetherError, match="not a state of this run"):
         train(recipe, tmp_path / "ckpt", resume=True, threads=1, say=lambda _: None)
 
 
@@ -167,9 +167,9 @@ def test_bad_recipes_are_refused(tmp_path: Path) -> None:
     path.write_text('config = "starter"\n[finetune.optimization]\nnum_steps = 0\n')
     with pytest.raises(ConfigError, match="num_steps must be at least 1"):
         load_recipe(str(path))
-    with pytest.raises(ConfigError, match="no training recipe is called"):
+    with pytest.raises(ConfigError, match="there is no training recipe 'nonesuch'"):
         load_recipe("nonesuch")
-    with pytest.raises(ConfigError, match="no recipe file"):
+    with pytest.raises(ConfigError, match="there is no training recipe"):
         load_recipe(str(tmp_path / "gone.toml"))
 
 

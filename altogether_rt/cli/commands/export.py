@@ -1,4 +1,4 @@
-"""`altogether-rt export`: a checkpoint becomes a bundle."""
+"""`altogether-rt export`: export a checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -31,32 +31,39 @@ def export_command(
     ckpt: Annotated[
         Path | None,
         typer.Option(
-            help="The checkpoint's folder; or a bundle for the CPU, or `starter`, which ships with "
-            "the package."
+            help="Folder of the checkpoint; or a bundle for the CPU, such as `starter`, which "
+            "ships with the package."
         ),
     ] = None,
-    target: Annotated[str, typer.Option(help="What to export for.")] = DEFAULT_TARGET,
+    target: Annotated[
+        str, typer.Option(help="Target to export for (--list-targets).")
+    ] = DEFAULT_TARGET,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write; default: CKPT's name and the target, here."),
+        typer.Option(help="Bundle folder to write. Default: ./CKPT-TARGET."),
     ] = None,
     calibration_images: Annotated[
         Path | None,
-        typer.Option(help="Folder of images to compare with torch on; default: drawn scenes."),
+        typer.Option(
+            help="Folder of images for calibration and for the comparison with torch. Default: "
+            "drawn scenes."
+        ),
     ] = None,
     sm: Annotated[
         str,
         typer.Option(
             metavar="SM,…",
-            help="TensorRT targets: compile for GPUs of these compute capabilities (89 is 8.9).",
+            help="TensorRT targets: compile engines for these compute capabilities (89 means 8.9).",
         ),
     ] = "",
     timing_cache: Annotated[
-        Path | None, typer.Option(help="TensorRT's timing cache, read and written; needs a GPU.")
+        Path | None, typer.Option(help="TensorRT timing cache to read and write; needs a GPU.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing bundle.")
+    ] = False,
     list_targets: Annotated[
-        bool, typer.Option("--list-targets", help="Show the targets and stop.")
+        bool, typer.Option("--list-targets", help="List the targets and exit.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
@@ -70,7 +77,9 @@ def export_command(
         _list_targets(output)
         return
     if ckpt is None:
-        raise typer.BadParameter("give the folder of a checkpoint.", param_hint="--ckpt")
+        raise typer.BadParameter(
+            "give the folder of a checkpoint or a bundle.", param_hint="--ckpt"
+        )
     recipe = find_recipe(target)
     out = out or Path(f"{ckpt.resolve().name}-{target}")
     start = time.monotonic()
@@ -78,7 +87,7 @@ def export_command(
     def report(message: str) -> None:
         output.note(f"[{format_duration(time.monotonic() - start)}] {message}")
 
-    # What cannot work fails now, not in ten minutes.
+    # Checked first: the export itself can take ten minutes.
     compile_engines = _compiler(recipe, _parse_sms(sm), timing_cache, report)
     from altogether_rt.artifacts.bundle import BundleWriter
     from altogether_rt.export.from_checkpoint import export_checkpoint
@@ -118,11 +127,11 @@ def export_command(
 
 
 def _parse_sms(text: str) -> tuple[int, ...]:
-    """`80,89` or `8.0,8.9`."""
+    """Compute capabilities in a list such as `80,89` or `8.0,8.9`."""
     parts = [part.strip().replace(".", "") for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and len(part) <= 3 for part in parts):
         raise typer.BadParameter(
-            f"{text!r} is no list of compute capabilities such as 80,89,120.", param_hint="--sm"
+            f"{text!r} is not a list of compute capabilities such as 80,89,120.", param_hint="--sm"
         )
     return tuple(map(int, parts))
 
@@ -130,18 +139,21 @@ def _parse_sms(text: str) -> tuple[int, ...]:
 def _compiler(
     recipe: Recipe, sms: tuple[int, ...], timing_cache: Path | None, report: Callable[[str], None]
 ) -> CompileEngines | None:
-    """What compiles the engines, once it is clear that it can; None if none are asked for."""
+    """The function that compiles the engines, or None if no options ask for engines.
+
+    Raises AltogetherError if they cannot be compiled here.
+    """
     if not sms and timing_cache is None:
         return None
     if recipe.target.runtime != "tensorrt":
         raise ConfigError(
-            f"the target {recipe.target.name} has no engines: leave --sm and --timing-cache out, "
+            f"the target {recipe.target.name} has no engines: leave out --sm and --timing-cache, "
             "or choose a target such as tensorrt-fp16."
         )
     if recipe.lowering.linear == "fp8-static" and any(sm < FIRST_SM_WITH_FP8 for sm in sms):
         raise ConfigError(
-            f"fp8 needs a GPU of SM {FIRST_SM_WITH_FP8} or later: leave SM {min(sms)} out, or "
-            "export with tensorrt-int8 or tensorrt-fp16."
+            f"fp8 needs a GPU of SM {FIRST_SM_WITH_FP8} or later: leave out SM {min(sms)}, or "
+            "export for tensorrt-int8 or tensorrt-fp16."
         )
     from altogether_rt.runtime.tensorrt.build import build_engines
     from altogether_rt.runtime.tensorrt.compiler import open_builder

@@ -1,4 +1,4 @@
-"""`altogether-rt import`."""
+"""`altogether-rt import`: convert published weights or a bundle to a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ def import_command(
         str | None,
         typer.Option(
             help="The decoder's tokenizer: a folder (vocab.json and merges.txt, or "
-            "tokenizer.json), a file or a hub id. Without it: the files beside SRC, or the "
-            "published one of the hub."
+            "tokenizer.json), a file or a hub id. Default: the files beside SRC, or the published "
+            "tokenizer from the hub."
         ),
     ] = None,
     encoder_name: Annotated[
         str | None,
         typer.Option(
-            help="open_clip's name of the image encoder, or a .json file in its format. Without "
-            "it: the published one of that width."
+            help="open_clip's name of the image encoder, or a .json file in its format. Default: "
+            "the published encoder of that width."
         ),
     ] = None,
     encoder_weights: Annotated[
         str | None,
         typer.Option(
-            help="The encoder's weights: a file, which is embedded in the checkpoint, or one of "
-            "open_clip's tags, which is loaded when needed. Without it: the published tag."
+            help="The encoder's weights: a file, which is copied into the checkpoint, or a tag of "
+            "open_clip, whose weights are loaded when needed. Default: the published tag."
         ),
     ] = None,
     normalize: Annotated[
         bool | None,
         typer.Option(
             "--normalize/--no-normalize",
-            help="Whether the captioner takes embeddings of length 1. Without it: as published.",
+            help="Whether the captioner takes embeddings of length 1. Default: as published.",
         ),
     ] = None,
     mapper_heads: Annotated[
@@ -59,16 +59,19 @@ def import_command(
     ] = 8,
     decoder_heads: Annotated[
         int | None,
-        typer.Option(min=1, help="Attention heads of a decoder that is of no published width."),
+        typer.Option(
+            min=1,
+            help="Attention heads of the decoder. Default: as the published model of its width.",
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Turn the weights of ClipCap or of Altogether's public code into a checkpoint.
+    """Convert the weights of ClipCap or of Altogether's public code to a checkpoint.
 
-    A bundle holds its weights too: one for the CPU becomes a checkpoint again, which can be
-    exported for other targets. What an int8 bundle rounded stays so; the options that describe
-    weights are not needed.
+    A bundle for the CPU can be converted to a checkpoint too, to export it for other targets. The
+    weights of an int8 bundle keep its rounding. The options that describe weights do not apply to
+    bundles.
     """
     from altogether_rt.artifacts.bundle import find_source, hash_file
     from altogether_rt.artifacts.checkpoint import save_checkpoint
@@ -77,19 +80,19 @@ def import_command(
 
     output = Output(as_json=as_json, quiet=quiet)
     if out.exists():
-        raise AltogetherError(f"{out} exists already: give another --out.")
+        raise AltogetherError(f"{out} already exists: give another --out.")
     bundle = find_source(source)
     if bundle is not None:
         _recover(bundle, out, output)
         return
     weights = read_captioner(source)
-    words = Tokenizer.from_str(
+    loaded_tokenizer = Tokenizer.from_str(
         _tokenizer_text(tokenizer, source.parent, weights.published_tokenizer)
     )
     embed = encoder_weights is not None and Path(encoder_weights).is_file()
     config, state = import_captioner(
         weights,
-        words,
+        loaded_tokenizer,
         name=source.stem,
         mapper_heads=mapper_heads,
         decoder_heads=decoder_heads,
@@ -105,7 +108,7 @@ def import_command(
         "imported_sha256": hash_file(source),
         **encoder_reference(encoder_weights),
     }
-    save_checkpoint(out, config, state, words, about)
+    save_checkpoint(out, config, state, loaded_tokenizer, about)
     where = "embedded" if embed else f"by reference ({encoder_weights})"
     output.result(
         {"checkpoint": str(out), "config": config.to_dict(), "encoder_embedded": embed},
@@ -133,21 +136,24 @@ def _recover(bundle: Path, out: Path, output: Output) -> None:
 
 
 def _encoder_weights(config: CaptionerConfig, given: str | None) -> str:
-    """The file or tag that the user gave, else the published tag. Raises AltogetherError."""
+    """The file or tag that the user gave, or else the published tag.
+
+    Raises AltogetherError if there is none or it cannot be loaded.
+    """
     from altogether_rt.importing.captioner import default_encoder_tag
     from altogether_rt.importing.encoders import check_encoder_weights
 
     weights = given or default_encoder_tag(config)
     if weights is None:
         raise AltogetherError(
-            f"no published weights of {config.encoder.name} are known: give --encoder-weights."
+            f"no published weights are known for {config.encoder.name}: give --encoder-weights."
         )
     check_encoder_weights(config.encoder, weights)
     return weights
 
 
 def _tokenizer_text(given: str | None, beside: Path, published: str) -> str:
-    """tokenizer.json of what the user gave, else of the source's folder, else of the hub."""
+    """The tokenizer.json of the user's tokenizer, of SRC's folder, or of the hub, in this order."""
     from altogether_rt.importing.huggingface import hub_folder
     from altogether_rt.importing.tokenizer import tokenizer_json
 

@@ -1,4 +1,4 @@
-"""`altogether-rt init`."""
+"""`altogether-rt init`: make a checkpoint to start from."""
 
 from __future__ import annotations
 
@@ -19,41 +19,46 @@ def init_command(
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
     config: Annotated[
         str,
-        typer.Option(help="A named configuration, such as `altogether-opt-125m`, or a .toml file."),
+        typer.Option(
+            help="The configuration: a name such as `altogether-opt-125m`, or a .toml file."
+        ),
     ] = "altogether-opt-1.3b",
     random_weights: Annotated[
         bool,
-        typer.Option("--random-weights", help="Whatever weights are not given are random."),
+        typer.Option(
+            "--random-weights", help="Use random weights for every part that no option gives."
+        ),
     ] = False,
     decoder: Annotated[
         str | None,
         typer.Option(
-            help="A trained decoder (OPT, GPT-2, Llama): a Hugging Face folder or hub id. It takes "
-            "the place of the configuration's decoder."
+            help="A trained decoder (OPT, GPT-2, Llama): a Hugging Face folder or hub id. It "
+            "replaces the configuration's decoder."
         ),
     ] = None,
     encoder_weights: Annotated[
         str | None,
         typer.Option(
-            help="Trained weights of the configuration's encoder: a file, which is embedded in the "
-            "checkpoint, or one of open_clip's tags, which is loaded when needed."
+            help="Trained weights of the configuration's encoder: a file, which is copied into the "
+            "checkpoint, or a tag of open_clip, whose weights are loaded when needed."
         ),
     ] = None,
     no_encoder: Annotated[
         bool,
         typer.Option(
-            "--no-encoder", help="Leave the encoder out: its published weights, loaded when needed."
+            "--no-encoder",
+            help="Leave out the encoder's weights: the published ones are loaded when needed.",
         ),
     ] = False,
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with vocab.json and merges.txt, or tokenizer.json. Without it: the "
-            "decoder's own, or a placeholder in which every byte is a token."
+            help="Folder with vocab.json and merges.txt, or tokenizer.json. Default: the decoder's "
+            "tokenizer, or a placeholder with a token for every byte."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Make a checkpoint to try things out with (random weights) or to start training from."""
@@ -64,7 +69,7 @@ def init_command(
     output = Output(as_json=as_json, quiet=quiet)
     base = load_config(config)
     if out.exists():
-        raise AltogetherError(f"{out} exists already: give another --out.")
+        raise AltogetherError(f"{out} already exists: give another --out.")
     encoder_weights = _encoder_weights(base, encoder_weights, no_encoder=no_encoder)
     _check_complete(decoder, encoder_weights, random_weights=random_weights)
     is_file = encoder_weights is not None and Path(encoder_weights).is_file()
@@ -84,8 +89,8 @@ def init_command(
         **({"decoder": decoder} if decoder else {}),
         **encoder_reference(encoder_weights),
     }
-    words = Tokenizer.from_str(_tokenizer_text(made, tokenizer, decoder))
-    save_checkpoint(out, made, state, words, about)
+    loaded_tokenizer = Tokenizer.from_str(_tokenizer_text(made, tokenizer, decoder))
+    save_checkpoint(out, made, state, loaded_tokenizer, about)
     parameters = sum(tensor.numel() for tensor in state.values())
     data = {"checkpoint": str(out), "parameters": parameters, "random": random_parts}
     output.result(
@@ -96,7 +101,10 @@ def init_command(
 
 
 def _encoder_weights(config: CaptionerConfig, given: str | None, *, no_encoder: bool) -> str | None:
-    """A tag, a file, or None for random weights. Raises AltogetherError."""
+    """A tag, a file, or None for random weights.
+
+    Raises AltogetherError if the options contradict each other or name no weights.
+    """
     from altogether_rt.importing.encoders import check_encoder_weights, published_weights
     from altogether_rt.model.encoder import is_published
 
@@ -106,13 +114,13 @@ def _encoder_weights(config: CaptionerConfig, given: str | None, *, no_encoder: 
         return given
     if given is not None and Path(given).is_file():
         raise AltogetherError(
-            "--no-encoder and a file of --encoder-weights contradict each other: give one of them."
+            "--no-encoder cannot be combined with a file in --encoder-weights: give one of them."
         )
     weights = given or published_weights(config.encoder.name, config.decoder.family)
     if weights is None:
         raise AltogetherError(
-            f"no published weights of {config.encoder.name} are known, so a checkpoint without "
-            "them could not be used: leave out --no-encoder, or give --encoder-weights."
+            f"no published weights are known for {config.encoder.name}, so a checkpoint without "
+            "its weights could not be used: leave out --no-encoder, or give --encoder-weights."
         )
     return weights
 
@@ -127,7 +135,7 @@ def _check_complete(
     ]
     if missing and not random_weights:
         raise typer.BadParameter(
-            f"give {' and '.join(missing)}, or --random-weights to have them random"
+            f"give {' and '.join(missing)}, or --random-weights for random weights"
         )
 
 

@@ -6,11 +6,12 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.data.alts import alt_texts
 from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
 from altogether_rt.data.rows import Row, read_rows
 from altogether_rt.errors import AltogetherError, ImageError
@@ -65,7 +66,7 @@ def learn_command(
     planner = DraftPlanner()
     num_captions = num_embeddings = 0
     with output.progress(None, "captions") as progress:
-        for row in itertools.islice(_caption_rows(captions), limit):
+        for row, alts in itertools.islice(_caption_rows(captions), limit):
             embedding = None
             if saved is not None:
                 try:
@@ -73,7 +74,7 @@ def learn_command(
                     num_embeddings += 1
                 except ImageError:
                     pass  # its caption teaches without it
-            alt_ids = tokenizer.prompt(_alts(row)).alt_ids
+            alt_ids = tokenizer.prompt(alts).alt_ids
             ids = (*tokenizer.encode(row["caption"]), config.decoder.eos_id)
             teach(planner, alt_ids, ids, embedding)
             num_captions += 1
@@ -106,23 +107,24 @@ def _open_embeddings(path: Path, bundle: Bundle) -> SavedEmbeddings:
             raise error from None
 
 
-def _caption_rows(path: Path) -> Iterator[Row]:
-    """Rows with a caption, as they are read. Raises AltogetherError for an invalid line."""
+def _caption_rows(path: Path) -> Iterator[tuple[Row, tuple[str, ...]]]:
+    """Rows that have a caption, with their alt-texts, as they are read.
+
+    Raises AltogetherError for an invalid line.
+    """
     try:
         with path.open("rb") as file:
             for number, (_, row, _) in enumerate(read_rows(file), 1):
-                if row is None:
+                try:
+                    texts = None if row is None else alt_texts(row) or ()
+                except ValueError:
+                    texts = None
+                if row is None or texts is None:
                     raise AltogetherError(
                         f"line {number} of {path} is not a caption row: give the output of "
                         "altogether-rt caption."
                     )
                 if "error" not in row:
-                    yield row
+                    yield row, tuple(text for text in texts if text)
     except OSError as error:
         raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _alts(row: Row) -> tuple[str, ...]:
-    alt: Any = row.get("alt")
-    texts: Iterator[Any] = iter(alt if isinstance(alt, list) else [alt])
-    return tuple(text for text in texts if isinstance(text, str) and text)

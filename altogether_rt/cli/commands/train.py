@@ -1,4 +1,4 @@
-"""`altogether-rt train`."""
+"""`altogether-rt train`: run a training recipe."""
 
 from __future__ import annotations
 
@@ -11,30 +11,46 @@ from altogether_rt.cli.output import Output
 
 __all__ = ["train_command"]
 
+DEFAULT_RECIPE = "starter"
+
 
 def train_command(
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The training recipe: `starter`, or the path of a .toml file.",
+            show_default=DEFAULT_RECIPE,
+        ),
+    ] = None,
     config: Annotated[
-        str, typer.Option(help="A training recipe: `starter`, or the path of a .toml file.")
-    ] = "starter",
+        str | None, typer.Option(hidden=True, help="Former name of --recipe.")
+    ] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Checkpoint to start from: its encoder, weights, tokenizer.")
+        Path | None,
+        typer.Option(help="Checkpoint to start from: its encoder, weights and tokenizer."),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Train on this jsonl (file_name, alts, rounds) instead of the recipe's."),
+        typer.Option(
+            help="Train on this JSON Lines file (file_name, alts, rounds) instead of the recipe's "
+            "data.",
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Train a captioner: encoder (scenes only), pretraining, fine-tuning, as the recipe says."""
+    """Train a captioner by a recipe: encoder (scenes only), pretraining, fine-tuning."""
     from altogether_rt.train.recipe import load_recipe
     from altogether_rt.train.run import train
 
+    if recipe is not None and config is not None:
+        raise typer.BadParameter("this is the former name of --recipe: give --recipe alone.")
     output = Output(quiet=quiet)
     train(
-        load_recipe(config),
+        load_recipe(recipe or config or DEFAULT_RECIPE),
         out,
         init=init,
         data=data,

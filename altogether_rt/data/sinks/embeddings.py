@@ -15,10 +15,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Self
 
 import numpy as np
-from typing_extensions import Self
 
 from altogether_rt.artifacts.files import NewFile, new_file
 from altogether_rt.captions import EmbeddedImage

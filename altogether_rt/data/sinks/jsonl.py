@@ -13,9 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from altogether_rt.artifacts.files import new_file
 from altogether_rt.data.rows import Row, encode_row, parse_row, read_rows

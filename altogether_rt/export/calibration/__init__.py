@@ -1,1 +1,1 @@
-"""What the reference computes on samples, and the smoothing that rests on it."""
+"""Calibration: values that the torch reference computes on samples, and smoothing by them."""

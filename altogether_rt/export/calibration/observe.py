@@ -1,4 +1,4 @@
-"""What the reference computed on the samples, as far as quantisation has to know it."""
+"""Records the ranges of values that the torch reference computes, for quantisation."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from torch import nn
 
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 
-__all__ = ["Calibration", "calibrating"]
+__all__ = ["Calibration", "observe"]
 
 Floats = NDArray[np.float32]
 
 
 @dataclass
 class Calibration:
-    """Largest absolute values seen, by channel."""
+    """Largest absolute values seen, per channel."""
 
-    #: For each linear layer of mapper and decoder (`decoder.layers.0.q`), of its input: (in,).
+    #: By linear layer of mapper and decoder (`decoder.layers.0.q`), of its inputs: (in,).
     inputs: dict[str, Floats] = field(default_factory=dict)
-    #: For each norm of the encoder (by its name in it), of its output: (channels,).
+    #: By LayerNorm of the encoder (its name in the module), of its outputs: (channels,).
     norms: dict[str, Floats] = field(default_factory=dict)
-    #: Of the cache, for each layer: (kv_heads, head_dim). Keys are meant as they are stored,
-    #: turned by their position where the decoder does that.
+    #: Of the cache, by layer: (kv_heads, head_dim). Keys are taken as they are stored, after the
+    #: rotary embedding if the decoder has one.
     keys: list[Floats] = field(default_factory=list)
     values: list[Floats] = field(default_factory=list)
 
 
 @contextmanager
-def calibrating(reference: TorchRuntime) -> Iterator[Calibration]:
-    """Observes all that `reference` computes while this lasts; the cache is looked at in the end.
+def observe(reference: TorchRuntime) -> Iterator[Calibration]:
+    """Record the values that `reference` computes inside the context; the cache is read at its end.
 
-    Slots are taken to be used from empty, each for one sequence, so that what they hold is what
-    was computed.
+    Every slot is assumed to be empty at the start and to be used for one sequence.
     """
     calibration = Calibration()
     hooks = [
-        module.register_forward_pre_hook(_observer(calibration.inputs, name))
+        module.register_forward_pre_hook(_input_observer(calibration.inputs, name))
         for name, module in reference.model.named_modules()
         if isinstance(module, nn.Linear) and name.startswith(("mapper.", "decoder."))
     ]
@@ -63,18 +62,19 @@ def calibrating(reference: TorchRuntime) -> Iterator[Calibration]:
         seen += [layer.abs().amax(dim=(0, 2)).float().cpu().numpy() for layer in part]
 
 
-def _observer(
+def _input_observer(
     inputs: dict[str, Floats], name: str
 ) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-    return lambda module, args: _note(inputs, name, args[0])
+    return lambda module, args: _update_max(inputs, name, args[0])
 
 
 def _output_observer(
     outputs: dict[str, Floats], name: str
 ) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
-    return lambda module, args, output: _note(outputs, name, output)
+    return lambda module, args, output: _update_max(outputs, name, output)
 
 
-def _note(seen: dict[str, Floats], name: str, x: torch.Tensor) -> None:
+def _update_max(seen: dict[str, Floats], name: str, x: torch.Tensor) -> None:
+    """Raise the maxima of `name` to the largest absolute values in x (..., channels)."""
     largest = x.detach().abs().reshape(-1, x.shape[-1]).amax(dim=0).float().cpu().numpy()
     seen[name] = np.maximum(seen[name], largest) if name in seen else largest

@@ -1,9 +1,9 @@
-"""Smoothing: outliers move from activations, where they cost precision, into weights.
+"""Smoothing: moves outliers from activations, where they cost precision, into weights.
 
-An activation channel far larger than the others takes all of a row's int8 range. Dividing it by a
-factor where it is made, and multiplying the weights that read it by the same factor, changes
-nothing that the model computes (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438). Both ends are
-weights here: of a norm, of the values that attention mixes, or of the layer before a ReLU.
+An activation channel far larger than the others uses up the int8 range of its row. Dividing the
+channel by a factor where it is produced, and multiplying the weights that read it by the same
+factor, leaves the model's results unchanged (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438). The
+division is folded into weights too: of a norm, of attention's values, of the layer before a ReLU.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from altogether_rt.export.weights import WeightSource
 __all__ = ["SmoothedWeights", "smoothing_factors"]
 
 Floats = NDArray[np.float32]
-#: No factor is beyond this.
-_MOST = 1e4
+#: Upper bound of a smoothing factor.
+_MAX_FACTOR = 1e4
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Weights that make channels, and weights that read them."""
+    """Weights that produce channels, and weights that read them."""
 
-    makers: tuple[str, ...]  # (channels, ·) matrices and (channels,) vectors: divided
+    producers: tuple[str, ...]  # (channels, ·) matrices and (channels,) vectors: divided
     readers: tuple[str, ...]  # linear layers, (·, channels) matrices: multiplied
-    #: The makers' channels are the last so many of their rows; None: all of them.
+    #: How many of the producers' rows, counted from the end, are the channels; None: all of them.
     last: int | None = None
 
 
 class SmoothedWeights:
-    """A checkpoint's tensors, equivalent to those of `weights` and easier to quantise.
+    """The tensors of a checkpoint, equivalent to those of `weights` but easier to quantise.
 
-    strength: the paper's alpha; 0 moves nothing, 1 makes all activation channels equal.
+    strength: the paper's alpha; 0 changes nothing, 1 makes all activation channels equally large.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class SmoothedWeights:
         self._weights = weights
         self._calibration = calibration
         self._strength = strength
-        self._divided: dict[str, tuple[_Pair, Floats]] = {}  # tensor name -> its factors
+        self._divided: dict[str, tuple[_Pair, Floats]] = {}  # by name of the tensor
         self._multiplied: dict[str, Floats] = {}
         pairs = _mapper_pairs(config) + _decoder_pairs(config.decoder)
         for pair in pairs if strength > 0 else []:
             factors = self._factors(pair)
-            for maker in pair.makers:
-                self._divided[maker] = (pair, factors)
+            for producer in pair.producers:
+                self._divided[producer] = (pair, factors)
             for reader in pair.readers:
                 self._multiplied[f"{reader}.weight"] = factors
 
@@ -76,23 +76,23 @@ class SmoothedWeights:
         return name in self._weights
 
     def input_ranges(self) -> dict[str, float]:
-        """Largest input of each linear layer of mapper and decoder with these weights."""
+        """Largest absolute input of each linear layer of mapper and decoder with these weights."""
         return {
             name: float((seen / self._multiplied.get(f"{name}.weight", 1)).max())
             for name, seen in self._calibration.inputs.items()
         }
 
     def keys(self, layer: int) -> Floats:
-        """Largest cached keys of a decoder layer, (kv_heads, head_dim): smoothing leaves them."""
+        """Largest cached keys of a decoder layer, (kv_heads, head_dim); smoothing keeps them."""
         return self._calibration.keys[layer]
 
     def values(self, layer: int) -> Floats:
         """Largest cached values of a decoder layer with these weights, (kv_heads, head_dim)."""
         seen = self._calibration.values[layer]
-        maker = f"decoder.layers.{layer}.v.weight"
-        if maker not in self._divided:
+        producer = f"decoder.layers.{layer}.v.weight"
+        if producer not in self._divided:
             return seen
-        return seen / self._divided[maker][1].reshape(seen.shape)
+        return seen / self._divided[producer][1].reshape(seen.shape)
 
     def _factors(self, pair: _Pair) -> Floats:
         weight = np.max(
@@ -103,18 +103,18 @@ class SmoothedWeights:
 
 
 def smoothing_factors(activation: Floats, weight: Floats, strength: float) -> Floats:
-    """One a channel: max |x| ** strength / max |w| ** (1 - strength), over the median of all.
+    """A factor per channel: max |x| ** strength / max |w| ** (1 - strength), over their median.
 
-    activation, weight: the largest values by channel. Where the factor is below 1 it is 1: the
-    paper's formula also makes small channels larger, but a channel that the samples hardly excite
-    may be excited by other inputs, and would then be an outlier of our own making (logits' cosine
-    0.98 instead of 0.999, random OPT-125M, prompts unlike the samples).
+    activation, weight: the largest absolute values per channel. Factors below 1 are raised to 1:
+    the paper's formula also enlarges small channels, but a channel that is small on the samples may
+    be large on other inputs, and enlarging it would create an outlier (measured on a random
+    OPT-125M with prompts unlike the samples: cosine of the logits 0.98 instead of 0.999).
     """
     seen = (activation > 0) & (weight > 0)
     ratio = np.where(seen, activation, 1) ** strength
     ratio /= np.where(seen, weight, 1) ** (1 - strength)
     typical = np.median(ratio[seen]) if seen.any() else 1.0
-    return np.where(seen, np.clip(ratio / typical, 1, _MOST), 1).astype(np.float32)
+    return np.where(seen, np.clip(ratio / typical, 1, _MAX_FACTOR), 1).astype(np.float32)
 
 
 def _decoder_pairs(config: DecoderConfig) -> list[_Pair]:
@@ -122,20 +122,20 @@ def _decoder_pairs(config: DecoderConfig) -> list[_Pair]:
     for index in range(config.layers):
         name = f"decoder.layers.{index}"
         bias = ("bias",) if config.bias else ()
-        if config.norm_placement == "pre":  # otherwise the residual reads the norm's output too
+        if config.norm_placement == "pre":  # in post-norm layers the residual reads the norm too
             norm = ("weight", "bias") if config.norm == "layernorm" else ("weight",)
             inner = (f"{name}.gate",) if config.gated else ()
-            for maker, readers in (
+            for norm_name, readers in (
                 ("norm1", (f"{name}.q", f"{name}.k", f"{name}.v")),
                 ("norm2", (*inner, f"{name}.fc1")),
             ):
-                pairs.append(_Pair(tuple(f"{name}.{maker}.{part}" for part in norm), readers))
+                pairs.append(_Pair(tuple(f"{name}.{norm_name}.{part}" for part in norm), readers))
         if config.num_kv_heads == config.heads:
-            makers = tuple(f"{name}.v.{part}" for part in ("weight", *bias))
-            pairs.append(_Pair(makers, (f"{name}.out",)))
+            producers = tuple(f"{name}.v.{part}" for part in ("weight", *bias))
+            pairs.append(_Pair(producers, (f"{name}.out",)))
         if config.gated or config.activation == "relu":
-            makers = tuple(f"{name}.fc1.{part}" for part in ("weight", *bias))
-            pairs.append(_Pair(makers, (f"{name}.fc2",)))
+            producers = tuple(f"{name}.fc1.{part}" for part in ("weight", *bias))
+            pairs.append(_Pair(producers, (f"{name}.fc2",)))
     return pairs
 
 
@@ -145,11 +145,11 @@ def _mapper_pairs(config: CaptionerConfig) -> list[_Pair]:
     pairs = []
     for index in range(config.mapper.layers):
         name = f"mapper.layers.{index}"
-        for maker, readers in (("norm1", ("q", "kv")), ("norm2", ("fc1",))):
-            makers = tuple(f"{name}.{maker}.{part}" for part in ("weight", "bias"))
-            pairs.append(_Pair(makers, tuple(f"{name}.{reader}" for reader in readers)))
+        for norm, readers in (("norm1", ("q", "kv")), ("norm2", ("fc1",))):
+            producers = tuple(f"{name}.{norm}.{part}" for part in ("weight", "bias"))
+            pairs.append(_Pair(producers, tuple(f"{name}.{reader}" for reader in readers)))
         width = config.decoder.token_width
         pairs.append(_Pair((f"{name}.kv.weight",), (f"{name}.out",), last=width))
-        makers = tuple(f"{name}.fc1.{part}" for part in ("weight", "bias"))
-        pairs.append(_Pair(makers, (f"{name}.fc2",)))
+        producers = tuple(f"{name}.fc1.{part}" for part in ("weight", "bias"))
+        pairs.append(_Pair(producers, (f"{name}.fc2",)))
     return pairs

@@ -1,7 +1,7 @@
-"""Smoothing of an open_clip vision transformer, as `export.smooth` does it for the decoder.
+"""Smoothing of open_clip's vision transformers; `smooth` does the same for mapper and decoder.
 
-CLIP's towers have outlier channels behind their norms too. The tower is a torch module that torch
-exports itself, so its tensors are changed in place before that.
+CLIP's vision towers have outlier channels in the outputs of their norms too. torch exports the
+tower from its module, so the module's tensors are changed in place before the export.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def smooth_encoder(
 ) -> None:
     """Move outliers of the norms' outputs into the weights that read them; changes `encoder`.
 
-    norms: largest output of each norm by name, (channels,). strength: as for `SmoothedWeights`.
-    What the encoder computes stays the same; one that has no such blocks, a ResNet for one, is
-    left alone.
+    norms: largest absolute output of each norm by name, (channels,). strength: as for
+    `SmoothedWeights`. The encoder's results stay the same. An encoder without open_clip's residual
+    blocks, such as a ResNet, is not changed.
     """
     with torch.no_grad():
         for name, norm, reader in _pairs(encoder):
@@ -38,7 +38,7 @@ def smooth_encoder(
 
 
 def _pairs(encoder: nn.Module) -> Iterator[tuple[str, nn.LayerNorm, torch.Tensor]]:
-    """Norms of open_clip's residual blocks by name, and the (out, channels) weights behind them."""
+    """Norms of open_clip's residual blocks: name, norm, and the weight (out, channels) after it."""
     for name, block in encoder.named_modules():
         attention, mlp = getattr(block, "attn", None), getattr(block, "mlp", None)
         joined = getattr(attention, "in_proj_weight", None)

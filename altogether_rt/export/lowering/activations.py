@@ -1,4 +1,4 @@
-"""In which type values pass from one operator of a graph to the next."""
+"""The type of the values that operators of a graph pass to each other."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Activations", "onnx_type"]
 
 @dataclass(frozen=True)
 class Activations:
-    """Graphs take and give float32; between operators values are `dtype`, norms excepted.
+    """Values between operators are `dtype`; inputs and outputs of graphs and norms are float32.
 
-    `narrow` and `widen` stand at those borders, and add nothing where the types are the same.
+    `narrow` and `widen` convert between the two; they add no node if the types are the same.
     """
 
     dtype: Any = np.float32
@@ -28,11 +28,11 @@ class Activations:
         return bool(self.dtype != np.float32)
 
     def narrow(self, g: GraphBuilder, x: str) -> str:
-        """float32 to the activations' type."""
+        """Cast float32 to the activations' type."""
         return self._cast(g, x, self.dtype)
 
     def widen(self, g: GraphBuilder, x: str) -> str:
-        """The activations' type to float32."""
+        """Cast the activations' type to float32."""
         return self._cast(g, x, np.float32)
 
     def array(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -44,5 +44,5 @@ class Activations:
 
 
 def onnx_type(dtype: Any) -> int:
-    """ONNX's number of a NumPy type."""
+    """ONNX's number for a NumPy type."""
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

@@ -1,4 +1,4 @@
-"""Causal attention over the cache, as a target spells it."""
+"""Causal attention over the cache, in the operators of a target."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _INT32 = int(onnx.TensorProto.INT32)
 
 
 class AttentionState(Protocol):
-    """One graph's attention: what all layers share has been computed."""
+    """The attention of one graph, after what all layers share has been computed."""
 
     def attend(self, g: GraphBuilder, qkv: str, layer: int) -> str:
-        """Queries, keys, values side by side, (B, S, (heads + 2 kv_heads) D) -> (B, S, heads D).
+        """Concatenated queries, keys, values, (B, S, (heads + 2 kv_heads) D) -> (B, S, heads D).
 
-        Writes keys and values into the cache tensors `past_key.N`/`present_key.N` of the layer.
+        Writes keys and values to the layer's cache tensors `past_key.N`/`present_key.N` (`value`).
         """
 
 
 class AttentionLowering(Protocol):
-    """Makes the attention of a graph."""
+    """How a target computes attention."""
 
     @property
     def min_chunk(self) -> int:
-        """Fewest tokens a row of the padded view may have room for."""
+        """Minimum of S, the length of a row in the padded view."""
 
     @property
     def cache_dtype(self) -> str:
-        """NumPy's name of what the cache holds."""
+        """NumPy's name of the cache's element type."""
 
     def check(self, config: DecoderConfig) -> None:
         """Raises ConfigError for a decoder that these operators cannot compute."""
@@ -56,17 +56,17 @@ class AttentionLowering(Protocol):
         config: DecoderConfig,
         query_lengths: str,
         past_lengths: str,
-        places: int,
+        slot_positions: int,
     ) -> AttentionState:
         """Compute what all layers share; both lengths are int32 (B,).
 
-        places: size of a cache slot, for operators that must know it; others take any.
+        slot_positions: tokens in a cache slot, for operators that need a fixed number.
         """
 
 
 @dataclass(frozen=True)
 class CacheScales:
-    """What one step of an int8 cache stands for, layer by layer: (kv_heads, head_dim) each."""
+    """Scales of an int8 cache by layer, (kv_heads, head_dim) each."""
 
     keys: Sequence[NDArray[np.float32]]
     values: Sequence[NDArray[np.float32]]
@@ -75,42 +75,44 @@ class CacheScales:
 class GroupQueryAttention:
     """ONNX Runtime's GroupQueryAttention with its input `query_seqlens` (from 1.32 on CPU).
 
-    What that operator does, found by experiment on 1.32.0 and in its documentation:
+    The operator's contract, from experiments on 1.32.0 and its documentation:
 
-    - Queries come padded on the right, (B, S, ·); row b has `query_seqlens[b]` real ones, which
-      follow `seqlens_k[b] + 1 - query_seqlens[b]` cached tokens. Output of padding is unspecified.
-    - B must equal the leading size of past and present; a leading slice of a bigger buffer will do.
-    - A row may have no query, if its slot is not empty (`seqlens_k >= 0`).
-    - past + S <= places must hold for every row, S being the padded length: the cache needs room
-      for the longest chunk beyond its capacity, which it does not write.
-    - `total_sequence_length` is only an upper bound of past + new and changes no result.
+    - Queries are padded on the right, (B, S, ·). Row b has `query_seqlens[b]` real queries, which
+      follow `seqlens_k[b] + 1 - query_seqlens[b]` cached tokens. The output of padding is
+      unspecified.
+    - B must equal the leading dimension of past and present; a leading slice of a larger buffer is
+      accepted.
+    - A row may have no query if its slot is not empty (`seqlens_k >= 0`).
+    - past + S <= slot size must hold for every row, where S is the padded length: a slot needs room
+      for the longest chunk beyond its capacity, although nothing is written there.
+    - `total_sequence_length` is only an upper bound of past + new and does not change results.
     - A row's results are bit for bit the same in any batch, at any S, for any number of queries,
-      *except* that a row with a single query takes another kernel (matrix times vector) whose sums
-      differ in the last bit, and that S = 1 takes a third one.
+      *except* that a row with a single query uses another kernel (matrix times vector) whose sums
+      differ in the last bit, and that S = 1 uses a third one.
 
-    So rows are attended as if they had at least two queries. The second one is padding: what it
-    writes behind the row's end is overwritten by the next token before anything can see it. Plain
-    decoding, verification of drafts and prefill then agree bit for bit, for a few percent of a
-    step's time.
+    Rows are therefore computed as if they had at least two queries. The second query is padding:
+    what it writes after the row's end is overwritten by the next token before anything reads it.
+    Plain decoding, verification of drafts and prefill then agree bit for bit, at the cost of a few
+    percent of a step's time.
 
-    With an int8 cache none of this is needed: its kernel is the same for any number of queries, and
-    a token attends to itself and to the tokens of its own chunk as they are stored. It reads a
-    quarter of the bytes and takes half the time at 16 rows.
+    An int8 cache does not need this: its kernel is the same for any number of queries, and a token
+    attends to itself and to the tokens of its own chunk as they are stored. It reads a quarter of
+    the bytes and takes half the time at 16 rows.
     """
 
     def __init__(self, *, int8_cache: bool = False, scales: CacheScales | None = None) -> None:
-        """scales: of an int8 cache; needed to write a graph, not to ask what it will need."""
+        """scales: of an int8 cache; required by `start`, not by the other methods."""
         self._int8_cache = int8_cache
         self._scales = scales
 
     @property
     def min_chunk(self) -> int:
-        """Fewest tokens a row of the padded view may have room for."""
+        """Minimum of S, the length of a row in the padded view."""
         return 1 if self._int8_cache else 2
 
     @property
     def cache_dtype(self) -> str:
-        """NumPy's name of what the cache holds."""
+        """NumPy's name of the cache's element type."""
         return "int8" if self._int8_cache else "float32"
 
     def check(self, config: DecoderConfig) -> None:
@@ -128,14 +130,14 @@ class GroupQueryAttention:
         config: DecoderConfig,
         query_lengths: str,
         past_lengths: str,
-        places: int,
+        slot_positions: int,
     ) -> AttentionState:
         assert not self._int8_cache or self._scales is not None, "an int8 cache needs scales"
         attended = query_lengths
         if self.min_chunk > 1:
             attended = g.op("Max", query_lengths, g.constant(self.min_chunk, np.int32))  # (B,)
         lengths = g.op("Add", past_lengths, attended)
-        # No less than the chunk, which a runtime may pad further than its longest row.
+        # At least the padded length, which a runtime may choose longer than its longest row.
         chunk = g.op("Cast", g.op("Shape", "pad_index", start=1, end=2), to=_INT32)
         longest = g.op("Max", g.op("ReduceMax", lengths, keepdims=1), chunk)
         return _GroupQueryState(
@@ -161,6 +163,7 @@ class _GroupQueryState:
     def __init__(
         self,
         config: DecoderConfig,
+        *,
         query_lengths: str,
         last_index: str,
         longest: str,
@@ -176,6 +179,7 @@ class _GroupQueryState:
 
     def attend(self, g: GraphBuilder, qkv: str, layer: int) -> str:
         config = self._config
+        # "places" is a name in the graph file: the tokens in a cache slot.
         shape = ("B", config.num_kv_heads, "places", config.head_dim)
         dtype = np.float32 if self._scales is None else np.int8
         past = [g.input(f"past_{kind}.{layer}", dtype, shape) for kind in ("key", "value")]
@@ -206,7 +210,7 @@ class _GroupQueryState:
         return out
 
     def _quantization(self, g: GraphBuilder, layer: int) -> tuple[tuple[str, str], dict[str, Any]]:
-        """The inputs and attributes that say how the cache is stored."""
+        """The inputs and attributes that describe how the cache is stored."""
         if self._scales is None:
             return ("", ""), {}
         keys, values = (
@@ -217,9 +221,9 @@ class _GroupQueryState:
         return (keys, values), {**per_channel, "kv_cache_bit_width": 8}
 
 
-def rotary_angles(config: DecoderConfig, places: int) -> NDArray[np.float32]:
-    """Angle of each pair of channels at each place, (places, head_dim / 2)."""
+def rotary_angles(config: DecoderConfig, num_positions: int) -> NDArray[np.float32]:
+    """The angle of each pair of channels at each position, (num_positions, head_dim / 2)."""
     half = np.arange(0, config.head_dim, 2, dtype=np.float32)
     frequency = config.rope_theta ** -(half / config.head_dim)
-    angles: NDArray[np.float32] = (np.arange(places)[:, None] * frequency).astype(np.float32)
+    angles: NDArray[np.float32] = (np.arange(num_positions)[:, None] * frequency).astype(np.float32)
     return angles

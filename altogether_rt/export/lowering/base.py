@@ -1,7 +1,7 @@
-"""How the pieces of the model are spelt for a target: linear layers, token tables.
+"""Lowerings of linear layers and token tables: the operators that compute them on a target.
 
-The model definition (`export.decoder`, `export.mapper`) asks for a linear layer or a table row; a
-lowering says in which operators. Attention, which knows the cache, is in `export.attention`.
+The model definition (`export.decoder`, `export.mapper`) asks for a linear layer or for rows of a
+table; a lowering chooses the operators. Attention, which uses the cache, is in `attention`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 Matrix = NDArray[np.float32]
-#: Zero point of activations: int8 values are stored as uint8, which the CPU kernels are made for.
+#: Zero point of activations: int8 values are stored as uint8, the type that the CPU kernels take.
 ACTIVATION_ZERO = 128
-#: Stands in for the largest value of a row of zeros, which then stays zero instead of becoming 0/0.
+#: Used instead of the largest value of a row of zeros, so that the row stays zero and not 0/0.
 SMALLEST = 1e-30
 
 
@@ -51,12 +51,12 @@ class TableRef:
     """A table of rows in a graph."""
 
     values: str
-    scales: str = ""  # int8 only, one a row
-    transposed: bool = False  # stored (width, rows), as a head multiplies by it
+    scales: str = ""  # int8 only, one for each row
+    transposed: bool = False  # stored (width, rows), as the head's product needs it
 
 
 class TableLowering(Protocol):
-    """Token embeddings and positions; with `as_head`, the same numbers also make the logits."""
+    """Token embeddings and positions; with `as_head`, the table also computes the logits."""
 
     def table(self, g: GraphBuilder, name: str, rows: Matrix, as_head: bool) -> TableRef:
         """Store a (rows, width) table."""
@@ -65,12 +65,12 @@ class TableLowering(Protocol):
         """Rows at index (T,) -> float32 (T, width)."""
 
     def logits(self, g: GraphBuilder, table: TableRef, x: str) -> str:
-        """x (L, width) against every row -> float32 (L, rows)."""
+        """Products of x (L, width) with every row -> float32 (L, rows)."""
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """All that a target decides about the operators of its graphs."""
+    """A target's choice of operators for its graphs."""
 
     linear: LinearLowering
     table: TableLowering
@@ -90,12 +90,12 @@ class Fp32Linear:
 
 
 class Int8Linear:
-    """Weights int8 with one scale an output channel, activations int8 with one scale a row.
+    """Weights int8 with a scale per output channel, activations int8 with a scale per row.
 
-    A scale of its own makes a row's result independent of what else is in the batch; integer sums
-    make it independent of their order. In `QuantizedRows` the rows of the weight are output
-    channels, so its scales multiply columns of the product. Input channels whose weights are far
-    larger than the others' come several times, each with a part of the weights.
+    Because each row has its own scale, its result does not depend on the other rows of the batch;
+    because the sums are of integers, it does not depend on their order. In `QuantizedRows` the rows
+    of the weight are output channels, so its scales multiply columns of the product. Input channels
+    with weights far larger than the others' are repeated, each time with a part of the weights.
     """
 
     def linear(
@@ -112,7 +112,7 @@ class Int8Linear:
 
 
 class Fp32Table:
-    """One float32 array for lookup and head alike."""
+    """One float32 array for both lookup and head."""
 
     def table(self, g: GraphBuilder, name: str, rows: Matrix, as_head: bool) -> TableRef:
         return TableRef(g.weight(f"{name}.weight", rows))
@@ -125,10 +125,10 @@ class Fp32Table:
 
 
 class Int8Table:
-    """int8 rows with a scale each.
+    """int8 rows with a scale for each.
 
-    A table that is also the head is stored once, transposed as the product needs it; a lookup then
-    picks columns, which is slower than rows but small beside a layer.
+    A table that is also the head is stored once, transposed as the product needs it. A lookup then
+    gathers columns, which is slower than gathering rows but fast compared with a layer.
     """
 
     def table(self, g: GraphBuilder, name: str, rows: Matrix, as_head: bool) -> TableRef:
@@ -163,13 +163,12 @@ def integer_product(
 ) -> str:
     """x (..., in) float32 times int8 values (in, out), columns scaled -> (..., out) float32.
 
-    repeated: channels of x that come again behind the others, (added,); `values` has as many rows
-    more.
-    The columns are scaled where the integer sums leave the kernel, so that these never pass through
-    memory; the operator takes one activation scale for all rows, so each row's own comes after it.
+    repeated: (added,) channels of x to append to it; `values` has that many rows more. The kernel
+    scales the columns of its integer sums itself, so that the integers are never written to memory.
+    It takes one activation scale for all rows, so the scale of each row is multiplied afterwards.
     """
     quantized, largest = quantize_activation(g, x)
-    if repeated is not None:  # as integers, a quarter of the bytes
+    if repeated is not None:  # appended after quantisation: a quarter of the bytes
         again = g.op("Gather", quantized, repeated, axis=-1)
         quantized = g.op("Concat", quantized, again, axis=-1)
     step, zero = g.constant(1 / INT8_MAX, np.float32), g.constant(ACTIVATION_ZERO, np.uint8)
@@ -180,8 +179,8 @@ def integer_product(
 def quantize_activation(g: GraphBuilder, x: str) -> tuple[str, str]:
     """x (..., in) -> uint8 of the same shape, and the largest |x| of each row (..., 1).
 
-    A row is spread over the int8 range: its scale is its largest value divided by INT8_MAX, which
-    is left to whoever scales the product.
+    A row covers the int8 range: its scale is its largest absolute value divided by INT8_MAX. The
+    caller has to multiply the product by that scale.
     """
     axes = g.constant([-1], np.int64)
     largest = g.op("ReduceMax", g.op("Abs", x), axes, keepdims=1)

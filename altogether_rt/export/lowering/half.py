@@ -1,4 +1,4 @@
-"""Linear layers and tables in float16: weights, activations and products alike."""
+"""Linear layers and tables in float16: weights, activations and products."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class HalfLinear:
 
 
 class HalfTable:
-    """One float16 array for lookup and head alike."""
+    """One float16 array for both lookup and head."""
 
     def table(self, g: GraphBuilder, name: str, rows: Matrix, as_head: bool) -> TableRef:
         return TableRef(g.weight(f"{name}.weight", rows.astype(np.float16)))

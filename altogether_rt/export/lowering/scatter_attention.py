@@ -1,7 +1,7 @@
 """Attention over the cache in standard operators: TensorScatter and Attention of opset 24.
 
-What TensorRT makes an update of the cache in place and one fused kernel, and what any other ONNX
-runtime computes too.
+TensorRT turns these into an update of the cache in place and one fused kernel. Any other ONNX
+runtime can compute them too.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _INT64 = int(onnx.TensorProto.INT64)
 
 
 class ScatterAttention:
-    """Rows padded to S write S places of their slot; every token sees itself and its own past.
+    """A row padded to S writes S positions of its slot; a token attends to itself and its past.
 
-    - A row's padding is written behind its end, where its next tokens overwrite it before anything
-      can see it. `places >= past + S` must hold for every row.
-    - The number of places stands in the graph, because TensorRT wants it so.
-    - Unseen places are multiplied by zero, so the cache must start with finite numbers.
-    - Who sees what is an explicit mask, (B, 1, S, places), shared by all layers. Attention's own
-      causal rule would do as the standard has it since onnx 1.23 (aligned to the end of each row),
-      but versions before, and other runtimes, align it to the start. The lengths beside the mask
-      change no result; a kernel may skip what lies behind them.
+    - A row's padding is written after its end, where its next tokens overwrite it before anything
+      attends to it. `slot_positions >= past + S` must hold for every row.
+    - The slot size is a constant of the graph, because TensorRT requires that.
+    - Masked positions are multiplied by zero, so the cache must start with finite numbers.
+    - The mask is explicit, (B, 1, S, slot_positions), and shared by all layers. The operator's own
+      causal mask would serve as the standard defines it since onnx 1.23 (aligned to the end of each
+      row), but earlier versions and other runtimes align it to the start. The lengths passed with
+      the mask do not change results; they let a kernel skip what comes after them.
     """
 
     min_chunk = 1
@@ -40,8 +40,8 @@ class ScatterAttention:
         """Raises ConfigError for a decoder that these operators cannot compute."""
         if config.position != "learned":
             raise ConfigError(
-                f"decoder.position is {config.position!r}, but this target knows learned positions "
-                "alone: export with cpu-int8 or cpu-fp32."
+                f"decoder.position is {config.position!r}, but this target supports only learned "
+                "positions: export for cpu-int8 or cpu-fp32."
             )
         if config.head_dim % 8:
             raise ConfigError(
@@ -55,21 +55,25 @@ class ScatterAttention:
         config: DecoderConfig,
         query_lengths: str,
         past_lengths: str,
-        places: int,
+        slot_positions: int,
     ) -> AttentionState:
         """See `AttentionLowering.start`."""
         write_at = g.op("Cast", past_lengths, to=_INT64)  # (B,)
-        # A row without tokens is attended as if it had one: no row of the mask is empty.
+        # A row without tokens is treated as if it had one, so that no row of the mask is empty.
         attended = g.op("Max", g.op("Cast", query_lengths, to=_INT64), g.constant(1, np.int64))
-        return _ScatterState(config, places, write_at, lengths=g.op("Add", write_at, attended))
+        return _ScatterState(
+            config, slot_positions, write_at, lengths=g.op("Add", write_at, attended)
+        )
 
 
 class _ScatterState:
-    def __init__(self, config: DecoderConfig, places: int, write_at: str, lengths: str) -> None:
+    def __init__(
+        self, config: DecoderConfig, slot_positions: int, write_at: str, lengths: str
+    ) -> None:
         self._config = config
-        self._places = places
+        self._slot_positions = slot_positions
         self._write_at = write_at
-        self._lengths = lengths  # (B,) places that hold tokens
+        self._lengths = lengths  # (B,) tokens in each slot, the new ones included
         self._mask = ""
 
     def attend(self, g: GraphBuilder, qkv: str, layer: int) -> str:
@@ -89,9 +93,9 @@ class _ScatterState:
         return g.op("Reshape", mixed, g.constant([0, 0, config.width], np.int64))
 
     def _cached(self, g: GraphBuilder, name: str, new: str) -> str:
-        """All keys or values of a layer, the new ones written behind the past."""
+        """All keys or values of a layer, with the new ones written after the past."""
         config = self._config
-        shape = ("B", config.num_kv_heads, self._places, config.head_dim)
+        shape = ("B", config.num_kv_heads, self._slot_positions, config.head_dim)
         past, present = g.input(f"past_{name}", np.float16, shape), f"present_{name}"
         g.ops("TensorScatter", [present], past, new, self._write_at, axis=-2, mode="linear")
         g.output(present, present, np.float16, shape)
@@ -103,10 +107,11 @@ class _ScatterState:
         return g.op("Transpose", g.op("Reshape", x, shape), perm=[0, 2, 1, 3])
 
     def _visible(self, g: GraphBuilder) -> str:
-        """Which places of its slot each token sees, bool (B, 1, S, places)."""
-        # A token sees up to its own place; padding repeats the row's last token. No shape is asked
-        # for: that would be computed on the processor in the middle of a step.
+        """The mask of the positions that each token attends to, bool (B, 1, S, slot_positions)."""
+        # A token attends up to its own position; padding repeats the row's last token. There is no
+        # Shape operator: the CPU would compute it in the middle of a step.
         reach = g.op("Gather", "positions", "pad_index", axis=0)  # (B, S)
         reach = g.op("Unsqueeze", reach, g.constant([1, 3], np.int64))  # (B, 1, S, 1)
-        places = g.weight("decoder.places", np.arange(self._places))
-        return g.op("LessOrEqual", places, reach)
+        # "decoder.places" is a name in the graph file.
+        positions = g.weight("decoder.places", np.arange(self._slot_positions))
+        return g.op("LessOrEqual", positions, reach)

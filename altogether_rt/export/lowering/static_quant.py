@@ -1,7 +1,7 @@
 """Linear layers in int8 or fp8 with scales fixed at export, as Q/DQ pairs around a MatMul.
 
-What TensorRT turns into one integer or fp8 product. One scale for all of an activation, because
-that is what its kernels take; one for each output channel of a weight.
+TensorRT turns these into one integer or fp8 product. Its kernels take a single scale for an
+activation tensor and a scale per output channel for a weight.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from altogether_rt.export.lowering.half import HalfLinear
 __all__ = ["FP8", "INT8", "StaticLinear"]
 
 Matrix = NDArray[np.float32]
-#: An activation may become this much larger than it was on the samples before it is clipped.
+#: How far activations may exceed the largest ones seen on the samples without clipping.
 ACTIVATION_MARGIN = 1.1
-#: Stands in for the scale of what was always zero; float16 holds it.
+#: Smallest scale, for values that were always zero; representable in float16.
 SMALLEST_SCALE = 1e-7
 
 
 @dataclass(frozen=True)
 class StoredType:
-    """A narrow type and its largest number."""
+    """A narrow type and its largest finite number."""
 
     name: str
     dtype: Any
     largest: float
-    rounds: bool  # to whole numbers
+    rounds: bool  # whether values are rounded to integers
 
     def quantize(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The nearest numbers of this type."""
+        """The nearest values of this type."""
         clipped = values.clip(-self.largest, self.largest)
         return (np.rint(clipped) if self.rounds else clipped).astype(self.dtype)
 
@@ -46,7 +46,7 @@ FP8 = StoredType("fp8", ml_dtypes.float8_e4m3fn, 448, rounds=False)
 
 
 class StaticLinear:
-    """A layer whose inputs were measured; the others stay in float16."""
+    """Layers with a known input range in the stored type; all others in float16."""
 
     def __init__(self, stored: StoredType, ranges: Mapping[str, float] | None = None) -> None:
         """ranges: the largest absolute input of each layer, by its first weight's name."""
@@ -78,6 +78,6 @@ class StaticLinear:
 
 
 def _scale(scale: Any) -> NDArray[np.float16]:
-    """As it is stored, so that values are divided by what they will be multiplied with."""
+    """The scale as stored in float16: values must be divided by what they are multiplied with."""
     stored: NDArray[np.float16] = np.maximum(scale, SMALLEST_SCALE).astype(np.float16)
     return stored

@@ -1,4 +1,4 @@
-"""Weights of few bits beside float16 activations: the decoder reads less, computes the same."""
+"""Weight-only quantisation with float16 activations: the decoder reads fewer bytes per step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from altogether_rt.export.lowering.half import HalfLinear
 
 __all__ = ["BLOCK", "WeightOnlyLinear", "quantize_blocks"]
 
-#: Weights of one output channel that share a scale; what CUDA's quick kernels for it take.
+#: Weights of an output channel that share a scale: the block size of CUDA's fast kernels.
 BLOCK = 64
 
 
@@ -20,8 +20,8 @@ BLOCK = 64
 class WeightOnlyLinear:
     """ONNX Runtime's MatMulNBits in the decoder, float16 products elsewhere.
 
-    Decoding a few rows is bound by reading the weights. Encoder and mapper run once an image and
-    are bound by arithmetic, which fewer bits do not help.
+    Decoding a few rows is bound by reading the weights. Encoder and mapper run once per image and
+    are bound by arithmetic, which narrower weights do not speed up.
     """
 
     bits: int  # 4 or 8
@@ -59,8 +59,8 @@ def quantize_blocks(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     """Symmetric integers with a scale for each block of BLOCK inputs, as MatMulNBits stores them.
 
-    weight: (out, in). Returns (out, blocks, BLOCK bits / 8), two weights a byte at 4 bits, the
-    lower half first, and scales (out, blocks). A stored v stands for (v - 2^(bits - 1)) scale.
+    weight: (out, in). Returns (out, blocks, BLOCK * bits / 8), with two weights per byte at 4 bits,
+    the lower half first, and scales (out, blocks). A stored v means (v - 2^(bits - 1)) * scale.
     """
     outer, inner = weight.shape
     blocks = -(-inner // BLOCK)

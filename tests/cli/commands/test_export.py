@@ -97,15 +97,19 @@ def test_export_with_own_images_and_json(checkpoint: Path, tmp_path: Path) -> No
         (["--ckpt", "nowhere"], 1, "nowhere is not a checkpoint"),
         (["--ckpt", "{ckpt}", "--target", "abacus"], 1, "no target is called 'abacus'"),
         (["--ckpt", "{ckpt}", "--sm", "89"], 1, "the target cpu-int8 has no engines"),
-        (["--ckpt", "{ckpt}", "--timing-cache", "t"], 1, "leave --sm and --timing-cache out"),
+        (["--ckpt", "{ckpt}", "--timing-cache", "t"], 1, "leave out --sm and --timing-cache"),
         (["--ckpt", "{ckpt}", "--target", "tensorrt-fp16", "--sm", "new"], 2, "compute"),
         (
             ["--ckpt", "{ckpt}", "--target", "tensorrt-fp8", "--sm", "80,89"],
             1,
-            "fp8 needs a GPU of SM 89 or later: leave SM 80 out",
+            "fp8 needs a GPU of SM 89 or later: leave out SM 80",
         ),
         (["--ckpt", "{ckpt}", "--calibration-images", "nowhere"], 1, "there is no folder nowhere"),
-        (["--ckpt", "{ckpt}", "--calibration-images", "."], 1, "no image in . can be read"),
+        (
+            ["--ckpt", "{ckpt}", "--calibration-images", "."],
+            1,
+            "none of the files in . is a readable image",
+        ),
     ],
 )
 def test_what_cannot_be_exported(

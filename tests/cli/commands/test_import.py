@@ -138,7 +138,7 @@ def test_a_truncated_file_is_one_sentence(files: Path) -> None:
     ("source", "drop", "words"),
     [
         ("absent.pt", None, "does not exist"),
-        ("encoder.pt", None, "no captioner of ClipCap or Altogether"),
+        ("encoder.pt", None, "not a captioner of ClipCap or Altogether"),
         ("clipcap.pt", "--encoder-name", "--encoder-name"),
         ("clipcap.pt", "--encoder-weights", "give --encoder-weights"),
         ("clipcap.pt", "--decoder-heads", "--decoder-heads"),
@@ -167,5 +167,5 @@ def test_an_existing_folder_is_left_alone(files: Path) -> None:
     (files / "ckpt").mkdir()
     result = run_import(files, "clipcap.pt", *tiny(files, "gpt2"))
     assert result.exit_code == 1
-    assert "exists already" in result.stderr
+    assert "already exists" in result.stderr
     assert list((files / "ckpt").iterdir()) == []

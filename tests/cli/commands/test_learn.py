@@ -94,10 +94,13 @@ def test_what_is_wrong_is_said_and_the_bundle_left_alone(
     before = Bundle.load(bundle)
     broken = tmp_path / "broken.jsonl"
     broken.write_text(captions.read_text() + "not a row\n")
+    numbers = tmp_path / "numbers.jsonl"
+    numbers.write_text('{"file_name": "a.png", "alt": 7, "caption": "A boat."}\n')
     errors_only = tmp_path / "errors.jsonl"
     errors_only.write_text(captions.read_text().splitlines()[-1] + "\n")
     for arguments, says in (
         ([broken], "line 42 of"),
+        ([numbers], "line 1 of"),
         ([errors_only], "there are no captions in"),
         ([tmp_path / "absent.jsonl"], "cannot be read"),
         ([captions, "--embeddings", tmp_path / "absent.npy"], "No such file"),

@@ -6,6 +6,7 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -32,7 +33,7 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def make(tmp_path: Path, rows: list[Row], **options: int) -> tuple[int, Tags]:
+def make(tmp_path: Path, rows: list[Row], **options: Any) -> tuple[int, Tags]:
     rows_path = tmp_path / "c.jsonl"
     rows_path.write_bytes(b"".join(map(encode_row, rows)))
     shown = write_sheet(rows_path, tmp_path, tmp_path / "new" / "sheet.html", **options)

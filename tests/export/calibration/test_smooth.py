@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import ConfigError
 from altogether_rt.export.bundling import ExportSource, write_bundle
-from altogether_rt.export.calibration.observe import Calibration, calibrating
+from altogether_rt.export.calibration.observe import Calibration, observe
 from altogether_rt.export.calibration.smooth import SmoothedWeights
 from altogether_rt.export.recipes import STAGES, LoweringNames, Threshold, find_recipe
 from altogether_rt.export.samples import Samples
@@ -60,7 +61,7 @@ def weights_of(state: State) -> MappedWeights:
 def observed(model: CaptionerModel, samples: Samples) -> Calibration:
     with (
         TorchRuntime(model, num_slots=len(samples.pixels)) as reference,
-        calibrating(reference) as calibration,
+        observe(reference) as calibration,
     ):
         record(reference, samples)
     return calibration
@@ -172,7 +173,7 @@ def test_calibration_sees_inputs_and_cache() -> None:
         x = torch.cat([visual, model.decoder.embed(ids)], 1)
         assert model.decoder.positions is not None
         x = x + model.decoder.positions(torch.arange(x.shape[1]) + 2)
-        layer = model.decoder.layers[0]
+        layer: Any = model.decoder.layers[0]
         read = layer.norm1(x)
         keys = layer.k(read).reshape(-1, 4, 16).abs().amax(0).numpy()
     assert (

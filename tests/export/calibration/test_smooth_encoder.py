@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from altogether_rt.export.calibration.observe import calibrating
+from altogether_rt.export.calibration.observe import observe
 from altogether_rt.export.calibration.smooth_encoder import smooth_encoder
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_encoder
@@ -51,7 +51,7 @@ def _pixels(size: int, num: int = 6) -> NDArray[np.uint8]:
 def _norms(encoder: Encoder) -> dict[str, NDArray[np.float32]]:
     config = replace(tiny_config("opt"), encoder=encoder.config)
     with TorchRuntime(CaptionerModel(config, encoder)) as reference:
-        with calibrating(reference) as calibration:
+        with observe(reference) as calibration:
             reference.encode(_pixels(encoder.config.image_size))
         return calibration.norms
 

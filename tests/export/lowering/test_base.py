@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from altogether_rt.export.graph import GraphBuilder
+from altogether_rt.export.graph import GraphBuilder, Shape
 from altogether_rt.export.lowering.base import Fp32Linear, Fp32Table, Int8Linear, Int8Table
 from altogether_rt.export.lowering.quantize import quantize_rows
 from altogether_rt.export.weights import WeightsFile
@@ -18,14 +19,14 @@ from altogether_rt.runtime.ort_session import open_session
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(40, 64)).astype(np.float32)
 BIAS = RNG.normal(size=40).astype(np.float32)
-Graph = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Graph = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 def graph(
     folder: Path, build: Callable[[GraphBuilder, str], str], dtype: type = np.float32
 ) -> Graph:
     """A function that runs what `build` makes of the input."""
-    shape = ["T", 64] if dtype is np.float32 else ["T"]
+    shape: Shape = ["T", 64] if dtype is np.float32 else ["T"]
     with WeightsFile(folder / "weights.bin") as weights:
         g = GraphBuilder("g", weights)
         g.output(build(g, g.input("x", dtype, shape)), "y", np.float32, ["T", "out"])
@@ -45,7 +46,8 @@ def test_fp32_linear(tmp_path: Path) -> None:
 
 
 def test_int8_linear_is_what_its_formula_says(tmp_path: Path) -> None:
-    x = RNG.normal(size=(5, 64)).astype(np.float32) * np.float32([[1], [30], [1e-4], [1], [1e4]])
+    sizes = np.array([[1], [30], [1e-4], [1], [1e4]], np.float32)
+    x = RNG.normal(size=(5, 64)).astype(np.float32) * sizes
     y = graph(tmp_path, linear(Int8Linear()))(x)
     quantized = quantize_rows(WEIGHT)
     row_scale = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
@@ -118,8 +120,8 @@ def test_quantised_rows() -> None:
 
 
 def test_weights_keep_shape_and_type(tmp_path: Path) -> None:
-    arrays = {
-        "scalar": np.float32(3.5),
+    arrays: dict[str, NDArray[Any]] = {
+        "scalar": np.array(3.5, np.float32),
         "small": np.arange(6, dtype=np.int64).reshape(2, 3),
         "large": RNG.normal(size=(64, 32)).astype(np.float32).T,  # not contiguous
         "bytes": RNG.integers(-127, 127, (50, 50), dtype=np.int8),

@@ -18,7 +18,7 @@ from altogether_rt.runtime.ort_session import open_session
 def _joined(split: SplitColumns, columns: int) -> NDArray[np.float64]:
     whole = split.values.astype(np.float64)
     joined = whole[:, :columns].copy()
-    np.add.at(joined, (slice(None), split.repeated), whole[:, columns:])
+    np.add.at(joined.T, split.repeated, whole[:, columns:].T)
     return joined * split.scales[:, None]
 
 

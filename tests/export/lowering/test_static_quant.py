@@ -19,8 +19,8 @@ from altogether_rt.runtime.ort_session import open_session
 from tests.tiny import tiny_config, tiny_encoder_traced_once, tiny_samples, tiny_source
 
 RNG = np.random.default_rng(0)
-WEIGHT = RNG.normal(size=(40, 64)).astype(np.float32) * np.logspace(-3, 1, 40)[:, None]
-WEIGHT = WEIGHT.astype(np.float32)
+_WIDE: np.ndarray = RNG.normal(size=(40, 64)).astype(np.float32) * np.logspace(-3, 1, 40)[:, None]
+WEIGHT: NDArray[np.float32] = _WIDE.astype(np.float32)
 BIAS = RNG.normal(size=40).astype(np.float32)
 TYPES = pytest.mark.parametrize("stored", [INT8, FP8], ids=["int8", "fp8"])
 

@@ -102,7 +102,10 @@ def lose(folder: Path) -> None:
 
 
 def write(text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / "prepared.json").write_text(text) and None
+    def overwrite(folder: Path) -> None:
+        (folder / "prepared.json").write_text(text)
+
+    return overwrite
 
 
 def climb(folder: Path) -> None:
@@ -164,7 +167,7 @@ def test_a_failure_leaves_nothing(starter: Bundle, monkeypatch: pytest.MonkeyPat
 
 def test_room_is_looked_for_first(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=1_000_000)
-    monkeypatch.setattr(prepared_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(BundleError, match=r"has room for 0\.0 GB, and 0\.0 GB are needed"):
         prepare(starter)
     assert not prepared_root().exists()

@@ -23,7 +23,7 @@ from altogether_rt.runtime.cuda.onnx import (
     onnx_gpu_runtime,
 )
 from tests.runtime.conftest import BundleOf
-from tests.runtime.cuda.fake_cuda import FakeCuda
+from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda
 from tests.runtime.rows import speak
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
@@ -193,7 +193,7 @@ def test_steps_are_those_of_the_processor(bundle_of: BundleOf) -> None:
         return OrtGraph(session, kind="cpu")
 
     with (
-        onnx_gpu_runtime(bundle, cuda, load, num_slots=4) as gpu,
+        onnx_gpu_runtime(bundle, as_cuda(cuda), load, num_slots=4) as gpu,
         OnnxRuntime(bundle, threads=1, num_slots=4) as reference,
     ):
         answers = [speak(runtime, bundle) for runtime in (gpu, reference)]

@@ -64,7 +64,7 @@ class FakeModule:
     ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
     DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
 
-    def Runtime(self, logger: Logger) -> FakeRuntime:
+    def Runtime(self, logger: Any) -> FakeRuntime:
         return FakeRuntime(self.cuda)
 
 

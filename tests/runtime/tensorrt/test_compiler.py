@@ -32,7 +32,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def install(**modules: types.ModuleType) -> None:
         for name in BUILDERS:
-            monkeypatch.setitem(sys.modules, name, modules.get(name))  # type: ignore[arg-type]
+            monkeypatch.setitem(sys.modules, name, modules.get(name))
 
     return install
 

@@ -17,6 +17,7 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.captioner import Captioner
 from altogether_rt.captions import CaptionRequest
 from altogether_rt.errors import AltogetherError, BundleError
+from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
@@ -24,8 +25,8 @@ from altogether_rt.runtime.cuda.runtime import DeviceRuntime
 from altogether_rt.runtime.tensorrt.open import tensorrt_runtime
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
-from tests.runtime.cuda.fake_cuda import FakeCuda
-from tests.runtime.rows import Row, run_step
+from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda
+from tests.runtime.rows import Brought, Row, run_step
 from tests.runtime.tensorrt.fake_engines import engines_of, with_engines
 from tests.runtime.tensorrt.fake_tensorrt import fake_tensorrt
 
@@ -65,7 +66,7 @@ def reference(starter: Bundle) -> Iterator[OnnxRuntime]:
 
 def open_fake(bundle: Bundle, cuda: FakeCuda, num_slots: int = SLOTS) -> DeviceRuntime:
     return tensorrt_runtime(
-        bundle, engines_of(bundle), fake_tensorrt(cuda), cuda, num_slots=num_slots
+        bundle, engines_of(bundle), fake_tensorrt(cuda), as_cuda(cuda), num_slots=num_slots
     )
 
 
@@ -81,7 +82,7 @@ def history(runtime: Runtime, want_logits: bool = True) -> list[NDArray[np.float
     a, b, c, d, e = (Row() for _ in range(5))
     results = []
 
-    def step(*brought: tuple[Row, list[int], NDArray[np.float32] | None]) -> None:
+    def step(*brought: Brought) -> None:
         results.append(np.concatenate(run_step(runtime, brought, want_logits)))
 
     step(a.bring([5, 6, 7], visual[0]), b.bring([8], visual[1]))
@@ -145,7 +146,8 @@ def test_captions_are_those_of_onnxruntime(
         OnnxRuntime(starter, threads=1, num_slots=SLOTS),
         open_fake(compiled, cuda),
     ):
-        with Captioner(config, runtime, tokenizer, "id", speculation) as captioner:  # type: ignore[arg-type]
+        parts = CaptionerParts(config, runtime, tokenizer, "id", None)
+        with Captioner(parts, speculation) as captioner:  # type: ignore[arg-type]
             requests = [
                 CaptionRequest(
                     captioner.preprocessor.pixels(render(sample.scene).convert("RGB")), sample.alts
@@ -181,7 +183,7 @@ def test_what_a_slot_behind_the_step_holds_stays(
         run_step(each, [rows[0].bring([9])])  # padded to more rows, or not
         run_step(each, [rows[0].bring(list(range(10, 20)))])
         answers.append(np.concatenate(run_step(each, [row.bring([7]) for row in rows])))
-    assert np.array_equal(*answers)
+    assert np.array_equal(answers[0], answers[1])
 
 
 def test_closing_twice_is_closing_once(compiled: Bundle, cuda: FakeCuda) -> None:

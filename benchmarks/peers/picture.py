@@ -1,4 +1,4 @@
-"""Bars of images a second, written as SVG."""
+"""A bar chart of images per second, as SVG."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from summary import footnotes, processor
+from peers.tables import footnotes, processor
 
 __all__ = ["to_svg"]
 

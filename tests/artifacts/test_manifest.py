@@ -50,10 +50,7 @@ REFUSED: list[tuple[Callable[[BundleManifest], dict[str, Any]], str]] = [
         for name in ("encoder", "mapper", "decoder")
     ),
     *(
-        (
-            lambda m, name=name: {"drafting_state": name},
-            "guesses names a file that has another purpose",
-        )
+        (lambda m, name=name: {"drafting_state": name}, "guesses names a file")
         for name in ("encoder.onnx", "weights.bin", "tokenizer.json", "decoder.sm89.plan")
     ),
     *(

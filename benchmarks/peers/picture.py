@@ -17,7 +17,7 @@ _TEXT = 'font-family="sans-serif" fill="#222"'
 
 
 def to_svg(result: Mapping[str, Any]) -> str:
-    """Whole captions at the batch size that most have, and below the decoder alone."""
+    """Two panels at the batch size of the decoder column: whole captions, and the decoder alone."""
     batch = result["decoder_batch"]
     panels = [
         (f"Whole captions, images a second, batch {batch}", "images_per_s", ("whole",)),

@@ -24,6 +24,7 @@ from altogether_rt.errors import BundleError
 from altogether_rt.generation.sampling import row_seed, row_uniforms
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.tensorrt.engine_files import engine_key
+from altogether_rt.speculation.store import new_planner
 
 pytestmark = pytest.mark.lean
 
@@ -88,6 +89,15 @@ def test_names_of_files_with_a_drafting_state(starter: Bundle, tmp_path: Path) -
     # SHA-256 of "abc" begins with ba7816bf (FIPS 180-2).
     assert copy.with_drafting_state(write).manifest.drafting_state == "guesses.ba7816bf.npz"
     assert copy.bundle_id == starter.bundle_id
+
+
+def test_the_drafting_state_of_earlier_bundles_is_read(starter: Bundle) -> None:
+    path = starter.drafting_state_path
+    assert path is not None
+    with np.load(path) as file:
+        assert int(file["version"]) == 1
+        assert {"phrases.ngrams", "pictures.tokens", "acceptance.rates"} <= set(file.files)
+    new_planner(path, starter.config)
 
 
 def test_whatever_has_a_manifest_is_not_a_checkpoint(starter: Bundle, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_what_is_cut_before_it_is_tokenized_is_truncated() -> None:
     assert (prompt.ids, prompt.alt_truncated) == ((3,), False)
 
 
-@pytest.mark.parametrize("size", [(2, 20_000), (20_000, 2), (1, 5000)])
+@pytest.mark.parametrize("size", [(2, 200), (200, 2), (1, 5000), (20_000, 2)])
 def test_a_strip_is_never_enlarged_whole(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Compiles the float16 graphs of a configuration for NVIDIA GPUs: whether, how long, what memory.
+"""Compile the float16 graphs of a configuration for NVIDIA GPUs: time and memory of each step.
 
     python benchmarks/aot_check.py --config altogether-opt-1.3b --work /tmp/aot [--sm 80,86,89,120]
 
@@ -43,7 +43,7 @@ def compile_graph(config: str, graph: str, sms: tuple[int, ...], folder: Path) -
 
 
 def measured(step: Callable[..., None], *arguments: Any) -> dict[str, Any]:
-    """Runs a step in a new process; its wall time and peak memory. Exits if it fails."""
+    """Wall time and peak memory of a step in a new process. Exits if it fails."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     process = context.Process(target=_run, args=(results, step, *arguments))

@@ -1,12 +1,12 @@
-"""Captions the same scenes in many ways and counts the captions that differ: there should be none.
+"""Caption the same scenes in many ways and count the captions that differ: there should be none.
 
     python benchmarks/determinism.py [--bundle starter] [--num 5000] [--seed 2026]
 
 Greedy and sampled: batches of 1, 7 and 32, shuffled input, one and three workers, and speculation
 on, off and auto, all compared with batches of 16 without speculation in input order. Workers are
 those of `altogether-rt caption`; everything else goes through the Python API. Writes
-benchmarks/results/determinism.json; exits with 1 if anything differs. Ctrl-C ends it, with what is
-known by then.
+benchmarks/results/determinism.json; exits with 1 if anything differs. Ctrl-C ends it
+with the results so far.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ REFERENCE = "batch 16, speculation off"
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to caption, which should change nothing."""
+class Setup:
+    """One way to caption; all should give the same captions."""
 
     name: str
     batch_size: int = 16
@@ -48,19 +48,19 @@ class Way:
     shuffled: bool = False
 
 
-WAYS = (
-    Way(REFERENCE),
-    Way("batch 1", batch_size=1),
-    Way("batch 7", batch_size=7),
-    Way("batch 32", batch_size=32),
-    Way("shuffled input", shuffled=True),
-    Way("speculation on", speculation="on"),
-    Way("speculation auto", speculation="auto"),
-    Way("speculation auto, batch 7, shuffled", 7, "auto", shuffled=True),
+SETUPS = (
+    Setup(REFERENCE),
+    Setup("batch 1", batch_size=1),
+    Setup("batch 7", batch_size=7),
+    Setup("batch 32", batch_size=32),
+    Setup("shuffled input", shuffled=True),
+    Setup("speculation on", speculation="on"),
+    Setup("speculation auto", speculation="auto"),
+    Setup("speculation auto, batch 7, shuffled", 7, "auto", shuffled=True),
 )
 WORKERS = (1, 3)
 
-#: Of a caption: all that a row says of it.
+#: Everything that a row says about a caption.
 Written = tuple[str, str, int, bool, int]
 
 
@@ -83,7 +83,7 @@ class Inputs:
     seed: int
 
     def requests(self, captioner: Captioner, order: Sequence[int]) -> Iterator[CaptionRequest]:
-        """Read one by one, so that memory does not grow with their number."""
+        """Requests in this order, read one by one to bound memory."""
         names = scan_folder(self.folder).names
         alts = read_alts(self.folder / "alts.jsonl")
         for index in order:
@@ -91,12 +91,14 @@ class Inputs:
             yield CaptionRequest(pixels, alts.get(names[index]).texts)
 
 
-def caption_in(way: Way, bundle: str, inputs: Inputs, temperature: float) -> list[Written]:
-    """Captions of all requests, in input order, by the Python API."""
+def caption_in(setup: Setup, bundle: str, inputs: Inputs, temperature: float) -> list[Written]:
+    """Captions of all requests in input order, with the Python API."""
     order = list(range(inputs.num))
-    if way.shuffled:
+    if setup.shuffled:
         random.Random(1).shuffle(order)
-    with Captioner.load(bundle, num_slots=way.batch_size, speculation=way.speculation) as captioner:
+    with Captioner.load(
+        bundle, num_slots=setup.batch_size, speculation=setup.speculation
+    ) as captioner:
         params = captioner.params(temperature=temperature, top_p=TOP_P, seed=inputs.seed)
         captions = captioner.stream(inputs.requests(captioner, order), params)
         by_index = {index: written(c) for index, c in zip(order, captions, strict=True)}
@@ -106,7 +108,7 @@ def caption_in(way: Way, bundle: str, inputs: Inputs, temperature: float) -> lis
 def caption_in_workers(
     workers: int, bundle: str, out: Path, inputs: Inputs, temperature: float
 ) -> list[Written]:
-    """The same by the command."""
+    """The same with the command `caption`."""
     out.unlink(missing_ok=True)
     options = {
         "--alt": inputs.folder / "alts.jsonl",
@@ -126,7 +128,7 @@ def caption_in_workers(
 
 
 def measure(bundle: str, num: int, seed: int, table: dict[str, dict[str, Any]]) -> None:
-    """Fills the table: mismatches by kind of choice and way."""
+    """Fills the table: mismatches by kind of choice and setup."""
     with tempfile.TemporaryDirectory(prefix="determinism-") as work:
         inputs = Inputs(Path(work) / "scenes", num, seed)
         for _ in write_scenes(inputs.folder, num, seed, "test"):
@@ -134,17 +136,17 @@ def measure(bundle: str, num: int, seed: int, table: dict[str, dict[str, Any]]) 
         out = Path(work) / "captions.jsonl"
         for choice, temperature in TEMPERATURES.items():
             reference: list[Written] = []
-            for way in WAYS:
-                captions = caption_in(way, bundle, inputs, temperature)
+            for setup in SETUPS:
+                captions = caption_in(setup, bundle, inputs, temperature)
                 reference = reference or captions
-                table[f"{choice}, {way.name}"] = compare(reference, captions)
+                table[f"{choice}, {setup.name}"] = compare(reference, captions)
             for workers in WORKERS:
                 captions = caption_in_workers(workers, bundle, out, inputs, temperature)
                 table[f"{choice}, workers {workers}"] = compare(reference, captions)
 
 
 def compare(reference: list[Written], captions: list[Written]) -> dict[str, Any]:
-    """How many captions differ from the reference, with an example."""
+    """The number of captions that differ from the reference, with an example."""
     pairs = list(zip(reference, captions, strict=True))
     differing = [(index, *pair) for index, pair in enumerate(pairs) if pair[0] != pair[1]]
     result: dict[str, Any] = {

@@ -1,12 +1,15 @@
-"""Everything that a machine with an NVIDIA GPU can show, in one command and under ten minutes.
+"""Every runtime and its peers on a machine with an NVIDIA GPU, in one command of under ten minutes.
 
     python benchmarks/gpu_suite.py
+    python benchmarks/gpu_suite.py --only torch-float16,public-pipeline --config altogether-opt-1.3b
 
-Makes captioners of two sizes with random weights, exports them for every target that this version
-has, compares each runtime with torch in float32, and measures images/s, latency, memory and the
-fraction reached of what the GPU can do; beside it, the same structure in other software. Whatever
-is not installed, fails, crashes or finds no time is listed with its reason. Writes
-benchmarks/results/gpu-NAME.json and .md. `--device cpu --config tiny` runs the same code anywhere.
+Makes captioners of two sizes with random weights, exports them for every GPU target that this
+version has, compares each runtime with torch in float32, and measures images/s, latency, memory
+and the fraction of the GPU's ceiling; beside them, the same structure in other software. Each
+contestant loads once, in a process of its own, and is given its largest batch first; results are
+written whenever there is a new figure. Whatever is not installed, fails, crashes or finds no time
+is listed with its reason. Writes benchmarks/results/gpu-NAME.json and .md. `--device cpu` runs the
+same code with a tiny captioner on a CPU.
 """
 
 from __future__ import annotations
@@ -20,19 +23,25 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpu.clock import Deadline
-from gpu.memory import query_gpu
-from gpu.suite import Settings, Suite, write_json
-from gpu.table import to_markdown
-
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))  # the package of this checkout, if it is not installed
+
+from gpu.contestants import Settings, contestants  # noqa: E402
+from gpu.suite import Suite  # noqa: E402
+from gpu.table import to_markdown  # noqa: E402
+from harness.commands import write_json  # noqa: E402
+from harness.contestant import choose  # noqa: E402
+from harness.device_memory import query_gpu  # noqa: E402
+from harness.schedule import Deadline  # noqa: E402
+
 TINY = HERE / "gpu" / "tiny.toml"
 GPU_CONFIGS = ["altogether-opt-125m", "altogether-opt-1.3b"]
 GPU_SIZES, CPU_SIZES = [1, 8, 32, 128], [1, 4]
-#: target -> device of `Captioner.load`; on a CPU the same code runs on what there is.
+#: target -> device that its bundle runs on. On a CPU the suite itself is tested.
 GPU_TARGETS = {"cuda-fp16": "cuda", "tensorrt-fp16": "tensorrt"}
 CPU_TARGETS = {"cpu-int8": "cpu"}
 PACKAGES = (
@@ -42,7 +51,7 @@ PACKAGES = (
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """What every published figure names."""
+    """What every published figure must name: device, versions, date."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -64,13 +73,15 @@ def describe_machine(device: str) -> dict[str, Any]:
 def settings_of(arguments: argparse.Namespace, work: Path) -> Settings:
     on_gpu = arguments.device == "cuda"
     configs = arguments.config or (GPU_CONFIGS if on_gpu else ["tiny"])
-    return Settings(
+    settings = Settings(
         device=arguments.device,
         configs=[str(TINY) if config == "tiny" else config for config in configs],
         batch_sizes=arguments.batch_size or (GPU_SIZES if on_gpu else CPU_SIZES),
         work=work,
         targets=GPU_TARGETS if on_gpu else CPU_TARGETS,
     )
+    by_name = {one.name: one for one in contestants(settings)}
+    return replace(settings, only=[one.name for one in choose(by_name, arguments.only)])
 
 
 def main() -> None:
@@ -80,11 +91,14 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--config", action="append", help="may be repeated; tiny, a name or .toml")
     parser.add_argument("--batch-size", action="append", type=int, help="may be repeated")
-    parser.add_argument("--seconds", type=float, default=560, help="for everything")
+    parser.add_argument("--only", metavar="A,B", help="names of the contestants to measure")
+    parser.add_argument(
+        "--seconds", type=float, default=560, help="for everything, making files included"
+    )
     parser.add_argument("--work", type=Path, help="folder that keeps checkpoints and bundles")
     parser.add_argument("--out", type=Path, help="the .json; the table goes beside it")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part under way ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running process ends too
     deadline = Deadline(arguments.seconds)
     machine = describe_machine(arguments.device)
     name = (machine["gpu"] or {}).get("name", arguments.device)
@@ -93,10 +107,11 @@ def main() -> None:
     about = {"command": shlex.join(["python", *sys.argv]), "machine": machine}
 
     with tempfile.TemporaryDirectory() as temporary:
-        work = arguments.work or Path(temporary)
+        work = (arguments.work or Path(temporary)).resolve()
+        settings = settings_of(arguments, work)
         work.mkdir(parents=True, exist_ok=True)
         suite = Suite(
-            settings_of(arguments, work),
+            settings,
             deadline,
             save=lambda results: write_json(out, about | results),
             report=lambda line: print(line, file=sys.stderr, flush=True),

@@ -1,4 +1,4 @@
-"""Kills `altogether-rt caption` at random moments and checks that nothing is lost or doubled.
+"""Kill `altogether-rt caption` at random moments and check that no row is lost or doubled.
 
     python benchmarks/kill_resume.py DIR [--alt FILE] [--kills 20] [--seed 0] [-- OPTION ...]
 
@@ -30,9 +30,9 @@ def command(arguments: argparse.Namespace, out: Path) -> list[str]:
 
 
 def kill_and_rerun(run: list[str], out: Path, duration_s: float, rng: random.Random) -> bool:
-    """Starts a run, kills it at a random moment, runs it to its end; whether a kill came in time.
+    """Start a run, kill it at a random moment, run it again to its end; whether it was killed.
 
-    Every round starts afresh: `out` and its journal are removed first.
+    Every round starts from nothing: `out` and its journal are removed first.
     """
     for path in (out, Path(f"{out}.part")):
         path.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def kill_and_rerun(run: list[str], out: Path, duration_s: float, rng: random.Ran
 
 
 def kill_through(run: list[str], out: Path, duration_s: float, rng: random.Random) -> int:
-    """One file finished by runs that are killed again and again; returns how many were."""
+    """Finish one file with runs that are killed again and again; returns the number of kills."""
     for path in (out, Path(f"{out}.part")):
         path.unlink(missing_ok=True)
     kills = 0

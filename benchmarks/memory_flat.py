@@ -1,12 +1,12 @@
-"""Captions a folder of many tiny images and watches what the process holds in memory.
+"""Caption a folder of many tiny images and watch the memory of the process.
 
     python benchmarks/memory_flat.py WORK [--num 100000] [--seed 0] [-- OPTION ...]
 
-Draws the images, all different, into a tree of folders under WORK (they are used again if they are
-there), each with an alt-text of its own, and runs `altogether-rt caption` on them as a process of
-its own; options after `--` go to it. Memory is the resident set (RSS) of the process and of its
-workers. Processor time is what it used, which says more than the clock where others compute too.
-Ctrl-C ends the run and reports it up to there. Writes benchmarks/results/memory-flat.json.
+Draws the images, all different, into a tree of folders under WORK (existing ones are used again),
+each with an alt-text of its own, and runs `altogether-rt caption` on them as a process of its own;
+options after `--` go to it. Memory is the resident set size (RSS) of the process and its workers.
+Processor time is that of the same processes; it says more than the clock on a busy machine. Ctrl-C
+ends the run and reports it up to that point. Writes benchmarks/results/memory-flat.json.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def make_images(folder: Path, num: int, seed: int) -> Path:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a run has done and holds at one moment."""
+    """The state of a run at one moment."""
 
     seconds: float
     rows: int
@@ -102,7 +102,7 @@ def watch(run: subprocess.Popen[bytes], journal: Path) -> Iterator[Sample]:
                 new = file.read()
             processes = family(run.pid)
             rss, cpu = sum(map(rss_bytes, processes)), sum(map(cpu_s, processes))
-        except OSError:  # not begun, or just over
+        except OSError:  # not started yet, or just over
             time.sleep(0.1)
             continue
         offset, rows = offset + len(new), rows + new.count(b"\n")
@@ -135,7 +135,7 @@ def by_rows(samples: list[Sample], every: int) -> list[dict[str, Any]]:
 
 
 def split_options(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Arguments of this script, and those behind `--`."""
+    """Arguments of this script, and those after `--`."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:end], arguments[end + 1 :]
 

@@ -1,13 +1,13 @@
-"""Where the time goes: what each operator takes in calls of encoder, mapper and decoder.
+"""Where the time goes: seconds of each operator in calls of encoder, mapper and decoder.
 
     python benchmarks/operators.py --bundle starter
     python benchmarks/operators.py --bundle DIR --rows 1,8,32
 
-Encoder and mapper have one image, and as many as they take at once. The decoder reads prompts of 60
+Encoder and mapper take one image, and as many as fit one call. The decoder reads prompts of 60
 tokens (prefill), writes a token for each row (decode) and, for one row, verifies four and eight
-(verify), behind 100 tokens in the cache. `call` is measured without the profiler; with it, which
-makes small operators look larger, the others. Medians. Matrix products also show how fast they
-read weights and multiply, beside what this machine can do. Writes
+(verify), with 100 tokens in the cache. `call` is measured without the profiler, operators with it,
+which makes small ones look larger. All are medians. For matrix products, the rates at which they
+read weights and multiply stand beside those of this machine. Writes
 benchmarks/results/operators-NAME.json and .md.
 """
 
@@ -45,13 +45,13 @@ PROMPT_TOKENS, PAST_TOKENS, VERIFIED = 60, 100, (4, 8)
 #: Operators that multiply by weights.
 PRODUCTS = frozenset({"FusedMatMul", "Gemm", "MatMul", "MatMulIntegerToFloat"})
 
-#: Operators with a line of their own in the table: the slowest of any call.
-MOST_LINES = 14
+#: Operators with a line of their own in the table: those with the largest share of any call.
+MAX_LINES = 14
 
 
 @dataclass(frozen=True)
 class Call:
-    """One run of one graph, done again and again."""
+    """One run of one graph, to be repeated."""
 
     name: str
     graph: str
@@ -59,8 +59,8 @@ class Call:
 
 
 @dataclass
-class Taken:
-    """What the profiler saw in one run."""
+class Profile:
+    """What the profiler recorded of one run."""
 
     seconds: Counter[str]  # by operator
     product_operations: int = 0  # multiply-adds, counted as two
@@ -72,7 +72,7 @@ class Taken:
 
 
 def calls(bundle: Bundle, rows: Sequence[int]) -> Iterator[Call]:
-    """What is measured."""
+    """The calls to measure."""
     config = bundle.config
     encoder, decoder = config.encoder, config.decoder
     rng = np.random.default_rng(0)
@@ -104,10 +104,10 @@ def _step(ids: NDArray[np.int64], rows: int, past: int, width: int, *, every: bo
 
 def profile(
     bundle: Bundle, threads: int, slots: int, listed: Sequence[Call], repeats: int
-) -> dict[str, list[Taken]]:
-    """What the profiler saw of each call, `repeats` times; the calls take turns."""
+) -> dict[str, list[Profile]]:
+    """Profiles of each call, `repeats` of them; the calls take turns."""
     order: dict[str, list[str]] = {}
-    taken: dict[str, list[Taken]] = {call.name: [] for call in listed}
+    profiles: dict[str, list[Profile]] = {call.name: [] for call in listed}
     with tempfile.TemporaryDirectory() as folder:
         with OnnxRuntime(bundle, threads=threads, num_slots=slots, profile=Path(folder)) as runtime:
             for _ in range(repeats + 1):
@@ -119,14 +119,14 @@ def profile(
             runs = read_profile(json.loads(path.read_text("utf-8")))
             assert len(runs) == len(names), "a call is one run of its graph"
             for name, run in zip(names, runs, strict=True):
-                taken[name].append(run)
-    return {name: runs[1:] for name, runs in taken.items()}  # the first one warmed up
+                profiles[name].append(run)
+    return {name: runs[1:] for name, runs in profiles.items()}  # the first one warmed up
 
 
-def read_profile(events: Sequence[Mapping[str, Any]]) -> list[Taken]:
+def read_profile(events: Sequence[Mapping[str, Any]]) -> list[Profile]:
     """The runs of one session, in order, from onnxruntime's events."""
     starts = sorted(event["ts"] for event in events if event["name"] == "model_run")
-    runs = [Taken(Counter()) for _ in starts]
+    runs = [Profile(Counter()) for _ in starts]
     for event in events:
         if event["cat"] != "Node" or not event["name"].endswith("kernel_time"):
             continue
@@ -142,14 +142,14 @@ def read_profile(events: Sequence[Mapping[str, Any]]) -> list[Taken]:
 
 
 def _shape(described: Mapping[str, list[int]]) -> list[int]:
-    """Of a tensor, which onnxruntime describes as {element type: shape}."""
+    """The shape of a tensor, which onnxruntime describes as {element type: shape}."""
     return next(iter(described.values()))
 
 
 def call_seconds(
     bundle: Bundle, threads: int, slots: int, listed: Sequence[Call], budget_s: float
 ) -> dict[str, float]:
-    """Median seconds of each call, as captioning makes it."""
+    """Median seconds of each call without the profiler."""
     with OnnxRuntime(bundle, threads=threads, num_slots=slots) as runtime:
         return {
             call.name: measure(partial(call.run, runtime), budget_s=budget_s).p50_s
@@ -157,7 +157,7 @@ def call_seconds(
         }
 
 
-def summarise(seconds: float, runs: Sequence[Taken], weight_bytes: int) -> dict[str, Any]:
+def summarise(seconds: float, runs: Sequence[Profile], weight_bytes: int) -> dict[str, Any]:
     """One call's figures. weight_bytes: of one weight."""
     kinds = sorted({kind for run in runs for kind in run.seconds})
     operators = {kind: 1000 * median(run.seconds[kind] for run in runs) for kind in kinds}
@@ -176,14 +176,14 @@ def summarise(seconds: float, runs: Sequence[Taken], weight_bytes: int) -> dict[
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
-    """A column for each call, a line for each of the operators that take longest."""
+    """A table with a column for each call and a line for each of the slowest operators."""
     figures = result["calls"]
-    most: Counter[str] = Counter()
+    shares: Counter[str] = Counter()  # the largest of any call
     for one in figures.values():
         whole = sum(one["operators_ms"].values())
         for kind, taken in one["operators_ms"].items():
-            most[kind] = max(most[kind], taken / whole)
-    shown = [kind for kind, _ in most.most_common(MOST_LINES)]
+            shares[kind] = max(shares[kind], taken / whole)
+    shown = [kind for kind, _ in shares.most_common(MAX_LINES)]
     lines = [["milliseconds", *figures]]
     lines.append(["**call**", *(f"**{digits(one['call_ms'])}**" for one in figures.values())])
     for kind in shown:
@@ -212,13 +212,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bundle", default="starter", help="one for onnxruntime on cpu")
-    parser.add_argument("--name", help="of the result; default: the bundle's")
-    parser.add_argument("--rows", default="1,8,32", help="of decoder calls")
+    parser.add_argument("--bundle", default="starter", help="a bundle for onnxruntime on the CPU")
+    parser.add_argument("--name", help="name of the result; default: the bundle's")
+    parser.add_argument("--rows", default="1,8,32", help="numbers of rows in decoder calls")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7, help="with the profiler")
-    parser.add_argument("--budget-s", type=float, default=3.0, help="for each call without it")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
+    parser.add_argument("--repeats", type=int, default=7, help="runs with the profiler")
+    parser.add_argument(
+        "--budget-s", type=float, default=3.0, help="for each call without the profiler"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
     arguments = parser.parse_args()
     try:
         bundle = Bundle.load(arguments.bundle)
@@ -232,7 +234,7 @@ def main() -> None:
     rows = sorted({int(part) for part in arguments.rows.split(",")})
     listed, options = list(calls(bundle, rows)), (bundle, arguments.threads, max(rows))
     seconds = call_seconds(*options, listed, arguments.budget_s)
-    taken = profile(*options, listed, arguments.repeats)
+    profiles = profile(*options, listed, arguments.repeats)
     ceilings = measure_ceilings(arguments.threads)
     weight_bytes = np.dtype(target.weights).itemsize
     result = {
@@ -247,7 +249,7 @@ def main() -> None:
             "gb_per_s": round(ceilings.bytes_per_s / 1e9, 1),
         },
         "calls": {
-            call.name: summarise(seconds[call.name], taken[call.name], weight_bytes)
+            call.name: summarise(seconds[call.name], profiles[call.name], weight_bytes)
             for call in listed
         },
     }

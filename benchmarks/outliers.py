@@ -1,11 +1,11 @@
-"""int8 and activation outliers: a random checkpoint that has some, with and without smoothing.
+"""int8 with activation outliers: a random checkpoint that has some, with and without smoothing.
 
     python benchmarks/outliers.py --ckpt CHECKPOINT --work /tmp/outliers --name opt-125m
 
 Trained OPT models have a few channels whose activations are tens of times larger than the others,
 in every layer, and so have CLIP's towers; random weights have none. Here --channels channels of
 every norm in the layers of encoder, mapper and decoder are made 20 to 50 times larger in a copy of
-CHECKPOINT, which is then exported to cpu-int8 once for each --smoothing; columns of weights that
+CHECKPOINT, which is then exported to cpu-int8 once for each --smoothing; weight columns that
 smoothing makes large are split. Writes the parity figures, stage by stage, to
 benchmarks/results/outliers-NAME.json.
 """
@@ -29,12 +29,12 @@ from altogether_rt.export.from_checkpoint import export_checkpoint
 from altogether_rt.export.recipes import STAGES, Threshold, find_recipe
 
 RESULTS = Path(__file__).parent / "results"
-LEAST, MOST = 20.0, 50.0
+MIN_FACTOR, MAX_FACTOR = 20.0, 50.0
 SEED = 7
 
 
 def inject(source: Path, target: Path, channels: int) -> None:
-    """Copies a checkpoint, `channels` channels of each norm made LEAST to MOST times larger."""
+    """Copy a checkpoint and multiply `channels` channels of each norm by random factors."""
     target.mkdir(parents=True)
     for file in source.iterdir():
         if file.is_file() and file.suffix != ".safetensors":
@@ -51,10 +51,10 @@ def inject(source: Path, target: Path, channels: int) -> None:
                 continue
             key = (layer, len(tensor))
             if key not in chosen:  # the same channels and factors for weight and bias
-                where = rng.choice(len(tensor), channels, replace=False)
-                chosen[key] = where, rng.uniform(LEAST, MOST, channels)
-            where, factors = chosen[key]
-            tensor[torch.from_numpy(where)] *= torch.from_numpy(factors).to(tensor.dtype)
+                indices = rng.choice(len(tensor), channels, replace=False)
+                chosen[key] = indices, rng.uniform(MIN_FACTOR, MAX_FACTOR, channels)
+            indices, factors = chosen[key]
+            tensor[torch.from_numpy(indices)] *= torch.from_numpy(factors).to(tensor.dtype)
         save_file(tensors, target / path.name, metadata)
 
 
@@ -65,7 +65,7 @@ def _is_norm_of_a_layer(module: str) -> bool:
 
 
 def export(checkpoint: Path, smoothing: float, out: Path) -> dict[str, Any]:
-    """Parity figures of cpu-int8 at some smoothing; nothing is refused here."""
+    """Parity figures of cpu-int8 with this smoothing; no bundle is refused here."""
     recipe = find_recipe("cpu-int8")
     lowering = dataclasses.replace(recipe.lowering, smoothing=smoothing)
     anything = {stage: Threshold(-1.0, -1.0) for stage in STAGES}
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for a copy and a bundle")
     parser.add_argument("--channels", type=int, default=6)
     parser.add_argument("--smoothing", default="0,0.75", help="strengths, separated by commas")
-    parser.add_argument("--name", required=True, help="of the result: outliers-NAME.json")
+    parser.add_argument("--name", required=True, help="name of the result: outliers-NAME.json")
     arguments = parser.parse_args()
     checkpoint = arguments.work / "outliers"
     if not checkpoint.exists():
@@ -101,7 +101,7 @@ def main() -> None:
         f"--channels {arguments.channels} --smoothing {arguments.smoothing}",
         "machine": describe_machine(),
         "channels_a_norm": arguments.channels,
-        "factors": [LEAST, MOST],
+        "factors": [MIN_FACTOR, MAX_FACTOR],
         "cosine_to_the_checkpoint": figures,
     }
     path = RESULTS / f"outliers-{arguments.name}.json"

@@ -1,7 +1,7 @@
-"""Real alt-texts with captions of the same pictures, for benchmarks whose speed depends on them.
+"""Real alt-texts with captions of the same images, for benchmarks whose speed depends on them.
 
-`scenes`: alt-text and reference caption of generated scenes. `coco`: of an image's five human
-captions one is the alt-text and another the caption; from the folder `$ALTOGETHER_DATA`.
+`scenes`: alt-text and reference caption of generated scenes. `coco`: one of an image's five human
+captions as the alt-text and another as the caption; from the folder `$ALTOGETHER_DATA`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ def _scenes(num: int) -> list[TextPair]:
 
 
 def _coco(num: int) -> list[TextPair]:
-    """In order of the images. Raises AltogetherError without the data."""
+    """In the order of the images. Raises AltogetherError if the data is not there."""
     folder = os.environ.get("ALTOGETHER_DATA")
     path = Path(folder) / COCO if folder else COCO
     if not path.is_file():
-        raise AltogetherError(f"there is no {path}: set ALTOGETHER_DATA to a folder with {COCO}.")
+        raise AltogetherError(
+            f"there is no file {path}: set ALTOGETHER_DATA to a folder with {COCO}."
+        )
     by_image: dict[int, list[str]] = {}
     for row in json.loads(path.read_text("utf-8"))["annotations"]:
         by_image.setdefault(row["image_id"], []).append(row["caption"].strip())
@@ -43,19 +45,19 @@ def _coco(num: int) -> list[TextPair]:
     return [(alt, caption) for alt, caption in texts[:num]]
 
 
-#: The first so many pairs of each source.
+#: The first `num` pairs of each source.
 SOURCES: dict[str, Callable[[int], list[TextPair]]] = {"scenes": _scenes, "coco": _coco}
 
 
 def token_pairs(bundle: Bundle, texts: Sequence[TextPair]) -> list[TokenPair]:
-    """`texts` as the bundle's captioner reads and writes them."""
+    """`texts` as token ids of the bundle's captioner."""
     config = bundle.config
     tokenizer = PromptTokenizer.from_file(
         bundle.tokenizer_path, config.prompt, config.decoder.pad_id
     )
-    most = config.max_caption_tokens - 1
+    max_tokens = config.max_caption_tokens - 1  # EOS is added
     eos_id = config.decoder.eos_id
     return [
-        (tokenizer.prompt([alt]).ids, (*tokenizer.encode(caption)[:most], eos_id))
+        (tokenizer.prompt([alt]).ids, (*tokenizer.encode(caption)[:max_tokens], eos_id))
         for alt, caption in texts
     ]

@@ -1,12 +1,12 @@
-"""What `altogether-rt prepare` gives: time to open a bundle, and memory of processes that have it.
+"""What `altogether-rt prepare` saves: time to open a bundle, and memory of processes that use it.
 
     python benchmarks/prepared.py --bundle DIR [--workers 1,3] [--rounds 3] [--name NAME]
 
-In turn as exported and prepared, in a cache folder of its own that is removed at the end: processes
-open the bundle at the same time and write one caption each; the time is from the import of the
-package to the first caption's end, and memory is what all of them together hold (proportional set
-size: a page that three share counts a third for each). Linux only. Writes
-benchmarks/results/prepared-NAME.json.
+The bundle is opened as exported and prepared, in turns, with a cache folder of its own that is
+removed at the end. Several processes open it at the same time and write one caption each. The time
+is from the import of the package to the end of the first caption; memory is that of all processes
+together (proportional set size: a page that three share counts a third for each). Linux only.
+Writes benchmarks/results/prepared-NAME.json.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from altogether_rt.runtime.cpu.prepared import prepare
 
 RESULTS = Path(__file__).parent / "results"
 
-#: A process: opens, captions, says how long it took, waits to be measured.
+#: A process that opens the bundle, captions, prints how long it took and waits to be measured.
 PROCESS = """
 import sys, time
 start = time.perf_counter()
@@ -54,7 +54,7 @@ def memory_bytes(pid: int) -> int:
 
 
 def together(bundle: Path, workers: int, threads: int, cache: str) -> dict[str, float]:
-    """`workers` processes at the same time."""
+    """Figures of `workers` processes that run at the same time."""
     command = [sys.executable, "-c", PROCESS, str(bundle), str(threads)]
     variables = {**os.environ, "XDG_CACHE_HOME": cache}
     processes = [
@@ -80,7 +80,7 @@ def measure(bundle: Bundle, workers: list[int], rounds: int, threads: int) -> di
         start = time.perf_counter()
         prepared = prepare(bundle)
         prepare_s = time.perf_counter() - start
-        os.sync()  # pages still to be written would count as each process's own
+        os.sync()  # pages not yet written would count for each process
         caches = {"exported": plain, "prepared": full}
         for count in workers:
             states = found.setdefault(str(count), {name: [] for name in caches})
@@ -116,8 +116,8 @@ def main() -> None:
     parser.add_argument("--bundle", default="starter")
     parser.add_argument("--workers", default="1,3")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2, help="of all processes together")
-    parser.add_argument("--name", help="of the result; default: the captioner's")
+    parser.add_argument("--threads", type=int, default=2, help="in all processes together")
+    parser.add_argument("--name", help="name of the result; default: the captioner's")
     arguments = parser.parse_args()
     bundle = Bundle.load(arguments.bundle)
     workers = [int(part) for part in arguments.workers.split(",")]

@@ -1,4 +1,4 @@
-"""Makes, exports and benchmarks a captioner of the published size with random weights.
+"""Make and export a captioner of the published size with random weights.
 
     python benchmarks/published_size.py --work /tmp/published [--config altogether-opt-1.3b]
 
@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results" / "published-size.json"
 
 
 def measured(name: str, *arguments: str | Path) -> dict[str, Any]:
-    """Runs `altogether-rt ARGUMENTS` and says what it took. Exits if it fails."""
+    """Run `altogether-rt ARGUMENTS`; its time and peak memory. Exits if it fails."""
     command = [sys.executable, "-m", "altogether_rt.cli.main", *map(str, arguments)]
     start = time.monotonic()
     process = subprocess.Popen(command)

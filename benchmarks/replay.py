@@ -1,20 +1,21 @@
-"""How fast speculation is on real captions: alt-texts and captions are replayed.
+"""Speed of speculation on real alt-texts and captions, which are replayed.
 
     python benchmarks/replay.py --bundle starter --pictures
     python benchmarks/replay.py --bundle DIR --seen 1000
     python benchmarks/replay.py --bundle DIR --pairs coco     (captions from $ALTOGETHER_DATA)
 
-Every step of the decoder is computed with the bundle's weights; then the token of the pair's
-caption is chosen instead of the model's. Draft tokens are thus accepted as often as in a
-captioner that writes these captions, whatever the weights. `scenes`: alt-text and reference caption
-of scenes; `coco`: of an image's five human captions one is the alt-text, another the caption.
-Speculation off and auto take turns on the same rows. `--seen`: so many captions were written
-before, and what they teach is known: the middle of a long job, where otherwise it is the first
-captions of a new one. What the bundle has learnt (`altogether-rt learn`) is known from the first
-caption on, unless `--unlearnt` is given. `--pictures`: the scenes are drawn and encoded, as
-embeddings say which words go with an image; otherwise drafts come from texts alone. Times are the
-decoder's, prompts included; `speedup_with_picture` adds the time of encoder and mapper to both.
-Writes benchmarks/results/replay-NAME.json.
+Every decoder step is computed with the bundle's weights; then the token of the pair's caption
+replaces the model's choice. Draft tokens are therefore accepted as often as in a captioner that
+writes these captions, whatever the weights. `scenes`: alt-text and reference caption of scenes;
+`coco`: one of an image's five human captions as the alt-text, another as the caption. Speculation
+off and auto take turns on the same rows.
+
+`--seen N`: N captions were written before and have taught the planner, as in the middle of a long
+job; without it the measurement begins with the first captions of a new one. What the bundle has
+learnt (`altogether-rt learn`) is used from the first caption on, unless `--unlearnt` is given.
+`--pictures`: scenes are drawn and encoded, so that the picture prior is used; otherwise drafts come
+from texts alone. Times are the decoder's, prompts included; `speedup_with_picture` adds the time of
+encoder and mapper to both. Writes benchmarks/results/replay-NAME.json.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ class Replay:
         pictures: bool = False,
         unlearnt: bool = False,
     ) -> None:
-        """texts: pairs; the first `seen` of them only teach. pictures: they are of scenes, whose
-        pictures are encoded. unlearnt: without what the bundle itself has learnt.
+        """texts: pairs, of which the first `seen` only teach. pictures: they are pairs of scenes,
+        which are drawn and encoded. unlearnt: ignore what the bundle itself has learnt.
         """
         self._drafting_state_path = None if unlearnt else bundle.drafting_state_path
         config = bundle.config
@@ -88,7 +89,7 @@ class Replay:
             pairs = self._with_pictures(pairs)
         self._seen, self.pairs = pairs[:seen], pairs[seen:]
         size = config.encoder.image_size
-        with self._open(1) as runtime:  # the picture changes no time
+        with self._open(1) as runtime:  # times do not depend on the image
             pixels = np.zeros((1, size, size, 3), np.uint8)
             self._visual_tokens = runtime.map(runtime.encode(pixels))[0]
             timing = measure(lambda: runtime.map(runtime.encode(pixels)), budget_s=1.0)
@@ -113,8 +114,8 @@ class Replay:
     def alternated(self, batch: int, rounds: int) -> dict[str, Any]:
         """Seconds of the decoder with `batch` rows at once, off and auto in turn.
 
-        At batch 1 each caption is timed by itself. What `auto` has learnt from one round it keeps
-        for the next, and the first round counts too: the figures hold a cold start.
+        At batch 1 each caption is timed by itself. `auto` keeps what it has learnt from round to
+        round, and the first round counts too: the figures include a cold start.
         """
         planners = {"off": DraftPlanner(), "auto": self._taught()}
         stats = {mode: EngineStats() for mode in MODES}
@@ -122,7 +123,7 @@ class Replay:
         with self._open(batch) as runtime:
             self._write(runtime, self.pairs[:batch], "off", DraftPlanner(), EngineStats())  # warm
             for index in range(rounds):
-                # Other captions in every round: none may be known from the round before.
+                # Other captions in every round, as the n-gram cache knows those of the last one.
                 part = self.pairs[index::rounds]
                 groups = [[pair] for pair in part] if batch == 1 else [part]
                 for group in groups:
@@ -136,7 +137,7 @@ class Replay:
         }
 
     def _taught(self) -> DraftPlanner:
-        """What the bundle brings, as when it is opened, and what the captions seen before teach."""
+        """A planner with what the bundle has learnt and what the captions seen before teach."""
         planner = new_planner(self._drafting_state_path, self._bundle.config)
         for pair in self._seen:
             teach(planner, pair.alt_ids, pair.caption_ids, pair.embedding)
@@ -168,7 +169,7 @@ class Replay:
         engine = Engine(forced, self._eos_id, speculation=mode, planner=planner, stats=stats)
         for done in engine.run(forced.announce(work)):
             expected = pairs[done.key].caption_ids[:-1]
-            assert done.ids == expected, "the replay has left its caption"
+            assert done.ids == expected, "the replay left its caption"
 
 
 def _figures(times_s: Sequence[float], batch: int, captions: int) -> dict[str, Any]:
@@ -201,11 +202,11 @@ def main() -> None:
     )
     parser.add_argument("--bundle", default="starter")
     parser.add_argument("--pairs", choices=SOURCES, default="scenes")
-    parser.add_argument("--name", help="of the result; default: bundle and pairs")
-    parser.add_argument("--num", type=int, default=96, help="pairs measured")
-    parser.add_argument("--seen", type=int, default=0, help="captions written before")
-    parser.add_argument("--pictures", action="store_true", help="of scenes; takes an encoding each")
-    parser.add_argument("--unlearnt", action="store_true", help="as if the bundle had not learnt")
+    parser.add_argument("--name", help="name of the result; default: bundle and pairs")
+    parser.add_argument("--num", type=int, default=96, help="number of pairs to measure")
+    parser.add_argument("--seen", type=int, default=0, help="number of captions written before")
+    parser.add_argument("--pictures", action="store_true", help="draw and encode the scenes")
+    parser.add_argument("--unlearnt", action="store_true", help="ignore what the bundle has learnt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", default="1,8,16")
     parser.add_argument("--threads", type=int, default=2)
@@ -216,7 +217,7 @@ def main() -> None:
     except AltogetherError as error:
         raise SystemExit(str(error)) from error
     if arguments.pictures and arguments.pairs != "scenes":
-        raise SystemExit("--pictures needs --pairs scenes: the other captions come without theirs.")
+        raise SystemExit("--pictures needs --pairs scenes: the other pairs have no images.")
     replay = Replay(
         bundle, texts, arguments.seen, arguments.threads, arguments.pictures, arguments.unlearnt
     )

@@ -1,4 +1,4 @@
-"""Scores the starter on fresh scenes, with its alt-texts, without them, and the alt-texts alone.
+"""Score the starter on new scenes: with alt-texts, without them, and the alt-texts alone.
 
     python benchmarks/starter_table.py --bundle starter --bundle starter-cpu-fp32
 
@@ -37,11 +37,11 @@ COLUMNS = {
 def score(
     samples: Sequence[Sample], captions: Sequence[str], *, alts_given: bool
 ) -> dict[str, Any]:
-    """Scores of captions, one a sample."""
+    """Scores of captions, one per sample."""
     scores = Scores()
     for sample, caption in zip(samples, captions, strict=True):
         row = reference_row("", sample)
-        if not alts_given:  # whoever saw no alt-text invents every name
+        if not alts_given:  # without an alt-text, every name is invented
             row["rounds"] = ["", *row["rounds"]]
         scores.add(caption, row)
     return scores.to_dict()
@@ -56,11 +56,11 @@ def measure(bundles: Sequence[str], num: int, seed: int) -> dict[str, dict[str, 
     for bundle in bundles:
         with Captioner.load(bundle) as captioner:
             label = f"{bundle} ({captioner.bundle_id})"
-            told = captioner.caption(images, [list(sample.alts) for sample in samples])
-            blind = captioner.caption(images)
-        texts = [caption.text for caption in told]
+            with_alts = captioner.caption(images, [list(sample.alts) for sample in samples])
+            without = captioner.caption(images)
+        texts = [caption.text for caption in with_alts]
         table[f"{label}, with alt-texts"] = score(samples, texts, alts_given=True)
-        texts = [caption.text for caption in blind]
+        texts = [caption.text for caption in without]
         table[f"{label}, without alt-texts"] = score(samples, texts, alts_given=False)
     return table
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import numpy as np
 import pytest
 
 import altogether_rt.runtime.cpu.prepared as prepared
-from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle, is_checkpoint
 from altogether_rt.captions import CaptionRequest, content_hash
+from altogether_rt.errors import BundleError
 from altogether_rt.generation.sampling import row_seed, row_uniforms
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.tensorrt.engine_files import engine_key
+from altogether_rt.speculation.store import new_planner
 
 pytestmark = pytest.mark.lean
 
@@ -73,10 +76,47 @@ def _short_hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def test_names_of_learnt_drafts(tmp_path: Path, starter: Bundle) -> None:
+def test_names_of_files_with_a_drafting_state(starter: Bundle, tmp_path: Path) -> None:
     """The file that `altogether-rt learn` adds is named after the first 8 digits of its hash."""
     assert starter.manifest.drafting_state == "guesses.eec1ca3b.npz"
     assert starter.manifest.files["guesses.eec1ca3b.npz"].sha256.startswith("eec1ca3b")
+    shutil.copytree(starter.path, tmp_path / "bundle")
+    copy = Bundle.load(tmp_path / "bundle")
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"abc")
+
+    # SHA-256 of "abc" begins with ba7816bf (FIPS 180-2).
+    assert copy.with_drafting_state(write).manifest.drafting_state == "guesses.ba7816bf.npz"
+    assert copy.bundle_id == starter.bundle_id
+
+
+def test_the_drafting_state_of_earlier_bundles_is_read(starter: Bundle) -> None:
+    path = starter.drafting_state_path
+    assert path is not None
+    with np.load(path) as file:
+        assert int(file["version"]) == 1
+        assert {"phrases.ngrams", "pictures.tokens", "acceptance.rates"} <= set(file.files)
+    new_planner(path, starter.config)
+
+
+def test_whatever_has_a_manifest_is_not_a_checkpoint(starter: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert is_checkpoint(tmp_path)
+    (tmp_path / "bundle.json").write_text("{}")
+    assert not is_checkpoint(tmp_path)
+
+
+def test_files_that_nobody_reads_are_not_hashed(starter: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(starter.path, tmp_path / "bundle")
+    weights = tmp_path / "bundle" / "weights.bin"
+    content = bytearray(weights.read_bytes())
+    content[100] ^= 1
+    weights.write_bytes(content)
+    copy = Bundle.load(tmp_path / "bundle", verify_hashes=False)
+    copy.verify_hashes(unread=["weights.bin"])
+    with pytest.raises(BundleError, match="its hash differs"):
+        copy.verify_hashes(unread=["tokenizer.json"])
 
 
 # Rows

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/gpu_suite.py`."""
+"""The comparison on a GPU: `benchmarks/gpu_suite.py` starts it."""

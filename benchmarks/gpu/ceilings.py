@@ -1,4 +1,4 @@
-"""What this device can do at best, measured by torch in the same run as the contestants."""
+"""The rates of this device, measured with torch in the same run as the contestants."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .skip import need_torch
+from harness.adapter import need_torch
 
 __all__ = ["measure_rates"]
 
-#: Sizes that no cache holds; on a CPU, where this only tests the code, smaller ones.
+#: Larger than any cache; smaller on a CPU, where this only tests the code.
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
 MATRIX_SIDE = {"cuda": 8192, "cpu": 512}
 CALLS, RUNS = 10, 5
@@ -27,14 +27,14 @@ def measure_rates(request: dict[str, Any], emit: Callable[..., None]) -> None:
 
 
 def _bytes_per_s(torch: Any, device: str) -> float:
-    """Read and written by a copy."""
+    """Bytes per second that a copy reads and writes."""
     source = torch.zeros(COPY_BYTES[device], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * COPY_BYTES[device] / _best_s(lambda: target.copy_(source), device)
 
 
 def _rate(torch: Any, device: str, dtype: str) -> float:
-    """Operations of a matrix product, a multiply-add counted as two."""
+    """Operations per second of a matrix product; a multiply-add counts as two."""
     side = MATRIX_SIDE[device]
     a, b = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2))
     out = torch.empty_like(a)
@@ -42,7 +42,7 @@ def _rate(torch: Any, device: str, dtype: str) -> float:
 
 
 def _best_s(action: Callable[[], object], device: str) -> float:
-    """Seconds of one call in the best of RUNS, each of CALLS in a row: a ceiling is the best."""
+    """Seconds per call in the fastest of RUNS, each of CALLS in a row, as this is a ceiling."""
     import torch
 
     def finish() -> None:

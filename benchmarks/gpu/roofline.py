@@ -1,4 +1,4 @@
-"""The least time that this GPU can take, from its measured rates and counted work."""
+"""The shortest time that this GPU can take, from its measured rates and counted work."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from altogether_rt.bench.cost import Cost
 from altogether_rt.bench.roofline import mapper_cost, schedule_cost
 from altogether_rt.bench.vision_cost import encoder_cost
 from altogether_rt.config import EncoderConfig
-
-from .workload import Workload
+from gpu.workload import Workload
 
 __all__ = ["Rates", "floor_s", "whole_costs"]
 
@@ -25,10 +24,10 @@ class Rates:
 
 
 def whole_costs(workload: Workload, encoder: EncoderConfig, number_bytes: int) -> list[Cost] | None:
-    """Calls that lead from pixels to captions: encoder, mapper, one prefill, a step a token.
+    """Costs of the calls from pixels to captions: encoder, mapper, one prefill, a step per token.
 
     number_bytes: of a weight and of a cached number. encoder: with its architecture written out.
-    None if open_clip's description of the encoder is not one that can be counted.
+    None if the encoder's description in open_clip is of a kind that cannot be counted.
     """
     config = workload.config
     vision = encoder_cost(encoder, workload.rows, number_bytes)
@@ -41,8 +40,8 @@ def whole_costs(workload: Workload, encoder: EncoderConfig, number_bytes: int) -
 
 
 def floor_s(costs: Sequence[Cost], rates: Rates) -> float:
-    """Seconds below which no implementation gets: each call is bound by its operations or by its
-    bytes, whichever take longer."""
+    """Lower bound in seconds: each call is bound by its operations or by its bytes, whichever take
+    longer."""
     rate = rates.operations_per_s
     ceilings = Ceilings(0, int8_per_s=rate, fp32_per_s=rate, bytes_per_s=rates.bytes_per_s)
     return sum(cost.floor_s(ceilings, int8=False) for cost in costs)

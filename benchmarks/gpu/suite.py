@@ -1,61 +1,55 @@
-"""Which parts a run has, in which order, and what each needs from the ones before it."""
+"""The GPU comparison: what is prepared, in which order contestants are measured, what is kept."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .clock import Deadline
-from .parts import LIMIT_S, Outcome, Part, run_part, worker_command
+import numpy as np
+from harness.commands import LIMIT_S, Outcome, Part, no_time, run_part
+from harness.contestant import ROOT, Contestant
+from harness.protocol import Worker
+from harness.schedule import Cell, Deadline, Estimates, largest_first
+from harness.turn import Turn, TurnPlan, is_out_of_memory, take_turn
 
-__all__ = ["Settings", "Suite", "write_json"]
+from altogether_rt.config import load_config
+from altogether_rt.runtime.tensorrt.profiles import MAX_ROWS
+from gpu.contestants import Settings, contestants
+from gpu.tasks import NUM_SAMPLES
+from gpu.workload import Workload
 
-#: Batch of the public pipeline.
-PUBLISHED_BATCH = 128
+__all__ = ["Suite"]
 
+#: Seconds for measuring a batch size; more where two runs take longer.
+BUDGET_S = 0.5
+#: A contestant with less time than this is not started: it could hardly load.
+MIN_TURN_S = 15.0
 
-@dataclass(frozen=True)
-class Settings:
-    """What to measure, and where."""
-
-    device: str  # cuda, cpu
-    configs: Sequence[str]  # names, or paths of .toml files
-    batch_sizes: Sequence[int]
-    work: Path  # folder for checkpoints and bundles
-    #: target -> device that its bundle runs on
-    targets: dict[str, str] = field(default_factory=dict)
-    #: Target that is exported for its parity alone.
-    yardstick: str | None = "cpu-fp32"
-    peers: Sequence[str] = (
-        "public-pipeline", "hf-static-compile", "hf-continuous-batching", "vllm",
-    )  # fmt: skip
-
-    @property
-    def dtype(self) -> str:
-        """Precision of the contestants; on a CPU the code is tested and not the speed."""
-        return "float16" if self.device == "cuda" else "float32"
-
-    @property
-    def number_bytes(self) -> int:
-        return 2 if self.dtype == "float16" else 4
+_RECORDING = "recording.pickle"
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
+@dataclass
+class _Run:
+    """One configuration: its folder, its time, and what has been prepared so far."""
+
+    name: str
     config: str
     folder: Path
     deadline: Deadline
+    workload: Workload
+    prepared: dict[str, Outcome] = field(default_factory=dict)  # by file
 
     def file(self, name: str) -> Path:
         return self.folder / name
 
 
 class Suite:
-    """Runs all parts; `results` is complete after each of them."""
+    """Prepares and measures everything; `results` is complete after each step."""
 
     def __init__(
         self,
@@ -64,6 +58,8 @@ class Suite:
         save: Callable[[dict[str, Any]], None],
         report: Callable[[str], None],
     ) -> None:
+        """save: called with the results whenever there are new figures. report: takes a line about
+        what goes on."""
         self._settings = settings
         self._deadline = deadline
         self._save = save
@@ -73,157 +69,232 @@ class Suite:
     def run(self) -> dict[str, Any]:
         settings = self._settings
         answer = settings.work / "ceilings.json"
-        dtypes = [settings.dtype]
-        command = worker_command("ceilings", answer, device=settings.device, dtypes=dtypes)
-        ceilings = self._run(Part("ceilings", command, answer, limit_s=60), self._deadline)
+        command = _task("ceilings", answer, device=settings.device, dtypes=[settings.dtype])
+        ceilings = self._run_part(Part("ceilings", command, answer, limit_s=60), self._deadline)
         self.results["ceilings"] = ceilings.to_dict()
         for index, config in enumerate(settings.configs):
             deadline = self._deadline.share(len(settings.configs) - index)
             name = Path(config).stem if config.endswith(".toml") else config
             self.results["configs"][name] = {"parts": [], "contestants": []}
-            checkpoint = _Checkpoint(config, settings.work / name, deadline)
-            checkpoint.folder.mkdir(parents=True, exist_ok=True)
-            self._config(name, checkpoint)
+            folder = settings.work / name
+            folder.mkdir(parents=True, exist_ok=True)
+            workload = Workload.of(load_config(config), max(settings.batch_sizes))
+            np.save(folder / "pixels.npy", workload.pixels)
+            self._run_config(_Run(name, config, folder, deadline, workload))
         return self.results
 
-    def _config(self, name: str, at: _Checkpoint) -> None:
-        """What shows the most comes first: what is left when time runs out is the least."""
-        settings, ckpt = self._settings, at.file("checkpoint")
-        init = ("init", "--config", at.config, "--random-weights", "--out", ckpt, "--quiet")
-        made = Outcome("init", "ok")
-        if not ckpt.exists():
-            made = self._part(name, at, _command("init", *init))
-        self._floors(name, at)
-        common = {"checkpoint": str(ckpt), "device": settings.device}
-        recording = {"recording": str(at.file("recording.pickle"))}
-        self._task(name, at, made, "reference", "reference", needs_s=10, **common, **recording)
-        own = {**common, **recording, "dtype": settings.dtype}
-        self._contestant(name, at, made, f"torch-{settings.dtype}", "runtime", **own)
-        for peer in settings.peers[:1]:
-            self._peer(name, at, made, peer, common)
-        for target, device in settings.targets.items():
-            exported = self._export(name, at, made, target)
-            bundle = {"bundle": str(at.file(target)), "device": device, **recording}
-            self._contestant(name, at, exported, target, "runtime", **bundle)
-        for peer in settings.peers[1:]:
-            self._peer(name, at, made, peer, common)
-        if settings.yardstick is not None:
-            exported = self._export(name, at, made, settings.yardstick)
-            bundle = {"bundle": str(at.file(settings.yardstick)), "device": "cpu", **recording}
-            self._contestant(name, at, exported, settings.yardstick, "runtime", sizes=(), **bundle)
+    def _run_config(self, run: _Run) -> None:
+        for contestant in contestants(self._settings):
+            blocked = self._prepare(run, contestant)
+            row = self._contestant(run, contestant, blocked)
+            self._keep(run, row)
+        # Last: they are counted and not measured, so that they can be added to any result.
+        self._floors(run)
 
-    def _peer(self, name: str, at: _Checkpoint, made: Outcome, peer: str, common: Any) -> None:
-        dtype = self._settings.dtype
-        autocast = "float16" if self._settings.device == "cuda" else "bfloat16"
-        sizes = self._settings.batch_sizes
-        if peer == "public-pipeline":
-            sizes = [min(PUBLISHED_BATCH, max(sizes))]
-        extra = {"dtype": dtype, "autocast": autocast}
-        self._contestant(name, at, made, peer, peer, sizes=sizes, **common, **extra)
+    def _prepare(self, run: _Run, contestant: Contestant) -> Outcome | None:
+        """Make the files that it loads; the outcome that keeps it from running, if there is one."""
+        for file in ("checkpoint", *contestant.files.values()):
+            if file not in run.prepared:
+                run.prepared[file] = self._make(run, file)
+            # Without a reference there is no parity, and everything else is measured.
+            if not run.prepared[file].ok and file != _RECORDING:
+                return run.prepared[file]
+        return None
 
-    def _export(self, name: str, at: _Checkpoint, made: Outcome, target: str) -> Outcome:
+    def _make(self, run: _Run, file: str) -> Outcome:
+        """A checkpoint, the reference's answers, or the bundle of a target."""
+        title = {"checkpoint": "init", _RECORDING: "reference"}.get(file, f"export {file}")
+        path, checkpoint = run.file(file), run.file("checkpoint")
+        if file == _RECORDING:
+            path.unlink(missing_ok=True)  # of an earlier run, perhaps of other code
+        elif path.exists():
+            return Outcome(title, "ok")
+        if file == "checkpoint":
+            options = ("--config", run.config, "--random-weights", "--out", path)
+            return self._part(run, _command(title, "init", *options))
+        if not run.prepared["checkpoint"].ok:
+            return self._note(run, _without(title, run.prepared["checkpoint"]))
+        if file == _RECORDING:
+            answer = run.file("reference.json")
+            given = {"checkpoint": str(checkpoint), "device": self._settings.device}
+            command = _task("reference", answer, **given, recording=str(path))
+            return self._part(run, Part(title, command, answer, needs_s=10))
         from altogether_rt.export.recipes import target_names
 
-        title = f"export {target}"
-        if target not in target_names():
-            return self._note(name, Outcome(title, "skipped", f"there is no target {target}"))
-        ckpt, out = at.file("checkpoint"), at.file(target)
-        if out.exists():
-            return Outcome(title, "ok")
-        if not made.ok:
-            return self._note(name, _without(title, made))
-        export = ("export", "--ckpt", ckpt, "--target", target, "--out", out, "--quiet")
-        return self._part(name, at, _command(title, *export, needs_s=10))
+        if file not in target_names():
+            return self._note(run, Outcome(title, "skipped", f"there is no target {file}"))
+        options = ("--ckpt", checkpoint, "--target", file, "--out", path)
+        return self._part(run, _command(title, "export", *options, needs_s=10))
 
-    def _floors(self, name: str, at: _Checkpoint) -> None:
+    def _contestant(
+        self, run: _Run, contestant: Contestant, blocked: Outcome | None
+    ) -> dict[str, Any]:
+        """Its row of the results. If it cannot even load because memory runs out, or dies of it, it
+        starts again without its largest batch."""
+        if blocked is not None:
+            return _without(contestant.name, blocked).to_dict() | {"sizes_out_of_memory": []}
+        sizes, beyond = _supported(contestant, self._settings.batch_sizes)
+        tried: list[int] = []
+        while True:
+            left_s = run.deadline.remaining_s
+            if left_s < MIN_TURN_S:
+                turn = Turn("skipped", no_time(MIN_TURN_S, left_s))
+            else:
+                self._report(f"[{left_s:.0f} s left] {contestant.name}")
+                turn = self._turn(run, contestant, sizes, tried)
+            if turn.status != "failed" or not is_out_of_memory(turn.reason or "") or len(sizes) < 2:
+                break
+            tried.append(sizes.pop())
+        return _row(contestant, turn, run.workload, tried, beyond)
+
+    def _turn(
+        self, run: _Run, contestant: Contestant, sizes: Sequence[int], tried: Sequence[int]
+    ) -> Turn:
+        inputs: dict[str, Any] = {
+            "pixels": str(run.file("pixels.npy")),
+            "slots": max([NUM_SAMPLES, *sizes]),
+        }
+
+        def on_news(turn: Turn) -> None:
+            row = _row(contestant, replace(turn, status="timeout"), run.workload, tried, [])
+            row["reason"] = "it was being measured when this was written"
+            self._save_with(run, row)
+
+        plan = TurnPlan(
+            cells=largest_first([Cell(size, size) for size in sizes]),
+            options=contestant.load_options(run.folder, **inputs),
+            run=lambda worker, cell, timeout_s: worker.run(
+                run.workload.listed[: cell.images],
+                cell.batch,
+                timeout_s,
+                budget_s=BUDGET_S,
+                stages=True,
+            ),
+            on_load=lambda worker, figures: worker.check(max(run.deadline.remaining_s, 0.0)),
+            on_news=on_news,
+            report=self._report,
+        )
+        log = run.file(f"{contestant.name}.log")
+        log.unlink(missing_ok=True)
+
+        def start() -> Worker:
+            variables = {"PYTHONPATH": str(ROOT)}
+            return Worker(sys.executable, contestant.adapter, log=log, variables=variables)
+
+        limited = Deadline(min(run.deadline.remaining_s, LIMIT_S))
+        return take_turn(start, plan, limited, Estimates(smaller_batch_factor=math.inf))
+
+    def _floors(self, run: _Run) -> None:
         ceilings = self.results["ceilings"]["data"]
         rate = ceilings.get("operations_per_s", {}).get(self._settings.dtype)
         if rate is None:
             return
         rates = {"operations_per_s": rate, "bytes_per_s": ceilings["bytes_per_s"]}
-        outcome = self._task(
-            name, at, Outcome("ceilings", "ok"), "floors", "floors",
-            config=at.config, batch_sizes=list(self._settings.batch_sizes), rates=rates,
+        answer = run.file("floors.json")
+        command = _task(
+            "floors",
+            answer,
+            config=run.config,
+            batch_sizes=list(self._settings.batch_sizes),
+            rates=rates,
             number_bytes=self._settings.number_bytes,
-        )  # fmt: skip
-        self.results["configs"][name]["floor_s"] = outcome.data.get("floor_s", {})
-
-    def _contestant(
-        self,
-        name: str,
-        at: _Checkpoint,
-        before: Outcome,
-        contestant: str,
-        task: str,
-        *,
-        sizes: Sequence[int] | None = None,
-        **request: Any,
-    ) -> None:
-        """A contestant that runs out of memory goes again without its largest batch."""
-        left = sorted(self._settings.batch_sizes if sizes is None else sizes)
-        tried: list[int] = []
-        while True:
-            outcome = self._task(
-                None, at, before, contestant, task, needs_s=15, batch_sizes=left, **request
-            )
-            out_of_memory = "out of memory" in (outcome.reason or "").lower()
-            if outcome.status != "failed" or not out_of_memory or len(left) < 2:
-                break
-            tried.append(left.pop())
-        row = outcome.to_dict() | {"sizes_out_of_memory": tried}
-        self.results["configs"][name]["contestants"].append(row)
+        )
+        outcome = self._part(run, Part("floors", command, answer))
+        self.results["configs"][run.name]["floor_s"] = outcome.data.get("floor_s", {})
         self._save(self.results)
 
-    def _task(
-        self,
-        name: str | None,
-        at: _Checkpoint,
-        before: Outcome,
-        title: str,
-        task: str,
-        needs_s: float = 5,
-        **request: Any,
-    ) -> Outcome:
-        """Runs a task of the worker; name None: its outcome is the caller's to keep."""
-        if not before.ok:
-            outcome = _without(title, before)
-            return outcome if name is None else self._note(name, outcome)
-        answer = at.file(f"{title}.json")
-        answer.unlink(missing_ok=True)
-        seconds = max(min(at.deadline.remaining_s, LIMIT_S) - needs_s, 0)
-        command = worker_command(task, answer, seconds=seconds, **request)
-        part = Part(title, command, answer, needs_s)
-        return self._part(name, at, part)
+    def _part(self, run: _Run, part: Part) -> Outcome:
+        limited = replace(part, limit_s=min(part.limit_s, max(run.deadline.remaining_s, 1)))
+        return self._note(run, self._run_part(limited, run.deadline))
 
-    def _part(self, name: str | None, at: _Checkpoint, part: Part) -> Outcome:
-        part = replace(part, limit_s=min(part.limit_s, max(at.deadline.remaining_s, 1)))
-        outcome = self._run(part, at.deadline)
-        return outcome if name is None else self._note(name, outcome)
-
-    def _run(self, part: Part, deadline: Deadline) -> Outcome:
+    def _run_part(self, part: Part, deadline: Deadline) -> Outcome:
         self._report(f"[{deadline.remaining_s:.0f} s left] {part.name}")
+        if part.answer is not None:
+            part.answer.unlink(missing_ok=True)
         outcome = run_part(part, deadline)
         if not outcome.ok:
-            self._report(f"    {outcome.status}: {outcome.reason}")
+            self._report(f"  {outcome.status}: {outcome.reason}")
         return outcome
 
-    def _note(self, name: str, outcome: Outcome) -> Outcome:
-        self.results["configs"][name]["parts"].append(outcome.to_dict())
+    def _note(self, run: _Run, outcome: Outcome) -> Outcome:
+        self.results["configs"][run.name]["parts"].append(outcome.to_dict())
         self._save(self.results)
         return outcome
+
+    def _keep(self, run: _Run, row: dict[str, Any]) -> None:
+        self.results["configs"][run.name]["contestants"].append(row)
+        self._save(self.results)
+
+    def _save_with(self, run: _Run, row: dict[str, Any]) -> None:
+        """Save the results as they would be with a row that is not finished."""
+        listed = self.results["configs"][run.name]["contestants"]
+        listed.append(row)
+        self._save(self.results)
+        listed.pop()
+
+
+def _row(
+    contestant: Contestant,
+    turn: Turn,
+    workload: Workload,
+    tried: Sequence[int],
+    beyond: Sequence[int],
+) -> dict[str, Any]:
+    """A contestant's row: keys of the file format."""
+    sweep, data = turn.sweep, dict(turn.figures)
+    data.pop("peak_bytes", None)
+    if "load_s" in data:
+        data["load_s"] = round(data["load_s"], 3)
+    if sweep.done:
+        jobs = {cell.batch: job for cell, job in sorted(sweep.done.items(), key=_batch_of)}
+        data["sizes"] = [_size(batch, job, workload) for batch, job in jobs.items()]
+        data["peak_host_bytes"] = max(job["peak_bytes"] for job in jobs.values())
+    if beyond:
+        data["sizes_beyond_engines"] = list(beyond)
+    if sweep.left_out:
+        data["sizes_left_out"] = sorted(cell.batch for cell in sweep.left_out)
+    if sweep.failed:
+        data["sizes_failed"] = {str(cell.batch): reason for cell, reason in sweep.failed.items()}
+    outcome = Outcome(
+        contestant.name, turn.status, turn.reason, turn.seconds, turn.peak_device_bytes, data
+    )
+    lost = [*tried, *(cell.batch for cell in sweep.out_of_memory)]
+    return outcome.to_dict() | {"sizes_out_of_memory": lost}
+
+
+def _size(batch: int, job: Mapping[str, Any], workload: Workload) -> dict[str, Any]:
+    """Figures of one batch size: keys of the file format."""
+    return {
+        "batch": batch,
+        **job.get("stages", {}),
+        "whole_s": round(job["seconds"], 5),
+        "images_per_s": round(job["images"] / job["seconds"], 3),
+        "workload": workload.describe(batch),
+    }
+
+
+def _batch_of(item: tuple[Cell, Any]) -> int:
+    return item[0].batch
+
+
+def _supported(contestant: Contestant, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Batch sizes to measure, and those that no engine is compiled for."""
+    wanted = sorted(sizes if contestant.batch_sizes is None else contestant.batch_sizes)
+    on_tensorrt = contestant.options.get("device") == "tensorrt"
+    beyond = [size for size in wanted if on_tensorrt and size > MAX_ROWS]
+    return [size for size in wanted if size not in beyond], beyond
 
 
 def _command(title: str, *arguments: str | Path, needs_s: float = 5) -> Part:
-    command = [sys.executable, "-m", "altogether_rt.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "altogether_rt.cli.main", *map(str, arguments), "--quiet"]
     return Part(title, command, needs_s=needs_s)
+
+
+def _task(task: str, answer: Path, **request: Any) -> list[str]:
+    """The command that runs one task of `tasks.py`."""
+    text = json.dumps({"task": task, "answer": str(answer), **request})
+    return [sys.executable, "-m", "gpu.tasks", text]
 
 
 def _without(title: str, before: Outcome) -> Outcome:
     return Outcome(title, "skipped", f"{before.name} {before.status}: {before.reason}")
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Replaces `path` at once, so that it is whole whenever the run is stopped."""
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    temporary.replace(path)

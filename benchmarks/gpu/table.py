@@ -1,25 +1,27 @@
-"""The results as people read them."""
+"""The GPU comparison's results as Markdown tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from harness.summary import table
+
 __all__ = ["fraction_of_floor", "to_markdown"]
 
 COLUMNS = (
     "contestant", "batch", "images/s", "one image, ms", "tokens/s", "of ceiling", "device GB",
-    "least cosine",
+    "min cosine",
 )  # fmt: skip
 
 
 def to_markdown(results: dict[str, Any]) -> str:
-    """A table for each configuration, and under it what is missing and why."""
+    """A table for each configuration, and below it what is missing and why."""
     lines = [_ceilings(results["ceilings"])]
     for name, config in results["configs"].items():
         lines += ["", f"### {name}", ""]
-        lines += ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
-        for contestant in config["contestants"]:
-            lines += _rows(contestant, config.get("floor_s", {}))
+        floors = config.get("floor_s", {})
+        rows = [row for one in config["contestants"] for row in _rows(one, floors)]
+        lines.append(table(COLUMNS, rows))
         missing = [_missing(part) for part in (*config["parts"], *config["contestants"])]
         missing = [line for line in missing if line]
         lines += ["", *missing] if missing else []
@@ -27,12 +29,12 @@ def to_markdown(results: dict[str, Any]) -> str:
 
 
 def fraction_of_floor(size: dict[str, Any], floors: dict[str, float | None]) -> float | None:
-    """The least time that the device could take, over the time taken: 1 is all it can do."""
+    """The shortest time that the device can take over the time taken: 1 is its limit."""
     floor = floors.get(str(size["batch"]))
     return None if floor is None else floor / size["whole_s"]
 
 
-def _rows(contestant: dict[str, Any], floors: dict[str, float | None]) -> list[str]:
+def _rows(contestant: dict[str, Any], floors: dict[str, float | None]) -> list[list[str]]:
     data = contestant["data"]
     sizes = data.get("sizes", [])
     single = next((1000 * size["whole_s"] for size in sizes if size["batch"] == 1), None)
@@ -43,8 +45,8 @@ def _rows(contestant: dict[str, Any], floors: dict[str, float | None]) -> list[s
         f"{min(cosines):.6f}" if cosines else "–",
     ]
     if not sizes:
-        return [_line(contestant["name"], "–", "–", "–", "–", "–", *shared)] if cosines else []
-    lines = []
+        return [[contestant["name"], "–", "–", "–", "–", "–", *shared]] if cosines else []
+    rows = []
     for size in sizes:
         fraction, tokens = fraction_of_floor(size, floors), size.get("tokens_per_s")
         cells = [
@@ -55,12 +57,8 @@ def _rows(contestant: dict[str, Any], floors: dict[str, float | None]) -> list[s
             "–" if tokens is None else f"{tokens:.0f}",
             "–" if fraction is None else f"{100 * fraction:.1f} %",
         ]
-        lines.append(_line(*cells, *(shared if size is sizes[-1] else ["", ""])))
-    return lines
-
-
-def _line(*cells: str) -> str:
-    return "| " + " | ".join(cells) + " |"
+        rows.append([*cells, *(shared if size is sizes[-1] else ["", ""])])
+    return rows
 
 
 def _ceilings(outcome: dict[str, Any]) -> str:

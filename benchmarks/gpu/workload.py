@@ -1,4 +1,4 @@
-"""What every contestant is given: images, prompts of known lengths, captions of one length."""
+"""The workload of the GPU comparison: images, prompts of known lengths, captions of one length."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from harness.rows import Row
 from numpy.typing import NDArray
 
 from altogether_rt.config import CaptionerConfig
@@ -15,11 +16,13 @@ __all__ = ["Workload"]
 
 NEW_TOKENS = 64
 SHORTEST, LONGEST = 8, 56  # tokens of an alt-text
+#: Stands in for each visual token where an engine takes token ids only.
+STAND_IN_ID = 4
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Noise for images and token ids: with the end token switched off, only sizes matter."""
+    """Noise as images and token ids: with the end token switched off, only sizes matter."""
 
     config: CaptionerConfig
     rows: int
@@ -27,15 +30,15 @@ class Workload:
 
     @classmethod
     def of(cls, config: CaptionerConfig, rows: int, new_tokens: int = NEW_TOKENS) -> Workload:
-        """`new_tokens` a caption, less where the captioner has no room."""
+        """`new_tokens` per caption, or as many as the captioner has room for."""
         return cls(config, rows, min(new_tokens, config.max_caption_tokens))
 
     @property
     def text_lengths(self) -> list[int]:
         """Tokens of each alt-text, spread evenly over SHORTEST..LONGEST."""
-        most = min(LONGEST, self.config.prompt.max_alt_tokens)
-        least = min(SHORTEST, most)
-        return [least + 17 * row % (most - least + 1) for row in range(self.rows)]
+        longest = min(LONGEST, self.config.prompt.max_alt_tokens)
+        shortest = min(SHORTEST, longest)
+        return [shortest + 17 * row % (longest - shortest + 1) for row in range(self.rows)]
 
     @property
     def prompt_lengths(self) -> list[int]:
@@ -56,10 +59,20 @@ class Workload:
         vocabulary = self.config.decoder.vocab_size
         return [rng.integers(3, vocabulary, length).tolist() for length in self.text_lengths]
 
-    def describe(self) -> dict[str, Any]:
-        lengths = self.prompt_lengths
+    @cached_property
+    def listed(self) -> list[Row]:
+        """The rows as contestants take them."""
+        stand_in = (STAND_IN_ID,) * self.config.mapper.prefix_length
+        return [
+            Row(index, tuple(ids), stand_in, self.new_tokens)
+            for index, ids in enumerate(self.prompt_ids)
+        ]
+
+    def describe(self, rows: int) -> dict[str, Any]:
+        """The first `rows` rows: keys of the file format."""
+        lengths = self.prompt_lengths[:rows]
         return {
-            "rows": self.rows,
+            "rows": rows,
             "prompt_tokens": {
                 "least": min(lengths),
                 "mean": round(sum(lengths) / len(lengths), 1),

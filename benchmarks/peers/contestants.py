@@ -1,14 +1,12 @@
-"""Who is compared: for each its environment, its adapter, what it loads, and how far it goes."""
+"""Who is compared on a CPU, and the environments that they need."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-__all__ = ["CONTESTANTS", "ENVIRONMENTS", "HERE", "PAIRS", "REFERENCE", "ROOT", "Contestant"]
+from harness.contestant import Contestant
 
-Scope = Literal["whole", "decoder"]
+__all__ = ["CONTESTANTS", "ENVIRONMENTS", "PAIRS", "REFERENCE"]
 
 #: Sources of real pairs of alt-text and caption.
 PAIRS = ("scenes", "coco")
@@ -31,60 +29,25 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-
-@dataclass(frozen=True)
-class Contestant:
-    """One row of the table."""
-
-    name: str
-    label: str
-    environment: str
-    adapter: str  # module in this folder
-    files: tuple[str, ...]  # what it loads, made by preparation.py
-    options: dict[str, Any] = field(default_factory=dict)  # the files' paths are added
-    scope: Scope = "whole"
-    modes: tuple[str, ...] = ("visual",)  # kinds of prompt whose tokens are compared
-    needs_pairs: bool = False
-
-    def load_options(self, work: Path, pad_id: int, pairs: str | None = None) -> dict[str, Any]:
-        """What the adapter is given; pairs: name of the file with real pairs, if there is one."""
-        paths = {name: str(work / name) for name in self.files}
-        if self.adapter == "adapters.ours":
-            paths = {"bundle": paths[self.files[0]]}
-        elif self.adapter != "adapters.huggingface":
-            paths = {"folder": paths[self.files[0]]}
-        return {
-            **paths,
-            "pixels": str(work / "pixels.npy"),
-            "embeddings": str(work / "huggingface" / "embeddings.npy"),
-            "pad_id": pad_id,
-            **({"taught": str(work / pairs)} if self.needs_pairs and pairs else {}),
-            **self.options,
-        }
-
-
-_TORCH_FILES = ("checkpoint", "huggingface")
+_TORCH_FILES = {"checkpoint": "checkpoint", "huggingface": "huggingface"}
 
 
 def _torch(name: str, label: str, modes: tuple[str, ...], **options: Any) -> Contestant:
-    adapter = "adapters.huggingface"
+    adapter = "harness.adapters.huggingface:HuggingFace"
     return Contestant(name, label, "public", adapter, _TORCH_FILES, options, modes=modes)
 
 
 def _ours(
     target: str, label: str, speculation: str, suffix: str = "", *, taught: bool = False
 ) -> Contestant:
-    modes = ("visual", "attended_left", "stand_in")
-    options = {"speculation": speculation}
-    name, bundle = f"ours-{target}{suffix}", (f"ours-{target}",)
     return Contestant(
-        name,
+        f"ours-{target}{suffix}",
         label,
         "ours",
-        "adapters.ours",
-        bundle,
-        options,
-        modes=() if taught else modes,
+        "harness.adapters.ours:Ours",
+        {"bundle": f"ours-{target}"},
+        {"speculation": speculation},
+        modes=() if taught else ("visual", "attended_left", "stand_in"),
         needs_pairs=taught,
     )
 
@@ -97,16 +60,16 @@ CONTESTANTS: tuple[Contestant, ...] = (
         "openvino-int8",
         "OpenVINO, int8",
         "openvino",
-        "adapters.openvino_ir",
-        ("openvino",),
+        "harness.adapters.openvino_ir:OpenVino",
+        {"folder": "openvino"},
         modes=("visual", "stand_in"),
     ),
     Contestant(
         "optimum-onnx-fp32",
         "optimum-onnx, fp32 (decoder)",
         "optimum-onnx",
-        "adapters.optimum_onnx",
-        ("onnx",),
+        "harness.adapters.optimum_onnx:OptimumOnnx",
+        {"folder": "onnx"},
         scope="decoder",
         modes=("stand_in",),
     ),
@@ -114,8 +77,8 @@ CONTESTANTS: tuple[Contestant, ...] = (
         "ctranslate2-int8",
         "CTranslate2, int8 (decoder)",
         "ctranslate2",
-        "adapters.ctranslate",
-        ("ctranslate2",),
+        "harness.adapters.ctranslate:CTranslate",
+        {"folder": "ctranslate2"},
         {"compute_type": "int8"},
         scope="decoder",
         modes=("stand_in",),
@@ -130,7 +93,3 @@ CONTESTANTS: tuple[Contestant, ...] = (
 REFERENCE = _torch(
     "reference", "reference", ("visual", "attended_left", "stand_in"), dtype="float32"
 )
-
-#: Where the scripts of this folder are.
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from contestants import ENVIRONMENTS, ROOT
+from harness.contestant import ROOT
+
+from peers.contestants import ENVIRONMENTS
 
 __all__ = ["folder_bytes", "make_environments", "python_of", "versions_of"]
 
@@ -22,7 +24,7 @@ def python_of(work: Path, name: str) -> Path:
 
 
 def make_environments(work: Path, names: Iterable[str]) -> None:
-    """Makes those that are not there, or whose requirements have changed. Exits if pip fails."""
+    """Make those that are missing or whose requirements have changed. Exits if pip fails."""
     for name in names:
         requirements = ENVIRONMENTS[name]
         folder = python_of(work, name).parent.parent
@@ -44,7 +46,7 @@ def make_environments(work: Path, names: Iterable[str]) -> None:
 
 
 def _install_ours(requirement: str, folder: Path) -> None:
-    """This checkout with its extras; done again when its sources have changed."""
+    """Install this checkout with its extras; done again when its sources have changed."""
     extras = requirement.removeprefix(f"{_OURS}[").removesuffix("]")
     command = [sys.executable, str(ROOT / "tasks.py"), "install", "--extras", extras]
     done = subprocess.run([*command, "--venv", str(folder.resolve())], stdout=sys.stderr)
@@ -53,7 +55,7 @@ def _install_ours(requirement: str, folder: Path) -> None:
 
 
 def versions_of(work: Path, name: str) -> dict[str, str]:
-    """All that is installed there."""
+    """Versions of all packages that are installed in an environment."""
     command = [str(python_of(work, name)), "-m", "pip", "list", "--format", "json"]
     listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return {package["name"]: package["version"] for package in listed}

@@ -1,4 +1,4 @@
-"""Bars of images a second, written as SVG."""
+"""A bar chart of images per second, as SVG."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from summary import footnotes, processor
+from peers.tables import footnotes, processor
 
 __all__ = ["to_svg"]
 
@@ -17,7 +17,7 @@ _TEXT = 'font-family="sans-serif" fill="#222"'
 
 
 def to_svg(result: Mapping[str, Any]) -> str:
-    """Whole captions at the batch size that most have, and below the decoder alone."""
+    """Two panels at the batch size of the decoder column: whole captions, and the decoder alone."""
     batch = result["decoder_batch"]
     panels = [
         (f"Whole captions, images a second, batch {batch}", "images_per_s", ("whole",)),

@@ -12,13 +12,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from contestants import HERE, PAIRS, ROOT
-from environments import python_of
+from harness.contestant import BENCHMARKS, ROOT
 
-__all__ = ["CONFIGS", "STEPS", "Step", "decoder_ids", "environments_for", "make_files", "steps_for"]
+from peers.contestants import PAIRS
+from peers.environments import python_of
+
+__all__ = [
+    "CONFIGS",
+    "HERE",
+    "STEPS",
+    "Step",
+    "decoder_ids",
+    "environments_for",
+    "make_files",
+    "steps_for",
+]
 
 #: Named configurations of the two sizes.
 CONFIGS = {"small": "altogether-opt-125m", "published": "altogether-opt-1.3b"}
+
+#: Where the scripts of this folder are.
+HERE = Path(__file__).resolve().parent
 
 _TOOL = ("-m", "altogether_rt.cli.main")
 
@@ -88,13 +102,13 @@ def steps_for(files: Iterable[str]) -> list[str]:
 
 
 def environments_for(work: Path, files: Iterable[str]) -> list[str]:
-    """Those that the steps still to be done need."""
+    """Environments of the steps that are still to be done."""
     missing = [name for name in steps_for(files) if not (work / name).exists()]
     return sorted({STEPS[name].environment for name in missing})
 
 
 def make_files(work: Path, size: str, files: Iterable[str]) -> dict[str, float]:
-    """Makes what is not there; the seconds of each step done. Exits if one fails."""
+    """Make the files that are missing; returns the seconds of each step. Exits if one fails."""
     took = {}
     for name in steps_for(files):
         if (work / name).exists():
@@ -105,8 +119,8 @@ def make_files(work: Path, size: str, files: Iterable[str]) -> dict[str, float]:
         shutil.rmtree(partial, ignore_errors=True)
         values = {"work": work, "config": CONFIGS[size], "out": partial, "here": HERE}
         arguments = [argument.format(**values) for argument in step.command]
-        # In an environment without this package it is taken from the checkout.
-        paths = os.pathsep.join([str(ROOT), str(HERE.parent)])
+        # Environments without this package take it from the checkout.
+        paths = os.pathsep.join([str(ROOT), str(BENCHMARKS)])
         variables = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
         command = [str(python_of(work.parent, step.environment)), *arguments]
         done = subprocess.run(command, env=variables, stdout=subprocess.DEVNULL)

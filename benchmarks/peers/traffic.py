@@ -1,12 +1,12 @@
-"""What the contestants are given: rows with an image, an alt-text and a length of the caption.
+"""The workload of the CPU comparison: rows with an image, an alt-text and a caption's length.
 
-Weights are random, so no caption ends by itself: each row brings the length that its caption has.
-Lengths are spread like real ones: alt-texts of 0 to 128 tokens, median 15, one in ten empty;
+Weights are random, so no caption ends by itself: each row brings the length of its caption.
+Lengths are distributed like real ones: alt-texts of 0 to 128 tokens, median 15, one in ten empty;
 captions of 20 to 190 tokens, mean 80. They follow a low-discrepancy sequence (van der Corput, with
 a seeded shift), so that the first eight rows are as typical as all of them.
 
 Rows of real pairs (`convert/real_pairs.py`) bring the captions themselves, for contestants that
-speculate.
+draft them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
-__all__ = ["VISUAL_TOKENS", "Row", "make_rows", "read_rows"]
+from harness.rows import Row
+
+__all__ = ["VISUAL_TOKENS", "make_rows", "read_rows"]
 
 VISUAL_TOKENS = 40
 MAX_ALT_TOKENS = 128
@@ -29,40 +29,12 @@ _EMPTY_SHARE = 0.1
 #: Median of the alt-texts that are not empty, so that the median of all is 15.
 _ALT_MEDIAN, _ALT_SIGMA = 17.2, 0.95
 _CAPTION_MEDIAN, _CAPTION_SIGMA = 73.0, 0.43
-#: Ids below are special in OPT; above, any id may stand in an alt-text.
+#: Ids below are special in OPT; from here on, any id may occur in an alt-text.
 _FIRST_ID = 4
 
 
-@dataclass(frozen=True)
-class Row:
-    """One image to caption."""
-
-    image: int  # index into the pixels
-    alt_ids: tuple[int, ...]
-    stand_in_ids: tuple[int, ...]  # for engines without visual tokens: as many ids in their place
-    caption_tokens: int
-    caption_ids: tuple[int, ...] = ()  # of a real pair
-
-    @property
-    def prompt_tokens(self) -> int:
-        return VISUAL_TOKENS + len(self.alt_ids)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Row:
-        return cls(
-            data["image"],
-            tuple(data["alt_ids"]),
-            tuple(data["stand_in_ids"]),
-            data["caption_tokens"],
-            tuple(data["caption_ids"]),
-        )
-
-
 def make_rows(num: int, vocab_size: int, seed: int = 0) -> list[Row]:
-    """`num` rows; fewer rows of the same seed are the first ones of more."""
+    """`num` rows; with the same seed, fewer rows are the first ones of more."""
     rng = random.Random(seed)
     shifts = rng.random(), rng.random()
     rows = []
@@ -90,7 +62,7 @@ def read_rows(pairs: Path, num: int) -> list[Row]:
 
 
 def _alt_tokens(share: float) -> int:
-    """The length that `share` of all alt-texts stay below."""
+    """The length that a fraction `share` of all alt-texts stays below."""
     if share < _EMPTY_SHARE:
         return 0
     length = _log_normal((share - _EMPTY_SHARE) / (1 - _EMPTY_SHARE), _ALT_MEDIAN, _ALT_SIGMA)

@@ -46,14 +46,11 @@ REFUSED: list[tuple[Callable[[BundleManifest], dict[str, Any]], str]] = [
         for name in ("../a", "a/b", ".a", "-a", "", "a b", "é")
     ),
     *(
-        (lambda m, name=name: {"graphs": without(m.graphs, name)}, f"there is no {name} among")
+        (lambda m, name=name: {"graphs": without(m.graphs, name)}, f"no {name}")
         for name in ("encoder", "mapper", "decoder")
     ),
     *(
-        (
-            lambda m, name=name: {"drafting_state": name},
-            "guesses names a file that has another purpose",
-        )
+        (lambda m, name=name: {"drafting_state": name}, "guesses names a file")
         for name in ("encoder.onnx", "weights.bin", "tokenizer.json", "decoder.sm89.plan")
     ),
     *(
@@ -123,7 +120,7 @@ def test_plain_names(name: str) -> None:
     ],
 )
 def test_shapes_that_are_no_range(value: Any) -> None:
-    with pytest.raises(ConfigError, match="shapes of ids in profile decode must be three shapes"):
+    with pytest.raises(ConfigError, match="shapes of ids in profile decode must be"):
         EngineProfile("decode", {"ids": value})
 
 

@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ are no package: their folders go on the path, as for who runs them."""
+"""benchmarks/ is not a package: the folder goes on the path, as when its scripts run."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path += [str(BENCHMARKS), str(BENCHMARKS / "peers")]
+sys.path.append(str(BENCHMARKS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from benchmarks.gpu import memory, skip, worker
-from benchmarks.gpu.clock import Deadline
-from benchmarks.gpu.memory import DeviceMemory, query_gpu
-from benchmarks.gpu.own import measure_sizes
-from benchmarks.gpu.parts import Part, run_part, worker_command
+from gpu import tasks
+from harness import adapter, device_memory
+from harness.commands import Part, run_part
+from harness.device_memory import DeviceMemory, query_gpu
+from harness.protocol import Worker, WorkerUnavailable
+from harness.schedule import Cell, Deadline, Estimates, largest_first
+from harness.turn import Sweep, measure_cells
 
 
 class Clock:
@@ -75,36 +77,69 @@ def test_a_part_that_takes_too_long_leaves_what_it_had(tmp_path: Path) -> None:
     pytest.fail("what the part had started runs on")
 
 
-def test_batch_sizes_go_on_while_there_is_time() -> None:
-    clock, told = Clock(), {}
+def sizes(*listed: int) -> list[Cell]:
+    return [Cell(size, size) for size in listed]
 
-    def one(batch: int) -> dict[str, Any]:
-        clock.now += batch
-        return {"took": batch}
+
+def batches(sweep: Sweep) -> list[int]:
+    return [cell.batch for cell in sweep.done]
+
+
+def test_batch_sizes_go_on_while_there_is_time() -> None:
+    clock = Clock()
+
+    def one(cell: Cell, left_s: float) -> dict[str, Any]:
+        clock.now += cell.batch
+        return {"took": cell.batch}
 
     # 1 + 8 seconds are spent; 32 would need 8 · 32 / 8 = 32 of the 31 that are left.
-    measure_sizes([32, 1, 8], Deadline(40, clock), lambda **news: told.update(news), one)
-    assert told["sizes"] == [{"batch": 1, "took": 1}, {"batch": 8, "took": 8}]
-    assert told["sizes_left_out"] == [32]
-    told.clear()
-    measure_sizes([8, 1, 32], Deadline(41, clock), lambda **news: told.update(news), one)
-    assert [size["batch"] for size in told["sizes"]] == [1, 8, 32]
-    assert "sizes_left_out" not in told
+    sweep = measure_cells(sizes(1, 8, 32), Estimates(), Deadline(40, clock), one)
+    assert list(sweep.done.items()) == [(Cell(1, 1), {"took": 1}), (Cell(8, 8), {"took": 8})]
+    assert sweep.left_out == [Cell(32, 32)]
+    sweep = measure_cells(sizes(1, 8, 32), Estimates(), Deadline(41, clock), one)
+    assert batches(sweep) == [1, 8, 32]
+    assert not sweep.left_out
+
+
+def test_the_largest_batch_is_measured_where_there_is_time_for_one() -> None:
+    clock = Clock()
+
+    def one(cell: Cell, left_s: float) -> dict[str, Any]:
+        clock.now += 10
+        return {}
+
+    listed = largest_first(sizes(1, 8, 128))
+    known = Estimates(smaller_batch_factor=math.inf)
+    sweep = measure_cells(listed, known, Deadline(15, clock), one)
+    assert batches(sweep) == [128]
+    assert sweep.left_out == sizes(8, 1)
 
 
 def test_a_batch_that_fails_ends_the_sweep_and_loses_nothing() -> None:
-    told: dict[str, Any] = {}
-
-    def one(batch: int) -> dict[str, Any]:
-        if batch > 8:
+    def one(cell: Cell, left_s: float) -> dict[str, Any]:
+        if cell.batch > 8:
             raise RuntimeError("no profile\n for so many rows")
         return {}
 
-    measure_sizes([1, 8, 32, 128], Deadline(60), lambda **news: told.update(news), one)
-    assert [size["batch"] for size in told["sizes"]] == [1, 8]
-    assert told["sizes_failed"] == {"32": "no profile for so many rows"}
+    sweep = measure_cells(sizes(1, 8, 32, 128), Estimates(), Deadline(60), one)
+    assert batches(sweep) == [1, 8]
+    assert sweep.failed == {Cell(32, 32): "no profile for so many rows"}
     with pytest.raises(RuntimeError, match="no profile"):
-        measure_sizes([32, 128], Deadline(60), lambda **news: None, one)
+        measure_cells(sizes(32, 128), Estimates(), Deadline(60), one)
+
+
+def test_after_a_large_batch_that_fails_come_the_smaller_ones() -> None:
+    def one(cell: Cell, left_s: float) -> dict[str, Any]:
+        if cell.batch > 32:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        if cell.batch == 32:
+            raise RuntimeError("no profile")
+        return {}
+
+    sweep = measure_cells(largest_first(sizes(1, 8, 32, 128)), Estimates(), Deadline(60), one)
+    assert batches(sweep) == [8, 1]
+    assert sweep.out_of_memory == sizes(128)
+    assert sweep.failed == {Cell(32, 32): "no profile"}
 
 
 # What crashes, what is missing
@@ -124,26 +159,37 @@ def test_a_crash_is_the_parts_alone(code: str, reason: str) -> None:
     assert str(outcome.reason).endswith(reason)
 
 
-def test_a_worker_says_why_it_is_skipped(tmp_path: Path) -> None:
+def test_a_contestant_says_why_it_is_skipped(tmp_path: Path) -> None:
+    contestant = "harness.adapters.huggingface:HuggingFace"
+    log = tmp_path / "log"
+    with (
+        Worker(sys.executable, contestant, log=log) as worker,
+        pytest.raises(WorkerUnavailable, match="finds no CUDA device"),
+    ):
+        worker.load({"device": "cuda", "checkpoint": "nowhere"}, 60)
+
+
+def test_a_task_says_why_it_is_skipped(tmp_path: Path) -> None:
     answer = tmp_path / "answer.json"
-    command = worker_command("public-pipeline", answer, device="cuda", checkpoint="nowhere")
-    outcome = run_part(Part("peer", command, answer), Deadline(60))
+    request = {"task": "ceilings", "answer": str(answer), "device": "cuda", "dtypes": []}
+    command = [sys.executable, "-m", "gpu.tasks", json.dumps(request)]
+    outcome = run_part(Part("ceilings", command, answer), Deadline(60))
     assert outcome.status == "skipped"
     assert "finds no CUDA device" in str(outcome.reason)
     assert outcome.data == {}
 
 
-def test_a_worker_fails_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_fails_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = str(tmp_path / "a.json")
     request = {"task": "reference", "answer": answer, "device": "cpu", "checkpoint": "nowhere"}
-    assert worker.main(json.dumps(request)) == 1
+    assert tasks.main(json.dumps(request)) == 1
     assert "nowhere is not a checkpoint" in capsys.readouterr().err
 
 
 def test_a_package_that_is_missing() -> None:
-    skip.need("json", "no_such_module")
-    with pytest.raises(skip.Skip, match="no_such_module or neither_this is not installed"):
-        skip.need("no_such_module", "neither_this")
+    adapter.need("json", "no_such_module")
+    with pytest.raises(adapter.Unavailable, match="no_such_module or neither_this is not"):
+        adapter.need("no_such_module", "neither_this")
 
 
 # Memory
@@ -161,9 +207,9 @@ def test_device_memory_is_the_most_in_use_less_what_was_before(
 ) -> None:
     used = tmp_path / "used"
     fake_nvidia_smi(tmp_path, monkeypatch, f'echo "$(/bin/cat {used})"')
-    monkeypatch.setattr(memory, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(device_memory, "INTERVAL_S", 0.01)
     seen = threading.Event()
-    real = memory._used_bytes
+    real = device_memory._used_bytes
 
     def noted() -> int | None:
         answer = real()
@@ -171,7 +217,7 @@ def test_device_memory_is_the_most_in_use_less_what_was_before(
             seen.set()
         return answer
 
-    monkeypatch.setattr(memory, "_used_bytes", noted)
+    monkeypatch.setattr(device_memory, "_used_bytes", noted)
     used.write_text("500")
     with DeviceMemory() as watched:
         used.write_text("900")

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu.contestants import Settings
+from gpu.roofline import Rates, floor_s, whole_costs
+from gpu.suite import Suite
+from gpu.table import fraction_of_floor, to_markdown
+from gpu.workload import Workload
+from harness.adapters.ours import num_prefilled
+from harness.commands import Outcome, Part, write_json
+from harness.contestant import Contestant
+from harness.schedule import Deadline, Estimates
+from harness.turn import Turn, TurnPlan
 
 from altogether_rt.bench.cost import Cost
 from altogether_rt.config import CaptionerConfig, load_config
-from benchmarks.gpu.clock import Deadline
-from benchmarks.gpu.own import _num_prefilled
-from benchmarks.gpu.parts import Outcome, Part
-from benchmarks.gpu.roofline import Rates, floor_s, whole_costs
-from benchmarks.gpu.suite import Settings, Suite, write_json
-from benchmarks.gpu.table import fraction_of_floor, to_markdown
-from benchmarks.gpu.workload import Workload
 
 TINY = Path(__file__).parent.parent.parent / "benchmarks" / "gpu" / "tiny.toml"
 
@@ -29,28 +32,39 @@ def config() -> CaptionerConfig:
 
 
 class Scripted:
-    """Outcomes by part, instead of processes; remembers what was asked."""
+    """Outcomes by name, instead of processes; remembers what was asked."""
 
     def __init__(self, **outcomes: Any) -> None:
         self.outcomes = outcomes
         self.requests: dict[str, list[Any]] = {}
 
-    def __call__(self, part: Part, deadline: Deadline) -> Outcome:
+    def run_part(self, part: Part, deadline: Deadline) -> Outcome:
         text = part.command[-1]
-        self.requests.setdefault(part.name, []).append(
-            json.loads(text) if text.startswith("{") else list(part.command)
-        )
-        outcome = self.outcomes.get(part.name.replace("-", "_").replace(" ", "_"))
-        if callable(outcome):
-            outcome = outcome(self.requests[part.name][-1])
-        return outcome or Outcome(part.name, "ok")
+        request = json.loads(text) if text.startswith("{") else list(part.command)
+        return self._outcome(part.name, request) or Outcome(part.name, "ok")
+
+    def take_turn(
+        self, start: Any, plan: TurnPlan, deadline: Deadline, estimates: Estimates
+    ) -> Turn:
+        name = Path(start.__closure__[1].cell_contents).stem
+        sizes = [cell.batch for cell in plan.cells]
+        return self._outcome(name, {**plan.options, "batch_sizes": sizes}) or Turn()
+
+    def _outcome(self, name: str, request: Any) -> Any:
+        self.requests.setdefault(name, []).append(request)
+        outcome = self.outcomes.get(name.replace("-", "_").replace(" ", "_"))
+        return outcome(request) if callable(outcome) else outcome
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gpu.suite.run_part", self.run_part)
+        monkeypatch.setattr("gpu.suite.take_turn", self.take_turn)
 
 
 def run_suite(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
 ) -> dict[str, Any]:
-    monkeypatch.setattr("benchmarks.gpu.suite.run_part", scripted)
-    settings: dict[str, Any] = {
+    scripted.install(monkeypatch)
+    settings = {
         "device": "cuda",
         "configs": [str(TINY)],
         "batch_sizes": [1, 8, 32],
@@ -79,7 +93,7 @@ def test_a_failed_export_skips_its_contestant_and_no_other(
     assert "no target no-such-target" in contestants["no-such-target"]["reason"]
     others = {"torch-float16", "cpu-fp32", "public-pipeline", "hf-static-compile"}
     assert all(contestants[name]["status"] == "ok" for name in others)
-    assert scripted.requests["torch-float16"][0]["batch_sizes"] == [1, 8, 32]
+    assert scripted.requests["torch-float16"][0]["batch_sizes"] == [32, 8, 1]
     assert scripted.requests["public-pipeline"][0]["batch_sizes"] == [32]
     assert scripted.requests["cpu-fp32"][0]["batch_sizes"] == []  # parity alone
     assert scripted.requests["cpu-fp32"][0]["device"] == "cpu"
@@ -99,33 +113,111 @@ def test_without_a_checkpoint_nothing_else_is_tried(
 def test_out_of_memory_leaves_the_largest_batch_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def torch(request: dict[str, Any]) -> Outcome:
+    def torch(request: dict[str, Any]) -> Turn:
         if max(request["batch_sizes"]) > 1:
-            return Outcome("torch-float16", "failed", "torch.OutOfMemoryError: CUDA out of memory.")
-        return Outcome("torch-float16", "ok", data={"sizes": []})
+            return Turn("failed", "torch.OutOfMemoryError: CUDA out of memory.")
+        return Turn()
 
     scripted = Scripted(torch_float16=torch)
     results = run_suite(scripted, tmp_path, monkeypatch)
     row = by_name(results["contestants"])["torch-float16"]
     assert (row["status"], row["sizes_out_of_memory"]) == ("ok", [32, 8])
     sizes = [request["batch_sizes"] for request in scripted.requests["torch-float16"]]
-    assert sizes == [[1, 8, 32], [1, 8], [1]]
+    assert sizes == [[32, 8, 1], [8, 1], [1]]
 
 
 def test_a_run_that_is_stopped_has_saved_what_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(request: dict[str, Any]) -> Outcome:
+    def stop(request: dict[str, Any]) -> Turn:
         raise KeyboardInterrupt
 
     out = tmp_path / "out.json"
-    monkeypatch.setattr("benchmarks.gpu.suite.run_part", Scripted(public_pipeline=stop))
+    Scripted(public_pipeline=stop).install(monkeypatch)
     settings = Settings("cuda", [str(TINY)], [1], tmp_path, {})
     suite = Suite(settings, Deadline(500), lambda r: write_json(out, r), lambda line: None)
     with pytest.raises(KeyboardInterrupt):
         suite.run()
     saved = json.loads(out.read_text())
     assert [row["name"] for row in saved["configs"]["tiny"]["contestants"]] == ["torch-float16"]
+
+
+def test_a_contestant_loads_once_and_its_largest_batch_is_saved_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = run_fake(tmp_path, monkeypatch, {"check": {"parity": {"step": {"worst_cosine": 0.5}}}})
+    log = (tmp_path / "calls").read_text().splitlines()
+    assert [line for line in log if line.startswith("load")] == log[:1]
+    assert log[-1] == "close"
+    runs = [int(line.split()[1]) for line in log if line.startswith("run")]
+    assert runs == sorted(runs, reverse=True)
+    assert set(runs) == {4, 2, 1}
+    # A file with one more size after each, and the whole at the end.
+    seen = [[size["batch"] for size in row["data"].get("sizes", [])] for row in saved]
+    assert seen == [[4], [2, 4], [1, 2, 4], [1, 2, 4]]
+    assert [row["status"] for row in saved] == [*["timeout"] * 3, "ok"]
+    assert saved[0]["data"]["parity"]["step"]["worst_cosine"] == 0.5
+    assert saved[-1]["data"]["sizes"][2]["tokens_per_s"] == 400
+    assert saved[-1]["data"]["sizes"][2]["workload"]["rows"] == 4
+    assert saved[-1]["data"]["load_s"] > 0
+
+
+def test_out_of_memory_in_a_batch_goes_on_in_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = run_fake(tmp_path, monkeypatch, {"kind": "memory", "room": 2})[-1]
+    assert (row["status"], row["sizes_out_of_memory"]) == ("ok", [4])
+    assert [size["batch"] for size in row["data"]["sizes"]] == [1, 2]
+    assert (tmp_path / "calls").read_text().count("load") == 1
+
+
+def test_out_of_memory_while_loading_starts_again_with_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu.suite.NUM_SAMPLES", 1)
+    row = run_fake(tmp_path, monkeypatch, {"max_slots": 2})[-1]
+    assert (row["status"], row["sizes_out_of_memory"]) == ("ok", [4])
+    assert [size["batch"] for size in row["data"]["sizes"]] == [1, 2]
+    assert (tmp_path / "calls").read_text().count("load") == 2
+
+
+def test_a_crash_is_one_contestants_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = run_fake(tmp_path, monkeypatch, {"kind": "dies"})[-1]
+    assert row["status"] == "failed"
+    assert "exit code 3" in row["reason"]
+
+
+def test_only_the_contestants_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = Scripted()
+    results = run_suite(scripted, tmp_path, monkeypatch, only=["vllm", "torch-float16"])
+    assert [row["name"] for row in results["contestants"]] == ["torch-float16", "vllm"]
+    assert not any(name.startswith("export") for name in scripted.requests)
+
+
+def run_fake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The row of one made-up contestant in a process of its own, each time it was saved."""
+    fake = Contestant(
+        "fake", "fake", None, "fake_adapter:Fake", {}, options | {"log": str(tmp_path / "calls")}
+    )
+    monkeypatch.setattr("gpu.suite.contestants", lambda settings: [fake])
+    monkeypatch.setattr("gpu.suite.run_part", Scripted().run_part)
+    monkeypatch.setattr("gpu.suite.BUDGET_S", 0.001)
+    monkeypatch.setattr("gpu.suite.ROOT", Path(__file__).parent)  # where the adapter is
+    saved: list[dict[str, Any]] = []
+
+    def save(results: dict[str, Any]) -> None:
+        rows = results["configs"]["tiny"]["contestants"]
+        if rows:
+            saved.append(json.loads(json.dumps(rows[-1])))
+
+    Suite(
+        Settings("cpu", [str(TINY)], [1, 2, 4], tmp_path), Deadline(500), save, lambda line: None
+    ).run()
+    return saved
 
 
 # Counting
@@ -172,9 +264,9 @@ def test_the_workload_fits_the_captioner(config: CaptionerConfig) -> None:
 
 def test_a_prefill_is_what_the_engine_would_bring(config: CaptionerConfig) -> None:
     many = Workload.of(config, 200)
-    together = _num_prefilled(many)
+    together = num_prefilled(many.prompt_lengths)
     assert sum(many.prompt_lengths[:together]) >= 2048 > sum(many.prompt_lengths[: together - 1])
-    assert _num_prefilled(Workload.of(config, 3)) == 3
+    assert num_prefilled(Workload.of(config, 3).prompt_lengths) == 3
 
 
 # The table

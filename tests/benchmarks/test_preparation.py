@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contestants import CONTESTANTS, ENVIRONMENTS, HERE, REFERENCE
-from environments import folder_bytes
-from preparation import CONFIGS, STEPS, environments_for, steps_for
+from harness.contestant import BENCHMARKS
+from peers.contestants import CONTESTANTS, ENVIRONMENTS, REFERENCE
+from peers.environments import folder_bytes
+from peers.preparation import CONFIGS, HERE, STEPS, environments_for, steps_for
 
 from altogether_rt.config import named_configs
 
@@ -16,10 +17,14 @@ from altogether_rt.config import named_configs
 @pytest.mark.parametrize("contestant", [*CONTESTANTS, REFERENCE], ids=lambda c: c.name)
 def test_contestants_are_complete(contestant: Any, tmp_path: Path) -> None:
     assert contestant.environment in ENVIRONMENTS
-    assert (HERE / f"{contestant.adapter.replace('.', '/')}.py").is_file()
-    assert set(contestant.files) <= STEPS.keys()
-    options = contestant.load_options(tmp_path, 1)
-    assert any(str(tmp_path / contestant.files[0]) == value for value in options.values())
+    module, name = contestant.adapter.split(":")
+    path = BENCHMARKS / f"{module.replace('.', '/')}.py"
+    assert f"class {name}(" in path.read_text("utf-8")
+    assert set(contestant.files.values()) <= STEPS.keys()
+    options = contestant.load_options(tmp_path, pad_id=1)
+    assert options["pad_id"] == 1
+    for option, file in contestant.files.items():
+        assert options[option] == str(tmp_path / file)
     assert set(contestant.modes) <= set(REFERENCE.modes)
 
 

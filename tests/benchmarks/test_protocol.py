@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from protocol import Worker, WorkerError
-from traffic import make_rows
+from harness.protocol import Worker, WorkerEnded, WorkerError, WorkerTimeout, WorkerUnavailable
+from peers.traffic import make_rows
 
 TIMEOUT_S = 60.0
 ROWS = make_rows(3, 1000)
@@ -18,7 +18,7 @@ ROWS = make_rows(3, 1000)
 def worker(tmp_path: Path) -> Iterator[Worker]:
     here = {"PYTHONPATH": str(Path(__file__).parent)}
     log = tmp_path / "log"
-    with Worker(sys.executable, "fake_adapter", threads=1, log=log, variables=here) as running:
+    with Worker(sys.executable, "fake_adapter:Fake", threads=1, log=log, variables=here) as running:
         yield running
 
 
@@ -61,15 +61,15 @@ def test_a_failure_is_reported_and_survived(worker: Worker) -> None:
 
 def test_death_is_an_error(worker: Worker) -> None:
     worker.load({"kind": "dies"}, TIMEOUT_S)
-    with pytest.raises(WorkerError, match="status 3"):
+    with pytest.raises(WorkerEnded, match="exit code 3"):
         worker.run(ROWS, 8, TIMEOUT_S)
-    with pytest.raises(WorkerError, match=r"died|ended"):
+    with pytest.raises(WorkerEnded, match=r"died|ended"):
         worker.run(ROWS, 8, TIMEOUT_S)
 
 
 def test_who_hangs_is_ended(worker: Worker) -> None:
     worker.load({"kind": "hangs"}, TIMEOUT_S)
-    with pytest.raises(WorkerError, match="too long"):
+    with pytest.raises(WorkerTimeout, match="too long"):
         worker.run(ROWS, 8, 0.2)
 
 
@@ -78,3 +78,43 @@ def test_what_libraries_print_goes_to_the_log(worker: Worker, tmp_path: Path) ->
     worker.run(ROWS, 8, TIMEOUT_S)
     worker.__exit__()
     assert "a library that prints to stdout" in (tmp_path / "log").read_text()
+
+
+def test_a_crash_is_named_with_what_was_said_last(worker: Worker) -> None:
+    worker.load({"kind": "crashes"}, TIMEOUT_S)
+    with pytest.raises(WorkerEnded, match=r"killed by SIGSEGV \(the GPU is gone\)"):
+        worker.run(ROWS, 8, TIMEOUT_S)
+
+
+def test_a_contestant_says_why_it_cannot_take_part(worker: Worker) -> None:
+    with pytest.raises(WorkerUnavailable, match=r"^there is no such device$"):
+        worker.load({"kind": "unavailable"}, TIMEOUT_S)
+
+
+def test_an_adapter_whose_package_is_missing_cannot_take_part(tmp_path: Path) -> None:
+    with (
+        Worker(sys.executable, "no_such_module:Fake", log=tmp_path / "log") as worker,
+        pytest.raises(WorkerUnavailable, match="No module named 'no_such_module'"),
+    ):
+        worker.load({}, TIMEOUT_S)
+
+
+def test_a_budget_repeats_a_job_and_times_the_median(worker: Worker, tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    worker.load({"log": str(log)}, TIMEOUT_S)
+    job = worker.run(ROWS, 8, TIMEOUT_S, budget_s=0.001)
+    assert job["passes"] >= 2
+    assert log.read_text().splitlines().count("run 3") == job["passes"] + 1  # one warmed up
+    assert job["encode_s"] == 0.25  # of one pass
+    once = worker.run(ROWS, 8, TIMEOUT_S)
+    assert once["passes"] == 1
+    assert "stages" not in once
+    assert worker.run(ROWS, 8, TIMEOUT_S, stages=True)["stages"] == {"tokens_per_s": 300.0}
+
+
+def test_a_contestant_is_closed_at_the_end(worker: Worker, tmp_path: Path) -> None:
+    log = tmp_path / "calls"
+    worker.load({"log": str(log), "check": {"parity": {}}}, TIMEOUT_S)
+    assert worker.check(TIMEOUT_S) == {"parity": {}}
+    worker.__exit__()
+    assert log.read_text().splitlines()[-1] == "close"

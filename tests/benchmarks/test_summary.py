@@ -6,8 +6,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from picture import to_svg
-from summary import agreement, summarise, to_markdown
+from harness.summary import agreement, summarise
+from peers.picture import to_svg
+from peers.tables import to_markdown
 
 
 def job(seconds: float, batch: int = 8, images: int = 16, encode_s: float = 1.0) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def test_what_speculation_was_forced_to_is_said() -> None:
     assert "* Forced to the captions of the pairs (scenes)" in to_markdown(measured)
     assert "†" not in to_markdown(measured)
     measured["contestants"][1]["label"] = "ours, taught†"
-    assert "† The same after 1,000" in to_markdown(measured)
+    assert "† The same after learning from 1,000" in to_markdown(measured)
 
 
 def test_the_picture_is_xml_with_a_bar_for_each_contestant() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import mean, median
 
 import pytest
-import traffic
-from traffic import Row, make_rows, read_rows
+from harness.rows import Row
+from peers import traffic
+from peers.traffic import make_rows, read_rows
 
 from altogether_rt.artifacts.bundle import Bundle, find_bundle
 from altogether_rt.preprocess import PromptTokenizer

@@ -125,3 +125,9 @@ def test_rows_of_a_table_may_be_shorter_or_longer_than_its_header(tmp_path: Path
     table = read_alts(path)
     assert not table.problems
     assert (table.get("a.jpg").texts, table.get("b.jpg").texts) == ((), ("x",))
+
+
+def test_a_json_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "alts.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a.jpg": "x"}')
+    assert read_alts(path).get("a.jpg").texts == ("x",)

@@ -1,4 +1,4 @@
-"""The decoder as CTranslate2's own converter makes it, in int8.
+"""The decoder in int8, made by CTranslate2's own converter.
 
 python convert/ctranslate.py HF_FOLDER OUT
 """

@@ -3,7 +3,7 @@
     python convert/huggingface.py CHECKPOINT OUT
 
 Writes OUT (config.json, model.safetensors, tokenizer) and OUT/embeddings.npy, the table of token
-embeddings for engines that are given embeddings instead of token ids.
+embeddings for engines that take embeddings instead of token ids.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from altogether_rt.importing.names import OPT
 
 
 def opt_config(decoder: DecoderConfig) -> OPTConfig:
-    """The same structure in Hugging Face's words."""
+    """The same structure as a configuration of Hugging Face."""
     return OPTConfig(
         vocab_size=decoder.vocab_size,
         hidden_size=decoder.width,
@@ -58,7 +58,7 @@ def main() -> None:
     save_file(named, out / "model.safetensors", metadata={"format": "pt"})
     opt_config(checkpoint.config.decoder).save_pretrained(out)
     shutil.copy(checkpoint.tokenizer_path, out / "tokenizer.json")
-    # By hand: each version of transformers names the class in its own way, all know this one.
+    # Written by hand, with a class name that every version of transformers knows.
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "</s>"}
     tokenizer |= {"eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
     (out / "tokenizer_config.json").write_text(json.dumps(tokenizer))

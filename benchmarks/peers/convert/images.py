@@ -1,4 +1,4 @@
-"""256 pictures of scenes, preprocessed: uint8 (256, 224, 224, 3).
+"""256 images of scenes, preprocessed: uint8 (256, 224, 224, 3).
 
 python convert/images.py OUT.npy
 """
@@ -18,6 +18,6 @@ NUM, SEED = 256, 2026
 
 if __name__ == "__main__":
     preprocessor = Preprocessor(named_config("altogether-opt-1.3b").encoder)
-    pictures = (render(make_sample(SEED, index, "test").scene) for index in range(NUM))
+    images = (render(make_sample(SEED, index, "test").scene) for index in range(NUM))
     with open(sys.argv[1], "wb") as file:  # np.save would add .npy to a temporary name
-        np.save(file, np.stack([preprocessor.pixels(picture) for picture in pictures]))
+        np.save(file, np.stack([preprocessor.pixels(image) for image in images]))

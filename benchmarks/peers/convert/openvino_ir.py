@@ -3,9 +3,9 @@
     python convert/openvino_ir.py CHECKPOINT HF_FOLDER OUT
 
 The decoder is exported by optimum-intel: stateful (the cache lives in the model) and with weights
-compressed to int8 by NNCF. Then two things that OpenVINO's own pipelines for vision-language models
-do too: its input becomes embeddings instead of token ids, so that visual tokens can be put in, and
-the head computes the last position alone.
+compressed to int8 by NNCF. Then, as in OpenVINO's own pipelines for vision-language models, its
+input becomes embeddings instead of token ids, so that visual tokens can be inserted, and the head
+computes the last position only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def compressed(module: torch.nn.Module, example: torch.Tensor, shape: list[int])
 
 
 def export_decoder(folder: Path, out: str) -> None:
-    """As `optimum-cli export openvino` does it, but for the weights, which are compressed later."""
+    """Export as `optimum-cli export openvino` does, except that weights are compressed later."""
     from optimum.exporters.openvino import main_export
 
     main_export(
@@ -45,7 +45,7 @@ def export_decoder(folder: Path, out: str) -> None:
 
 
 def take_embeddings(model: ov.Model) -> None:
-    """Replaces the input `input_ids` by `inputs_embeds` (B, S, W), in place."""
+    """Replace the input `input_ids` by `inputs_embeds` (B, S, W) in the model itself."""
     ids = model.input("input_ids").node
     gather = _embedding(ids)
     width = gather.output(0).partial_shape[2]
@@ -55,7 +55,7 @@ def take_embeddings(model: ov.Model) -> None:
     for target in gather.output(0).get_target_inputs():
         if target.get_node() is not shape:
             target.replace_source_output(embeds.output(0))
-    # What else asked the ids for their shape (B, S) takes it from the embeddings.
+    # Other consumers of the ids, which need their shape (B, S), take it from the embeddings.
     two = ops.gather(shape, ops.constant(np.array([0, 1])), ops.constant(np.array(0)))
     zeros = ops.broadcast(ops.constant(np.array(0, np.int64)), two)
     for target in ids.output(0).get_target_inputs():
@@ -65,7 +65,7 @@ def take_embeddings(model: ov.Model) -> None:
 
 
 def _embedding(ids: ov.Node) -> ov.Node:
-    """The table look-up that `ids` lead to."""
+    """The embedding look-up that consumes `ids`."""
     nodes = [ids]
     for _ in range(6):
         nodes = [t.get_node() for node in nodes for t in node.output(0).get_target_inputs()]
@@ -73,11 +73,11 @@ def _embedding(ids: ov.Node) -> ov.Node:
             rank = node.output(0).partial_shape.rank
             if node.get_type_name() == "Gather" and rank.get_length() == 3:
                 return node
-    raise SystemExit("no embedding is found behind input_ids")
+    raise SystemExit("no embedding look-up follows input_ids")
 
 
 def last_position_only(model: ov.Model) -> None:
-    """The head's product gets the hidden state of the last position instead of all."""
+    """Feed the head the hidden state of the last position only."""
     node = model.output("logits").node.input_value(0).get_node()
     while node.get_type_name() != "MatMul":
         node = node.input_value(0).get_node()

@@ -1,4 +1,4 @@
-"""Alt-texts and captions of real pairs as token ids: JSON with `rows` and the pairs that teach.
+"""Alt-texts and captions of real pairs as token ids: JSON with `rows` and `taught`.
 
 python convert/real_pairs.py SOURCE BUNDLE OUT.json
 """
@@ -13,10 +13,10 @@ from pairs import SOURCES, token_pairs
 
 from altogether_rt.artifacts.bundle import Bundle
 
-#: Rows to be measured; those of scenes are of the same scenes as the pictures (images.py).
+#: Rows to be measured; those of `scenes` belong to the images of images.py.
 NUM_ROWS = 256
 
-#: Pairs after them, written "before" the measured ones, where those are to be known.
+#: Pairs after them, from which contestants that are `taught` learn first.
 NUM_TAUGHT = 1000
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""CTranslate2 in int8: the decoder alone, with tokens in place of visual tokens.
+"""CTranslate2 in int8: the decoder alone; token ids stand in for visual tokens.
 
-options: folder, compute_type. A row that has its length leaves the batch, which CTranslate2 can do.
+options: folder, compute_type. A row that has reached its length leaves the batch.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import ctranslate2
-from adapters.batches import in_batches
 
-__all__ = ["CTranslate", "load"]
+from harness.adapter import Adapter
+from harness.adapters.batches import in_batches
+
+__all__ = ["CTranslate"]
 
 
-class CTranslate:
+class CTranslate(Adapter):
     """A Generator."""
 
-    encode_s = 0.0
-
-    def __init__(self, options: dict[str, Any], threads: int) -> None:
+    def load(self, options: dict[str, Any], threads: int | None) -> dict[str, Any]:
         folder = options["folder"]
         self._generator = ctranslate2.Generator(
-            folder, "cpu", compute_type=options["compute_type"], intra_threads=threads
+            folder, "cpu", compute_type=options["compute_type"], intra_threads=threads or 0
         )
         self._vocabulary = json.loads((Path(folder) / "vocabulary.json").read_text("utf-8"))
+        return {}
 
-    def caption(self, rows: Sequence[Any], batch: int) -> list[list[int]]:
+    def run(self, rows: Sequence[Any], batch: int) -> list[list[int]]:
         return in_batches(rows, batch, self._write, by_length=True)
 
     def tokens(self, rows: Sequence[Any], mode: str) -> list[list[int]]:
@@ -38,7 +39,7 @@ class CTranslate:
         left = [row.caption_tokens for row in rows]
 
         def is_done(step: Any) -> bool:
-            # Counted here: its own count has part of a longer neighbour's prompt in it.
+            # Counted here: CTranslate2's count includes part of a longer prompt in the batch.
             left[step.batch_id] -= 1
             return left[step.batch_id] == 0
 
@@ -52,7 +53,3 @@ class CTranslate:
             callback=is_done,
         )
         return [result.sequences_ids[0] for result in results]
-
-
-def load(options: dict[str, Any], threads: int) -> CTranslate:
-    return CTranslate(options, threads)

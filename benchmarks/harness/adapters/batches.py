@@ -1,4 +1,4 @@
-"""What the batch-by-batch engines share: batches of rows, and prompts of embeddings."""
+"""What engines that run one batch after the other share: batches of rows, and padded prompts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 
 __all__ = ["Stopwatch", "in_batches", "left_padded", "pixels_of"]
 
-MAX_ALT_TOKENS = 128
-
 
 class Stopwatch:
-    """Adds up the time of some of the work."""
+    """Adds up the time of parts of the work."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -30,7 +28,7 @@ class Stopwatch:
 
 
 def pixels_of(path: str) -> NDArray[np.uint8]:
-    """All images (N, H, W, 3); those that are used are read."""
+    """All images (N, H, W, 3), mapped: only those that are used are read."""
     pixels: NDArray[np.uint8] = np.load(Path(path), mmap_mode="r")
     return pixels
 
@@ -38,7 +36,7 @@ def pixels_of(path: str) -> NDArray[np.uint8]:
 def in_batches(rows: Sequence[Any], batch: int, write: Any, *, by_length: bool) -> list[list[int]]:
     """Captions of `rows` in their order, written by `write(rows of one batch)`.
 
-    by_length: rows with prompts of like length are written together, so that little is padded.
+    by_length: rows with prompts of similar length share a batch, so that little is padded.
     """
     order = list(range(len(rows)))
     if by_length:
@@ -54,7 +52,8 @@ def in_batches(rows: Sequence[Any], batch: int, write: Any, *, by_length: bool) 
 def left_padded(
     sequences: Sequence[NDArray[Any]], fill: Any = 0
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Sequences (T, …) of unequal length as one array (B, longest, …), and which of it is real."""
+    """Sequences (T, …) of unequal length as one array (B, longest, …), and the
+    mask (B, longest) of what is not padding."""
     longest = max(len(sequence) for sequence in sequences)
     first = sequences[0]
     padded = np.full((len(sequences), longest, *first.shape[1:]), fill, first.dtype)

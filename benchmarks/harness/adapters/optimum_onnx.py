@@ -1,4 +1,4 @@
-"""optimum-onnx: ORTModelForCausalLM, the decoder alone, with tokens in place of visual tokens.
+"""optimum-onnx: ORTModelForCausalLM, the decoder alone; token ids stand in for visual tokens.
 
 options: folder, pad_id.
 """
@@ -11,27 +11,28 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import torch
-from adapters.batches import in_batches, left_padded
 from optimum.onnxruntime import ORTModelForCausalLM
 
-__all__ = ["OptimumOnnx", "load"]
+from harness.adapter import Adapter
+from harness.adapters.batches import in_batches, left_padded
+
+__all__ = ["OptimumOnnx"]
 
 
-class OptimumOnnx:
+class OptimumOnnx(Adapter):
     """`generate` of transformers over an ONNX Runtime session."""
 
-    encode_s = 0.0
-
-    def __init__(self, options: dict[str, Any], threads: int) -> None:
-        torch.set_num_threads(threads)
+    def load(self, options: dict[str, Any], threads: int | None) -> dict[str, Any]:
+        torch.set_num_threads(threads or torch.get_num_threads())
         session = ort.SessionOptions()
-        session.intra_op_num_threads = threads
+        session.intra_op_num_threads = threads or 0
         self._model = ORTModelForCausalLM.from_pretrained(
             options["folder"], session_options=session, provider="CPUExecutionProvider"
         )
         self._pad_id = options["pad_id"]
+        return {}
 
-    def caption(self, rows: Sequence[Any], batch: int) -> list[list[int]]:
+    def run(self, rows: Sequence[Any], batch: int) -> list[list[int]]:
         return in_batches(rows, batch, self._write, by_length=True)
 
     def tokens(self, rows: Sequence[Any], mode: str) -> list[list[int]]:
@@ -52,7 +53,3 @@ class OptimumOnnx:
         return [
             part[: row.caption_tokens] for part, row in zip(written.tolist(), rows, strict=True)
         ]
-
-
-def load(options: dict[str, Any], threads: int) -> OptimumOnnx:
-    return OptimumOnnx(options, threads)

@@ -1,4 +1,4 @@
-"""One part of a run: a process of its own, so that its crash or delay is the part's alone."""
+"""A command that a run needs, in a process of its own: its crash or delay stops nothing else."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .clock import Deadline
-from .memory import DeviceMemory
+from harness.contestant import BENCHMARKS, ROOT
+from harness.device_memory import DeviceMemory
+from harness.protocol import describe_exit, last_line
+from harness.schedule import Deadline
 
-__all__ = ["LIMIT_S", "Outcome", "Part", "run_part", "worker_command"]
+__all__ = ["LIMIT_S", "Outcome", "Part", "Status", "no_time", "run_part", "write_json"]
 
 Status = Literal["ok", "skipped", "failed", "timeout"]
 
-#: Below this much time a process cannot even import torch.
-LEAST_S = 5.0
-#: More than this no part takes from the others.
+#: A process with less time than this cannot even import torch.
+MIN_S = 5.0
+#: No part takes more than this from the others.
 LIMIT_S = 300.0
-_BENCHMARKS = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Part:
 
     name: str
     command: Sequence[str]
-    answer: Path | None = None  # a JSON file that the command writes, anew as it gets on
-    needs_s: float = LEAST_S  # not started with less time than this
+    answer: Path | None = None  # a JSON file that the command rewrites whenever it has figures
+    needs_s: float = MIN_S  # not started with less time than this
     limit_s: float = LIMIT_S
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a part; `data` is what it had measured until then."""
+    """How a part or a contestant ended; `data` is what it had measured by then."""
 
     name: str
     status: Status
@@ -57,18 +57,11 @@ class Outcome:
         return asdict(self)
 
 
-def worker_command(task: str, answer: Path, **request: Any) -> list[str]:
-    """The command that runs one task of `worker.py`."""
-    text = json.dumps({"task": task, "answer": str(answer), **request})
-    return [sys.executable, "-m", f"{__package__}.worker", text]
-
-
 def run_part(part: Part, deadline: Deadline) -> Outcome:
-    """Run `part` if there is time for it; never raises for what goes wrong in it."""
+    """Run `part` if there is time for it. Whatever goes wrong in it becomes an outcome."""
     left_s = deadline.remaining_s
     if left_s < part.needs_s:
-        reason = f"no time: it needs about {part.needs_s:.0f} s and {max(left_s, 0):.0f} s are left"
-        return Outcome(part.name, "skipped", reason)
+        return Outcome(part.name, "skipped", no_time(part.needs_s, left_s))
     start = time.monotonic()
     limit_s = min(part.limit_s, left_s)
     with DeviceMemory() as memory:
@@ -78,6 +71,11 @@ def run_part(part: Part, deadline: Deadline) -> Outcome:
         status, reason = "skipped", data.pop("skipped")
     seconds = round(time.monotonic() - start, 1)
     return Outcome(part.name, status, reason, seconds, memory.peak_bytes, data)
+
+
+def no_time(needed_s: float, left_s: float) -> str:
+    """The reason of a part or a contestant that is not started."""
+    return f"no time: it needs about {needed_s:.0f} s and {max(left_s, 0):.0f} s are left"
 
 
 def _run(command: Sequence[str], limit_s: float) -> tuple[Status, str | None]:
@@ -98,11 +96,9 @@ def _run(command: Sequence[str], limit_s: float) -> tuple[Status, str | None]:
     except BaseException:
         _end(process)
         raise
-    if process.returncode < 0:
-        return "failed", f"killed by {signal.Signals(-process.returncode).name}"
     if process.returncode:
-        lines = [line.strip() for line in errors.splitlines() if line.strip()]
-        return "failed", lines[-1][:500] if lines else f"exit code {process.returncode}"
+        said = last_line(errors) if process.returncode > 0 else ""
+        return "failed", said or describe_exit(process.returncode)
     return "ok", None
 
 
@@ -112,9 +108,9 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _python_path() -> str:
-    """Where this package is found under the name that it has here, and the checkout's own code."""
+    """So that the command imports the modules of benchmarks/ and the package of this checkout."""
     given = os.environ.get("PYTHONPATH", "")
-    return os.pathsep.join([str(_BENCHMARKS), str(_BENCHMARKS.parent), *given.split(os.pathsep)])
+    return os.pathsep.join([str(BENCHMARKS), str(ROOT), *given.split(os.pathsep)])
 
 
 def _read(answer: Path | None) -> dict[str, Any]:
@@ -122,3 +118,10 @@ def _read(answer: Path | None) -> dict[str, Any]:
         return {}
     data: dict[str, Any] = json.loads(answer.read_text("utf-8"))
     return data
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Replace `path` in one step, so that it is whole whenever the run is stopped."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    temporary.replace(path)

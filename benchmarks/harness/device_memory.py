@@ -1,4 +1,4 @@
-"""Device memory of a process, whatever library takes it: asked of nvidia-smi while it runs."""
+"""Device memory in use while a process runs, whichever library allocates it (nvidia-smi)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUERY_TIMEOUT_S = 10
 
 
 def query_gpu(*fields: str) -> list[str] | None:
-    """What nvidia-smi says of the first GPU; None where there is none."""
+    """Values that nvidia-smi reports for the first GPU; None where there is none."""
     if shutil.which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
@@ -28,19 +28,19 @@ def query_gpu(*fields: str) -> list[str] | None:
 
 
 class DeviceMemory:
-    """The most memory in use while this is open, less what was in use before."""
+    """Peak memory in use while this is open, less what was in use before."""
 
     def __init__(self) -> None:
         self._before = _used_bytes()
-        self._most = self._before
+        self._peak = self._before
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     @property
     def peak_bytes(self) -> int | None:
-        if self._before is None or self._most is None:
+        if self._before is None or self._peak is None:
             return None
-        return self._most - self._before
+        return self._peak - self._before
 
     def __enter__(self) -> DeviceMemory:
         if self._before is not None:
@@ -55,8 +55,8 @@ class DeviceMemory:
     def _watch(self) -> None:
         while not self._done.wait(INTERVAL_S):
             used = _used_bytes()
-            if used is not None and self._most is not None:
-                self._most = max(self._most, used)
+            if used is not None and self._peak is not None:
+                self._peak = max(self._peak, used)
 
 
 def _used_bytes() -> int | None:

@@ -1,4 +1,4 @@
-"""OpenVINO: encoder, mapper and a stateful decoder with int8 weights, its defaults for latency.
+"""OpenVINO: encoder, mapper and a stateful decoder with int8 weights, performance hint LATENCY.
 
 options: folder, embeddings, pixels, pad_id; settings: properties of the CPU plugin.
 """
@@ -11,20 +11,22 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
-from adapters.batches import Stopwatch, in_batches, left_padded, pixels_of
 from numpy.typing import NDArray
 
-__all__ = ["OpenVino", "load"]
+from harness.adapter import Adapter
+from harness.adapters.batches import Stopwatch, in_batches, left_padded, pixels_of
+
+__all__ = ["OpenVino"]
 
 
-class OpenVino:
+class OpenVino(Adapter):
     """Three compiled models and a greedy loop over the decoder's state."""
 
-    def __init__(self, options: dict[str, Any], threads: int) -> None:
+    def load(self, options: dict[str, Any], threads: int | None) -> dict[str, Any]:
         core, folder = ov.Core(), Path(options["folder"])
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": threads or 0,
             **options.get("settings", {}),
         }
         self._encoder, self._mapper, self._decoder = (
@@ -36,12 +38,13 @@ class OpenVino:
         self._embeddings = np.load(options["embeddings"], mmap_mode="r")
         self._pixels = pixels_of(options["pixels"])
         self._watch = Stopwatch()
+        return {}
 
     @property
-    def encode_s(self) -> float:
+    def encode_s(self) -> float:  # type: ignore[override]
         return self._watch.seconds
 
-    def caption(self, rows: Sequence[Any], batch: int) -> list[list[int]]:
+    def run(self, rows: Sequence[Any], batch: int) -> list[list[int]]:
         return in_batches(rows, batch, self._write, by_length=True)
 
     def tokens(self, rows: Sequence[Any], mode: str) -> list[list[int]]:
@@ -88,7 +91,3 @@ class OpenVino:
             pixels = np.ascontiguousarray(self._pixels[images])
             tokens: NDArray[np.float32] = self._mapper(self._encoder(pixels)[0])[0]
         return tokens
-
-
-def load(options: dict[str, Any], threads: int) -> OpenVino:
-    return OpenVino(options, threads)

@@ -1,0 +1,1 @@
+"""The contestants' software, a module for each; imported in its environment alone."""

@@ -1,0 +1,1 @@
+"""The comparison on a CPU: `run.py` starts it."""

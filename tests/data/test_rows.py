@@ -1,0 +1,93 @@
+"""Rows of the output file: what is in them, and which lines count as rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from altogether_rt.captions import Caption, CaptionParams
+from altogether_rt.data.alts import MAX_ALT_CHARS, Alts, AltTable
+from altogether_rt.data.rows import RunStamp, caption_row, encode_row, parse_row
+
+pytestmark = pytest.mark.lean
+
+STAMP = RunStamp("f7b1f0ca6675", CaptionParams(50, 0.2, 0.7, 3))
+
+
+def caption(text: str = "A boat.", truncated: bool = False) -> Caption:
+    return Caption(text, "eos", 4, truncated, 17)
+
+
+def test_a_row_in_bytes() -> None:
+    row = caption_row("a.jpg", Alts(("x",)), caption(), STAMP)
+    assert encode_row(row) == (
+        b'{"file_name": "a.jpg", "alt": "x", "caption": "A boat.", "finish_reason": "eos", '
+        b'"tokens": 4, "alt_truncated": false, "bundle": "f7b1f0ca6675", "params": '
+        b'{"max_new_tokens": 50, "temperature": 0.2, "top_p": 0.7, "seed": 3}, "seed": 17}\n'
+    )
+
+
+def test_fast_decoding_is_written_only_where_it_was_used() -> None:
+    assert "fast_jpeg" not in STAMP.fields()
+    assert RunStamp(STAMP.bundle, STAMP.params, fast_jpeg=True).fields()["fast_jpeg"] is True
+
+
+@pytest.mark.parametrize("by_reader", [False, True])
+@pytest.mark.parametrize("by_tokenizer", [False, True])
+def test_an_alt_text_is_truncated_by_whoever_cuts_it(by_reader: bool, by_tokenizer: bool) -> None:
+    row = caption_row("a", Alts((), by_reader), caption(truncated=by_tokenizer), STAMP)
+    assert row["alt_truncated"] is (by_reader or by_tokenizer)
+
+
+def test_a_caption_is_one_line_of_valid_text() -> None:
+    row = caption_row("a", Alts(), caption("a\nb\x00c \ud83d"), STAMP)
+    assert row["caption"] == "a b c \ufffd"
+
+
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029", "\ud83d"])
+def test_characters_that_end_lines_for_some_readers_are_escaped(character: str) -> None:
+    line = encode_row({"file_name": f"a{character}b", "caption": "é"})
+    assert line.isascii()
+    assert len(line.decode().splitlines()) == 1
+    assert parse_row(line) == {"file_name": f"a{character}b", "caption": "é"}
+    assert encode_row({"file_name": "é"}) == '{"file_name": "é"}\n'.encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"caption": "no name"},
+        {"file_name": 3, "caption": "c"},
+        {"file_name": "a"},
+        {"file_name": "a", "caption": None},
+        {"file_name": "a", "error": "text"},
+        {"file_name": "a", "error": {}},
+        {"file_name": "a", "error": {"class": 3}},
+        ["file_name", "caption"],
+    ],
+)
+def test_lines_that_are_not_rows(content: object) -> None:
+    assert parse_row(json.dumps(content).encode() + b"\n") is None
+
+
+def test_a_line_without_its_end_is_not_a_row() -> None:
+    line = encode_row({"file_name": "a", "caption": "c"})
+    assert parse_row(line) is not None
+    assert parse_row(line[:-1]) is None
+
+
+def test_the_length_of_alt_texts_that_are_kept() -> None:
+    assert MAX_ALT_CHARS == 8192  # rows and captions of long alt-texts depend on it
+    table = AltTable()
+    for text in ("x" * 9000, "more", "still more"):
+        table.add("a", [text])
+    assert table.get("a") == Alts(("x" * 8192,), True)
+    assert table.num_truncated == 1
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_either_unicode_form(stored: str, asked: str) -> None:
+    names = {"NFC": "caf\u00e9.jpg", "NFD": "cafe\u0301.jpg"}
+    table = AltTable({names[stored]: Alts(("coffee",))})
+    assert table.get(names[asked]).texts == ("coffee",)

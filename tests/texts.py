@@ -27,7 +27,9 @@ _SPEAKERS = re.compile(r"(\w*Error|BadParameter|_require|Exit|note|warn|error)$"
 def help_texts() -> Iterator[tuple[str, str]]:
     """(command, its help), of the program itself first."""
     for name in ("", *COMMANDS):
-        done = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "100"})
+        done = CliRunner().invoke(
+            app, [*name.split(), "--help"], env={"COLUMNS": "100"}, prog_name="altogether-rt"
+        )
         assert done.exit_code == 0, f"{name}: {done.output}"
         yield f"altogether-rt {name}".rstrip(), done.output
 

@@ -83,7 +83,7 @@ class DevicePlan:
 
 
 def plan_device(sizes: Mapping[str, int]) -> DevicePlan:
-    """Place regions one after another, each aligned; `sizes` in bytes, by name."""
+    """Lay out regions one after another, each aligned; `sizes` in bytes, by name."""
     regions, offset = {}, 0
     for name, nbytes in sizes.items():
         regions[name] = Region(offset, nbytes)

@@ -123,7 +123,9 @@ def test_plain_names(name: str) -> None:
     ],
 )
 def test_shapes_that_are_no_range(value: Any) -> None:
-    with pytest.raises(ConfigError, match="shapes of ids in profile decode must be three shapes"):
+    with pytest.raises(
+        ConfigError, match="shapes of ids in profile decode must be a min, an opt and a max shape"
+    ):
         EngineProfile("decode", {"ids": value})
 
 

@@ -46,7 +46,7 @@ REFUSED: list[tuple[Callable[[BundleManifest], dict[str, Any]], str]] = [
         for name in ("../a", "a/b", ".a", "-a", "", "a b", "é")
     ),
     *(
-        (lambda m, name=name: {"graphs": without(m.graphs, name)}, f"there is no {name} among")
+        (lambda m, name=name: {"graphs": without(m.graphs, name)}, f"its graphs include no {name}.")
         for name in ("encoder", "mapper", "decoder")
     ),
     *(

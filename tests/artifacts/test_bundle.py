@@ -200,7 +200,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, bundle: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "only-copy.jpg").write_bytes(b"x")
-    with pytest.raises(BundleError, match="is no bundle, so it is not replaced"):
+    with pytest.raises(BundleError, match="is not a bundle, so it is not replaced"):
         BundleWriter(photos, overwrite=True)
     assert (photos / "only-copy.jpg").exists()
 
@@ -208,7 +208,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, bundle: Path) -> None:
 def test_absent(tmp_path: Path) -> None:
     assert "there is no bundle at" in complaint(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "is no bundle, it has no bundle.json" in complaint(tmp_path / "empty")
+    assert "is not a bundle (no bundle.json)" in complaint(tmp_path / "empty")
     (tmp_path / "empty" / "config.json").write_text("{}")
     assert "export this checkpoint first" in complaint(tmp_path / "empty")
 
@@ -225,7 +225,7 @@ def test_no_manifest(bundle: Path, text: str) -> None:
 def test_a_manifest_of_a_gigabyte_is_not_read(bundle: Path) -> None:
     with open(bundle / "bundle.json", "r+b") as stream:
         stream.truncate(1 << 30)
-    assert "far more than a manifest" in complaint(bundle)
+    assert "too many for a manifest" in complaint(bundle)
 
 
 def test_schemas_of_other_versions(bundle: Path) -> None:
@@ -254,7 +254,7 @@ def test_schemas_of_other_versions(bundle: Path) -> None:
 def test_only_plain_names_beside_the_manifest(bundle: Path, name: str) -> None:
     (bundle.parent / "outside.bin").write_bytes(b"secret")
     edit(bundle, lambda data: data["files"].update({name: data["files"]["weights.bin"]}))
-    assert "which is no plain file name" in complaint(bundle)
+    assert "which is not a plain file name" in complaint(bundle)
 
 
 def test_files_missing_altered_or_not_files(bundle: Path) -> None:
@@ -268,7 +268,7 @@ def test_files_missing_altered_or_not_files(bundle: Path) -> None:
     with pytest.raises(BundleError, match="is not the file that was exported"):
         Bundle.load(bundle, verify_hashes=False)
     weights.unlink()
-    assert "lacks weights.bin" in complaint(bundle)
+    assert "has no weights.bin" in complaint(bundle)
     weights.mkdir()
     assert "is not a regular file" in complaint(bundle)
     weights.rmdir()
@@ -282,7 +282,7 @@ def test_files_missing_altered_or_not_files(bundle: Path) -> None:
         (lambda d: d.pop("config"), "missing key config"),
         (lambda d: d.pop("files"), "files must be a table"),
         (lambda d: d.update(graphs=[]), "graphs must be a table"),
-        (lambda d: d["graphs"].pop("mapper"), "no mapper among its graphs"),
+        (lambda d: d["graphs"].pop("mapper"), "its graphs include no mapper"),
         (lambda d: d["graphs"]["mapper"].update(file="other.onnx"), "'other.onnx' is used but not"),
         (lambda d: d["graphs"]["mapper"].update(file="encoder.onnx"), "different hashes"),
         (lambda d: d["files"].pop("tokenizer.json"), "'tokenizer.json' is used but not in files"),

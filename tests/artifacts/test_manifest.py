@@ -46,11 +46,14 @@ REFUSED: list[tuple[Callable[[BundleManifest], dict[str, Any]], str]] = [
         for name in ("../a", "a/b", ".a", "-a", "", "a b", "é")
     ),
     *(
-        (lambda m, name=name: {"graphs": without(m.graphs, name)}, f"no {name}")
+        (lambda m, name=name: {"graphs": without(m.graphs, name)}, f"its graphs include no {name}.")
         for name in ("encoder", "mapper", "decoder")
     ),
     *(
-        (lambda m, name=name: {"drafting_state": name}, "guesses names a file")
+        (
+            lambda m, name=name: {"drafting_state": name},
+            "guesses names a file that has another purpose",
+        )
         for name in ("encoder.onnx", "weights.bin", "tokenizer.json", "decoder.sm89.plan")
     ),
     *(
@@ -120,7 +123,9 @@ def test_plain_names(name: str) -> None:
     ],
 )
 def test_shapes_that_are_no_range(value: Any) -> None:
-    with pytest.raises(ConfigError, match="shapes of ids in profile decode must be"):
+    with pytest.raises(
+        ConfigError, match="shapes of ids in profile decode must be a min, an opt and a max shape"
+    ):
         EngineProfile("decode", {"ids": value})
 
 

@@ -154,4 +154,4 @@ def test_targets_are_listed() -> None:
 def test_inspecting_what_is_no_bundle(tmp_path: Path) -> None:
     result = runner.invoke(app, ["inspect", str(tmp_path)])
     assert result.exit_code == 1
-    assert "is no bundle" in result.stderr
+    assert "is not a bundle" in result.stderr

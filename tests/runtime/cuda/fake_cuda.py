@@ -82,7 +82,7 @@ class FakeCuda:
     def malloc(self, nbytes: int) -> int:
         self._not_while_capturing()
         if sum(len(block) for block in self._memory.values()) + nbytes > self.budget_bytes:
-            raise AltogetherError("the GPU has not enough free memory: use a smaller --batch-size.")
+            raise AltogetherError("the GPU has too little free memory: use a smaller --batch-size.")
         block = np.full(nbytes + 256, POISON, np.uint8)
         address = -(-block.ctypes.data // 256) * 256
         self._memory[address] = block[address - block.ctypes.data :][:nbytes]

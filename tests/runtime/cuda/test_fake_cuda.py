@@ -178,5 +178,5 @@ def test_a_graph_runs_when_it_is_launched_and_not_before() -> None:
 
 
 def test_memory_is_limited() -> None:
-    with pytest.raises(AltogetherError, match="not enough free memory"):
+    with pytest.raises(AltogetherError, match="too little free memory"):
         FakeCuda(budget_bytes=1000).malloc(1001)

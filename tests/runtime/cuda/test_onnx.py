@@ -126,7 +126,7 @@ def test_a_provider_that_did_not_load_is_an_error(
 @pytest.mark.lean
 def test_a_session_that_fails_is_a_sentence(wants: Callable[[str | None], None]) -> None:
     wants("libcudart.so.13")
-    with pytest.raises(AltogetherError, match=r"for want of libcudart\.so\.13"):
+    with pytest.raises(AltogetherError, match=r"libcudart\.so\.13 is missing"):
         open_fake(FakeOnnxruntime(raises=True))
     wants(None)
     sentence = r"cannot load b/g.onnx on cuda:1 \(nodes are assigned to the default CPU EP\)"

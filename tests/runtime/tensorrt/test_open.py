@@ -195,7 +195,7 @@ def test_cuda_errors_are_sentences() -> None:
     bindings = FakeBindings()
     cuda = CudaPython(0, bindings)
     bindings.failing = {"cudaMalloc": Failure(2), "cudaFree": 700}
-    with pytest.raises(AltogetherError, match="the GPU has not enough free memory"):
+    with pytest.raises(AltogetherError, match="the GPU has too little free memory"):
         cuda.malloc(1)
     with pytest.raises(AltogetherError, match=r"CUDA failed \(cudaFree: 700\).* of cuda:0"):
         cuda.free(1)

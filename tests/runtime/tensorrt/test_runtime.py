@@ -195,7 +195,7 @@ def test_closing_twice_is_closing_once(compiled: Bundle, cuda: FakeCuda) -> None
 
 def test_too_little_memory_leaves_nothing_behind(compiled: Bundle) -> None:
     cuda = FakeCuda(budget_bytes=1 << 20)
-    with pytest.raises(AltogetherError, match="not enough free memory"):
+    with pytest.raises(AltogetherError, match="too little free memory"):
         open_fake(compiled, cuda)
     cuda.finish()
 

@@ -157,7 +157,7 @@ def lean() -> None:
         [python_of(venv), "-c", finder], cwd=venv, capture_output=True, text=True, check=True
     ).stdout.split()
     if found:
-        raise SystemExit(f"The lean environment contains {', '.join(found)}: remove {_shown(venv)}.")
+        raise SystemExit(f"The lean environment has {', '.join(found)}: remove {_shown(venv)}.")
     files = [
         f for f in sorted(ROOT.glob("tests/**/test_*.py")) if LEAN_MARK in f.read_text("utf-8")
     ]

@@ -27,11 +27,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-#: `tensorrt` compiles the graphs for NVIDIA GPUs, which takes no GPU; where it has no wheels it is
-#: empty and those tests are skipped.
+#: `tensorrt` compiles the graphs for NVIDIA GPUs, which needs no GPU. Where it has no wheels, the
+#: extra is empty and its tests are skipped.
 DEV_EXTRAS = "cpu,export,train,heic,parquet,tensorrt,dev"
 MIN_COVERAGE_PERCENT = 90
-#: Two processes fill the two cores of a small machine; more would share their caches for little.
+#: Two processes use the two cores of a small machine; more would compete for its caches.
 TEST_PROCESSES = 2
 DEMO_SCENES, DEMO_SEED, DEMO_SHOWN = 24, 2024, 3
 LEAN_MARK = "mark.lean"
@@ -43,10 +43,10 @@ HEAVY_PACKAGES = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "s
 
 
 def install(venv: Path, extras: str, *, editable: bool = False, also: Iterable[str] = ()) -> None:
-    """Make `venv` hold this package with `extras`; nothing is done if it already does.
+    """Install this package with `extras` into `venv`, unless that is already done.
 
-    An editable installation follows the sources by itself, so only a change of its requirements
-    matters to it; a regular one is remade when any packaged file has changed.
+    An editable installation follows the sources, so it is renewed only when its requirements
+    change; a regular one is renewed when any packaged file has changed.
     """
     if sys.version_info < (3, 11):  # noqa: UP036 - this file may be started by any Python
         raise SystemExit("tasks.py needs Python 3.11 or newer.")
@@ -114,7 +114,7 @@ def demo() -> None:
     install(venv, "cpu")
     tool = script_of(venv, "altogether-rt")
     scenes, captions, sheet = folder / "scenes", folder / "captions.jsonl", folder / "captions.html"
-    shutil.rmtree(ROOT / scenes, ignore_errors=True)  # drawn anew: the demo shows this version
+    shutil.rmtree(ROOT / scenes, ignore_errors=True)  # draw them again: the demo shows this version
     (ROOT / captions).unlink(missing_ok=True)
     run(tool, "scenes", scenes, "--num", str(DEMO_SCENES), "--seed", str(DEMO_SEED))
     paths = ("--alt", scenes / "alts.jsonl", "--out", captions, "--sheet", sheet)
@@ -123,13 +123,13 @@ def demo() -> None:
         row = json.loads(line)
         alt = row["alt"] if isinstance(row["alt"], str) else " | ".join(row["alt"])
         print(f"\n  {row['file_name']}  alt-text  {alt}\n            caption   {row['caption']}")
-    print(f"\nOpen {sheet} in a browser to see all {DEMO_SCENES} beside their pictures.")
+    print(f"\nOpen {sheet} in a browser to see all {DEMO_SCENES} beside their images.")
 
 
 def test(pytest_args: list[str]) -> None:
-    """The whole suite, with coverage; or, with arguments, the part of it that they choose."""
+    """The whole suite with coverage, or the part that the arguments for pytest select."""
     whole = ["-n", str(TEST_PROCESSES), "--cov", f"--cov-fail-under={MIN_COVERAGE_PERCENT}"]
-    # One thread a process: two test processes already fill two cores.
+    # One thread per process: two test processes already use two cores.
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     python = python_of(dev_venv())
     run(python, "-m", "pytest", *(pytest_args or whole), OMP_NUM_THREADS=threads)
@@ -148,20 +148,20 @@ def types() -> None:
 
 
 def lean() -> None:
-    """What must work without PyTorch: the tests marked `lean`, where it is really not installed."""
+    """The tests marked `lean`, in an environment where PyTorch is not installed."""
     venv = ROOT / ".venv-lean"
     install(venv, "cpu", also=["pytest>=9.0"])
     finder = f"import importlib.util as u; print(*filter(u.find_spec, {HEAVY_PACKAGES!r}))"
-    # In the environment's own folder, not here, so that only what is installed is found.
+    # Run in the environment's folder, not here, so that only installed packages are found.
     found = subprocess.run(
         [python_of(venv), "-c", finder], cwd=venv, capture_output=True, text=True, check=True
     ).stdout.split()
     if found:
-        raise SystemExit(f"The lean environment holds {', '.join(found)}: remove {_shown(venv)}.")
+        raise SystemExit(f"The lean environment has {', '.join(found)}: remove {_shown(venv)}.")
     files = [
         f for f in sorted(ROOT.glob("tests/**/test_*.py")) if LEAN_MARK in f.read_text("utf-8")
     ]
-    # The bare script, which does not put this folder on the path: what is tested is the wheel.
+    # The script does not put this folder on the path, so the installed wheel is what is tested.
     run(script_of(venv, "pytest"), "-m", "lean", *files)
 
 

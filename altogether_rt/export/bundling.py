@@ -151,7 +151,7 @@ def write_bundle(
             smooth_encoder(encoder, calibration.norms, recipe.lowering.smoothing)
         scales = _cache_scales(source.config, smoothed)
         lowering = build_lowering(recipe.lowering, scales, smoothed.input_ranges())
-        write_graphs(source.config, smoothed, encoder, lowering, writer.folder, report)
+        write_graphs(source.config, smoothed, encoder, lowering, writer.folder, report=report)
         shutil.copyfile(source.tokenizer_path, writer.folder / TOKENIZER_NAME)
         report("comparing the graphs with the reference")
         manifest = _describe(source, recipe, lowering, writer)
@@ -197,6 +197,7 @@ def write_graphs(
     encoder: nn.Module,
     lowering: Lowering,
     folder: Path,
+    *,
     report: Report = lambda message: None,
 ) -> None:
     """Write `encoder.onnx`, `mapper.onnx`, `decoder.onnx` and the weights file that they share.

@@ -246,8 +246,8 @@ def _row(
     if "load_s" in data:
         data["load_s"] = round(data["load_s"], 3)
     if sweep.done:
-        jobs = {cell.batch: job for cell, job in sorted(sweep.done.items(), key=_batch_of)}
-        data["sizes"] = [_size(batch, job, workload) for batch, job in jobs.items()]
+        jobs = {cell.batch: job for cell, job in sweep.done.items()}
+        data["sizes"] = [_size(batch, jobs[batch], workload) for batch in sorted(jobs)]
         data["peak_host_bytes"] = max(job["peak_bytes"] for job in jobs.values())
     if beyond:
         data["sizes_beyond_engines"] = list(beyond)
@@ -271,10 +271,6 @@ def _size(batch: int, job: Mapping[str, Any], workload: Workload) -> dict[str, A
         "images_per_s": round(job["images"] / job["seconds"], 3),
         "workload": workload.describe(batch),
     }
-
-
-def _batch_of(item: tuple[Cell, Any]) -> int:
-    return item[0].batch
 
 
 def _supported(contestant: Contestant, sizes: Sequence[int]) -> tuple[list[int], list[int]]:

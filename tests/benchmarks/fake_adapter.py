@@ -11,7 +11,7 @@ from typing import Any
 from harness.adapter import Adapter, Unavailable
 
 
-class Fake(Adapter):  # type: ignore[misc]  # of a script, which mypy does not find
+class Fake(Adapter):  # type: ignore[misc]  # the scripts are not type-checked
     """options: kind `dies`, `crashes`, `hangs`, `short`, `broken`, `unavailable`, `memory` (too
     little for batches of more than `room` rows); log: a file that gets a line for each call."""
 

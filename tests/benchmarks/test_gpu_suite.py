@@ -64,7 +64,7 @@ def run_suite(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any
 ) -> dict[str, Any]:
     scripted.install(monkeypatch)
-    settings = {
+    settings: dict[str, Any] = {
         "device": "cuda",
         "configs": [str(TINY)],
         "batch_sizes": [1, 8, 32],

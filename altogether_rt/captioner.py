@@ -1,4 +1,4 @@
-"""The Python API: a bundle opened for captioning.
+"""The Python API: a captioner, opened and ready.
 
 from altogether_rt import Captioner
 
@@ -9,7 +9,6 @@ with Captioner.load("starter") as captioner:
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections import deque
@@ -23,8 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.captions import Caption, CaptionParams, CaptionRequest, EmbeddedImage
-from altogether_rt.config import CaptionerConfig
+from altogether_rt.captions import (
+    Caption,
+    CaptionParams,
+    CaptionRequest,
+    EmbeddedImage,
+    caption_params,
+)
 from altogether_rt.data.images import load_image, to_rgb
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, SequenceRequest
@@ -36,7 +40,7 @@ from altogether_rt.preprocess import Preprocessor
 from altogether_rt.speculation.planner import DraftPlanner, Speculation
 from altogether_rt.speculation.store import new_planner
 
-__all__ = ["Captioner", "caption_params", "open_captioner"]
+__all__ = ["Captioner", "open_captioner"]
 
 ImageLike = str | Path | Image.Image | NDArray[np.uint8]
 AltsLike = str | Sequence[str] | None
@@ -51,23 +55,8 @@ class _Held:
     embedded: EmbeddedImage
 
 
-def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
-    """The defaults of a captioner, with overrides that are not None (`temperature=0`, …).
-
-    Raises AltogetherError for captions that are longer than it has room for.
-    """
-    limit = config.max_caption_tokens
-    defaults = dataclasses.replace(config.generation, max_new_tokens=limit)
-    params = CaptionParams.from_config(defaults, **overrides)
-    if params.max_new_tokens > limit:
-        raise AltogetherError(
-            f"max_new_tokens is {params.max_new_tokens}, but this captioner has room for {limit}."
-        )
-    return params
-
-
 class Captioner:
-    """Writes captions with one bundle on one device."""
+    """Captions images with one bundle or checkpoint on one device."""
 
     def __init__(self, parts: CaptionerParts, speculation: Speculation = "auto") -> None:
         """Raises BundleError if the file of what earlier captions have taught is not one."""
@@ -203,7 +192,7 @@ class Captioner:
             stats=self.stats,
         )
         next_key = 0
-        for completion in engine.run(self._work(source, params, held)):
+        for completion in engine.run(self._sequences(source, params, held)):
             done[completion.key] = self._finish(
                 completion, held.pop(completion.key), keep_embeddings
             )
@@ -211,12 +200,12 @@ class Captioner:
                 yield done.pop(next_key)
                 next_key += 1
 
-    def _work(
+    def _sequences(
         self, source: RequestSource, params: CaptionParams, held: dict[int, _Held]
     ) -> Iterator[SequenceRequest | None]:
-        """Encodes and maps what is ready, a batch at a time, ahead of the decoder.
+        """Sequences of the requests that are ready, encoded and mapped a batch at a time.
 
-        None while nothing is ready and there are captions to write; without any, it waits.
+        Yields None if none is ready while captions are being generated, and waits otherwise.
         """
         keys = itertools.count()
         vision = VisionStage(self.runtime, self.stats)
@@ -268,7 +257,7 @@ class Captioner:
         return new_planner(None if self.speculation == "off" else self._drafting_state, self.config)
 
     def close(self) -> None:
-        """Frees the runtime; calling it again does nothing."""
+        """Free the runtime; calling it again does nothing."""
         self.runtime.close()
 
     def __enter__(self) -> Self:

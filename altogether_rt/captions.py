@@ -10,10 +10,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from altogether_rt.config import GenerationConfig
-from altogether_rt.errors import ConfigError, ImageError
+from altogether_rt.config import CaptionerConfig, GenerationConfig
+from altogether_rt.errors import AltogetherError, ConfigError, ImageError
 
-__all__ = ["Answer", "Caption", "CaptionParams", "CaptionRequest", "EmbeddedImage", "content_hash"]
+__all__ = [
+    "Answer",
+    "Caption",
+    "CaptionParams",
+    "CaptionRequest",
+    "EmbeddedImage",
+    "caption_params",
+    "content_hash",
+]
 
 
 def content_hash(pixels: NDArray[np.uint8]) -> bytes:
@@ -47,6 +55,21 @@ class CaptionParams:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+
+def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
+    """The defaults of a captioner, with overrides that are not None (`temperature=0`, …).
+
+    Raises AltogetherError for captions that are longer than it has room for.
+    """
+    limit = config.max_caption_tokens
+    defaults = dataclasses.replace(config.generation, max_new_tokens=limit)
+    params = CaptionParams.from_config(defaults, **overrides)
+    if params.max_new_tokens > limit:
+        raise AltogetherError(
+            f"max_new_tokens is {params.max_new_tokens}, but this captioner has room for {limit}."
+        )
+    return params
 
 
 @dataclass(frozen=True)

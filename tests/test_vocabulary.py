@@ -22,7 +22,8 @@ RETIRED: dict[str, str] = {
     r"\bphrase(s|book)?\b": r"[\"'.`]phrases|group_phrase|\bkey\b",
     r"\bPhraseBook\b|\bTokenPictures\b|\bWorkerPool\b|\bCaptionJob\(folder,": "",
     r"\b_?MAX_GUESSES\b|\bMAX_DRAFT\b|\b_MAX_VERIFIED\b|\bVERIFY_CHUNK\b": "",
-    r"\bnoted down\b|\btwins?'?s?\b|\b(is|are) no (bundle:|bundle,|checkpoint|list|row|tokenizer)\b": "",
+    r"\bnoted down\b|\btwins?'?s?\b": "",
+    r"\b(is|are) no (bundle:|bundle,|checkpoint|list|row|tokenizer)\b": "",
     r"\bthe (least|usual|most) (shape|size)": "",
     r"\bShare of likely tokens\b|\bOf the choices made\b": "",
 }

@@ -13,26 +13,24 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import os
-import queue
 import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from altogether_rt.captions import Answer
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.backlog import Backlog
-from altogether_rt.jobs.executor import Executor, SupportsCaptions, caption_tasks
+from altogether_rt.jobs.executor import Executor
 from altogether_rt.jobs.plan import CaptionPlan, Emit, Task, Tasks
+from altogether_rt.jobs.worker import READY, Failure, OpenCaptioner, serve
 
-__all__ = ["OpenCaptioner", "ProcessExecutor"]
+__all__ = ["ProcessExecutor"]
 
 #: Tasks that one worker has at a time, besides four for each of its slots.
 _TASKS_READ = 32
@@ -49,22 +47,6 @@ _MAX_CRASHES = 5
 
 #: Seconds between two looks for samples of a live source while workers are busy.
 _POLL_S = 0.02
-
-#: A worker's word that its captioner is open.
-_READY: Literal["ready"] = "ready"
-
-
-class OpenCaptioner(Protocol):
-    """Opens a captioner in a worker. It is pickled: a module's function, or a partial of one."""
-
-    def __call__(self) -> AbstractContextManager[SupportsCaptions]: ...
-
-
-@dataclass
-class _Failure:
-    """Why a worker cannot caption; raised in the caller's process."""
-
-    message: str
 
 
 @dataclass
@@ -217,10 +199,10 @@ class _Run:
         return worker
 
     def _take(self, worker: _Worker, message: Any) -> None:
-        if message == _READY:
+        if message == READY:
             worker.ready = True
             self._deaths_before_ready = 0
-        elif isinstance(message, _Failure):
+        elif isinstance(message, Failure):
             raise AltogetherError(message.message)
         elif isinstance(message, EngineStats):
             self.stats.add(message)
@@ -269,7 +251,7 @@ class _Run:
         ours, theirs = spawn.Pipe()
         with _sigint_blocked():  # Ctrl-C is for this process, which ends the workers
             process = spawn.Process(
-                target=_serve,
+                target=serve,
                 args=(theirs, self._executor._open_captioner, self._plan),
                 name=f"altogether-rt worker {number}",
                 daemon=True,
@@ -290,48 +272,3 @@ def _sigint_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _serve(
-    connection: Connection[Any, Any], open_captioner: OpenCaptioner, plan: CaptionPlan
-) -> None:
-    """What a worker does: answer tasks, then send its engine's counts, or why it failed."""
-    tasks = _ReceivedTasks(connection)
-    try:
-        with open_captioner() as captioner:
-            connection.send(_READY)
-            caption_tasks(
-                tasks, captioner, plan, lambda index, answer: connection.send((index, answer))
-            )
-            connection.send(captioner.stats)
-    except AltogetherError as error:
-        connection.send(_Failure(str(error)))
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the caller is gone
-
-
-class _ReceivedTasks:
-    """Tasks from the caller, drawn from the pipe at once so that sending never blocks."""
-
-    def __init__(self, connection: Connection[Any, Any]) -> None:
-        self.finished = False
-        self._connection = connection
-        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-        threading.Thread(target=self._receive, name="receive", daemon=True).start()
-
-    def get(self, wait: bool) -> Task | None:
-        try:
-            task = self._queue.get(block=wait)
-        except queue.Empty:
-            return None
-        self.finished = task is None
-        return task
-
-    def _receive(self) -> None:
-        task: Task | None
-        try:
-            while (task := self._connection.recv()) is not None:
-                self._queue.put(task)
-        except (EOFError, OSError):
-            os._exit(1)  # the caller died: nobody waits for the rest
-        self._queue.put(None)

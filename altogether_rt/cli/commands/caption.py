@@ -181,7 +181,7 @@ def caption_command(
 
 
 def _run(job: CaptionJob, options: _Options, output: Output) -> None:
-    from altogether_rt.captioner import caption_params
+    from altogether_rt.captions import caption_params
     from altogether_rt.jobs.open import open_executor
     from altogether_rt.opening import resolve_captioner
 

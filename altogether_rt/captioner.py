@@ -160,7 +160,7 @@ class Captioner:
         self, images: Iterable[ImageLike], alts: Iterable[AltsLike] | None = None
     ) -> Iterator[CaptionRequest]:
         """Images and alt-texts as requests for `stream`, each read when it is asked for."""
-        return (self._request(image, listed) for image, listed in _pairs(images, alts))
+        return itertools.starmap(self._request, _pairs(images, alts))
 
     def _request(self, image: ImageLike, alts: tuple[str, ...]) -> CaptionRequest:
         return CaptionRequest(self.preprocessor.pixels(_as_rgb(image)), alts)

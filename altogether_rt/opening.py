@@ -97,11 +97,11 @@ def resolve_captioner(
     """
     if not isinstance(captioner, Bundle) and is_checkpoint(captioner):
         return _resolve_checkpoint(Path(captioner), device, dtype)
+    bundle = captioner if isinstance(captioner, Bundle) else load_bundle(captioner, device)
     if dtype != "auto":
         raise AltogetherError(
-            f"{captioner} is a bundle, whose target fixes the type of its weights."
+            f"{bundle.path} is a bundle: its target fixes the type of its weights."
         )
-    bundle = captioner if isinstance(captioner, Bundle) else load_bundle(captioner, device)
     manifest = bundle.manifest
     return ResolvedCaptioner(
         name=str(bundle.path if isinstance(captioner, Bundle) else captioner),

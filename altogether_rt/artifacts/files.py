@@ -100,7 +100,7 @@ class NewFolder:
         return self
 
     def commit(self, *, first_wins: bool = False) -> None:
-        """Make it the target, in the place of a folder that may be there.
+        """Make it the target, replacing a folder that may be there.
 
         first_wins: if another process makes the same target at the same time, keep that one.
         Raises OSError otherwise, with the former target back where it was.

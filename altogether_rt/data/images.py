@@ -10,15 +10,15 @@ from __future__ import annotations
 import io
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from PIL import Image, UnidentifiedImageError
 
+from altogether_rt.data.memory import PixelGate
 from altogether_rt.data.quiet import QuietPillow
 from altogether_rt.data.rgb import to_rgb
 from altogether_rt.data.sniff import SNIFF_BYTES, UNSUPPORTED, sniff_format, webp_size
@@ -27,8 +27,6 @@ from altogether_rt.errors import ImageError, MissingDependencyError
 __all__ = [
     "IMAGE_ERROR_KINDS",
     "ImageLimits",
-    "PixelGate",
-    "free_large_images",
     "load_image",
     "open_image",
     "to_rgb",
@@ -74,43 +72,6 @@ class ImageLimits:
 
     max_pixels: int = 50_000_000  # fewer for some formats (_PIXEL_WEIGHT)
     max_bytes: int = 256 * 1024 * 1024
-
-
-class PixelGate:
-    """Lets several images be decoded at once while their total pixels stay within `max_pixels`.
-
-    Many small images are decoded in parallel; a huge one is decoded alone.
-    """
-
-    def __init__(self, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
-        self._held = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
-        """Wait until `pixels` more fit, and count them until the block is left."""
-        pixels = min(pixels, self._max_pixels)  # an image beyond the limit is decoded alone
-        with self._changed:
-            self._changed.wait_for(lambda: self._held + pixels <= self._max_pixels)
-            self._held += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= pixels
-                self._changed.notify_all()
-
-
-def free_large_images() -> None:
-    """Make Pillow return the memory of large images to the system, in this process.
-
-    The C library keeps freed blocks of up to 32 MB for the thread that freed them, and Pillow
-    allocates blocks of 16 MB: each thread that decodes large images would keep hundreds of
-    megabytes. Larger blocks are returned to the system at once.
-    """
-    pillow: Any = vars(Image)["core"]  # set by PILLOW_BLOCK_SIZE; no stub has types for it
-    pillow.set_block_size(max(pillow.get_block_size(), 64 * 1024 * 1024))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from altogether_rt.captions import Answer, CaptionParams, CaptionRequest, content_hash
 from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
-from altogether_rt.data.images import ImageLimits, PixelGate, free_large_images, open_image
+from altogether_rt.data.images import ImageLimits, open_image
+from altogether_rt.data.memory import PixelGate, free_large_images
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError
 

@@ -21,10 +21,10 @@ from PIL import Image
 from altogether_rt.data.images import (
     IMAGE_ERROR_KINDS,
     ImageLimits,
-    PixelGate,
     load_image,
     open_image,
 )
+from altogether_rt.data.memory import PixelGate
 from altogether_rt.errors import ImageError
 
 #: Of the HEIC files of the data folder, those that can be read where the extra is installed.

@@ -28,7 +28,7 @@ class ResolvedCheckpoint:
     folder: Path
     config: CaptionerConfig
     tokenizer_path: Path
-    identity: str  # in the place of a bundle's id: 12 hex digits
+    identity: str  # instead of a bundle's id: 12 hex digits
     torch_device: str  # `cpu`, `cuda:0`
     dtype: str  # of mapper and decoder
 

@@ -197,7 +197,7 @@ def test_cuda_errors_are_sentences() -> None:
     bindings.failing = {"cudaMalloc": Failure(2), "cudaFree": 700}
     with pytest.raises(AltogetherError, match="the GPU has too little free memory"):
         cuda.malloc(1)
-    with pytest.raises(AltogetherError, match=r"CUDA failed \(cudaFree: 700\).* of cuda:0"):
+    with pytest.raises(AltogetherError, match=r"CUDA failed \(cudaFree: 700\).* for cuda:0"):
         cuda.free(1)
 
 

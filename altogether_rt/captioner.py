@@ -229,11 +229,11 @@ class Captioner:
                     image.visual_tokens,
                     prompt.ids,
                     params.max_new_tokens,
-                    seed,
-                    params.temperature,
-                    params.top_p,
-                    prompt.alt_ids,
-                    image.embedded.embedding,
+                    seed=seed,
+                    temperature=params.temperature,
+                    top_p=params.top_p,
+                    alt_ids=prompt.alt_ids,
+                    embedding=image.embedded.embedding,
                 )
 
     def _finish(self, completion: Completion, held: _Held, keep_embedding: bool) -> Caption:

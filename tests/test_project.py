@@ -241,10 +241,13 @@ def test_readme_commands_exist() -> None:
 
 def test_documented_files_exist() -> None:
     """Links of the documents, relative ones, lead to something."""
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        text = (ROOT / document).read_text("utf-8")
+    documents = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    for document in (*documents, *(ROOT / "docs").glob("*.md")):
+        text = document.read_text("utf-8")
         for link in re.findall(r"\]\((?!https?://|#)([^)#]+)\)", text):
-            assert (ROOT / link).exists(), f"{document} links to {link}, which is not there"
+            assert (document.parent / link).exists(), (
+                f"{document.name} links to {link}, which is not there"
+            )
 
 
 def test_extras_named_by_the_command_line_exist() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import threading
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +158,21 @@ def test_stand_ins_are_short() -> None:
     for path in Path(__file__).parent.glob("*.py"):
         if not path.name.startswith("test_"):
             assert len(path.read_text("utf-8").splitlines()) < 60, path.name
+
+
+@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="needs the extra cpu")
+def test_the_guide_to_the_contracts_runs_as_it_is_printed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "contracts.md"
+    if not guide.exists():
+        pytest.skip("the guide is not part of the wheel")
+    first, second = re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), re.S)
+    monkeypatch.chdir(tmp_path)
+    first = first.replace("workers=2", "workers=1")  # processes would read this test as their main
+    names: dict[str, Any] = {}
+    exec(first, names)
+    assert names["summary"].captioned == NUM_IMAGES - 1
+    names |= {"source": TarSource(tmp_path / "0.tar"), "sink": ListSink()}
+    exec(second, names)
+    assert len(names["sink"].rows) == NUM_IMAGES // 2

@@ -11,7 +11,6 @@ from altogether_rt.statistics.bootstrap import (
     percentile_interval,
     resampled_totals,
 )
-from altogether_rt.statistics.bradley_terry import bradley_terry, win_probabilities
 from altogether_rt.statistics.preference import (
     SideBias,
     Tally,
@@ -19,6 +18,7 @@ from altogether_rt.statistics.preference import (
     sign_test,
     wilson_interval,
 )
+from altogether_rt.statistics.strengths import bradley_terry, win_probabilities
 
 __all__ = [
     "DEFAULT_LEVEL",

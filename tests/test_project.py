@@ -35,7 +35,7 @@ HEAVY_PARTS = (
     "evaluation.clip",
 )
 #: Lean modules that import heavy ones when somebody asks for what those do.
-LAZY = ("altogether_rt.opening", "altogether_rt.evaluation.instruments")
+LAZY = ("altogether_rt.opening", "altogether_rt.evaluation.options")
 HEAVY_COMMANDS = ("export", "train", "import_", "init")
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from altogether_rt import __version__
 from altogether_rt.cli.output import Output
 from altogether_rt.evaluation.evaluate import Difference, Evaluation, Results
-from altogether_rt.evaluation.instruments import Instruments
-from altogether_rt.evaluation.measure import Bootstrap, Measure
+from altogether_rt.evaluation.metric import Bootstrap, Metric
+from altogether_rt.evaluation.options import EvaluationOptions
 from altogether_rt.metrics import TOKENIZER
 
 __all__ = ["results_json", "run_settings", "show_results"]
@@ -28,12 +28,12 @@ _LEFT_OUT: Final = {
     "captions_without_reference": "captions without a reference",
     "references_without_caption": "images with references but no caption",
     "unreadable_references": "records that are no reference",
-    "pictures_missing": "pictures that could not be had",
+    "images_without_embedding": "images that could not be had",
 }
 
 
 def run_settings(
-    bootstrap: Bootstrap, instruments: Instruments, clip: str | None, clip_weights: str | None
+    bootstrap: Bootstrap, options: EvaluationOptions, clip: str | None, clip_weights: str | None
 ) -> dict[str, Any]:
     """What the figures depend on, besides the files."""
     return {
@@ -41,11 +41,11 @@ def run_settings(
         "interval": f"{100 * bootstrap.level:g} %, percentile bootstrap over images",
         "resamples": bootstrap.num_resamples,
         "seed": bootstrap.seed,
-        "missing_as_empty": instruments.missing_as_empty,
+        "missing_as_empty": options.missing_as_empty,
         "clip": clip,
         "clip_weights": clip_weights,
-        "embeddings_of": None if instruments.clip is None else instruments.clip.encoder,
-        "spacy_model": None if instruments.phrases is None else instruments.phrases.name,
+        "embeddings_of": None if options.clip is None else options.clip.encoder,
+        "spacy_model": None if options.phrases is None else options.phrases.name,
         "versions": _versions(),
         "date": datetime.date.today().isoformat(),
     }
@@ -69,9 +69,9 @@ def results_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any
         "captions": str(evaluation.captions.path),
         "references": None if references is None else str(references.path),
         "counts": evaluation.counts(),
-        "measures": {
-            key: {**results.estimates[key].to_dict(), **_about(measure)}
-            for key, measure in evaluation.measures.items()
+        "metrics": {
+            key: {**results.estimates[key].to_dict(), **_about(metric)}
+            for key, metric in evaluation.metrics.items()
         },
         "unavailable": {key: missing.reason for key, missing in evaluation.unavailable.items()},
     }
@@ -79,13 +79,13 @@ def results_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any
         data["against"] = {
             "captions": str(against.captions.path),
             "counts": against.counts(),
-            "differences": {row.measure.key: _difference(row) for row in results.differences},
+            "differences": {row.metric.key: _difference(row) for row in results.differences},
         }
     return {**data, "settings": dict(settings)}
 
 
-def _about(measure: Measure) -> dict[str, str]:
-    return {"label": measure.label, "unit": measure.unit, "definition": measure.definition}
+def _about(metric: Metric) -> dict[str, str]:
+    return {"label": metric.label, "unit": metric.unit, "definition": metric.definition}
 
 
 def _difference(row: Difference) -> dict[str, Any]:
@@ -100,11 +100,11 @@ def show_results(output: Output, results: Results) -> None:
     """The tables, then a line for each thing that is not in them."""
     evaluation, against = results.evaluation, results.against
     title = f"{len(evaluation.captions.texts):,} captions of {evaluation.captions.path}"
-    columns = ("measure", "value", "95 % interval", "images")
+    columns = ("metric", "value", "95 % interval", "images")
     output.show(output.table(title, columns, _rows(results)))
     if against is not None and results.differences:
         title = f"less {against.captions.path}, on the images that both have"
-        columns_of_two = ("measure", "this", "against", "difference", "95 % interval", "images")
+        columns_of_two = ("metric", "this", "against", "difference", "95 % interval", "images")
         output.show(output.table(title, columns_of_two, map(_difference_row, results.differences)))
     for missing in evaluation.unavailable.values():
         output.show(f"{missing.label}: – ({missing.reason})")
@@ -114,22 +114,22 @@ def show_results(output: Output, results: Results) -> None:
 
 
 def _rows(results: Results) -> Iterator[tuple[str, ...]]:
-    for key, measure in results.evaluation.measures.items():
+    for key, metric in results.evaluation.metrics.items():
         estimate = results.estimates[key]
-        ends = " … ".join(measure.shown(end) for end in estimate.interval)
-        yield measure.label, measure.shown(estimate.value), ends, f"{estimate.num_images:,}"
+        ends = " … ".join(metric.shown(end) for end in estimate.interval)
+        yield metric.label, metric.shown(estimate.value), ends, f"{estimate.num_images:,}"
     for missing in results.evaluation.unavailable.values():
         yield missing.label, "–", "–", "–"
 
 
 def _difference_row(row: Difference) -> tuple[str, ...]:
-    measure, estimate = row.measure, row.difference
+    metric, estimate = row.metric, row.difference
     return (
-        measure.label,
-        measure.shown(row.ours.value),
-        measure.shown(row.theirs.value),
-        measure.shown(estimate.value, signed=True),
-        " … ".join(measure.shown(end, signed=True) for end in estimate.interval),
+        metric.label,
+        metric.shown(row.ours.value),
+        metric.shown(row.theirs.value),
+        metric.shown(estimate.value, signed=True),
+        " … ".join(metric.shown(end, signed=True) for end in estimate.interval),
         f"{estimate.num_images:,}",
     )
 

@@ -1,4 +1,4 @@
-"""CLIP score: how close a caption's embedding is to its picture's.
+"""CLIP score: how close a caption's embedding is to its image's.
 
 Hessel et al.: CLIPScore, EMNLP 2021; scaled by 100 as torchmetrics does.
 """
@@ -23,12 +23,12 @@ from altogether_rt.data.images import load_image
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.evaluation.inputs import image_path
-from altogether_rt.evaluation.measure import Measure, Unavailable
+from altogether_rt.evaluation.metric import Metric, Unavailable
 from altogether_rt.importing.encoders import check_encoder_weights, encoder_config
 from altogether_rt.model.encoder import Encoder, build_clip, is_published
 from altogether_rt.preprocess import Preprocessor
 
-__all__ = ["ClipModel", "ClipScore", "Pictures", "clip_score", "open_embeddings"]
+__all__ = ["ClipModel", "ClipScore", "ImageEmbeddings", "clip_score", "open_embeddings"]
 
 _BATCH: Final = 32
 #: A saved embedding and the one made anew are of the same encoder if their cosine is above this:
@@ -89,8 +89,8 @@ class ClipModel:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Where pictures' embeddings come from: saved ones if there are, else image files."""
+class ImageEmbeddings:
+    """Where images' embeddings come from: saved ones if there are, else image files."""
 
     root: Path | None = None
     saved: SavedEmbeddings | None = None
@@ -104,7 +104,7 @@ class Pictures:
     def check_encoder(self, files: Iterable[str], model: ClipModel) -> None:
         """Raises AltogetherError unless saved embeddings can be the model's.
 
-        Where there are image files as well, the first picture's embedding is made anew.
+        Where there are image files as well, the first image's embedding is made anew.
         """
         if self.saved is None:
             return
@@ -165,31 +165,31 @@ def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32]) -> NDArr
 
 
 class ClipScore:
-    """A CLIP and the pictures that it scores captions by."""
+    """A CLIP and the images that it scores captions by."""
 
-    def __init__(self, model: ClipModel, pictures: Pictures) -> None:
+    def __init__(self, model: ClipModel, images: ImageEmbeddings) -> None:
         self._model = model
-        self._pictures = pictures
+        self._images = images
 
     @property
     def encoder(self) -> str | None:
-        """What saved embeddings say that made them; None if pictures are read."""
-        saved = self._pictures.saved
+        """What saved embeddings say that made them; None if images are read."""
+        saved = self._images.saved
         return None if saved is None else saved.stamp.encoder
 
-    def measures(
+    def metrics(
         self,
         captions: Mapping[str, str],
         files: Mapping[str, str],
         problems: Problems,
         advance: Callable[[], None] = lambda: None,
-    ) -> Iterator[Measure | Unavailable]:
-        """Of the captions whose picture, named by `files`, can be had; others go to `problems`.
+    ) -> Iterator[Metric | Unavailable]:
+        """Of the captions whose image, named by `files`, can be had; others go to `problems`.
 
         Raises AltogetherError for saved embeddings of another encoder.
         """
         model = self._model
-        self._pictures.check_encoder((files[image] for image in captions), model)
+        self._images.check_encoder((files[image] for image in captions), model)
         scores: dict[str, float] = {}
         model.num_cut = 0
         rows = iter(captions)
@@ -197,7 +197,7 @@ class ClipScore:
             embeddings: dict[str, NDArray[np.float32]] = {}
             for image in batch:
                 try:
-                    embeddings[image] = self._pictures.embedding(files[image], model)
+                    embeddings[image] = self._images.embedding(files[image], model)
                 except ImageError as error:
                     problems.add(str(error))
                 advance()
@@ -206,20 +206,20 @@ class ClipScore:
                 values = clip_score(np.stack(list(embeddings.values())), texts)
                 scores |= zip(embeddings, values.tolist(), strict=True)
         if scores:
-            yield _measure(scores, model)
+            yield _metric(scores, model)
         else:
-            yield Unavailable("clip_score", "CLIP score", f"no picture could be had: {problems}")
+            yield Unavailable("clip_score", "CLIP score", f"no image could be had: {problems}")
 
 
-def _measure(scores: Mapping[str, float], model: ClipModel) -> Measure:
+def _metric(scores: Mapping[str, float], model: ClipModel) -> Metric:
     share_cut = 100 * model.num_cut / len(scores)
     definition = (
-        f"max(mean of 100 cos, 0) of picture and caption, as torchmetrics computes it, with "
+        f"max(mean of 100 cos, 0) of image and caption, as torchmetrics computes it, with "
         f"{model.name}; {share_cut:.1f} % of the captions are longer than its "
         f"{model.context_length} tokens and were cut"
     )
     each = np.array(list(scores.values()))
-    return Measure(
+    return Metric(
         "clip_score",
         "CLIP score",
         definition,

@@ -1,4 +1,4 @@
-"""All measures of one system's captions, and how far another's are from them."""
+"""All metrics of one system's captions, and how far another's are from them."""
 
 from __future__ import annotations
 
@@ -8,32 +8,37 @@ from typing import Any
 
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
-from altogether_rt.evaluation.alone import alone_measures
 from altogether_rt.evaluation.inputs import Captions, References
-from altogether_rt.evaluation.instruments import Instruments
-from altogether_rt.evaluation.measure import Bootstrap, Estimate, Measure, Unavailable
-from altogether_rt.evaluation.meteor import meteor_measure
-from altogether_rt.evaluation.overlap import overlap_measures
-from altogether_rt.evaluation.phrases import phrase_measures
+from altogether_rt.evaluation.meteor import meteor_metric
+from altogether_rt.evaluation.metric import Bootstrap, Estimate, Metric, Unavailable
+from altogether_rt.evaluation.options import EvaluationOptions
+from altogether_rt.evaluation.overlap import overlap_metrics
+from altogether_rt.evaluation.phrases import phrase_metrics
+from altogether_rt.evaluation.reference_free import reference_free_metrics
 
 __all__ = ["Difference", "Evaluation", "Results", "evaluate", "results"]
 
 
 @dataclass
 class Evaluation:
-    """The measures of one file of captions."""
+    """The metrics of one file of captions."""
 
     captions: Captions
     references: References | None
-    measures: dict[str, Measure] = field(default_factory=dict)
+    metrics: dict[str, Metric] = field(default_factory=dict)
     unavailable: dict[str, Unavailable] = field(default_factory=dict)
-    picture_problems: Problems = field(default_factory=Problems)
+    image_problems: Problems = field(default_factory=Problems)
 
     def alts(self) -> dict[str, tuple[str, ...]]:
-        """The alt-texts of each captioned image: its row's, or those beside its references."""
+        """The alt-texts of captioned images: the row's, or those in the references' record.
+
+        Without the images of which it is not known whether they have any.
+        """
         others = self.references.alts if self.references is not None else {}
-        alts = self.captions.alts
-        return {image: alts[image] or others.get(image, ()) for image in self.captions.texts}
+        known = {**others, **{image: alts for image, alts in self.captions.alts.items() if alts}}
+        for image in self.captions.alts:
+            known.setdefault(image, ())
+        return {image: known[image] for image in self.captions.texts if image in known}
 
     def without_reference(self) -> list[str]:
         """Captioned images that have no reference."""
@@ -67,16 +72,16 @@ class Evaluation:
                 "captions_without_reference": len(without),
                 "references_without_caption": len(self.without_caption()),
             }
-        if "clip_score" in self.measures or self.picture_problems:
-            counts["pictures_missing"] = self.picture_problems.count
+        if "clip_score" in self.metrics or self.image_problems:
+            counts["images_without_embedding"] = self.image_problems.count
         return counts
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One measure of both systems, on the images that both have."""
+    """One metric of both systems, on the images that both have."""
 
-    measure: Measure
+    metric: Metric
     ours: Estimate
     theirs: Estimate
     difference: Estimate  # ours - theirs
@@ -87,13 +92,13 @@ class Results:
     """The figures of one system, and their differences to another's if there is one."""
 
     evaluation: Evaluation
-    estimates: Mapping[str, Estimate]  # by the measure's key
+    estimates: Mapping[str, Estimate]  # by the metric's key
     against: Evaluation | None = None
     differences: tuple[Difference, ...] = ()
 
 
 def evaluate(
-    captions: Captions, references: References | None, instruments: Instruments
+    captions: Captions, references: References | None, options: EvaluationOptions
 ) -> Iterator[Evaluation | str]:
     """Yields the name of each step before it is done, and the evaluation last.
 
@@ -101,44 +106,44 @@ def evaluate(
     """
     evaluation = Evaluation(captions, references)
     scored = dict(captions.texts)
-    if instruments.missing_as_empty and references is not None:
+    if options.missing_as_empty and references is not None:
         scored |= dict.fromkeys((*captions.errors, *evaluation.without_caption()), "")
         scored |= captions.texts
     known = references.texts if references is not None else {}
     if references is not None:
         _check_overlap(captions, references)
         yield "words shared with references"
-        _take(evaluation, overlap_measures(scored, known))
+        _take(evaluation, overlap_metrics(scored, known))
         yield "METEOR"
-        _take(evaluation, [_meteor(scored, known, instruments)])
+        _take(evaluation, [_meteor(scored, known, options)])
         yield "noun phrases"
-        _take(evaluation, _phrases(scored, known, instruments))
-    if instruments.clip is not None:
+        _take(evaluation, _phrases(scored, known, options))
+    if options.clip is not None:
         yield "CLIP score"
-        clip = instruments.clip.measures(
-            captions.texts, captions.files, evaluation.picture_problems, instruments.advance
+        clip = options.clip.metrics(
+            captions.texts, captions.files, evaluation.image_problems, options.advance
         )
         _take(evaluation, clip)
     yield "names and lengths"
-    _take(evaluation, alone_measures(captions.texts, evaluation.alts(), known))
+    _take(evaluation, reference_free_metrics(captions.texts, evaluation.alts(), known))
     yield evaluation
 
 
 def results(evaluation: Evaluation, against: Evaluation | None, bootstrap: Bootstrap) -> Results:
     """The figures with their intervals, and the paired differences to `against`."""
-    estimates = {key: each.estimate(bootstrap) for key, each in evaluation.measures.items()}
+    estimates = {key: each.estimate(bootstrap) for key, each in evaluation.metrics.items()}
     if against is None:
         return Results(evaluation, estimates)
     differences = []
-    for key, measure in evaluation.measures.items():
-        other = against.measures.get(key)
-        shared = set(measure.images).intersection(other.images if other is not None else ())
+    for key, metric in evaluation.metrics.items():
+        other = against.metrics.get(key)
+        shared = set(metric.images).intersection(other.images if other is not None else ())
         if other is None or not shared:
             continue
-        ours, theirs = measure.only(shared), other.only(shared)
+        ours, theirs = metric.only(shared), other.only(shared)
         differences.append(
             Difference(
-                measure,
+                metric,
                 ours.estimate(bootstrap),
                 theirs.estimate(bootstrap),
                 ours.difference(theirs, bootstrap),
@@ -147,29 +152,29 @@ def results(evaluation: Evaluation, against: Evaluation | None, bootstrap: Boots
     return Results(evaluation, estimates, against, tuple(differences))
 
 
-def _take(evaluation: Evaluation, measures: Iterable[Measure | Unavailable]) -> None:
-    for measure in measures:
-        if isinstance(measure, Measure):
-            evaluation.measures[measure.key] = measure
+def _take(evaluation: Evaluation, metrics: Iterable[Metric | Unavailable]) -> None:
+    for metric in metrics:
+        if isinstance(metric, Metric):
+            evaluation.metrics[metric.key] = metric
         else:
-            evaluation.unavailable[measure.key] = measure
+            evaluation.unavailable[metric.key] = metric
 
 
 def _meteor(
-    captions: Mapping[str, str], known: Mapping[str, tuple[str, ...]], instruments: Instruments
-) -> Measure | Unavailable:
-    if not instruments.meteor:
+    captions: Mapping[str, str], known: Mapping[str, tuple[str, ...]], options: EvaluationOptions
+) -> Metric | Unavailable:
+    if not options.meteor:
         return Unavailable("meteor", "METEOR", "not asked for")
-    return meteor_measure(captions, known)
+    return meteor_metric(captions, known)
 
 
 def _phrases(
-    captions: Mapping[str, str], known: Mapping[str, tuple[str, ...]], instruments: Instruments
-) -> Iterator[Measure | Unavailable]:
-    if instruments.phrases is None:
-        yield Unavailable("phrase_f1", "noun phrases, F1", instruments.why_no_phrases)
+    captions: Mapping[str, str], known: Mapping[str, tuple[str, ...]], options: EvaluationOptions
+) -> Iterator[Metric | Unavailable]:
+    if options.phrases is None:
+        yield Unavailable("phrase_f1", "noun phrases, F1", options.why_no_phrases)
     else:
-        yield from phrase_measures(captions, known, instruments.phrases, instruments.advance)
+        yield from phrase_metrics(captions, known, options.phrases, options.advance)
 
 
 def _check_overlap(captions: Captions, references: References) -> None:

@@ -59,6 +59,7 @@ class Captions:
     path: Path
     texts: dict[str, str] = field(default_factory=dict)  # image -> caption, in the file's order
     files: dict[str, str] = field(default_factory=dict)  # image -> the file's name as it is written
+    #: Empty for an image that is known to have no alt-text; without the image if that is not known.
     alts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)  # image -> class of its error row
     problems: Problems = field(default_factory=Problems)  # records that are no row
@@ -100,8 +101,10 @@ def read_captions(path: Path, alts: AltTable | None = None) -> Captions:
         else:
             captions.errors[name] = str(row["error"]["class"])
         captions.files[name] = row["file_name"]
+        captions.alts.pop(name, None)
         given = alts.get(row["file_name"]).texts if alts is not None else ()
-        captions.alts[name] = given or tuple(_texts(row.get("alt")))
+        if alts is not None or row.get("alt") is not None:
+            captions.alts[name] = given or tuple(_texts(row.get("alt")))
     if not captions.texts:
         raise AltogetherError(
             f"{path} holds no caption: give rows with file_name and caption"
@@ -129,7 +132,9 @@ def read_references(path: Path) -> References:
         if texts:
             name = image_key(name)
             references.texts[name] = references.texts.get(name, ()) + tuple(texts)
-            references.alts[name] = tuple(_texts(record.get("alts", record.get("alt"))))
+            alt = record.get("alts", record.get("alt"))
+            if alt is not None:
+                references.alts[name] = tuple(_texts(alt))
         else:
             references.problems.add(f"{where}: {key} holds no text")
     if not references.texts:

@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from altogether_rt.evaluation.measure import Measure, Unavailable
+from altogether_rt.evaluation.metric import Metric, Unavailable
 
-__all__ = ["meteor_from_counts", "meteor_measure", "why_no_meteor"]
+__all__ = ["meteor_from_counts", "meteor_metric", "why_no_meteor"]
 
 _DEFINITION: Final = (
     "METEOR 1.5 of the whole set (Denkowski and Lavie 2014), English, as pycocoevalcap calls it, "
@@ -42,9 +42,9 @@ def why_no_meteor() -> str | None:
     return None
 
 
-def meteor_measure(
+def meteor_metric(
     captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
-) -> Measure | Unavailable:
+) -> Metric | Unavailable:
     """Of the images that have both."""
     reason = why_no_meteor()
     if reason is None:
@@ -55,7 +55,7 @@ def meteor_measure(
             reason = f"the Java program failed: {error}"
     if reason is not None:
         return Unavailable("meteor", "METEOR", reason)
-    return Measure(
+    return Metric(
         "meteor",
         "METEOR",
         _DEFINITION,

@@ -33,7 +33,7 @@ _FUNCTION_WORDS: Final = frozenset(
         "in", "into", "is", "it", "its", "my", "no", "not", "of", "on", "or", "our", "she", "so",
         "that", "the", "their", "there", "these", "they", "this", "those", "to", "we", "what",
         "when", "where", "which", "who", "why", "with", "you", "your", "image", "photo",
-        "picture", "figure", "photograph",
+        "figure", "photograph",
     }
 )  # fmt: skip
 #: A capitalised word of up to so many letters before a period is an abbreviation: "St. Paul".

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from altogether_rt.evaluation.measure import Measure, Unavailable, mean_measure
+from altogether_rt.evaluation.metric import Metric, Unavailable, mean_metric
 from altogether_rt.metrics import (
     DocumentFrequencies,
     bleu_counts,
@@ -17,7 +17,7 @@ from altogether_rt.metrics import (
     rouge_l_each,
 )
 
-__all__ = ["overlap_measures"]
+__all__ = ["overlap_metrics"]
 
 _BLEU: Final = (
     "BLEU of the whole set (Papineni et al. 2002), n-grams of up to {n} words, no smoothing, "
@@ -31,16 +31,16 @@ _CIDER: Final = (
 )
 
 
-def overlap_measures(
+def overlap_metrics(
     captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
-) -> Iterator[Measure | Unavailable]:
+) -> Iterator[Metric | Unavailable]:
     """Of the images that have both. `references` may have more: CIDEr weighs words by them all."""
     images = tuple(image for image in captions if image in references)
     candidates = [captions[image] for image in images]
     targets = [references[image] for image in images]
     counts = bleu_counts(candidates, targets)
     for n in (1, 4):
-        yield Measure(
+        yield Metric(
             f"bleu_{n}",
             f"BLEU-{n}",
             _BLEU.format(n=n),
@@ -52,7 +52,7 @@ def overlap_measures(
             higher_is_better=True,
         )
     rouge = dict(zip(images, rouge_l_each(candidates, targets), strict=True))
-    yield mean_measure("rouge_l", "ROUGE-L", _ROUGE, "score", rouge, higher_is_better=True)
+    yield mean_metric("rouge_l", "ROUGE-L", _ROUGE, "score", rouge, higher_is_better=True)
     if len(references) < 2:
         reason = "weighs words by how many images have them, and one alone has references"
         yield Unavailable("cider_d", "CIDEr-D", reason)
@@ -61,4 +61,4 @@ def overlap_measures(
     scores = cider_d(candidates, targets, frequencies).each
     definition = _CIDER.format(num=f"{len(references):,}")
     cider = dict(zip(images, scores, strict=True))
-    yield mean_measure("cider_d", "CIDEr-D", definition, "score", cider, higher_is_better=True)
+    yield mean_metric("cider_d", "CIDEr-D", definition, "score", cider, higher_is_better=True)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.errors import AltogetherError
-from altogether_rt.evaluation.measure import Measure, Unavailable
+from altogether_rt.evaluation.metric import Metric, Unavailable
 
-__all__ = ["DEFAULT_MODEL", "PHRASE_FORMS", "PhraseFinder", "PhraseForm", "phrase_measures"]
+__all__ = ["DEFAULT_MODEL", "PHRASE_FORMS", "PhraseFinder", "PhraseForm", "phrase_metrics"]
 
 DEFAULT_MODEL: Final = "en_core_web_sm"
 
@@ -80,12 +80,12 @@ class PhraseFinder:
         return " ".join(written).lower().strip()
 
 
-def phrase_measures(
+def phrase_metrics(
     captions: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     finder: PhraseFinder,
     advance: Advance = lambda: None,
-) -> Iterator[Measure | Unavailable]:
+) -> Iterator[Metric | Unavailable]:
     """Precision, recall and F1 of the images that have both, against all phrases of an image's
     references together; summed over images before dividing."""
     images = tuple(image for image in captions if image in references)
@@ -99,7 +99,7 @@ def phrase_measures(
         advance()
     for key, label in _LABELS.items():
         statistic = partial(_score, kind=key)
-        yield Measure(
+        yield Metric(
             f"phrase_{key}",
             label,
             f"{finder.definition}; {key} against the phrases of all references of an image "

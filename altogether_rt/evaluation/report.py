@@ -110,11 +110,11 @@ def _count_line(evaluation: Evaluation) -> str:
 
 def _figures(report: Report) -> str:
     rows = []
-    for key, measure in report.evaluation.measures.items():
+    for key, metric in report.evaluation.metrics.items():
         estimate = report.results.estimates[key]
-        low, high = (measure.shown(end) for end in estimate.interval)
+        low, high = (metric.shown(end) for end in estimate.interval)
         rows.append(
-            f"<tr><td>{measure.label}</td><td>{measure.shown(estimate.value)}</td>"
+            f"<tr><td>{metric.label}</td><td>{metric.shown(estimate.value)}</td>"
             f"<td>{low} … {high}</td><td>{estimate.num_images:,}</td></tr>\n"
         )
     for missing in report.evaluation.unavailable.values():
@@ -124,15 +124,15 @@ def _figures(report: Report) -> str:
             f'<td class="why" colspan="2">{reason}</td></tr>\n'
         )
     definitions = "".join(
-        f"<dt>{measure.label}</dt><dd>{html.escape(measure.definition)}</dd>\n"
-        for measure in report.evaluation.measures.values()
+        f"<dt>{metric.label}</dt><dd>{html.escape(metric.definition)}</dd>\n"
+        for metric in report.evaluation.metrics.values()
     )
     settings = "".join(
         f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd>\n"
         for key, value in report.settings.items()
     )
     return (
-        '<section>\n<h2>Figures</h2>\n<div class="scroll"><table>\n<thead><tr><th>measure</th>'
+        '<section>\n<h2>Figures</h2>\n<div class="scroll"><table>\n<thead><tr><th>metric</th>'
         "<th>value</th><th>interval</th><th>images</th></tr></thead>\n<tbody>\n"
         f"{''.join(rows)}</tbody>\n</table></div>\n"
         f"<details><summary>Definitions</summary><dl>{definitions}</dl></details>\n"
@@ -144,20 +144,20 @@ def _figures(report: Report) -> str:
 def _differences(report: Report) -> str:
     rows = []
     for row in report.results.differences:
-        measure, estimate = row.measure, row.difference
+        metric, estimate = row.metric, row.difference
         low, high = estimate.interval
         clear = ' class="clear"' if low > 0 or high < 0 else ""
-        shown = measure.shown(estimate.value, signed=True)
-        ends = " … ".join(measure.shown(end, signed=True) for end in (low, high))
-        plot = interval_svg(low, estimate.value, high, f"{measure.label}: {shown}, {ends}")
+        shown = metric.shown(estimate.value, signed=True)
+        ends = " … ".join(metric.shown(end, signed=True) for end in (low, high))
+        plot = interval_svg(low, estimate.value, high, f"{metric.label}: {shown}, {ends}")
         rows.append(
-            f"<tr><td>{measure.label}</td><td>{measure.shown(row.ours.value)}</td>"
-            f"<td>{measure.shown(row.theirs.value)}</td><td{clear}>{shown}</td><td>{ends}</td>"
+            f"<tr><td>{metric.label}</td><td>{metric.shown(row.ours.value)}</td>"
+            f"<td>{metric.shown(row.theirs.value)}</td><td{clear}>{shown}</td><td>{ends}</td>"
             f"<td>{plot}</td><td>{estimate.num_images:,}</td></tr>\n"
         )
     return (
         '<section>\n<h2>Differences on the images that both have</h2>\n<div class="scroll">'
-        "<table>\n<thead><tr><th>measure</th><th>this</th><th>against</th><th>difference</th>"
+        "<table>\n<thead><tr><th>metric</th><th>this</th><th>against</th><th>difference</th>"
         "<th>interval</th><th>beside zero</th><th>images</th></tr></thead>\n<tbody>\n"
         f"{''.join(rows)}</tbody>\n</table></div>\n</section>\n"
     )
@@ -165,13 +165,13 @@ def _differences(report: Report) -> str:
 
 def _distributions(report: Report) -> str:
     figures = []
-    for key, measure in report.evaluation.measures.items():
-        if measure.each is None or key == "duplicates":
+    for key, metric in report.evaluation.metrics.items():
+        if metric.each is None or key == "duplicates":
             continue
-        other = report.against.measures.get(key) if report.against is not None else None
-        plot = histogram_svg(measure.each, measure.label, None if other is None else other.each)
+        other = report.against.metrics.get(key) if report.against is not None else None
+        plot = histogram_svg(metric.each, metric.label, None if other is None else other.each)
         if plot:
-            figures.append(f"<figure><figcaption>{measure.label}</figcaption>{plot}</figure>\n")
+            figures.append(f"<figure><figcaption>{metric.label}</figcaption>{plot}</figure>\n")
     key = ""
     if report.against is not None:
         key = (
@@ -185,14 +185,14 @@ def _distributions(report: Report) -> str:
 
 
 def _examples(report: Report) -> Iterator[str]:
-    """Captions at either end of a measure, or where it differs most from the other system's."""
-    measures = report.evaluation.measures
-    measure = next((measures[key] for key in _ORDER if key in measures), None)
-    if measure is None or measure.each is None:
+    """Captions at either end of a metric, or where it differs most from the other system's."""
+    metrics = report.evaluation.metrics
+    metric = next((metrics[key] for key in _ORDER if key in metrics), None)
+    if metric is None or metric.each is None:
         return
-    values = dict(zip(measure.images, measure.each.tolist(), strict=True))
+    values = dict(zip(metric.images, metric.each.tolist(), strict=True))
     high, low = "highest", "lowest"
-    if report.against is not None and (other := report.against.measures.get(measure.key)):
+    if report.against is not None and (other := report.against.metrics.get(metric.key)):
         assert other.each is not None
         theirs = dict(zip(other.images, other.each.tolist(), strict=True))
         values = {image: values[image] - theirs[image] for image in values if image in theirs}
@@ -202,16 +202,16 @@ def _examples(report: Report) -> Iterator[str]:
     signed = report.against is not None
     for title, images in ((high, ranked[:num]), (low, ranked[::-1][:num])):
         if images:
-            yield f"<h2>{measure.label}: {title}</h2>\n"
+            yield f"<h2>{metric.label}: {title}</h2>\n"
         for image in images:
-            yield _card(report, image, measure.shown(values[image], signed=signed))
+            yield _card(report, image, metric.shown(values[image], signed=signed))
 
 
 def _card(report: Report, image: str, figure: str) -> str:
     captions = report.evaluation.captions
     caption = text_html(captions.texts.get(image, ""))
     parts = [
-        f'<article>\n<figure>{_picture(report, image)}</figure>\n<div>\n<div class="row">'
+        f'<article>\n<figure>{_image(report, image)}</figure>\n<div>\n<div class="row">'
         f'<h2>{text_html(image)}</h2><span class="figure">{figure}</span></div>\n',
         _texts("Alt-text", report.alts.get(image, ())),
         f'<section class="caption"><h3>Caption</h3><p>{caption}</p></section>\n',
@@ -234,8 +234,8 @@ def _texts(title: str, texts: Sequence[str]) -> str:
     return f"<section><h3>{title}</h3>{body}</section>\n"
 
 
-def _picture(report: Report, image: str) -> str:
-    missing = '<span class="missing" role="img" aria-label="no picture">?</span>'
+def _image(report: Report, image: str) -> str:
+    missing = '<span class="missing" role="img" aria-label="no image">?</span>'
     if report.images is None:
         return missing
     try:
@@ -250,7 +250,7 @@ def _not_scored(evaluation: Evaluation) -> str:
     groups = {
         "Error rows": [f"{image} ({kind})" for image, kind in evaluation.captions.errors.items()],
         "Rows that could not be read": evaluation.captions.problems.examples,
-        "Pictures that could not be had": evaluation.picture_problems.examples,
+        "ImageEmbeddings that could not be had": evaluation.image_problems.examples,
     }
     if evaluation.references is not None:
         groups["Captions without a reference"] = evaluation.without_reference()

@@ -26,14 +26,14 @@ from altogether_rt.errors import AltogetherError  # noqa: E402
 from altogether_rt.evaluation.clip import (  # noqa: E402
     ClipModel,
     ClipScore,
-    Pictures,
+    ImageEmbeddings,
     clip_score,
     open_embeddings,
 )
-from altogether_rt.evaluation.instruments import load_clip  # noqa: E402
-from altogether_rt.evaluation.measure import Bootstrap, Measure, Unavailable  # noqa: E402
+from altogether_rt.evaluation.metric import Bootstrap, Metric, Unavailable  # noqa: E402
+from altogether_rt.evaluation.options import load_clip  # noqa: E402
 
-#: A quick one to run: two layers, pictures of 32 pixels, CLIP's own vocabulary.
+#: A quick one to run: two layers, images of 32 pixels, CLIP's own vocabulary.
 CONFIG = {
     "embed_dim": 16,
     "quick_gelu": True,
@@ -46,13 +46,13 @@ CAPTIONS = {
     "2.png": "two birds",
     "3.png": "",
 }
-#: What torchmetrics gives for each picture and caption: `published_scores` below.
+#: What torchmetrics gives for each image and caption: `published_scores` below.
 PUBLISHED = [6.344135761260986, 1.5864331722259521, -1.724292278289795, 2.0974273681640625]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model's two files, and four pictures of the size that it sees."""
+    """The model's two files, and four images of the size that it sees."""
     folder = tmp_path_factory.mktemp("clip")
     (folder / "small.json").write_text(json.dumps(CONFIG))
     model = open_clip.CLIP(**{k: dict(v) if isinstance(v, dict) else v for k, v in CONFIG.items()})
@@ -73,14 +73,14 @@ def model_of(folder: Path) -> ClipModel:
     return ClipModel(str(folder / "small.json"), str(folder / "small.pt"))
 
 
-def measure(score: ClipScore, captions: dict[str, str], problems: Problems | None = None) -> Any:
+def metric(score: ClipScore, captions: dict[str, str], problems: Problems | None = None) -> Any:
     files = {image: image for image in captions}
-    (found,) = score.measures(captions, files, problems if problems is not None else Problems())
+    (found,) = score.metrics(captions, files, problems if problems is not None else Problems())
     return found
 
 
 def test_scores_are_those_of_torchmetrics(folder: Path) -> None:
-    found = measure(ClipScore(model_of(folder), Pictures(folder)), CAPTIONS)
+    found = metric(ClipScore(model_of(folder), ImageEmbeddings(folder)), CAPTIONS)
     assert found.rows[:, 0] == pytest.approx(PUBLISHED, abs=1e-4)
     mean = found.estimate(Bootstrap(num_resamples=100)).value
     assert mean == pytest.approx(max(0.0, sum(PUBLISHED) / 4), abs=1e-4)
@@ -93,10 +93,10 @@ def test_scores_below_zero_count_as_zero_once_they_are_averaged() -> None:
 
 
 def test_agrees_with_torchmetrics(folder: Path) -> None:
-    """Each picture's score, and the mean, where torchmetrics and transformers are installed."""
+    """Each image's score, and the mean, where torchmetrics and transformers are installed."""
     pytest.importorskip("torchmetrics", reason="needs torchmetrics")
     published = published_scores(folder)
-    found = measure(ClipScore(model_of(folder), Pictures(folder)), CAPTIONS)
+    found = metric(ClipScore(model_of(folder), ImageEmbeddings(folder)), CAPTIONS)
     assert found.rows[:, 0] == pytest.approx(published, abs=1e-4)
 
 
@@ -118,11 +118,11 @@ def processor() -> Any:
     from transformers import CLIPImageProcessor
 
     tokenizer = open_clip.tokenizer.SimpleTokenizer()
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    transform = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
 
     def process(text: Any = None, images: Any = None, **_: Any) -> Any:
         if images is not None:
-            return pictures(images=images, return_tensors="pt")
+            return transform(images=images, return_tensors="pt")
         ids = tokenizer(text)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -217,42 +217,42 @@ def test_saved_embeddings_give_the_same_scores(folder: Path, tmp_path: Path) -> 
     names = list(CAPTIONS)
     embeddings = {name: 3 * model.embed_image(folder / name) for name in names}  # of any length
     save(tmp_path / "e.npy", model, embeddings)
-    saved = ClipScore(model, Pictures(saved=open_embeddings(tmp_path / "e.npy")))
+    saved = ClipScore(model, ImageEmbeddings(saved=open_embeddings(tmp_path / "e.npy")))
     assert saved.encoder == "small"
-    read = ClipScore(model, Pictures(folder))
+    read = ClipScore(model, ImageEmbeddings(folder))
     assert read.encoder is None
-    expected = measure(read, CAPTIONS).rows
-    assert measure(saved, CAPTIONS).rows == pytest.approx(expected, abs=1e-4)
+    expected = metric(read, CAPTIONS).rows
+    assert metric(saved, CAPTIONS).rows == pytest.approx(expected, abs=1e-4)
 
 
 def test_embeddings_of_another_clip_are_refused(folder: Path, tmp_path: Path) -> None:
     model = model_of(folder)
     save(tmp_path / "wide.npy", model, {"0.png": np.ones(20, np.float32)})
-    wide = Pictures(saved=open_embeddings(tmp_path / "wide.npy"))
+    wide = ImageEmbeddings(saved=open_embeddings(tmp_path / "wide.npy"))
     with pytest.raises(AltogetherError, match=r"embeddings of 20, and .* of 16"):
-        measure(ClipScore(model, wide), CAPTIONS)
+        metric(ClipScore(model, wide), CAPTIONS)
     other = -model.embed_image(folder / "0.png")
     save(tmp_path / "other.npy", model, {"0.png": other})
-    pictures = Pictures(folder, open_embeddings(tmp_path / "other.npy"))
+    images = ImageEmbeddings(folder, open_embeddings(tmp_path / "other.npy"))
     with pytest.raises(AltogetherError, match=r"another encoder .* cosine -1\.00"):
-        measure(ClipScore(model, pictures), CAPTIONS)
+        metric(ClipScore(model, images), CAPTIONS)
 
 
-def test_pictures_that_cannot_be_had_are_counted(folder: Path) -> None:
+def test_images_that_cannot_be_had_are_counted(folder: Path) -> None:
     problems = Problems()
     captions = {"0.png": "a boat", "none.png": "a bird", "../0.png": "a fish"}
-    found = measure(ClipScore(model_of(folder), Pictures(folder)), captions, problems)
-    assert isinstance(found, Measure)
+    found = metric(ClipScore(model_of(folder), ImageEmbeddings(folder)), captions, problems)
+    assert isinstance(found, Metric)
     assert found.images == ("0.png",)
     assert problems.count == 2
     assert "not in the folder" in problems.examples[1]
-    nothing = measure(ClipScore(model_of(folder), Pictures(folder)), {"none.png": "a bird"})
+    nothing = metric(ClipScore(model_of(folder), ImageEmbeddings(folder)), {"none.png": "a bird"})
     assert isinstance(nothing, Unavailable)
 
 
 def test_the_share_of_texts_that_were_cut_is_said(folder: Path) -> None:
     captions = {"0.png": "boat " * 75, "1.png": "boat " * 76, "2.png": "bird", "3.png": "sea"}
-    found = measure(ClipScore(model_of(folder), Pictures(folder)), captions)
+    found = metric(ClipScore(model_of(folder), ImageEmbeddings(folder)), captions)
     assert "25.0 % of the captions are longer than its 77 tokens" in found.definition
 
 
@@ -263,7 +263,7 @@ def test_what_cannot_be_loaded(folder: Path) -> None:
         ClipModel("ViT-B-32", "none-such")
     with pytest.raises(AltogetherError, match="knows no model"):
         ClipModel("ViT-B-33", "openai")
-    with pytest.raises(AltogetherError, match="needs pictures"):
+    with pytest.raises(AltogetherError, match="needs images"):
         load_clip("ViT-B-32", "openai", None, None)
     (folder / "no.npy").write_bytes(b"")
     (folder / "no.names.jsonl").write_text("[]\n")

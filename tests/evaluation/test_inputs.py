@@ -43,7 +43,7 @@ def test_captions(tmp_path: Path) -> None:
         "e.jpg": "The last line has no end.",
     }
     assert captions.alts["a.jpg"] == ("our boat",)
-    assert captions.alts["sub/c.jpg"] == ()  # the last row counts, and has none
+    assert "sub/c.jpg" not in captions.alts  # the last row counts, and does not say
     assert captions.errors == {"b.jpg": "truncated"}
     assert captions.error_counts() == {"truncated": 1}
     assert captions.num_repeated == 1
@@ -67,8 +67,11 @@ def test_alt_texts_of_a_file_go_first(tmp_path: Path) -> None:
         {"file_name": "a.jpg", "alt": "own", "caption": "A"},
         {"file_name": "b.jpg", "alt": "own", "caption": "B"},
     ]
-    captions = read_captions(write(tmp_path / "c.jsonl", rows), alts)
-    assert captions.alts == {"a.jpg": ("given",), "b.jpg": ("own",)}
+    rows.append({"file_name": "c.jpg", "caption": "C"})
+    path = write(tmp_path / "c.jsonl", rows)
+    known = {"a.jpg": ("given",), "b.jpg": ("own",), "c.jpg": ()}  # "c" has none
+    assert read_captions(path, alts).alts == known
+    assert read_captions(path).alts == {"a.jpg": ("own",), "b.jpg": ("own",)}  # unknown
 
 
 @pytest.mark.parametrize(

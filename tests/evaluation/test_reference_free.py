@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from altogether_rt.evaluation.alone import alone_measures
-from altogether_rt.evaluation.measure import Bootstrap, Measure, Unavailable
+from altogether_rt.evaluation.metric import Bootstrap, Metric, Unavailable
 from altogether_rt.evaluation.names import NameFinder, contains_name, plain_words
+from altogether_rt.evaluation.reference_free import reference_free_metrics
 from altogether_rt.scenes.text import make_sample
 
 pytestmark = pytest.mark.lean
@@ -77,43 +77,50 @@ CAPTIONS = {
 ALTS = {"a": ("the Marigold at Porto Lindo",), "b": ("boat at Porto Lindo", "a white boat")}
 
 
-def measures(**others: object) -> dict[str, Measure | Unavailable]:
+def metrics(**others: object) -> dict[str, Metric | Unavailable]:
     arguments = {"captions": CAPTIONS, "alts": ALTS, "references": {}} | others
-    return {measure.key: measure for measure in alone_measures(**arguments)}  # type: ignore[arg-type]
+    return {metric.key: metric for metric in reference_free_metrics(**arguments)}  # type: ignore[arg-type]
 
 
-def value(measure: Measure | Unavailable) -> float:
-    assert isinstance(measure, Measure)
-    return measure.estimate(Bootstrap(num_resamples=100)).value
+def value(metric: Metric | Unavailable) -> float:
+    assert isinstance(metric, Metric)
+    return metric.estimate(Bootstrap(num_resamples=100)).value
 
 
 def test_shares_by_hand() -> None:
-    found = measures()
+    found = metrics()
     # Marigold and Porto Lindo of "a" are kept, Porto Lindo of "b" is not.
     assert value(found["names_kept"]) == pytest.approx(100 * 2 / 3)
     # Of Marigold, Porto Lindo and Lisbon, Lisbon is from nowhere.
-    assert value(found["names_new"]) == pytest.approx(100 / 3)
+    assert value(found["names_unsupported"]) == pytest.approx(100 / 3)
     # "a": the, marigold, at, porto, lindo, all kept; "b": boat and white and a of 6.
     assert value(found["alt_words_kept"]) == pytest.approx(100 * (5 + 3) / (5 + 6))
     assert value(found["words"]) == pytest.approx((8 + 5 + 2 + 2) / 4)
     assert value(found["duplicates"]) == 50  # "c" and "d"
 
 
+def test_every_name_of_an_image_without_alt_text_is_unsupported() -> None:
+    captions = {"c": "A bird in Lisbon", "d": "A bird in Porto"}
+    found = metrics(captions=captions, alts={"c": ()})  # of "d" it is not known
+    assert found["names_unsupported"].images == ("c",)  # type: ignore[union-attr]
+    assert value(found["names_unsupported"]) == 100
+
+
 def test_names_may_come_from_references() -> None:
-    found = measures(references={"b": ("A boat in Lisbon",)})
-    assert value(found["names_new"]) == 0
+    found = metrics(references={"b": ("A boat in Lisbon",)})
+    assert value(found["names_unsupported"]) == 0
 
 
 def test_without_alt_texts() -> None:
-    found = measures(alts={})
-    for key in ("names_kept", "alt_words_kept", "names_new"):
+    found = metrics(alts={})
+    for key in ("names_kept", "alt_words_kept", "names_unsupported"):
         missing = found[key]
         assert isinstance(missing, Unavailable)
         assert "no alt-texts" in missing.reason or "neither" in missing.reason
 
 
 def test_captions_without_a_name_leave_the_share_undefined() -> None:
-    found = measures(captions={"c": "a bird"}, alts={"c": ("a boat",)})
-    assert found["names_new"].images == ()  # type: ignore[union-attr]
-    estimate = found["names_new"].estimate(Bootstrap())  # type: ignore[union-attr]
+    found = metrics(captions={"c": "a bird"}, alts={"c": ("a boat",)})
+    assert found["names_unsupported"].images == ()  # type: ignore[union-attr]
+    estimate = found["names_unsupported"].estimate(Bootstrap())  # type: ignore[union-attr]
     assert estimate.to_dict() == {"value": None, "low": None, "high": None, "images": 0}

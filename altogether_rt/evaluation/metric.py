@@ -1,6 +1,6 @@
 """One figure of an evaluation: what it is computed from, its interval, its difference to another.
 
-Every measure is a function of totals over images, so that a bootstrap can resample the images.
+Every metric is a function of totals over images, so that a bootstrap can resample the images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from altogether_rt.statistics import (
     bootstrap_interval,
 )
 
-__all__ = ["Bootstrap", "Estimate", "Measure", "Unavailable", "mean_measure", "share_measure"]
+__all__ = ["Bootstrap", "Estimate", "Metric", "Unavailable", "mean_metric", "percent_metric"]
 
 Unit = Literal["score", "points", "percent", "words"]
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -29,7 +29,7 @@ _DIGITS = {"score": 4, "points": 2, "percent": 1, "words": 1}
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made. The same seed draws the same images for every measure."""
+    """How intervals are made. The same seed draws the same images for every metric."""
 
     level: float = DEFAULT_LEVEL
     num_resamples: int = DEFAULT_RESAMPLES
@@ -53,7 +53,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A measure that could not be taken, and why."""
+    """A metric that could not be taken, and why."""
 
     key: str
     label: str
@@ -61,7 +61,7 @@ class Unavailable:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """What was counted for each image, and how the figure comes from its sums."""
 
     key: str
@@ -81,7 +81,7 @@ class Measure:
             len(self.images),
         )
 
-    def only(self, images: Container[str]) -> Measure:
+    def only(self, images: Container[str]) -> Metric:
         """The same of those of its images that are in `images`."""
         kept = [index for index, image in enumerate(self.images) if image in images]
         return replace(
@@ -91,7 +91,7 @@ class Measure:
             each=None if self.each is None else self.each[kept],
         )
 
-    def difference(self, other: Measure, bootstrap: Bootstrap) -> Estimate:
+    def difference(self, other: Metric, bootstrap: Bootstrap) -> Estimate:
         """This minus the other, image by image; both must be of the same images."""
         place = {image: index for index, image in enumerate(other.images)}
         assert len(place) == len(self.images), "take `only` the images that both have"
@@ -113,18 +113,18 @@ class Measure:
         return f"{value:{sign}.{_DIGITS[self.unit]}f}{percent}"
 
 
-def mean_measure(
+def mean_metric(
     key: str, label: str, definition: str, unit: Unit, values: dict[str, float], **options: Any
-) -> Measure:
+) -> Metric:
     """The mean of one value an image."""
     each = np.array(list(values.values()), np.float64)
     rows = np.stack([each, np.ones(len(each))], axis=1)
-    return Measure(key, label, definition, unit, tuple(values), rows, _ratio, each, **options)
+    return Metric(key, label, definition, unit, tuple(values), rows, _ratio, each, **options)
 
 
-def share_measure(
+def percent_metric(
     key: str, label: str, definition: str, counts: dict[str, tuple[int, int]], **options: Any
-) -> Measure:
+) -> Metric:
     """A share in percent: (part, whole) of each image, summed over images before dividing.
 
     An image whose whole is 0 says nothing and is left out.
@@ -132,9 +132,7 @@ def share_measure(
     counts = {image: count for image, count in counts.items() if count[1]}
     rows = np.array(list(counts.values()), np.float64).reshape(-1, 2)
     each = 100 * rows[:, 0] / rows[:, 1]
-    return Measure(
-        key, label, definition, "percent", tuple(counts), rows, _percent, each, **options
-    )
+    return Metric(key, label, definition, "percent", tuple(counts), rows, _percent, each, **options)
 
 
 def _ratio(totals: NDArray[np.float64]) -> NDArray[np.float64]:

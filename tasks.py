@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 #: `tensorrt` compiles the graphs for NVIDIA GPUs, which takes no GPU; where it has no wheels it is
 #: empty and those tests are skipped.
-DEV_EXTRAS = "cpu,export,train,heic,parquet,tensorrt,dev"
+DEV_EXTRAS = "cpu,export,train,heic,parquet,tensorrt,eval,meteor,dev"
 MIN_COVERAGE_PERCENT = 90
 #: Two processes fill the two cores of a small machine; more would share their caches for little.
 TEST_PROCESSES = 2

@@ -259,7 +259,7 @@ def test_the_share_of_texts_that_were_cut_is_said(folder: Path) -> None:
 def test_what_cannot_be_loaded(folder: Path) -> None:
     with pytest.raises(AltogetherError, match="random weights by itself"):
         ClipModel(str(folder / "small.json"))
-    with pytest.raises(AltogetherError, match="neither a file nor weights"):
+    with pytest.raises(AltogetherError, match="neither a file nor one of"):
         ClipModel("ViT-B-32", "none-such")
     with pytest.raises(AltogetherError, match="knows no model"):
         ClipModel("ViT-B-33", "openai")

@@ -145,9 +145,9 @@ def test_files_that_hold_nothing(tmp_path: Path) -> None:
         read_captions(tmp_path / "empty.jsonl")
     with pytest.raises(AltogetherError, match="holds no reference"):
         read_references(tmp_path / "empty.jsonl")
-    with pytest.raises(AltogetherError, match="there is no captions file"):
+    with pytest.raises(AltogetherError, match="there is no file of captions"):
         read_captions(tmp_path / "absent.jsonl")
-    with pytest.raises(AltogetherError, match="there is no references file"):
+    with pytest.raises(AltogetherError, match="there is no file of references"):
         read_references(tmp_path / "absent.json")
     (tmp_path / "coco.json").write_text('{"annotations": []}')
     with pytest.raises(AltogetherError, match="no list of images"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import shutil
@@ -10,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from altogether_rt.evaluation import meteor
 from altogether_rt.evaluation.meteor import meteor_from_counts, meteor_metric, why_no_meteor
 from altogether_rt.evaluation.metric import Bootstrap, Metric, Unavailable
 
@@ -46,11 +46,11 @@ def test_scores_of_counts() -> None:
 
 @pytest.mark.lean
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meteor.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     missing = meteor_metric({"a": "x"}, {"a": ("x",)})
     assert isinstance(missing, Unavailable)
     assert "altogether-rt[meteor]" in missing.reason
-    monkeypatch.setattr(meteor.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "needs Java" in str(why_no_meteor())
 

@@ -24,7 +24,7 @@ def corpus(seed: int, num: int = 60) -> tuple[dict[str, str], dict[str, tuple[st
     def text() -> str:
         return " ".join(rng.choice(WORDS, 8))
 
-    references = {f"{i}.png": (text(), text()) for i in range(num)}
+    references: dict[str, tuple[str, ...]] = {f"{i}.png": (text(), text()) for i in range(num)}
     captions = {
         image: f"{' '.join(texts[0].split()[:5])} {text()}" for image, texts in references.items()
     }

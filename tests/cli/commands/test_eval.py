@@ -153,8 +153,8 @@ def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
     right, references = folder / "right.jsonl", folder / "references.jsonl"
     other = rows_of(folder / "other.jsonl", [{"file_name": "x.png", "caption": "x"}])
     for arguments, message in (
-        ((folder / "none.jsonl",), "there is no captions file"),
-        ((right, folder / "none.jsonl"), "there is no references file"),
+        ((folder / "none.jsonl",), "there is no file of captions"),
+        ((right, folder / "none.jsonl"), "there is no file of references"),
         ((other, references), "file_name must be the same in both"),
         ((right, "--embeddings", folder / "e.npy"), "name the CLIP"),
         ((right, "--clip", "ViT-B-32"), "needs images"),

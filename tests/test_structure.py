@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
     "metrics": set(),
     "speculation": set(),
+    "statistics": set(),
     "artifacts": {"model"},
     "machine": {"artifacts"},
     "scenes": {"artifacts"},
@@ -33,6 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"artifacts", "data", "model", "preprocess", "scenes"},
     "export": {"artifacts", "data", "model", "preprocess", "runtime", "scenes"},
     "importing": {"artifacts", "export", "model", "preprocess", "runtime"},
+    "evaluation": {
+        *("artifacts", "data", "importing", "metrics", "model", "preprocess", "statistics"),
+    },
     "opening": {"artifacts", "data", "machine", "preprocess", "runtime"},
     "captioner": {
         *("artifacts", "captions", "data", "generation", "opening", "preprocess", "speculation"),

@@ -105,6 +105,16 @@ COMMANDS: dict[str, CommandSpec] = {
         ("altogether-rt init --config altogether-opt-125m --random-weights --out random-125m",),
         "train",
     ),
+    "eval": CommandSpec(
+        "altogether_rt.cli.commands.eval:eval_command",
+        "Judge captions by their references, their alt-texts and their pictures.",
+        (
+            "altogether-rt eval captions.jsonl references.jsonl",
+            "altogether-rt eval captions.jsonl coco.json --against other.jsonl --html report.html",
+            "altogether-rt eval made.jsonl --images made/ --clip ViT-B-32 --clip-weights openai",
+        ),
+        "eval",
+    ),
     "scenes": CommandSpec(
         "altogether_rt.cli.commands.scenes:scenes_command",
         "Draw scenes with alt-texts, facts and reference captions.",
@@ -132,6 +142,8 @@ EXTRA_OF_PACKAGE = {
     "pyarrow": "parquet",
     "safetensors": "train",
     "tensorboard": "train",
+    "spacy": "eval",
+    "pycocoevalcap": "meteor",
     "cuda": "tensorrt",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt",

@@ -30,7 +30,9 @@ __all__ = [
     "alt_texts",
     "clean_text",
     "read_alts",
+    "read_json",
     "read_records",
+    "records_of_json",
 ]
 
 #: Maximum characters of all alt-texts of one image. A prompt holds a few hundred tokens, so text
@@ -167,7 +169,7 @@ def _records(
     if suffix in (".csv", ".tsv"):
         yield from _csv_records(file, "\t" if suffix == ".tsv" else ",", problems)
     elif suffix == ".json":
-        yield from _json_records(path, file, problems)
+        yield from records_of_json(read_json(path, file), path, problems)
     else:
         for number, line in _lines(file, problems):
             record = _parse(line, f"line {number}", problems)
@@ -202,18 +204,25 @@ def _parse(line: bytes, where: str, problems: Problems) -> Mapping[Any, Any] | N
     return None
 
 
-def _json_records(
-    path: Path, file: BinaryIO, problems: Problems
-) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Records of a JSON object `{file: text}` or of a list of records."""
+def read_json(path: Path, file: BinaryIO) -> Any:
+    """The JSON value of a whole file. Raises AltogetherError if it is not JSON or too large."""
     raw = file.read(_MAX_WHOLE_BYTES + 1)
     try:
         if len(raw) > _MAX_WHOLE_BYTES:
             raise AltogetherError(f"{path} is too large for one JSON value: use JSON lines.")
-        data = json.loads(raw.decode("utf-8-sig"))
+        return json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         hint = "one record a line is .jsonl"
         raise AltogetherError(f"{path} is not a JSON file in UTF-8 ({hint}).") from error
+
+
+def records_of_json(
+    data: Any, path: Path, problems: Problems
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Where each record of a JSON value is, and the record: of `{file: text}` or of a list.
+
+    Raises AltogetherError for a value of another kind.
+    """
     if isinstance(data, dict):
         for name, alt in data.items():
             yield f"entry {name[:80]!r}", {"file_name": name, "alt": alt}

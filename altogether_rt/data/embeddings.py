@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from altogether_rt.captions import EmbeddedImage
 from altogether_rt.errors import AltogetherError, ImageError, MissingDependencyError
 
-__all__ = ["EncoderStamp", "SavedEmbeddings", "import_parquet", "names_path"]
+__all__ = ["EncoderStamp", "SavedEmbeddings", "import_parquet", "names_path", "read_stamp"]
 
 _FORMAT: Final = "altogether-rt embeddings 1"
 _MAX_LINE_BYTES: Final = 1 << 20
@@ -75,7 +75,7 @@ class SavedEmbeddings:
     def __init__(self, path: Path, stamp: EncoderStamp) -> None:
         """Raises AltogetherError if the file cannot be used, or was made by another encoder."""
         self.path = path
-        self._stamp = stamp
+        self.stamp = stamp
         self._table: _Table
         if path.suffix == ".npy":
             self._table = _NpyTable(path, stamp)
@@ -100,7 +100,7 @@ class SavedEmbeddings:
         if row is None:
             raise ImageError("no_embedding", f"{name} has no embedding in {self.path.name}.")
         image = self._table.row(row)
-        if image.embedding.shape != (self._stamp.embed_dim,):
+        if image.embedding.shape != (self.stamp.embed_dim,):
             raise ImageError("bad_embedding", f"The embedding of {name} has the wrong width.")
         if not np.isfinite(image.embedding).all():
             raise ImageError("bad_embedding", f"The embedding of {name} is not finite.")
@@ -110,6 +110,32 @@ class SavedEmbeddings:
 def names_path(path: Path) -> Path:
     """The file of names that belongs to a .npy file."""
     return path.with_suffix(".names.jsonl")
+
+
+def read_stamp(path: Path) -> EncoderStamp:
+    """What made the embeddings in a file, as the file says.
+
+    Raises AltogetherError if it does not hold embeddings saved by `--save-embeddings`.
+    """
+    header: Any = None
+    try:
+        if path.suffix == ".parquet":
+            metadata = import_parquet().read_schema(path).metadata or {}
+            header = _parse(metadata.get(b"altogether-rt", b""))
+        else:
+            with names_path(path).open("rb") as file:
+                header = _parse(file.readline(_MAX_LINE_BYTES))
+    except OSError as error:
+        raise AltogetherError(f"{error.filename or path}: {error.strerror or error}.") from error
+    except ValueError:  # not a parquet file: said below
+        pass
+    try:
+        encoder, embed_dim, decoding = (header[k] for k in ("encoder", "embed_dim", "decoding"))
+        stamp = EncoderStamp(str(encoder), int(embed_dim), str(decoding))
+    except (TypeError, KeyError, ValueError):
+        stamp = EncoderStamp("", 0)
+    stamp.check(header, path)
+    return stamp
 
 
 class _NpyTable:

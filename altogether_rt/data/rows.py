@@ -12,7 +12,16 @@ from altogether_rt.captions import Caption, CaptionParams
 from altogether_rt.data.alts import Alts, clean_text
 from altogether_rt.errors import ImageError
 
-__all__ = ["Row", "RunStamp", "caption_row", "encode_row", "error_row", "parse_row", "read_rows"]
+__all__ = [
+    "Row",
+    "RunStamp",
+    "as_row",
+    "caption_row",
+    "encode_row",
+    "error_row",
+    "parse_row",
+    "read_rows",
+]
 
 Row = Mapping[str, Any]
 
@@ -68,15 +77,19 @@ def parse_row(line: bytes) -> Row | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = json.loads(line)
+        return as_row(json.loads(line))
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+
+
+def as_row(value: object) -> Row | None:
+    """`value` if it is a row: a file's name with its caption or its error."""
+    if not isinstance(value, dict) or not isinstance(value.get("file_name"), str):
         return None
-    if isinstance(row.get("caption"), str):
-        return row
-    error = row.get("error")
-    return row if isinstance(error, dict) and isinstance(error.get("class"), str) else None
+    if isinstance(value.get("caption"), str):
+        return value
+    error = value.get("error")
+    return value if isinstance(error, dict) and isinstance(error.get("class"), str) else None
 
 
 def read_rows(file: BinaryIO) -> Iterator[tuple[int, Row | None, int]]:

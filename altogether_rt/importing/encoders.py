@@ -42,16 +42,18 @@ def published_weights(name: str, family: str) -> str | None:
 
 
 def encoder_config(
-    embed_dim: int, *, normalize: bool, name: str | None = None, tag: str | None = None
+    embed_dim: int | None, *, normalize: bool, name: str | None = None, tag: str | None = None
 ) -> EncoderConfig:
     """The configuration of the encoder whose embeddings have the width `embed_dim`.
 
+    embed_dim: None for the width that the encoder `name` has.
     name: open_clip's name, a published model (`hf-hub:org/repo`, `local-dir:path`) or a JSON file
     in open_clip's format; None: the encoder of the published captioners with that width. tag: of
     its weights, which may need their own channel statistics. Raises AltogetherError if there is no
     such encoder, ConfigError if its embeddings have another width.
     """
-    name = name or _BY_WIDTH.get(embed_dim)
+    if name is None and embed_dim is not None:
+        name = _BY_WIDTH.get(embed_dim)
     if name is None:
         raise AltogetherError(
             f"no published encoder has embeddings of width {embed_dim}: give the encoder that the "
@@ -64,7 +66,7 @@ def encoder_config(
         raise AltogetherError(
             f"{name} is not the configuration of an open_clip model: it lacks {error}."
         ) from error
-    if width != embed_dim:
+    if embed_dim not in (None, width):
         raise ConfigError(
             f"{name} has embeddings of width {width}, but the captioner takes {embed_dim}: give "
             "the encoder that it was trained with (--encoder-name)."
@@ -72,7 +74,7 @@ def encoder_config(
     custom = name.endswith(".json")
     values = {
         "name": Path(name).stem if custom else name,
-        "embed_dim": embed_dim,
+        "embed_dim": width,
         "image_size": size,
         "resize": "squash" if pixels.get("resize_mode") == "squash" else "shortest_center_crop",
         "interpolation": pixels.get("interpolation", "bicubic"),

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from altogether_rt.errors import AltogetherError
-from altogether_rt.metrics.tokenize import check_pairs, ngrams, tokenize
+from altogether_rt.metrics.ngrams import check_pairs, ngrams
+from altogether_rt.metrics.ptb import split_words, tokenize
 
 __all__ = ["CiderScores", "DocumentFrequencies", "cider_d"]
 
@@ -38,7 +39,7 @@ class DocumentFrequencies:
         counts: Counter[NGram] = Counter()
         num_images = 0
         for captions in references:
-            words = [tokenize(caption) for caption in captions]
+            words = [split_words(tokenize(caption)) for caption in captions]
             counts.update({g for w in words for n in range(1, MAX_N + 1) for g in ngrams(w, n)})
             num_images += 1
         if num_images < 2:
@@ -86,7 +87,7 @@ def cider_d(
 
 
 def _vector(caption: str, frequencies: DocumentFrequencies) -> _Vector:
-    words = tokenize(caption)
+    words = split_words(tokenize(caption))
     weights = [
         {ngram: count * frequencies.weight(ngram) for ngram, count in ngrams(words, n).items()}
         for n in range(1, MAX_N + 1)

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from altogether_rt.metrics.tokenize import check_pairs, tokenize
+from altogether_rt.metrics.ngrams import check_pairs
+from altogether_rt.metrics.ptb import tokenize
 
-__all__ = ["rouge_l"]
+__all__ = ["rouge_l", "rouge_l_each"]
 
 BETA = 1.2  # weight of recall over precision, as in the COCO caption evaluation
 
 
 def rouge_l(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Mean ROUGE-L over the captions, 0 to 1.
+    """Mean ROUGE-L over the captions, 0 to 1. Raises AltogetherError if the lengths differ."""
+    scores = rouge_l_each(candidates, references)
+    return sum(scores) / len(scores)
 
-    For each caption F = (1 + β²) P R / (R + β² P), with the best precision and the best recall
-    over its references. Raises AltogetherError if the lengths differ.
+
+def rouge_l_each(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """ROUGE-L of each caption.
+
+    F = (1 + β²) P R / (R + β² P), with the best precision and the best recall over the caption's
+    references. Raises AltogetherError if the lengths differ.
     """
     check_pairs(candidates, references)
-    total = 0.0
+    scores = []
     for candidate, captions in zip(candidates, references, strict=True):
         words = tokenize(candidate)
         targets = [tokenize(caption) for caption in captions]
         common = [_common_length(words, target) for target in targets]
         if not max(common):
+            scores.append(0.0)
             continue
         precision = max(common) / len(words)
         recall = max(c / len(t) for c, t in zip(common, targets, strict=True) if t)
-        total += (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
-    return total / len(candidates)
+        scores.append((1 + BETA**2) * precision * recall / (recall + BETA**2 * precision))
+    return scores
 
 
 def _common_length(first: Sequence[str], second: Sequence[str]) -> int:

@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 
 from altogether_rt.captions import EmbeddedImage
-from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings, names_path
+from altogether_rt.data.embeddings import (
+    EncoderStamp,
+    SavedEmbeddings,
+    names_path,
+    read_stamp,
+)
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
 from altogether_rt.errors import AltogetherError, ImageError, MissingDependencyError
 
@@ -210,3 +215,20 @@ def test_a_parquet_file_of_something_else(tmp_path: Path) -> None:
     parquet.write_table(table.replace_schema_metadata(metadata), path)
     with pytest.raises(AltogetherError, match="has columns"):
         SavedEmbeddings(path, STAMP)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_says_which_encoder_made_it(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"e{ending}"
+    stamp = EncoderStamp("fedcba987654", 5, "fast-jpeg")
+    save(path, list(IMAGES)[:2], stamp)
+    assert read_stamp(path) == stamp
+    assert SavedEmbeddings(path, read_stamp(path)).stamp == stamp
+    path.write_bytes(b"nonsense")
+    names_path(path).write_text("[1]\n")
+    with pytest.raises(AltogetherError, match="does not hold embeddings"):
+        read_stamp(path)
+    path.unlink()
+    names_path(path).unlink()
+    with pytest.raises(AltogetherError, match="No such file"):
+        read_stamp(path)

@@ -23,7 +23,7 @@ from altogether_rt.data.images import ImageLimits, open_image
 from altogether_rt.data.rows import Row, read_rows
 from altogether_rt.errors import ImageError
 
-__all__ = ["MAX_SHEET_ROWS", "write_sheet"]
+__all__ = ["MAX_SHEET_ROWS", "image_html", "sheet_css", "text_html", "write_sheet"]
 
 #: Maximum number of rows shown: a page with thousands of thumbnails would hardly open.
 MAX_SHEET_ROWS: Final = 500
@@ -75,7 +75,7 @@ def _page(
     counts = f"{total - failed:,} captioned" + (f", {failed:,} could not be read" if failed else "")
     if total > max_rows:
         counts += f"; the first {max_rows:,} are shown"
-    style = resources.files("altogether_rt.data.sinks").joinpath("sheet.css").read_text("utf-8")
+    style = sheet_css()
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -91,25 +91,24 @@ def _page(
 
 def _card(row: Row, root: Path, limits: ImageLimits | None) -> str:
     name = row["file_name"]
-    image = _image(root / name, limits)
+    image = image_html(root / name, limits)
     alt = row.get("alt") or ""
     alts = [alt] if isinstance(alt, str) else [str(text) for text in alt]
-    alt_html = "".join(f"<p>{_text(text)}</p>" for text in alts if text)
+    alt_html = "".join(f"<p>{text_html(text)}</p>" for text in alts if text)
     parts = [
         f"<article>\n<figure>{image}</figure>\n<div>\n",
-        f"<h2>{_text(name)}</h2>\n",
+        f"<h2>{text_html(name)}</h2>\n",
         "<section><h3>Alt-text</h3>",
         alt_html or '<p class="none">none</p>',
         "</section>\n",
     ]
     if "error" in row:
         error = row["error"]
-        kind = _text(str(error.get("class", "")).replace("_", " "))
-        parts.append(
-            f'<section class="error"><h3>{kind}</h3><p>{_text(str(error.get("message", "")))}</p>'
-        )
+        kind = text_html(str(error.get("class", "")).replace("_", " "))
+        message = text_html(str(error.get("message", "")))
+        parts.append(f'<section class="error"><h3>{kind}</h3><p>{message}</p>')
     else:
-        parts.append(f'<section class="caption"><h3>Caption</h3><p>{_text(row["caption"])}</p>')
+        parts.append(f'<section class="caption"><h3>Caption</h3><p>{text_html(row["caption"])}</p>')
         parts.append(_remarks(row))
     parts.append("</section>\n</div>\n</article>\n")
     return "".join(parts)
@@ -124,7 +123,13 @@ def _remarks(row: Row) -> str:
     return f'<p class="remark">{", ".join(remarks)}</p>' if remarks else ""
 
 
-def _image(path: Path, limits: ImageLimits | None) -> str:
+def sheet_css() -> str:
+    """The style sheet of a contact sheet: colours for light and dark pages, layout of the cards."""
+    return resources.files("altogether_rt.data.sinks").joinpath("sheet.css").read_text("utf-8")
+
+
+def image_html(path: Path, limits: ImageLimits | None = None) -> str:
+    """A thumbnail as a data URL, or a question mark if the image cannot be read."""
     try:
         with open_image(path, limits) as image:
             image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
@@ -139,7 +144,7 @@ def _image(path: Path, limits: ImageLimits | None) -> str:
     )
 
 
-def _text(text: str) -> str:
+def text_html(text: str) -> str:
     """The text, escaped, of bounded length, and isolated so that it cannot turn what follows."""
     shown = text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + " …"
     return f"<bdi>{html.escape(shown)}</bdi>"

@@ -1,0 +1,165 @@
+"""`altogether-rt eval`: judges captions by references, alt-texts and images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from altogether_rt.cli.eval_report import results_json, run_settings, show_results
+from altogether_rt.cli.output import Output
+from altogether_rt.data.alts import read_alts
+from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.evaluation.evaluate import Evaluation, evaluate, results
+from altogether_rt.evaluation.inputs import (
+    Captions,
+    References,
+    image_path,
+    read_captions,
+    read_references,
+)
+from altogether_rt.evaluation.metric import Bootstrap
+from altogether_rt.evaluation.options import EvaluationOptions, load_clip
+from altogether_rt.evaluation.phrases import DEFAULT_MODEL, PhraseFinder, PhraseForm
+from altogether_rt.evaluation.report import Report, write_report
+
+__all__ = ["eval_command"]
+
+
+def eval_command(
+    captions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CAPTIONS",
+            help="Rows of altogether-rt caption, or any JSON lines with file_name and caption.",
+        ),
+    ],
+    references: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[REFERENCES]",
+            help="JSON lines with file_name and references or rounds (the last one counts), or "
+            "COCO's captions. Without: what needs none.",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER", help="Other captions of the same images: differences."),
+    ] = None,
+    alt: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Alt-texts, before those that the captions' rows have."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The images: for the CLIP score and the report."),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="CLIP score with this open_clip model: a name, a JSON file, hf-hub:…, local-dir:…",
+        ),
+    ] = None,
+    clip_weights: Annotated[
+        str | None,
+        typer.Option(metavar="WEIGHTS", help="Its weights: open_clip's tag, or a file."),
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Image embeddings of --save-embeddings, made by the same CLIP."
+        ),
+    ] = None,
+    phrases: Annotated[
+        bool, typer.Option(help="Noun phrases, where spaCy and its model are installed.")
+    ] = True,
+    spacy_model: Annotated[
+        str, typer.Option(metavar="MODEL", help="spaCy's model for noun phrases.")
+    ] = DEFAULT_MODEL,
+    phrase_form: Annotated[
+        PhraseForm, typer.Option(help="What of a noun phrase is compared.")
+    ] = "lemmas",
+    meteor: Annotated[
+        bool, typer.Option(help="METEOR, where Java and pycocoevalcap are installed.")
+    ] = True,
+    missing_as_empty: Annotated[
+        bool,
+        typer.Option(
+            "--missing-as-empty", help="Score an error row or a missing caption as an empty one."
+        ),
+    ] = False,
+    resamples: Annotated[
+        int, typer.Option(min=100, help="Resamples of the bootstrap over images.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same intervals.")] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A report with plots and the best and worst captions."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+) -> None:
+    """Judge captions by their references, their alt-texts and their images.
+
+    Each figure has its 95 % bootstrap interval over images; --against adds the differences of two
+    systems on the images that both captioned. Nothing is left out unseen: rows with errors,
+    captions without references and references without captions are counted.
+    """
+    output = Output(as_json=as_json, quiet=quiet)
+    if html is not None and html.is_dir():
+        raise AltogetherError(f"{html} is a folder: name a file for the report.")
+    table = None if alt is None else read_alts(alt)
+    known = None if references is None else read_references(references)
+    systems = [read_captions(path, table) for path in (captions, against) if path is not None]
+    root = images or _find_images(systems[0], references)
+    options = EvaluationOptions(meteor=meteor, missing_as_empty=missing_as_empty)
+    if phrases and known is not None:
+        try:
+            options.phrases = PhraseFinder(spacy_model, phrase_form)
+        except AltogetherError as error:
+            options.why_no_phrases = str(error)
+    if clip is not None:
+        options.clip = load_clip(clip, clip_weights, root, embeddings)
+    elif embeddings is not None or clip_weights is not None:
+        raise AltogetherError("the CLIP score needs a text tower too: name the CLIP (--clip).")
+    bootstrap = Bootstrap(num_resamples=resamples, seed=seed)
+    evaluations = list(_evaluate(systems, known, options, output))
+    figures = results(evaluations[0], evaluations[1] if against else None, bootstrap)
+    settings = run_settings(bootstrap, options, clip, clip_weights)
+    if html is not None:
+        write_report(Report(figures, settings, root), html)
+    show_results(output, figures)
+    output.result(results_json(figures, settings))
+    if html is not None:
+        output.note(f"Report: {html}")
+
+
+def _evaluate(
+    systems: Sequence[Captions],
+    known: References | None,
+    options: EvaluationOptions,
+    output: Output,
+) -> Iterator[Evaluation]:
+    with output.progress(None, "captions") as progress:
+        options.advance = progress.advance
+        for system in systems:
+            for step in evaluate(system, known, options):
+                if isinstance(step, Evaluation):
+                    yield step
+                else:
+                    progress.advance(0, f"{system.path.name}: {step}")
+
+
+def _find_images(captions: Captions, references: Path | None) -> Path | None:
+    """The folder beside a file that has the first image; None if there is none."""
+    first = next(iter(captions.files.values()))
+    for path in (references, captions.path):
+        try:
+            if path is not None and image_path(path.parent, first).is_file():
+                return path.parent
+        except ImageError:
+            continue
+    return None

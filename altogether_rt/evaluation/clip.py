@@ -1,0 +1,236 @@
+"""CLIP score: how close a caption's embedding is to its image's.
+
+Hessel et al.: CLIPScore, EMNLP 2021; scaled by 100 as torchmetrics does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from altogether_rt.data.embeddings import SavedEmbeddings, read_stamp
+from altogether_rt.data.images import load_image
+from altogether_rt.data.problems import Problems
+from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.evaluation.inputs import image_path
+from altogether_rt.evaluation.metric import Metric, Unavailable
+from altogether_rt.importing.encoders import check_encoder_weights, encoder_config
+from altogether_rt.model.encoder import Encoder, build_clip, is_published
+from altogether_rt.preprocess import Preprocessor
+
+__all__ = ["ClipModel", "ClipScore", "ImageEmbeddings", "clip_score", "open_embeddings"]
+
+_BATCH: Final = 32
+#: A saved embedding and the one made anew are of the same encoder if their cosine is above this:
+#: 8-bit encoders reach .99, another CLIP has nothing to do with it.
+_SAME_ENCODER: Final = 0.9
+
+
+class ClipModel:
+    """Both towers of an open_clip model, on the processor."""
+
+    def __init__(self, name: str, weights: str | None = None) -> None:
+        """`name` and `weights` as for `altogether-rt import`: open_clip's names and tags, a JSON
+        file and a file of weights, or a whole model (`hf-hub:org/repo`, `local-dir:path`).
+
+        Raises AltogetherError if they cannot be loaded.
+        """
+        if weights is None and not is_published(name):
+            raise AltogetherError(
+                f"{name} has random weights by itself: say which ones (--clip-weights)."
+            )
+        config = encoder_config(None, normalize=True, name=name, tag=weights)
+        if weights is not None:
+            check_encoder_weights(config, weights)
+        clip: Any = build_clip(config, weights)
+        self.name = name if weights is None else f"{name}, {weights}"
+        self.embed_dim = config.embed_dim
+        self._clip = clip.eval()
+        self._vision = Encoder(config, clip.visual).eval()
+        self._preprocessor = Preprocessor(config)
+        self._tokenizer = _tokenizer(name, clip)
+        self.num_cut = 0  # texts that did not fit
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text that are read, the two special ones among them."""
+        return int(self._clip.context_length)
+
+    @torch.inference_mode()
+    def embed_image(self, path: Path) -> NDArray[np.float32]:
+        """(embed_dim,), of length 1. Raises ImageError if the file cannot be read."""
+        pixels = torch.from_numpy(self._preprocessor.pixels(load_image(path)).copy())
+        array: NDArray[np.float32] = _array(self._vision(pixels[None]))[0]
+        return array
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: list[str]) -> NDArray[np.float32]:
+        """(num_texts, embed_dim), of length 1; texts that are too long are cut and counted."""
+        self.num_cut += sum(self._num_tokens(text) > self.context_length for text in texts)
+        ids = self._tokenizer(texts, context_length=self.context_length)
+        return _array(F.normalize(self._clip.encode_text(ids), dim=-1))
+
+    def _num_tokens(self, text: str) -> int:
+        if hasattr(self._tokenizer, "encode"):
+            ids: list[int] = self._tokenizer.encode(text)
+            return len(ids) + 2
+        ids = self._tokenizer.tokenizer(text)["input_ids"]  # one of Hugging Face's
+        return len(ids)
+
+
+@dataclass(frozen=True)
+class ImageEmbeddings:
+    """Where images' embeddings come from: saved ones if there are, else image files."""
+
+    root: Path | None = None
+    saved: SavedEmbeddings | None = None
+
+    def embedding(self, file: str, model: ClipModel) -> NDArray[np.float32]:
+        """(embed_dim,). Raises ImageError if there is none."""
+        if self.saved is not None:
+            return self.saved.get(file).embedding
+        return self._made(file, model)
+
+    def check_encoder(self, files: Iterable[str], model: ClipModel) -> None:
+        """Raises AltogetherError unless saved embeddings can be the model's.
+
+        Where there are image files as well, the first image's embedding is made anew.
+        """
+        if self.saved is None:
+            return
+        for file in files:
+            try:
+                theirs = self.saved.get(file).embedding
+                if theirs.shape != (model.embed_dim,):
+                    raise AltogetherError(
+                        f"{self.saved.path} holds embeddings of {len(theirs)}, and {model.name} "
+                        f"makes embeddings of {model.embed_dim}: give the CLIP that made them."
+                    )
+                ours = None if self.root is None else self._made(file, model)
+            except ImageError:
+                continue
+            cosine = 1.0 if ours is None else float(clip_score(ours[None], theirs[None])[0]) / 100
+            if cosine < _SAME_ENCODER:
+                raise AltogetherError(
+                    f"{self.saved.path} holds embeddings of another encoder than {model.name}: "
+                    f"that of {file} has cosine {cosine:.2f} to its own."
+                )
+            return
+
+    def _made(self, file: str, model: ClipModel) -> NDArray[np.float32]:
+        if self.root is None:
+            raise ImageError("not_a_file", f"There is no folder of images with {file}.")
+        return model.embed_image(image_path(self.root, file))
+
+
+def open_embeddings(path: Path) -> SavedEmbeddings:
+    """Embeddings of whichever encoder. Raises AltogetherError if the file holds none."""
+    return SavedEmbeddings(path, read_stamp(path))
+
+
+def _tokenizer(name: str, clip: Any) -> Any:
+    import open_clip
+
+    if name.endswith(".json"):
+        return open_clip.tokenizer.SimpleTokenizer(context_length=int(clip.context_length))
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return open_clip.get_tokenizer(name, context_length=int(clip.context_length))
+    finally:
+        logging.disable(disabled)
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().numpy()
+    return array
+
+
+def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32]) -> NDArray[np.float64]:
+    """100 cos of each pair: two (num_pairs, embed_dim) -> (num_pairs,)."""
+    images, texts = images.astype(np.float64), texts.astype(np.float64)
+    lengths = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
+    scores: NDArray[np.float64] = 100 * (images * texts).sum(axis=1) / lengths
+    return scores
+
+
+class ClipScore:
+    """A CLIP and the images that it scores captions by."""
+
+    def __init__(self, model: ClipModel, images: ImageEmbeddings) -> None:
+        self._model = model
+        self._images = images
+
+    @property
+    def encoder(self) -> str | None:
+        """What saved embeddings say that made them; None if images are read."""
+        saved = self._images.saved
+        return None if saved is None else saved.stamp.encoder
+
+    def metrics(
+        self,
+        captions: Mapping[str, str],
+        files: Mapping[str, str],
+        problems: Problems,
+        advance: Callable[[], None] = lambda: None,
+    ) -> Iterator[Metric | Unavailable]:
+        """Of the captions whose image, named by `files`, can be had; others go to `problems`.
+
+        Raises AltogetherError for saved embeddings of another encoder.
+        """
+        model = self._model
+        self._images.check_encoder((files[image] for image in captions), model)
+        scores: dict[str, float] = {}
+        model.num_cut = 0
+        rows = iter(captions)
+        while batch := list(islice(rows, _BATCH)):
+            embeddings: dict[str, NDArray[np.float32]] = {}
+            for image in batch:
+                try:
+                    embeddings[image] = self._images.embedding(files[image], model)
+                except ImageError as error:
+                    problems.add(str(error))
+                advance()
+            if embeddings:
+                texts = model.embed_texts([captions[image] for image in embeddings])
+                values = clip_score(np.stack(list(embeddings.values())), texts)
+                scores |= zip(embeddings, values.tolist(), strict=True)
+        if scores:
+            yield _metric(scores, model)
+        else:
+            yield Unavailable("clip_score", "CLIP score", f"no image could be had: {problems}")
+
+
+def _metric(scores: Mapping[str, float], model: ClipModel) -> Metric:
+    share_cut = 100 * model.num_cut / len(scores)
+    definition = (
+        f"max(mean of 100 cos, 0) of image and caption, as torchmetrics computes it, with "
+        f"{model.name}; {share_cut:.1f} % of the captions are longer than its "
+        f"{model.context_length} tokens and were cut"
+    )
+    each = np.array(list(scores.values()))
+    return Metric(
+        "clip_score",
+        "CLIP score",
+        definition,
+        "points",
+        tuple(scores),
+        np.stack([each, np.ones(len(each))], axis=1),
+        _mean_above_zero,
+        np.maximum(each, 0),
+        higher_is_better=True,
+    )
+
+
+def _mean_above_zero(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(totals[:, 0] / totals[:, 1], 0)

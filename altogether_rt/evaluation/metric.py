@@ -1,0 +1,161 @@
+"""One figure of an evaluation: what it is computed from, its interval, its difference to another.
+
+Every metric is a function of totals over images, so that a bootstrap can resample the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.statistics import (
+    DEFAULT_LEVEL,
+    DEFAULT_RESAMPLES,
+    Interval,
+    bootstrap_interval,
+)
+
+__all__ = ["Bootstrap", "Estimate", "Metric", "Unavailable", "mean_metric", "percent_metric"]
+
+Unit = Literal["score", "points", "percent", "words"]
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+_DIGITS = {"score": 4, "points": 2, "percent": 1, "words": 1}
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made. The same seed draws the same images for every metric."""
+
+    level: float = DEFAULT_LEVEL
+    num_resamples: int = DEFAULT_RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure of a set of images, or the difference of two systems on the same images."""
+
+    value: float
+    interval: Interval
+    num_images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; None for what is undefined."""
+        ends = (self.value, *self.interval)
+        value, low, high = (None if np.isnan(end) else float(end) for end in ends)
+        return {"value": value, "low": low, "high": high, "images": self.num_images}
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A metric that could not be taken, and why."""
+
+    key: str
+    label: str
+    reason: str  # a clause: "needs Java, which is not installed"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What was counted for each image, and how the figure comes from its sums."""
+
+    key: str
+    label: str
+    definition: str
+    unit: Unit
+    images: tuple[str, ...]
+    rows: NDArray[np.float64]  # (num_images, k)
+    statistic: Statistic  # totals (num_sets, k) -> figures (num_sets,)
+    each: NDArray[np.float64] | None = None  # (num_images,): of one image; NaN where undefined
+    higher_is_better: bool | None = None
+
+    def estimate(self, bootstrap: Bootstrap) -> Estimate:
+        return Estimate(
+            _of_sum(self.rows, self.statistic),
+            _interval(self.rows, self.statistic, bootstrap),
+            len(self.images),
+        )
+
+    def only(self, images: Container[str]) -> Metric:
+        """The same of those of its images that are in `images`."""
+        kept = [index for index, image in enumerate(self.images) if image in images]
+        return replace(
+            self,
+            images=tuple(self.images[index] for index in kept),
+            rows=self.rows[kept],
+            each=None if self.each is None else self.each[kept],
+        )
+
+    def difference(self, other: Metric, bootstrap: Bootstrap) -> Estimate:
+        """This minus the other, image by image; both must be of the same images."""
+        place = {image: index for index, image in enumerate(other.images)}
+        assert len(place) == len(self.images), "take `only` the images that both have"
+        rows = np.hstack([self.rows, other.rows[[place[image] for image in self.images]]])
+        split = self.rows.shape[1]
+
+        def statistic(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+            return self.statistic(totals[:, :split]) - other.statistic(totals[:, split:])
+
+        value = _of_sum(rows, statistic)
+        return Estimate(value, _interval(rows, statistic, bootstrap), len(rows))
+
+    def shown(self, value: float, *, signed: bool = False) -> str:
+        """A figure with its unit's digits; "–" for one that is undefined."""
+        if np.isnan(value):
+            return "–"
+        sign = "+" if signed else ""
+        percent = " %" if self.unit == "percent" else ""
+        return f"{value:{sign}.{_DIGITS[self.unit]}f}{percent}"
+
+
+def mean_metric(
+    key: str, label: str, definition: str, unit: Unit, values: dict[str, float], **options: Any
+) -> Metric:
+    """The mean of one value an image."""
+    each = np.array(list(values.values()), np.float64)
+    rows = np.stack([each, np.ones(len(each))], axis=1)
+    return Metric(key, label, definition, unit, tuple(values), rows, _ratio, each, **options)
+
+
+def percent_metric(
+    key: str, label: str, definition: str, counts: dict[str, tuple[int, int]], **options: Any
+) -> Metric:
+    """A share in percent: (part, whole) of each image, summed over images before dividing.
+
+    An image whose whole is 0 says nothing and is left out.
+    """
+    counts = {image: count for image, count in counts.items() if count[1]}
+    rows = np.array(list(counts.values()), np.float64).reshape(-1, 2)
+    each = 100 * rows[:, 0] / rows[:, 1]
+    return Metric(key, label, definition, "percent", tuple(counts), rows, _percent, each, **options)
+
+
+def _ratio(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio: NDArray[np.float64] = totals[:, 0] / totals[:, 1]
+        return ratio
+
+
+def _percent(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 100 * _ratio(totals)
+
+
+def _of_sum(rows: NDArray[np.float64], statistic: Statistic) -> float:
+    return float(statistic(rows.sum(axis=0, keepdims=True))[0])
+
+
+def _interval(rows: NDArray[np.float64], statistic: Statistic, bootstrap: Bootstrap) -> Interval:
+    if not len(rows):  # no caption has a name, for one
+        return Interval(float("nan"), float("nan"))
+    return bootstrap_interval(
+        rows,
+        statistic,
+        level=bootstrap.level,
+        num_resamples=bootstrap.num_resamples,
+        seed=bootstrap.seed,
+    )

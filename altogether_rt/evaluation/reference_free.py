@@ -1,0 +1,103 @@
+"""What can be said of captions without judging them by references: length, names, alt-text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from altogether_rt.evaluation.metric import Metric, Unavailable, mean_metric, percent_metric
+from altogether_rt.evaluation.names import (
+    NAMES_DEFINITION,
+    NameFinder,
+    contains_name,
+    plain_words,
+)
+from altogether_rt.metrics import tokenize
+
+__all__ = ["reference_free_metrics"]
+
+_LENGTH: Final = "mean number of words with a letter or digit"
+_DUPLICATES: Final = "share of captions whose words are those of another image's caption"
+_KEPT: Final = f"share of the alt-texts' names that the captions have whole; {NAMES_DEFINITION}"
+_NEW: Final = (
+    "share of the captions' names with a word that neither the image's alt-texts nor its "
+    f"references have; {NAMES_DEFINITION}"
+)
+_WORDS_KEPT: Final = "share of the alt-texts' different words that the captions have"
+
+Texts = Mapping[str, Sequence[str]]
+
+
+def reference_free_metrics(
+    captions: Mapping[str, str], alts: Texts, references: Texts
+) -> Iterator[Metric | Unavailable]:
+    """Of all captions, whether or not they have references.
+
+    `alts` has () for an image without alt-text, and lacks images whose alt-texts are not known.
+    """
+    words = {image: _counted_words(text) for image, text in captions.items()}
+    lengths = {image: float(len(some)) for image, some in words.items()}
+    yield mean_metric("words", "words per caption", _LENGTH, "words", lengths)
+    copies = Counter(tuple(some) for some in words.values())
+    repeated = {image: (int(copies[tuple(some)] > 1), 1) for image, some in words.items()}
+    yield percent_metric("duplicates", "duplicates", _DUPLICATES, repeated, higher_is_better=False)
+    with_alt = {image: alts[image] for image in captions if any(alts.get(image, ()))}
+    finder = NameFinder(
+        text
+        for texts in ((captions[i], *alts.get(i, ()), *references.get(i, ())) for i in captions)
+        for text in texts
+    )
+    if with_alt:
+        yield _names_kept(captions, with_alt, finder)
+        yield _alt_words_kept(words, with_alt)
+    else:
+        reason = "there are no alt-texts: give --alt, or captions with their alt"
+        yield Unavailable("names_kept", "alt-text's names kept", reason)
+        yield Unavailable("alt_words_kept", "alt-text's words kept", reason)
+    if alts or references:
+        yield _names_unsupported(captions, alts, references, finder)
+    else:
+        reason = "there are neither alt-texts nor references that names could come from"
+        yield Unavailable("names_unsupported", "unsupported names", reason)
+
+
+def _counted_words(text: str) -> list[str]:
+    """Words with a letter or digit, brackets (`-lrb-`) excluded."""
+    words = (word for word in tokenize(text) if any(c.isalnum() for c in word))
+    return [word for word in words if not (word[0] == word[-1] == "-")]
+
+
+def _names_kept(captions: Mapping[str, str], alts: Texts, finder: NameFinder) -> Metric:
+    counts = {}
+    for image, texts in alts.items():
+        names = {name for text in texts for name in finder.names(text)}
+        words = plain_words(captions[image])
+        counts[image] = (sum(contains_name(words, name) for name in names), len(names))
+    label = "alt-text's names kept"
+    return percent_metric("names_kept", label, _KEPT, counts, higher_is_better=True)
+
+
+def _names_unsupported(
+    captions: Mapping[str, str], alts: Texts, references: Texts, finder: NameFinder
+) -> Metric:
+    counts = {}
+    for image, caption in captions.items():
+        if image not in alts and image not in references:
+            continue  # where its names come from is not known
+        sources = (*alts.get(image, ()), *references.get(image, ()))
+        known = {word for text in sources for word in plain_words(text)}
+        names = finder.names(caption)
+        counts[image] = (sum(not known.issuperset(name) for name in names), len(names))
+    return percent_metric(
+        "names_unsupported", "unsupported names", _NEW, counts, higher_is_better=False
+    )
+
+
+def _alt_words_kept(words: Mapping[str, list[str]], alts: Texts) -> Metric:
+    counts = {}
+    for image, texts in alts.items():
+        wanted = {word for text in texts for word in _counted_words(text)}
+        counts[image] = (len(wanted.intersection(words[image])), len(wanted))
+    label = "alt-text's words kept"
+    return percent_metric("alt_words_kept", label, _WORDS_KEPT, counts)

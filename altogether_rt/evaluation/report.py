@@ -1,0 +1,272 @@
+"""An evaluation as one HTML file: figures, distributions, the best and the worst captions.
+
+The file stands alone as a contact sheet does (`data/sinks/sheet.py`).
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from altogether_rt.data.sinks.sheet import image_html, sheet_css, text_html
+from altogether_rt.errors import ImageError
+from altogether_rt.evaluation.evaluate import Evaluation, Results
+from altogether_rt.evaluation.inputs import image_path
+from altogether_rt.evaluation.plots import histogram_svg, interval_svg
+
+__all__ = ["NUM_SHOWN", "Report", "write_report"]
+
+#: Captions shown at either end.
+NUM_SHOWN: Final = 8
+#: Images named among those that were not scored.
+_MAX_NAMED: Final = 50
+#: What captions are ordered by: the first that there is.
+_ORDER: Final = ("cider_d", "clip_score", "rouge_l", "names_kept", "alt_words_kept", "words")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows."""
+
+    results: Results
+    settings: Mapping[str, Any]  # tokenizer, versions, …: shown as they are
+    images: Path | None = None  # their folder
+
+    @property
+    def evaluation(self) -> Evaluation:
+        return self.results.evaluation
+
+    @cached_property
+    def alts(self) -> Mapping[str, tuple[str, ...]]:
+        return self.evaluation.alts()
+
+    @property
+    def against(self) -> Evaluation | None:
+        return self.results.against
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Writes the page, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", errors="replace") as file:
+        file.writelines(_page(report))
+    os.replace(temporary, path)
+
+
+def _page(report: Report) -> Iterator[str]:
+    evaluation = report.evaluation
+    name = html.escape(evaluation.captions.path.name)
+    style = resources.files("altogether_rt.evaluation").joinpath("report.css").read_text("utf-8")
+    beside = []
+    if evaluation.references is not None:
+        beside.append(f"references: {text_html(str(evaluation.references.path))}")
+    if report.against is not None:
+        beside.append(f"against: {text_html(str(report.against.captions.path))}")
+    yield (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+        f"<title>Evaluation of {name}</title>\n<style>\n{sheet_css()}{style}</style>\n"
+        f"</head>\n<body>\n<header>\n<h1>{name}</h1>\n<p>{' · '.join(beside)}</p>\n</header>\n"
+        "<main>\n"
+    )
+    yield _counts(report)
+    yield _figures(report)
+    if report.results.differences:
+        yield _differences(report)
+    yield _distributions(report)
+    yield from _examples(report)
+    yield _not_scored(evaluation)
+    yield "</main>\n</body>\n</html>\n"
+
+
+def _counts(report: Report) -> str:
+    lines = [_count_line(report.evaluation)]
+    if report.against is not None:
+        lines.append(f"against: {_count_line(report.against)}")
+    return (
+        "<section>\n<h2>What was evaluated</h2>\n"
+        + "".join(f'<p class="counts">{line}</p>\n' for line in lines)
+        + "</section>\n"
+    )
+
+
+def _count_line(evaluation: Evaluation) -> str:
+    counts = evaluation.counts()
+    numbers = {key: value for key, value in counts.items() if isinstance(value, int) and value}
+    parts = [f"{value:,} {key.replace('_', ' ')}" for key, value in numbers.items()]
+    return html.escape(" · ".join(parts))
+
+
+def _figures(report: Report) -> str:
+    rows = []
+    for key, metric in report.evaluation.metrics.items():
+        estimate = report.results.estimates[key]
+        low, high = (metric.shown(end) for end in estimate.interval)
+        rows.append(
+            f"<tr><td>{metric.label}</td><td>{metric.shown(estimate.value)}</td>"
+            f"<td>{low} … {high}</td><td>{estimate.num_images:,}</td></tr>\n"
+        )
+    for missing in report.evaluation.unavailable.values():
+        reason = html.escape(missing.reason)
+        rows.append(
+            f"<tr><td>{missing.label}</td><td>–</td>"
+            f'<td class="why" colspan="2">{reason}</td></tr>\n'
+        )
+    definitions = "".join(
+        f"<dt>{metric.label}</dt><dd>{html.escape(metric.definition)}</dd>\n"
+        for metric in report.evaluation.metrics.values()
+    )
+    settings = "".join(
+        f"<dt>{html.escape(str(key))}</dt><dd>{html.escape(str(value))}</dd>\n"
+        for key, value in report.settings.items()
+    )
+    return (
+        '<section>\n<h2>Figures</h2>\n<div class="scroll"><table>\n<thead><tr><th>metric</th>'
+        "<th>value</th><th>interval</th><th>images</th></tr></thead>\n<tbody>\n"
+        f"{''.join(rows)}</tbody>\n</table></div>\n"
+        f"<details><summary>Definitions</summary><dl>{definitions}</dl></details>\n"
+        f"<details><summary>Settings and versions</summary><dl>{settings}</dl></details>\n"
+        "</section>\n"
+    )
+
+
+def _differences(report: Report) -> str:
+    rows = []
+    for row in report.results.differences:
+        metric, estimate = row.metric, row.difference
+        low, high = estimate.interval
+        clear = ' class="clear"' if low > 0 or high < 0 else ""
+        shown = metric.shown(estimate.value, signed=True)
+        ends = " … ".join(metric.shown(end, signed=True) for end in (low, high))
+        plot = interval_svg(low, estimate.value, high, f"{metric.label}: {shown}, {ends}")
+        rows.append(
+            f"<tr><td>{metric.label}</td><td>{metric.shown(row.ours.value)}</td>"
+            f"<td>{metric.shown(row.theirs.value)}</td><td{clear}>{shown}</td><td>{ends}</td>"
+            f"<td>{plot}</td><td>{estimate.num_images:,}</td></tr>\n"
+        )
+    return (
+        '<section>\n<h2>Differences on the images that both have</h2>\n<div class="scroll">'
+        "<table>\n<thead><tr><th>metric</th><th>this</th><th>against</th><th>difference</th>"
+        "<th>interval</th><th>beside zero</th><th>images</th></tr></thead>\n<tbody>\n"
+        f"{''.join(rows)}</tbody>\n</table></div>\n</section>\n"
+    )
+
+
+def _distributions(report: Report) -> str:
+    figures = []
+    for key, metric in report.evaluation.metrics.items():
+        if metric.each is None or key == "duplicates":
+            continue
+        other = report.against.metrics.get(key) if report.against is not None else None
+        plot = histogram_svg(metric.each, metric.label, None if other is None else other.each)
+        if plot:
+            figures.append(f"<figure><figcaption>{metric.label}</figcaption>{plot}</figure>\n")
+    key = ""
+    if report.against is not None:
+        key = (
+            '<p><span class="key ours"></span> this &nbsp; <span class="key theirs"></span> '
+            "against &nbsp; lines: means</p>\n"
+        )
+    return (
+        f'<section>\n<h2>Distributions over images</h2>\n{key}<div class="plots">\n'
+        f"{''.join(figures)}</div>\n</section>\n"
+    )
+
+
+def _examples(report: Report) -> Iterator[str]:
+    """Captions at either end of a metric, or where it differs most from the other system's."""
+    metrics = report.evaluation.metrics
+    metric = next((metrics[key] for key in _ORDER if key in metrics), None)
+    if metric is None or metric.each is None:
+        return
+    values = dict(zip(metric.images, metric.each.tolist(), strict=True))
+    high, low = "highest", "lowest"
+    if report.against is not None and (other := report.against.metrics.get(metric.key)):
+        assert other.each is not None
+        theirs = dict(zip(other.images, other.each.tolist(), strict=True))
+        values = {image: values[image] - theirs[image] for image in values if image in theirs}
+        high, low = "furthest ahead", "furthest behind"
+    ranked = sorted((i for i in values if not np.isnan(values[i])), key=lambda i: -values[i])
+    num = min(NUM_SHOWN, len(ranked) // 2)
+    signed = report.against is not None
+    for title, images in ((high, ranked[:num]), (low, ranked[::-1][:num])):
+        if images:
+            yield f"<h2>{metric.label}: {title}</h2>\n"
+        for image in images:
+            yield _card(report, image, metric.shown(values[image], signed=signed))
+
+
+def _card(report: Report, image: str, figure: str) -> str:
+    captions = report.evaluation.captions
+    caption = text_html(captions.texts.get(image, ""))
+    parts = [
+        f'<article>\n<figure>{_image(report, image)}</figure>\n<div>\n<div class="row">'
+        f'<h2>{text_html(image)}</h2><span class="figure">{figure}</span></div>\n',
+        _texts("Alt-text", report.alts.get(image, ())),
+        f'<section class="caption"><h3>Caption</h3><p>{caption}</p></section>\n',
+    ]
+    references = report.evaluation.references
+    if references is not None:
+        parts.append(_texts("References", references.texts.get(image, ())))
+    if report.against is not None:
+        parts.append(_texts("Against", (report.against.captions.texts.get(image, ""),)))
+    parts.append("</div>\n</article>\n")
+    return "".join(parts)
+
+
+def _texts(title: str, texts: Sequence[str]) -> str:
+    shown = [text_html(text) for text in texts if text]
+    if len(shown) > 1:
+        body = f"<ul>{''.join(f'<li>{text}</li>' for text in shown)}</ul>"
+    else:
+        body = f"<p>{shown[0]}</p>" if shown else '<p class="none">none</p>'
+    return f"<section><h3>{title}</h3>{body}</section>\n"
+
+
+def _image(report: Report, image: str) -> str:
+    missing = '<span class="missing" role="img" aria-label="no image">?</span>'
+    if report.images is None:
+        return missing
+    try:
+        return image_html(
+            image_path(report.images, report.evaluation.captions.files.get(image, image))
+        )
+    except ImageError:
+        return missing
+
+
+def _not_scored(evaluation: Evaluation) -> str:
+    groups = {
+        "Error rows": [f"{image} ({kind})" for image, kind in evaluation.captions.errors.items()],
+        "Rows that could not be read": evaluation.captions.problems.examples,
+        "ImageEmbeddings that could not be had": evaluation.image_problems.examples,
+    }
+    if evaluation.references is not None:
+        groups["Captions without a reference"] = evaluation.without_reference()
+        groups["References without a caption"] = evaluation.without_caption()
+        groups["References that could not be read"] = evaluation.references.problems.examples
+    parts = []
+    for title, names in groups.items():
+        if names:
+            some = "".join(f"<li>{text_html(name)}</li>" for name in names[:_MAX_NAMED])
+            more = (
+                f"<li>and {len(names) - _MAX_NAMED:,} more</li>" if len(names) > _MAX_NAMED else ""
+            )
+            parts.append(
+                f"<details><summary>{title}: {len(names):,}</summary>"
+                f"<ul>{some}{more}</ul></details>\n"
+            )
+    if not parts:
+        return ""
+    return f"<section>\n<h2>Not scored</h2>\n{''.join(parts)}</section>\n"

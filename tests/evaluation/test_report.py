@@ -1,0 +1,97 @@
+"""The report: one file that stands alone, with plots, and whatever captions hold escaped."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from altogether_rt.evaluation.evaluate import Evaluation, Results, evaluate, results
+from altogether_rt.evaluation.inputs import Captions, References
+from altogether_rt.evaluation.metric import Bootstrap
+from altogether_rt.evaluation.options import EvaluationOptions
+from altogether_rt.evaluation.plots import histogram_svg, interval_svg
+from altogether_rt.evaluation.report import Report, write_report
+
+pytestmark = pytest.mark.lean
+
+HOSTILE = '<script>alert(1)</script><img src="http://example.org/x.png"> & "quoted"'
+
+
+def system(texts: dict[str, str], **fields: object) -> Captions:
+    names = {image: image for image in texts}
+    alts: dict[str, tuple[str, ...]] = dict.fromkeys(texts, ("our boat Marigold",))
+    return Captions(Path("c.jsonl"), texts, names, alts, **fields)  # type: ignore[arg-type]
+
+
+def evaluated(captions: Captions, references: References) -> Evaluation:
+    *_, evaluation = evaluate(captions, references, EvaluationOptions(meteor=False))
+    assert isinstance(evaluation, Evaluation)
+    return evaluation
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Results:
+    images = [f"{i}.png" for i in range(6)]
+    for image in images[:5]:
+        Image.new("RGB", (40, 30), (0, 90, 200)).save(tmp_path / image)
+    references = References(tmp_path / "r.jsonl", {i: (f"boat {i} at sea",) for i in images})
+    ours = system({i: f"boat {i} at {'sea' if i > '2' else 'home'}" for i in images})
+    ours.texts["5.png"] = HOSTILE
+    ours.errors["bad.png"] = "truncated"
+    theirs = system(dict.fromkeys(images, "a boat at sea"))
+    pair = (evaluated(ours, references), evaluated(theirs, references))
+    return results(*pair, Bootstrap(num_resamples=200))
+
+
+def test_the_page_stands_alone(tmp_path: Path, compared: Results) -> None:
+    path = tmp_path / "out" / "report.html"
+    write_report(Report(compared, {"tokenizer": "T <1>"}, tmp_path), path)
+    page = path.read_text("utf-8")
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "default-src 'none'" in page
+    assert page.count("data:image/jpeg;base64,") == 5  # 0.png … 4.png, each at one of the ends
+    assert page.count('class="missing"') == 1  # 5.png
+    assert "T &lt;1&gt;" in page
+    for label in ("BLEU-4", "CIDEr-D", "alt-text&#x27;s names kept", "alt-text's names kept"):
+        assert label in page or "&#x27;" in label
+    assert "bad.png (truncated)" in page
+    assert "not asked for" in page  # METEOR
+    assert "furthest ahead" in page and "furthest behind" in page
+
+
+def test_without_images_and_another_system(tmp_path: Path, compared: Results) -> None:
+    alone = Results(compared.evaluation, compared.estimates)
+    write_report(Report(alone, {}), tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "data:image" not in page
+    assert "CIDEr-D: highest" in page and "CIDEr-D: lowest" in page
+    assert "Differences" not in page
+
+
+def test_plots_are_well_formed_and_say_what_they_show() -> None:
+    values = np.array([0.0, 0.25, 0.5, 1.0, np.nan])
+    plot = ElementTree.fromstring(histogram_svg(values, "a <b>", [0.0, 2.0]))
+    assert plot.get("aria-label") == "a <b>: 4 images from 0 to 2, mean 0.438, 1"
+    rects = plot.findall("rect")
+    heights = [float(rect.get("height", "0")) for rect in rects]
+    # Four bins of a half: 0 and .25, then .5, then 1: shares 1/2, 1/4, 1/4 of the tallest.
+    assert heights == pytest.approx([max(heights), max(heights) / 2, max(heights) / 2], abs=0.1)
+    assert len(plot.findall("path")) == 1
+    assert len(ElementTree.fromstring(histogram_svg([3.0, 3.0], "x")).findall("rect")) == 1
+    assert histogram_svg([float("nan")], "x") == ""
+
+
+def test_interval_beside_zero() -> None:
+    plot = ElementTree.fromstring(interval_svg(-1.0, 0.5, 2.0, "x"))
+    middle = float(plot.findall("line")[0].get("x1", "0"))
+    reach = plot.findall("line")[1]
+    assert float(reach.get("x1", "0")) < middle < float(reach.get("x2", "0"))
+    assert interval_svg(0.0, 0.0, 0.0, "x") == ""
+    assert interval_svg(float("nan"), 0.0, 0.0, "x") == ""

@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Retired word → where it still means something else.
 RETIRED: dict[str, str] = {
     r"\bplaces?\b": (
-        r"\b(in|into|takes?) (its |the |their )?places?\b|decimal places|the species, the place|"
+        r"\b(in|into|takes?) (its |the |their |the alt-texts' )?places?\b|decimal places|the species, the place|"
         r"\"(decoder\.)?places\""
     ),
     r"\bguess(es|ed|er|ers|ing)?\b": r"[\"'.`]guesses|\bguesses:|guesses=|guesses names|\bkey\b",
-    r"\bphrase(s|book)?\b": r"[\"'.`]phrases|group_phrase|\bkey\b",
+    r"\bphrase(s|book)?\b": r"\.phrase\b|[\"'.`]phrases|group_phrase|\bkey\b",
     r"\bPhraseBook\b|\bTokenPictures\b|\bWorkerPool\b|\bCaptionJob\(folder,": "",
     r"\b_?MAX_GUESSES\b|\bMAX_DRAFT\b|\b_MAX_VERIFIED\b|\bVERIFY_CHUNK\b": "",
     r"\bnoted down\b|\btwins?'?s?\b": "",
@@ -28,8 +28,14 @@ RETIRED: dict[str, str] = {
     r"\bShare of likely tokens\b|\bOf the choices made\b": "",
 }
 
-#: Folders in which a retired word is a word of what they describe: places and phrases of scenes.
-OTHER_MEANING = {"scenes": (r"\bplaces?\b", r"\bphrase(s|book)?\b")}
+#: Folders in which a retired word is a word of what they describe: places and phrases of
+#: scenes, noun phrases of an evaluation.
+_PHRASES = r"\bphrase(s|book)?\b"
+OTHER_MEANING = {
+    "scenes": (r"\bplaces?\b", _PHRASES),
+    "evaluation": (_PHRASES,),
+    "eval.py": (_PHRASES,),
+}
 
 
 def lines() -> Iterator[tuple[Path, int, str]]:

@@ -23,7 +23,7 @@ _PACKAGES: Final = ("numpy", "open_clip_torch", "pycocoevalcap", "spacy", "torch
 #: Counts of what is not in the figures, in words.
 _LEFT_OUT: Final = {
     "error_rows": "rows with errors",
-    "unreadable_rows": "records that are no row",
+    "unreadable_rows": "records that are not rows",
     "repeated_rows": "rows of an image that had one (the last one counts)",
     "captions_without_reference": "captions without a reference",
     "references_without_caption": "images with references but no caption",

@@ -62,7 +62,7 @@ class Captions:
     #: Empty for an image that is known to have no alt-text; without the image if that is not known.
     alts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)  # image -> class of its error row
-    problems: Problems = field(default_factory=Problems)  # records that are no row
+    problems: Problems = field(default_factory=Problems)  # records that are not rows
     num_repeated: int = 0  # rows of an image that had one before; the last one counts
 
     def error_counts(self) -> dict[str, int]:

@@ -93,9 +93,9 @@ class Metric:
 
     def difference(self, other: Metric, bootstrap: Bootstrap) -> Estimate:
         """This minus the other, image by image; both must be of the same images."""
-        place = {image: index for index, image in enumerate(other.images)}
-        assert len(place) == len(self.images), "take `only` the images that both have"
-        rows = np.hstack([self.rows, other.rows[[place[image] for image in self.images]]])
+        row_of = {image: index for index, image in enumerate(other.images)}
+        assert len(row_of) == len(self.images), "take `only` the images that both have"
+        rows = np.hstack([self.rows, other.rows[[row_of[image] for image in self.images]]])
         split = self.rows.shape[1]
 
         def statistic(totals: NDArray[np.float64]) -> NDArray[np.float64]:

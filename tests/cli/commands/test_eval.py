@@ -104,7 +104,7 @@ def test_nothing_is_dropped_in_silence(folder: Path) -> None:
     last = done.stdout.splitlines()[-1]
     for part in (
         "1 rows with errors",
-        "1 records that are no row",
+        "1 records that are not rows",
         "1 rows of an image that had one",
         "1 captions without a reference",
     ):

@@ -95,7 +95,7 @@ def test_export_with_own_images_and_json(checkpoint: Path, tmp_path: Path) -> No
     [
         ([], 2, "give the folder of a checkpoint"),
         (["--ckpt", "nowhere"], 1, "nowhere is not a checkpoint"),
-        (["--ckpt", "{ckpt}", "--target", "abacus"], 1, "no target is called 'abacus'"),
+        (["--ckpt", "{ckpt}", "--target", "abacus"], 1, "there is no target 'abacus'"),
         (["--ckpt", "{ckpt}", "--sm", "89"], 1, "the target cpu-int8 has no engines"),
         (["--ckpt", "{ckpt}", "--timing-cache", "t"], 1, "leave out --sm and --timing-cache"),
         (["--ckpt", "{ckpt}", "--target", "tensorrt-fp16", "--sm", "new"], 2, "compute"),

@@ -129,9 +129,9 @@ def test_devices_that_a_checkpoint_does_not_run_on(
 
 
 def test_without_torch_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from altogether_rt import captioner as captioner_module
+    from altogether_rt import opening
 
-    monkeypatch.setattr(captioner_module, "has_module", lambda name: name != "torch")
+    monkeypatch.setattr(opening, "has_module", lambda name: name != "torch")
     with pytest.raises(MissingDependencyError, match=r"pip install 'altogether-rt\[train\]'"):
         Captioner.load(folder)
 

@@ -17,10 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.captions import (
     Caption,
@@ -29,7 +25,7 @@ from altogether_rt.captions import (
     EmbeddedImage,
     caption_params,
 )
-from altogether_rt.data.images import load_image, to_rgb
+from altogether_rt.data.inputs import AltsLike, ImageLike, as_rgb, image_pairs
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, SequenceRequest
 from altogether_rt.generation.requests import ListedRequests, RequestSource
@@ -41,9 +37,6 @@ from altogether_rt.speculation.planner import DraftPlanner, Speculation
 from altogether_rt.speculation.store import new_planner
 
 __all__ = ["Captioner", "open_captioner"]
-
-ImageLike = str | Path | Image.Image | NDArray[np.uint8]
-AltsLike = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +62,7 @@ class Captioner:
         self.stats = EngineStats()  # of all captions since it was opened
         self._drafting_state = parts.drafting_state
         self._planner = self._new_planner()
+        self._closed = False
 
     @classmethod
     def load(
@@ -105,8 +99,8 @@ class Captioner:
     @overload
     def caption(
         self,
-        images: Iterable[ImageLike],
-        alts: Iterable[AltsLike] | None = None,
+        images: ImageLike | Iterable[ImageLike],
+        alts: AltsLike | Iterable[AltsLike] = None,
         params: CaptionParams | None = None,
         *,
         on_error: Literal["raise"] = "raise",
@@ -115,8 +109,8 @@ class Captioner:
     @overload
     def caption(
         self,
-        images: Iterable[ImageLike],
-        alts: Iterable[AltsLike] | None = None,
+        images: ImageLike | Iterable[ImageLike],
+        alts: AltsLike | Iterable[AltsLike] = None,
         params: CaptionParams | None = None,
         *,
         on_error: Literal["row"],
@@ -124,23 +118,24 @@ class Captioner:
 
     def caption(
         self,
-        images: Iterable[ImageLike],
-        alts: Iterable[AltsLike] | None = None,
+        images: ImageLike | Iterable[ImageLike],
+        alts: AltsLike | Iterable[AltsLike] = None,
         params: CaptionParams | None = None,
         *,
         on_error: Literal["raise", "row"] = "raise",
     ) -> Sequence[Caption | ImageError]:
         """One caption per image, in order. `alts` has one alt-text, several or None per image.
 
+        A single image may stand by itself, with its alt-texts; the list then has one caption.
         on_error: what an image that cannot be read does: `raise` its ImageError, or stand in its
-        row of the result while the others are captioned. Raises AltogetherError if the lengths
-        differ.
+        row of the result while the others are captioned. Raises AltogetherError if the numbers of
+        images and alt-texts differ, or the captioner was closed.
         """
         rows: list[Caption | ImageError | None] = []
         indices: deque[int] = deque()  # of rows that wait for their caption
 
         def readable() -> Iterator[CaptionRequest]:
-            for image, listed in _pairs(images, alts):
+            for image, listed in image_pairs(images, alts):
                 try:
                     request = self._request(image, listed)
                 except ImageError as error:
@@ -157,13 +152,15 @@ class Captioner:
         return [row for row in rows if row is not None]
 
     def requests(
-        self, images: Iterable[ImageLike], alts: Iterable[AltsLike] | None = None
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        alts: AltsLike | Iterable[AltsLike] = None,
     ) -> Iterator[CaptionRequest]:
         """Images and alt-texts as requests for `stream`, each read when it is asked for."""
-        return itertools.starmap(self._request, _pairs(images, alts))
+        return itertools.starmap(self._request, image_pairs(images, alts))
 
     def _request(self, image: ImageLike, alts: tuple[str, ...]) -> CaptionRequest:
-        return CaptionRequest(self.preprocessor.pixels(_as_rgb(image)), alts)
+        return CaptionRequest(self.preprocessor.pixels(as_rgb(image)), alts)
 
     def stream(
         self,
@@ -179,6 +176,8 @@ class Captioner:
         a `RequestSource` are waited for only while there is nothing to write. speculation: as for
         `load`; None: as it was given there. keep_embeddings: captions come with theirs.
         """
+        if self._closed:
+            raise AltogetherError("this captioner is closed: open another one.")
         source = requests if isinstance(requests, RequestSource) else ListedRequests(requests)
         params = params or self.params()
         held: dict[int, _Held] = {}
@@ -258,6 +257,7 @@ class Captioner:
 
     def close(self) -> None:
         """Free the runtime; calling it again does nothing."""
+        self._closed = True
         self.runtime.close()
 
     def __enter__(self) -> Self:
@@ -276,26 +276,3 @@ def open_captioner(
 ) -> Captioner:
     """Open what `resolve_captioner` found; the options are those of `Captioner.load`."""
     return Captioner(captioner.open(threads=threads, num_slots=num_slots), speculation)
-
-
-def _pairs(
-    images: Iterable[ImageLike], alts: Iterable[AltsLike] | None
-) -> Iterator[tuple[ImageLike, tuple[str, ...]]]:
-    missing = object()
-    pairs: Iterable[tuple[Any, Any]] = (
-        ((image, None) for image in images)
-        if alts is None
-        else itertools.zip_longest(images, alts, fillvalue=missing)
-    )
-    for image, alt in pairs:
-        if image is missing or alt is missing:
-            raise AltogetherError("there must be as many alt-texts as images.")
-        yield image, () if alt is None else (alt,) if isinstance(alt, str) else tuple(alt)
-
-
-def _as_rgb(image: ImageLike) -> Image.Image:
-    if isinstance(image, (str, Path)):
-        return load_image(Path(image))
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    return Image.fromarray(image)

@@ -15,7 +15,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from altogether_rt.captioner import Captioner
-from altogether_rt.captions import CaptionRequest
+from altogether_rt.captions import Caption, CaptionRequest
 from altogether_rt.config import CaptionerConfig, DecoderConfig, EncoderConfig, MapperConfig
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.requests import Recent, RequestSource
@@ -225,3 +225,38 @@ def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
     code = "from altogether_rt import Captioner; Captioner.load('starter').close()"
     subprocess.run([sys.executable, "-c", code], env=variables, check=True, timeout=60)
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_one_image_in_every_form_is_one_caption(tmp_path: Path) -> None:
+    (pixels,) = _images(1)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    captioner = _captioner()
+    (expected,) = captioner.caption([pixels], [["an alt"]])
+    forms = (path, str(path), path.read_bytes(), Image.open(path), pixels)
+    for image in forms:
+        assert captioner.caption(image, "an alt") == [expected]
+        assert captioner.caption(image, ["an alt"]) == [expected]
+    with path.open("rb") as file:
+        assert captioner.caption(file, "an alt") == [expected]
+    assert captioner.caption(np.stack([pixels, pixels])) == captioner.caption([pixels, path])
+
+
+def test_a_bad_image_stands_in_its_row_on_request() -> None:
+    first, second = _images(2)
+    captioner = _captioner()
+    rows = captioner.caption([first, b"404", second], on_error="row")
+    assert [type(row) for row in rows] == [Caption, ImageError, Caption]
+    assert rows[0] == captioner.caption([first])[0]
+    with pytest.raises(ImageError, match="does not begin like an image"):
+        captioner.caption([first, b"404", second])
+    assert captioner.caption([second])[0] == rows[2]  # usable after an error
+
+
+def test_mistakes_with_a_single_text_and_a_closed_captioner() -> None:
+    captioner = _captioner()
+    with pytest.raises(AltogetherError, match="a list with one entry per image"):
+        captioner.caption(_images(2), "one text")
+    captioner.close()
+    with pytest.raises(AltogetherError, match="this captioner is closed"):
+        captioner.caption(_images(1))

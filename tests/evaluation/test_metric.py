@@ -63,7 +63,7 @@ def test_document_frequencies_are_of_all_references() -> None:
 def test_one_image_has_no_cider() -> None:
     captions, references = corpus(3, num=1)
     *_, cider = overlap_metrics(captions, references)
-    assert "one alone" in cider.reason  # type: ignore[union-attr]
+    assert "at least two images" in cider.reason  # type: ignore[union-attr]
 
 
 def test_differences_are_paired() -> None:
@@ -87,8 +87,17 @@ def test_only_keeps_images_with_their_numbers() -> None:
 
 def test_shares_are_of_sums() -> None:
     metric = percent_metric("x", "x", "", {"a": (1, 1), "b": (0, 3), "c": (0, 0)})
-    assert metric.images == ("a", "b")  # "c" says nothing
-    assert metric.estimate(QUICK).value == 25  # not the mean of 100 and 0
+    estimate = metric.estimate(QUICK)
+    assert estimate.value == 25  # not the mean of 100 and 0
+    assert estimate.num_images == 2  # "c" adds nothing
+
+
+def test_differences_of_shares_are_of_all_images() -> None:
+    """Also of those where only one of the two systems has something to count."""
+    ours = percent_metric("x", "x", "", {"a": (1, 1), "b": (0, 0), "c": (0, 0)})
+    theirs = percent_metric("x", "x", "", {"a": (0, 0), "b": (1, 2), "c": (0, 0)})
+    difference = ours.difference(theirs, QUICK)
+    assert (difference.value, difference.num_images) == (50, 2)
 
 
 def test_figures_as_they_are_shown() -> None:

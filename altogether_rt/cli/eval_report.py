@@ -116,8 +116,8 @@ def show_results(output: Output, results: Results) -> None:
 def _rows(results: Results) -> Iterator[tuple[str, ...]]:
     for key, metric in results.evaluation.metrics.items():
         estimate = results.estimates[key]
-        ends = " … ".join(metric.shown(end) for end in estimate.interval)
-        yield metric.label, metric.shown(estimate.value), ends, f"{estimate.num_images:,}"
+        interval = metric.shown_interval(estimate.interval)
+        yield metric.label, metric.shown(estimate.value), interval, f"{estimate.num_images:,}"
     for missing in results.evaluation.unavailable.values():
         yield missing.label, "–", "–", "–"
 
@@ -129,7 +129,7 @@ def _difference_row(row: Difference) -> tuple[str, ...]:
         metric.shown(row.ours.value),
         metric.shown(row.theirs.value),
         metric.shown(estimate.value, signed=True),
-        " … ".join(metric.shown(end, signed=True) for end in estimate.interval),
+        metric.shown_interval(estimate.interval, signed=True),
         f"{estimate.num_images:,}",
     )
 

@@ -113,12 +113,18 @@ class Metric:
         return Estimate(value, _interval(rows, statistic, bootstrap), num_images)
 
     def shown(self, value: float, *, signed: bool = False) -> str:
-        """A value with the digits of the metric's unit; "–" for NaN."""
+        """A value with its unit; "–" for NaN. signed: a difference, whose percents are points."""
         if np.isnan(value):
             return "–"
         sign = "+" if signed else ""
-        percent = " %" if self.unit == "percent" else ""
+        percent = (" pp" if signed else " %") if self.unit == "percent" else ""
         return f"{value:{sign}.{_DIGITS[self.unit]}f}{percent}"
+
+    def shown_interval(self, interval: Interval, *, signed: bool = False) -> str:
+        """`low … high`, each as `shown`; "–" for NaN."""
+        if np.isnan(interval.low):
+            return "–"
+        return " … ".join(self.shown(end, signed=signed) for end in interval)
 
 
 def mean_metric(

@@ -113,10 +113,9 @@ def _metrics(report: Report) -> str:
     rows = []
     for key, metric in report.evaluation.metrics.items():
         estimate = report.results.estimates[key]
-        low, high = (metric.shown(end) for end in estimate.interval)
         rows.append(
             f"<tr><td>{metric.label}</td><td>{metric.shown(estimate.value)}</td>"
-            f"<td>{low} … {high}</td><td>{estimate.num_images:,}</td></tr>\n"
+            f"<td>{metric.shown_interval(estimate.interval)}</td><td>{estimate.num_images:,}</td></tr>\n"
         )
     for missing in report.evaluation.unavailable.values():
         reason = html.escape(missing.reason)
@@ -149,7 +148,7 @@ def _differences(report: Report) -> str:
         low, high = estimate.interval
         clear = ' class="clear"' if low > 0 or high < 0 else ""
         shown = metric.shown(estimate.value, signed=True)
-        ends = " … ".join(metric.shown(end, signed=True) for end in (low, high))
+        ends = metric.shown_interval(estimate.interval, signed=True)
         plot = interval_svg(low, estimate.value, high, f"{metric.label}: {shown}, {ends}")
         rows.append(
             f"<tr><td>{metric.label}</td><td>{metric.shown(row.ours.value)}</td>"
@@ -198,7 +197,7 @@ def _examples(report: Report) -> Iterator[str]:
         assert other.each is not None
         theirs = dict(zip(other.images, other.each.tolist(), strict=True))
         values = {image: values[image] - theirs[image] for image in values if image in theirs}
-        high, low = "largest differences above 0", "largest differences below 0"
+        high, low = "highest differences", "lowest differences"
     ranked = sorted((i for i in values if not np.isnan(values[i])), key=lambda i: -values[i])
     num = min(NUM_SHOWN, len(ranked) // 2)
     signed = report.against is not None

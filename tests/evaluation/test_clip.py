@@ -270,3 +270,25 @@ def test_what_cannot_be_loaded(folder: Path) -> None:
         open_embeddings(folder / "no.npy")
     with pytest.raises(AltogetherError, match="No such file"):
         open_embeddings(folder / "absent.npy")
+
+
+def test_command_without_references(folder: Path, tmp_path: Path) -> None:
+    """Generated images have a text and no references: the paper scores text-to-image like this."""
+    from typer.testing import CliRunner
+
+    from altogether_rt.cli.main import app
+
+    rows = [{"file_name": name, "caption": text} for name, text in CAPTIONS.items()]
+    rows.append({"file_name": "none.png", "caption": "a fish"})
+    path = tmp_path / "captions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = ("--clip", folder / "small.json", "--clip-weights", folder / "small.pt")
+    arguments = ("eval", path, "--images", folder, *model, "--json", "--resamples", 100)
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    assert data["metrics"]["clip_score"]["value"] == pytest.approx(sum(PUBLISHED) / 4, abs=1e-4)
+    assert data["metrics"]["clip_score"]["images"] == 4
+    assert data["counts"]["images_without_embedding"] == 1
+    assert data["settings"]["clip"].endswith("small.json")
+    assert "bleu_4" not in data["metrics"]

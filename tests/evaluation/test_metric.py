@@ -10,6 +10,7 @@ import pytest
 from altogether_rt.evaluation.metric import Bootstrap, Metric, mean_metric, percent_metric
 from altogether_rt.evaluation.overlap import overlap_metrics
 from altogether_rt.metrics import bleu, cider_d, rouge_l
+from altogether_rt.statistics import Interval
 
 pytestmark = pytest.mark.lean
 
@@ -103,6 +104,9 @@ def test_differences_of_shares_are_of_all_images() -> None:
 def test_figures_as_they_are_shown() -> None:
     percent = percent_metric("x", "x", "", {"a": (1, 3)})
     assert percent.shown(33.333) == "33.3 %"
-    assert percent.shown(1.25, signed=True) == "+1.2 %"
+    assert percent.shown(1.25, signed=True) == "+1.2 pp"
     assert percent.shown(math.nan) == "–"
+    assert percent.shown_interval(Interval(0.0, 12.34)) == "0.0 % … 12.3 %"
+    assert percent.shown_interval(Interval(-1.0, 1.0), signed=True) == "-1.0 pp … +1.0 pp"
+    assert percent.shown_interval(Interval(math.nan, math.nan)) == "–"
     assert mean_metric("x", "x", "", "points", {"a": 1.0}).shown(-0.123, signed=True) == "-0.12"

@@ -63,7 +63,7 @@ def test_the_page_stands_alone(tmp_path: Path, compared: Results) -> None:
         assert label in page
     assert "bad.png (truncated)" in page
     assert "switched off by --no-meteor" in page  # METEOR
-    assert "largest differences above 0" in page and "largest differences below 0" in page
+    assert "highest differences" in page and "lowest differences" in page
 
 
 def test_without_images_and_another_system(tmp_path: Path, compared: Results) -> None:

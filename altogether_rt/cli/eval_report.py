@@ -85,7 +85,8 @@ def results_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def _about(metric: Metric) -> dict[str, str]:
-    return {"label": metric.label, "unit": metric.unit, "definition": metric.definition}
+    about = {"label": metric.label, "unit": metric.unit, "definition": metric.definition}
+    return {**about, "remark": metric.remark} if metric.remark else about
 
 
 def _difference(row: Difference) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def _difference(row: Difference) -> dict[str, Any]:
 
 
 def show_results(output: Output, results: Results) -> None:
-    """Prints the tables, then why metrics are missing and how many rows were left out."""
+    """Prints the tables, then remarks, why metrics are missing, and how much was left out."""
     evaluation, against = results.evaluation, results.against
     title = f"{len(evaluation.captions.texts):,} captions of {evaluation.captions.path}"
     columns = ("metric", "value", "95 % interval", "images")
@@ -106,6 +107,9 @@ def show_results(output: Output, results: Results) -> None:
         title = f"difference to {against.captions.path}, on the images that both have captioned"
         columns_of_two = ("metric", "this", "against", "difference", "95 % interval", "images")
         output.show(output.table(title, columns_of_two, map(_difference_row, results.differences)))
+    for metric in evaluation.metrics.values():
+        if metric.remark:
+            output.show(f"{metric.label}: {metric.remark}")
     for missing in evaluation.unavailable.values():
         output.show(f"{missing.label}: – ({missing.reason})")
     for each in (evaluation, against):

@@ -218,8 +218,11 @@ def _metric(scores: Mapping[str, float], model: ClipModel) -> Metric:
     percent_truncated = 100 * model.num_truncated / len(scores)
     definition = (
         "max(mean of 100 · cosine of the image's and the caption's embeddings, 0), as in "
-        f"torchmetrics, with {model.name}; {percent_truncated:.1f} % of the captions were longer "
-        f"than its {model.context_length} tokens and truncated"
+        f"torchmetrics, with {model.name}"
+    )
+    remark = (
+        f"{percent_truncated:.1f} % of the captions were longer than {model.context_length} tokens "
+        "and truncated"
     )
     each = np.array(list(scores.values()))
     return Metric(
@@ -232,6 +235,7 @@ def _metric(scores: Mapping[str, float], model: ClipModel) -> Metric:
         _mean_above_zero,
         np.maximum(each, 0),
         higher_is_better=True,
+        remark=remark,
     )
 
 

@@ -73,6 +73,7 @@ class Metric:
     statistic: Statistic  # totals (num_sets, k) -> values (num_sets,)
     each: NDArray[np.float64] | None = None  # (num_images,): value of one image; NaN if undefined
     higher_is_better: bool | None = None
+    remark: str = ""  # shown beside the value: what the definition depends on in this evaluation
 
     def estimate(self, bootstrap: Bootstrap) -> Estimate:
         return Estimate(

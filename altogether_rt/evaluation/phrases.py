@@ -113,6 +113,7 @@ def phrase_metrics(
             statistic,
             statistic(rows),
             higher_is_better=True,
+            remark=finder.definition if key == "f1" else "",
         )
 
 

@@ -21,6 +21,7 @@ from altogether_rt.data.sinks.sheet import image_html, sheet_css, text_html
 from altogether_rt.errors import ImageError
 from altogether_rt.evaluation.evaluate import Evaluation, Results
 from altogether_rt.evaluation.inputs import image_path
+from altogether_rt.evaluation.metric import Metric
 from altogether_rt.evaluation.plots import histogram_svg, interval_svg
 
 __all__ = ["NUM_SHOWN", "Report", "write_report"]
@@ -124,7 +125,7 @@ def _metrics(report: Report) -> str:
             f'<td class="why" colspan="2">{reason}</td></tr>\n'
         )
     definitions = "".join(
-        f"<dt>{metric.label}</dt><dd>{html.escape(metric.definition)}</dd>\n"
+        f"<dt>{metric.label}</dt><dd>{html.escape(_definition(metric))}</dd>\n"
         for metric in report.evaluation.metrics.values()
     )
     settings = "".join(
@@ -138,6 +139,13 @@ def _metrics(report: Report) -> str:
         f"<details><summary>Definitions</summary><dl>{definitions}</dl></details>\n"
         f"<details><summary>Settings and versions</summary><dl>{settings}</dl></details>\n"
         "</section>\n"
+    )
+
+
+def _definition(metric: Metric) -> str:
+    remark = metric.remark
+    return (
+        f"{metric.definition}; {remark}" if remark not in metric.definition else metric.definition
     )
 
 

@@ -252,7 +252,7 @@ def test_images_that_cannot_be_had_are_counted(folder: Path) -> None:
 def test_the_share_of_texts_that_were_cut_is_said(folder: Path) -> None:
     captions = {"0.png": "boat " * 75, "1.png": "boat " * 76, "2.png": "bird", "3.png": "sea"}
     found = metric(ClipScore(model_of(folder), ImageEmbeddings(folder)), captions)
-    assert "25.0 % of the captions were longer than its 77 tokens" in found.definition
+    assert "25.0 % of the captions were longer than 77 tokens" in found.remark
 
 
 def test_what_cannot_be_loaded(folder: Path) -> None:
@@ -283,9 +283,12 @@ def test_command_without_references(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = ("--clip", folder / "small.json", "--clip-weights", folder / "small.pt")
-    arguments = ("eval", path, "--images", folder, *model, "--json", "--resamples", 100)
-    done = CliRunner().invoke(app, list(map(str, arguments)))
+    arguments = [str(a) for a in ("eval", path, "--images", folder, *model, "--resamples", 100)]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
+    assert "CLIP score: 0.0 % of the captions were longer than 77 tokens" in done.stdout
+    assert "1 images that have no embedding" in done.stdout
+    done = CliRunner().invoke(app, [*arguments, "--json"])
     data = json.loads(done.stdout)
     assert data["metrics"]["clip_score"]["value"] == pytest.approx(sum(PUBLISHED) / 4, abs=1e-4)
     assert data["metrics"]["clip_score"]["images"] == 4

@@ -119,7 +119,8 @@ class Metric:
             return "–"
         sign = "+" if signed else ""
         percent = (" pp" if signed else " %") if self.unit == "percent" else ""
-        return f"{value:{sign}.{_DIGITS[self.unit]}f}{percent}"
+        digits = _DIGITS[self.unit]
+        return f"{round(value, digits) + 0.0:{sign}.{digits}f}{percent}"  # + 0.0: never "-0.0"
 
     def shown_interval(self, interval: Interval, *, signed: bool = False) -> str:
         """`low … high`, each as `shown`; "–" for NaN."""

@@ -21,7 +21,7 @@ from altogether_rt.data.sinks.sheet import image_html, sheet_css, text_html
 from altogether_rt.errors import ImageError
 from altogether_rt.evaluation.evaluate import Evaluation, Results
 from altogether_rt.evaluation.inputs import image_path
-from altogether_rt.evaluation.metric import Metric
+from altogether_rt.evaluation.metric import Estimate, Metric
 from altogether_rt.evaluation.plots import histogram_svg, interval_svg
 
 __all__ = ["NUM_SHOWN", "Report", "write_report"]
@@ -142,6 +142,16 @@ def _metrics(report: Report) -> str:
     )
 
 
+def _verdict(metric: Metric, estimate: Estimate) -> str:
+    """better, worse or different if the interval excludes 0; "" if it does not."""
+    low, high = estimate.interval
+    if not (low > 0 or high < 0):
+        return ""
+    if metric.higher_is_better is None:
+        return "different"
+    return "better" if (low > 0) == metric.higher_is_better else "worse"
+
+
 def _definition(metric: Metric) -> str:
     remark = metric.remark
     return (
@@ -154,13 +164,14 @@ def _differences(report: Report) -> str:
     for row in report.results.differences:
         metric, estimate = row.metric, row.difference
         low, high = estimate.interval
-        clear = ' class="clear"' if low > 0 or high < 0 else ""
+        verdict = _verdict(metric, estimate)
         shown = metric.shown(estimate.value, signed=True)
         ends = metric.shown_interval(estimate.interval, signed=True)
         plot = interval_svg(low, estimate.value, high, f"{metric.label}: {shown}, {ends}")
         rows.append(
             f"<tr><td>{metric.label}</td><td>{metric.shown(row.ours.value)}</td>"
-            f"<td>{metric.shown(row.theirs.value)}</td><td{clear}>{shown}</td><td>{ends}</td>"
+            f"<td>{metric.shown(row.theirs.value)}</td>"
+            f'<td class="{verdict}">{shown}</td><td>{ends}</td>'
             f"<td>{plot}</td><td>{estimate.num_images:,}</td></tr>\n"
         )
     return (

@@ -105,6 +105,7 @@ def test_figures_as_they_are_shown() -> None:
     percent = percent_metric("x", "x", "", {"a": (1, 3)})
     assert percent.shown(33.333) == "33.3 %"
     assert percent.shown(1.25, signed=True) == "+1.2 pp"
+    assert percent.shown(-0.04, signed=True) == "+0.0 pp"
     assert percent.shown(math.nan) == "–"
     assert percent.shown_interval(Interval(0.0, 12.34)) == "0.0 % … 12.3 %"
     assert percent.shown_interval(Interval(-1.0, 1.0), signed=True) == "-1.0 pp … +1.0 pp"

@@ -75,6 +75,20 @@ def test_without_images_and_another_system(tmp_path: Path, compared: Results) ->
     assert "Differences" not in page
 
 
+def test_differences_are_coloured_if_their_interval_excludes_zero(
+    tmp_path: Path, compared: Results
+) -> None:
+    """0.png to 2.png say "home" instead of "sea", and all captions of the other are the same."""
+    write_report(Report(compared, {}), tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text("utf-8")
+    verdicts = dict(
+        re.findall(r'<tr><td>([^<]+)</td><td>[^<]*</td><td>[^<]*</td><td class="(\w*)"', page)
+    )
+    assert verdicts["duplicates"] == "better"  # lower is
+    assert verdicts["CIDEr-D"] in ("", "better")
+    assert set(verdicts.values()) <= {"", "better", "worse", "different"}
+
+
 def test_plots_are_well_formed_and_say_what_they_show() -> None:
     values = np.array([0.0, 0.25, 0.5, 1.0, np.nan])
     plot = ElementTree.fromstring(histogram_svg(values, "a <b>", [0.0, 2.0]))

@@ -1,4 +1,4 @@
-"""What `altogether-rt eval` prints: tables for people, one object for programs."""
+"""Output of `altogether-rt eval`: tables, or one JSON object."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from altogether_rt.metrics import TOKENIZER
 
 __all__ = ["results_json", "run_settings", "show_results"]
 
-#: Packages whose versions the figures depend on.
+#: Packages whose versions the results depend on.
 _PACKAGES: Final = ("numpy", "open_clip_torch", "pycocoevalcap", "spacy", "torch")
 
-#: Counts of what is not in the figures, in words.
+#: What was left out of the results, by its key in `Evaluation.counts`.
 _LEFT_OUT: Final = {
     "error_rows": "rows with errors",
     "unreadable_rows": "records that are not rows",
-    "repeated_rows": "rows of an image that had one (the last one counts)",
+    "repeated_rows": "rows replaced by a later row of the same image",
     "captions_without_reference": "captions without a reference",
     "references_without_caption": "images with references but no caption",
-    "unreadable_references": "records that are no reference",
-    "images_without_embedding": "images that could not be had",
+    "unreadable_references": "records that are not references",
+    "images_without_embedding": "images that have no embedding",
 }
 
 
 def run_settings(
     bootstrap: Bootstrap, options: EvaluationOptions, clip: str | None, clip_weights: str | None
 ) -> dict[str, Any]:
-    """What the figures depend on, besides the files."""
+    """What the results depend on besides the files."""
     return {
         "tokenizer": TOKENIZER,
         "interval": f"{100 * bootstrap.level:g} %, percentile bootstrap over images",
@@ -62,7 +62,7 @@ def _versions() -> dict[str, str]:
 
 
 def results_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Every figure with its interval, definition and number of images, and what was left out."""
+    """Every metric with its interval, definition and number of images, and all counts."""
     evaluation, against = results.evaluation, results.against
     references = evaluation.references
     data: dict[str, Any] = {
@@ -85,7 +85,8 @@ def results_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def _about(metric: Metric) -> dict[str, str]:
-    return {"label": metric.label, "unit": metric.unit, "definition": metric.definition}
+    about = {"label": metric.label, "unit": metric.unit, "definition": metric.definition}
+    return {**about, "remark": metric.remark} if metric.remark else about
 
 
 def _difference(row: Difference) -> dict[str, Any]:
@@ -97,15 +98,18 @@ def _difference(row: Difference) -> dict[str, Any]:
 
 
 def show_results(output: Output, results: Results) -> None:
-    """The tables, then a line for each thing that is not in them."""
+    """Prints the tables, then remarks, why metrics are missing, and how much was left out."""
     evaluation, against = results.evaluation, results.against
     title = f"{len(evaluation.captions.texts):,} captions of {evaluation.captions.path}"
     columns = ("metric", "value", "95 % interval", "images")
     output.show(output.table(title, columns, _rows(results)))
     if against is not None and results.differences:
-        title = f"less {against.captions.path}, on the images that both have"
+        title = f"difference to {against.captions.path}, on the images that both have captioned"
         columns_of_two = ("metric", "this", "against", "difference", "95 % interval", "images")
         output.show(output.table(title, columns_of_two, map(_difference_row, results.differences)))
+    for metric in evaluation.metrics.values():
+        if metric.remark:
+            output.show(f"{metric.label}: {metric.remark}")
     for missing in evaluation.unavailable.values():
         output.show(f"{missing.label}: – ({missing.reason})")
     for each in (evaluation, against):
@@ -116,8 +120,8 @@ def show_results(output: Output, results: Results) -> None:
 def _rows(results: Results) -> Iterator[tuple[str, ...]]:
     for key, metric in results.evaluation.metrics.items():
         estimate = results.estimates[key]
-        ends = " … ".join(metric.shown(end) for end in estimate.interval)
-        yield metric.label, metric.shown(estimate.value), ends, f"{estimate.num_images:,}"
+        interval = metric.shown_interval(estimate.interval)
+        yield metric.label, metric.shown(estimate.value), interval, f"{estimate.num_images:,}"
     for missing in results.evaluation.unavailable.values():
         yield missing.label, "–", "–", "–"
 
@@ -129,7 +133,7 @@ def _difference_row(row: Difference) -> tuple[str, ...]:
         metric.shown(row.ours.value),
         metric.shown(row.theirs.value),
         metric.shown(estimate.value, signed=True),
-        " … ".join(metric.shown(end, signed=True) for end in estimate.interval),
+        metric.shown_interval(estimate.interval, signed=True),
         f"{estimate.num_images:,}",
     )
 

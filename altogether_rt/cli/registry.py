@@ -107,7 +107,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "eval": CommandSpec(
         "altogether_rt.cli.commands.eval:eval_command",
-        "Judge captions by their references, their alt-texts and their pictures.",
+        "Evaluate captions with references, alt-texts and images.",
         (
             "altogether-rt eval captions.jsonl references.jsonl",
             "altogether-rt eval captions.jsonl coco.json --against other.jsonl --html report.html",

@@ -1,1 +1,1 @@
-"""Judging captions: by references, by alt-texts, by CLIP; each figure with its uncertainty."""
+"""Metrics of captions, with references, alt-texts and images, each with a bootstrap interval."""

@@ -1,6 +1,6 @@
-"""CLIP score: how close a caption's embedding is to its image's.
+"""The CLIP score: the cosine of an image's and a caption's embeddings.
 
-Hessel et al.: CLIPScore, EMNLP 2021; scaled by 100 as torchmetrics does.
+Hessel et al.: CLIPScore, EMNLP 2021, scaled by 100 as in torchmetrics.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ from altogether_rt.preprocess import Preprocessor
 __all__ = ["ClipModel", "ClipScore", "ImageEmbeddings", "clip_score", "open_embeddings"]
 
 _BATCH: Final = 32
-#: A saved embedding and the one made anew are of the same encoder if their cosine is above this:
-#: 8-bit encoders reach .99, another CLIP has nothing to do with it.
+#: Minimum cosine between a saved embedding and one computed again from the image. An 8-bit export
+#: of the same encoder reaches 0.99; the embeddings of two different CLIP models are unrelated.
 _SAME_ENCODER: Final = 0.9
 
 
 class ClipModel:
-    """Both towers of an open_clip model, on the processor."""
+    """The image and text encoders of an open_clip model, on the CPU."""
 
     def __init__(self, name: str, weights: str | None = None) -> None:
-        """`name` and `weights` as for `altogether-rt import`: open_clip's names and tags, a JSON
-        file and a file of weights, or a whole model (`hf-hub:org/repo`, `local-dir:path`).
+        """Loads a model.
 
-        Raises AltogetherError if they cannot be loaded.
+        name: open_clip's name, a JSON file in open_clip's format, or a published model
+        (`hf-hub:org/repo`, `local-dir:path`), which has its own weights. weights: open_clip's tag,
+        or a file. Raises AltogetherError if the model cannot be loaded.
         """
         if weights is None and not is_published(name):
             raise AltogetherError(
-                f"{name} has random weights by itself: say which ones (--clip-weights)."
+                f"{name} needs weights: give open_clip's tag for them, or a file (--clip-weights)."
             )
         config = encoder_config(None, normalize=True, name=name, tag=weights)
         if weights is not None:
@@ -59,24 +60,24 @@ class ClipModel:
         self._vision = Encoder(config, clip.visual).eval()
         self._preprocessor = Preprocessor(config)
         self._tokenizer = _tokenizer(name, clip)
-        self.num_cut = 0  # texts that did not fit
+        self.num_truncated = 0  # texts longer than the context length
 
     @property
     def context_length(self) -> int:
-        """Tokens of a text that are read, the two special ones among them."""
+        """Maximum tokens of a text, including the start and end tokens."""
         return int(self._clip.context_length)
 
     @torch.inference_mode()
     def embed_image(self, path: Path) -> NDArray[np.float32]:
-        """(embed_dim,), of length 1. Raises ImageError if the file cannot be read."""
+        """The normalised embedding, (embed_dim,). Raises ImageError if the file cannot be read."""
         pixels = torch.from_numpy(self._preprocessor.pixels(load_image(path)).copy())
         array: NDArray[np.float32] = _array(self._vision(pixels[None]))[0]
         return array
 
     @torch.inference_mode()
     def embed_texts(self, texts: list[str]) -> NDArray[np.float32]:
-        """(num_texts, embed_dim), of length 1; texts that are too long are cut and counted."""
-        self.num_cut += sum(self._num_tokens(text) > self.context_length for text in texts)
+        """The normalised embeddings, (num_texts, embed_dim); counts truncated texts."""
+        self.num_truncated += sum(self._num_tokens(text) > self.context_length for text in texts)
         ids = self._tokenizer(texts, context_length=self.context_length)
         return _array(F.normalize(self._clip.encode_text(ids), dim=-1))
 
@@ -84,27 +85,27 @@ class ClipModel:
         if hasattr(self._tokenizer, "encode"):
             ids: list[int] = self._tokenizer.encode(text)
             return len(ids) + 2
-        ids = self._tokenizer.tokenizer(text)["input_ids"]  # one of Hugging Face's
+        ids = self._tokenizer.tokenizer(text)["input_ids"]  # open_clip's HFTokenizer
         return len(ids)
 
 
 @dataclass(frozen=True)
 class ImageEmbeddings:
-    """Where images' embeddings come from: saved ones if there are, else image files."""
+    """Image embeddings: from a file of saved ones if there is one, else computed from images."""
 
     root: Path | None = None
     saved: SavedEmbeddings | None = None
 
     def embedding(self, file: str, model: ClipModel) -> NDArray[np.float32]:
-        """(embed_dim,). Raises ImageError if there is none."""
+        """The embedding of an image file, (embed_dim,). Raises ImageError if there is none."""
         if self.saved is not None:
             return self.saved.get(file).embedding
-        return self._made(file, model)
+        return self._computed(file, model)
 
     def check_encoder(self, files: Iterable[str], model: ClipModel) -> None:
-        """Raises AltogetherError unless saved embeddings can be the model's.
+        """Raises AltogetherError if the saved embeddings cannot be those of `model`.
 
-        Where there are image files as well, the first image's embedding is made anew.
+        Compares their width and, if the images are there as well, the embedding of the first image.
         """
         if self.saved is None:
             return
@@ -113,28 +114,29 @@ class ImageEmbeddings:
                 theirs = self.saved.get(file).embedding
                 if theirs.shape != (model.embed_dim,):
                     raise AltogetherError(
-                        f"{self.saved.path} holds embeddings of {len(theirs)}, and {model.name} "
-                        f"makes embeddings of {model.embed_dim}: give the CLIP that made them."
+                        f"{self.saved.path} holds embeddings of width {len(theirs)}, but those of "
+                        f"{model.name} are of width {model.embed_dim}: give the CLIP model that "
+                        "made them."
                     )
-                ours = None if self.root is None else self._made(file, model)
+                ours = None if self.root is None else self._computed(file, model)
             except ImageError:
                 continue
             cosine = 1.0 if ours is None else float(clip_score(ours[None], theirs[None])[0]) / 100
             if cosine < _SAME_ENCODER:
                 raise AltogetherError(
-                    f"{self.saved.path} holds embeddings of another encoder than {model.name}: "
-                    f"that of {file} has cosine {cosine:.2f} to its own."
+                    f"{self.saved.path} holds embeddings of another encoder than {model.name} (the "
+                    f"cosine for {file} is {cosine:.2f}): give the CLIP model that made them."
                 )
             return
 
-    def _made(self, file: str, model: ClipModel) -> NDArray[np.float32]:
+    def _computed(self, file: str, model: ClipModel) -> NDArray[np.float32]:
         if self.root is None:
-            raise ImageError("not_a_file", f"There is no folder of images with {file}.")
+            raise ImageError("not_a_file", f"There is no image folder for {file}.")
         return model.embed_image(image_path(self.root, file))
 
 
 def open_embeddings(path: Path) -> SavedEmbeddings:
-    """Embeddings of whichever encoder. Raises AltogetherError if the file holds none."""
+    """Saved embeddings of any encoder. Raises AltogetherError if the file holds none."""
     return SavedEmbeddings(path, read_stamp(path))
 
 
@@ -157,7 +159,7 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32]) -> NDArray[np.float64]:
-    """100 cos of each pair: two (num_pairs, embed_dim) -> (num_pairs,)."""
+    """100 · cosine of each pair of embeddings: two (num_pairs, embed_dim) -> (num_pairs,)."""
     images, texts = images.astype(np.float64), texts.astype(np.float64)
     lengths = np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1)
     scores: NDArray[np.float64] = 100 * (images * texts).sum(axis=1) / lengths
@@ -165,7 +167,7 @@ def clip_score(images: NDArray[np.float32], texts: NDArray[np.float32]) -> NDArr
 
 
 class ClipScore:
-    """A CLIP and the images that it scores captions by."""
+    """Scores captions with a CLIP model and the embeddings of their images."""
 
     def __init__(self, model: ClipModel, images: ImageEmbeddings) -> None:
         self._model = model
@@ -173,7 +175,7 @@ class ClipScore:
 
     @property
     def encoder(self) -> str | None:
-        """What saved embeddings say that made them; None if images are read."""
+        """The encoder id in the file of saved embeddings; None if images are read."""
         saved = self._images.saved
         return None if saved is None else saved.stamp.encoder
 
@@ -184,14 +186,15 @@ class ClipScore:
         problems: Problems,
         advance: Callable[[], None] = lambda: None,
     ) -> Iterator[Metric | Unavailable]:
-        """Of the captions whose image, named by `files`, can be had; others go to `problems`.
+        """The CLIP score of the captions whose image has an embedding.
 
-        Raises AltogetherError for saved embeddings of another encoder.
+        files: the file name of each image. problems: gets the images without an embedding.
+        Raises AltogetherError if the saved embeddings are of another encoder.
         """
         model = self._model
         self._images.check_encoder((files[image] for image in captions), model)
         scores: dict[str, float] = {}
-        model.num_cut = 0
+        model.num_truncated = 0
         rows = iter(captions)
         while batch := list(islice(rows, _BATCH)):
             embeddings: dict[str, NDArray[np.float32]] = {}
@@ -208,15 +211,18 @@ class ClipScore:
         if scores:
             yield _metric(scores, model)
         else:
-            yield Unavailable("clip_score", "CLIP score", f"no image could be had: {problems}")
+            yield Unavailable("clip_score", "CLIP score", f"no image has an embedding: {problems}")
 
 
 def _metric(scores: Mapping[str, float], model: ClipModel) -> Metric:
-    share_cut = 100 * model.num_cut / len(scores)
+    percent_truncated = 100 * model.num_truncated / len(scores)
     definition = (
-        f"max(mean of 100 cos, 0) of image and caption, as torchmetrics computes it, with "
-        f"{model.name}; {share_cut:.1f} % of the captions are longer than its "
-        f"{model.context_length} tokens and were cut"
+        "max(mean of 100 · cosine of the image's and the caption's embeddings, 0), as in "
+        f"torchmetrics, with {model.name}"
+    )
+    remark = (
+        f"{percent_truncated:.1f} % of the captions were longer than {model.context_length} tokens "
+        "and truncated"
     )
     each = np.array(list(scores.values()))
     return Metric(
@@ -229,6 +235,7 @@ def _metric(scores: Mapping[str, float], model: ClipModel) -> Metric:
         _mean_above_zero,
         np.maximum(each, 0),
         higher_is_better=True,
+        remark=remark,
     )
 
 

@@ -1,4 +1,4 @@
-"""All metrics of one system's captions, and how far another's are from them."""
+"""Computes all metrics of a file of captions, and the differences to another file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Evaluation:
         return [image for image in known if not any(image in row for row in rows)]
 
     def counts(self) -> dict[str, Any]:
-        """How many of everything, so that nothing is left out unseen."""
+        """Counts of captions and references, and of what is missing or unreadable."""
         captions, references = self.captions, self.references
         counts: dict[str, Any] = {
             "captions": len(captions.texts),
@@ -79,7 +79,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of both systems, on the images that both have."""
+    """A metric of two systems on the images that both have captioned."""
 
     metric: Metric
     ours: Estimate
@@ -89,7 +89,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Results:
-    """The figures of one system, and their differences to another's if there is one."""
+    """The estimates of one system, and the differences to another system if there is one."""
 
     evaluation: Evaluation
     estimates: Mapping[str, Estimate]  # by the metric's key
@@ -100,9 +100,9 @@ class Results:
 def evaluate(
     captions: Captions, references: References | None, options: EvaluationOptions
 ) -> Iterator[Evaluation | str]:
-    """Yields the name of each step before it is done, and the evaluation last.
+    """Yields the name of each step before it is computed, and the evaluation at the end.
 
-    Raises AltogetherError if references were given and no captioned image has one.
+    Raises AltogetherError if references are given but none is of a captioned image.
     """
     evaluation = Evaluation(captions, references)
     scored = dict(captions.texts)
@@ -112,7 +112,7 @@ def evaluate(
     known = references.texts if references is not None else {}
     if references is not None:
         _check_overlap(captions, references)
-        yield "words shared with references"
+        yield "n-gram overlap"
         _take(evaluation, overlap_metrics(scored, known))
         yield "METEOR"
         _take(evaluation, [_meteor(scored, known, options)])
@@ -130,7 +130,7 @@ def evaluate(
 
 
 def results(evaluation: Evaluation, against: Evaluation | None, bootstrap: Bootstrap) -> Results:
-    """The figures with their intervals, and the paired differences to `against`."""
+    """The estimates with their intervals, and the paired differences to `against`."""
     estimates = {key: each.estimate(bootstrap) for key, each in evaluation.metrics.items()}
     if against is None:
         return Results(evaluation, estimates)
@@ -164,7 +164,7 @@ def _meteor(
     captions: Mapping[str, str], known: Mapping[str, tuple[str, ...]], options: EvaluationOptions
 ) -> Metric | Unavailable:
     if not options.meteor:
-        return Unavailable("meteor", "METEOR", "not asked for")
+        return Unavailable("meteor", "METEOR", "switched off by --no-meteor")
     return meteor_metric(captions, known)
 
 
@@ -183,5 +183,5 @@ def _check_overlap(captions: Captions, references: References) -> None:
     ours, theirs = next(iter(captions.texts)), next(iter(references.texts))
     raise AltogetherError(
         f"no image of {captions.path} is in {references.path}: file_name must be the same in "
-        f"both, and is {ours!r:.80} in one and {theirs!r:.80} in the other."
+        f"both files, but the first ones are {ours!r:.80} and {theirs!r:.80}."
     )

@@ -1,4 +1,4 @@
-"""What is evaluated: captions, the references they are held against, and what is missing."""
+"""Reads captions and references, and counts what is missing or unreadable."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _REFERENCE_KEYS: Final = ("references", "rounds", "captions", "caption")
 
 
 def image_key(name: str) -> str:
-    """What files are matched by: the name, composed (macOS decomposes), without `./`."""
+    """The key that file names are matched by: Unicode NFC (macOS uses NFD), without `./`."""
     return unicodedata.normalize("NFC", posixpath.normpath(name))
 
 
 def image_path(root: Path, name: str) -> Path:
     """The image file `name` in the folder `root`.
 
-    Raises ImageError if the name leads out of the folder: a file of captions is no reason to open
-    any other.
+    Raises ImageError if the name leads out of the folder: an untrusted file of captions must not
+    choose which files are read.
     """
     relative = posixpath.normpath(name)
     if relative.startswith(("/", "../")) or relative in ("..", "."):
-        raise ImageError("not_a_file", f"{name} is not in the folder of images.")
+        raise ImageError("not_a_file", f"{name} is not in the image folder.")
     return root / relative
 
 
@@ -57,22 +57,22 @@ class Captions:
     """The captions of one system, by image."""
 
     path: Path
-    texts: dict[str, str] = field(default_factory=dict)  # image -> caption, in the file's order
-    files: dict[str, str] = field(default_factory=dict)  # image -> the file's name as it is written
+    texts: dict[str, str] = field(default_factory=dict)  # image -> caption, in file order
+    files: dict[str, str] = field(default_factory=dict)  # image -> file_name as in the row
     #: Empty for an image that is known to have no alt-text; without the image if that is not known.
     alts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)  # image -> class of its error row
     problems: Problems = field(default_factory=Problems)  # records that are not rows
-    num_repeated: int = 0  # rows of an image that had one before; the last one counts
+    num_repeated: int = 0  # rows replaced by a later row of the same image
 
     def error_counts(self) -> dict[str, int]:
-        """How many error rows of each class."""
+        """The number of error rows of each class."""
         return dict(sorted(Counter(self.errors.values()).items()))
 
 
 @dataclass
 class References:
-    """The reference captions of each image; one at least."""
+    """The reference captions of each image."""
 
     path: Path
     texts: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -83,8 +83,8 @@ class References:
 def read_captions(path: Path, alts: AltTable | None = None) -> Captions:
     """Rows of `altogether-rt caption`, or any records with `file_name` and `caption`.
 
-    `alts` go before the alt-texts that the rows have. Raises AltogetherError if the file cannot be
-    read or holds no caption.
+    alts: used instead of the rows' own alt-texts where they have an image. Raises AltogetherError
+    if the file cannot be read or holds no caption.
     """
     captions = Captions(path)
     for where, record in _records(path, captions.problems, "captions"):
@@ -107,14 +107,14 @@ def read_captions(path: Path, alts: AltTable | None = None) -> Captions:
             captions.alts[name] = given or tuple(_texts(row.get("alt")))
     if not captions.texts:
         raise AltogetherError(
-            f"{path} holds no caption: give rows with file_name and caption"
+            f"{path} holds no caption: give records with file_name and caption"
             + (f" ({captions.problems})." if captions.problems else ".")
         )
     return captions
 
 
 def read_references(path: Path) -> References:
-    """Records with `references`, `rounds` (the last counts) or `caption`; or COCO's captions.
+    """Records with `references`, `rounds` (the last one is used) or `caption`; or COCO captions.
 
     Raises AltogetherError if the file cannot be read or holds no reference.
     """
@@ -139,9 +139,8 @@ def read_references(path: Path) -> References:
             references.problems.add(f"{where}: {key} holds no text")
     if not references.texts:
         raise AltogetherError(
-            f"{path} holds no reference caption: give records with file_name and references or "
-            "rounds, or COCO's captions"
-            + (f" ({references.problems})." if references.problems else ".")
+            f"{path} holds no reference: give records with file_name and references or rounds, or "
+            "COCO captions" + (f" ({references.problems})." if references.problems else ".")
         )
     return references
 
@@ -174,7 +173,7 @@ def _coco_records(
     """One record an image of a COCO captions file."""
     images = data.get("images")
     if not isinstance(images, list):
-        raise AltogetherError(f"{path} has annotations but no list of images, which COCO's has.")
+        raise AltogetherError(f"{path} has annotations but no images: give a COCO captions file.")
     names = {
         image["id"]: image["file_name"]
         for image in images
@@ -196,7 +195,7 @@ def _coco_records(
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts of a text or a list of texts that say something; nothing of anything else."""
+    """The non-blank texts of a text or a list of texts; nothing of any other value."""
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str) and (clean := _clean(text)):
             yield clean

@@ -1,8 +1,8 @@
-"""METEOR 1.5 as pycocoevalcap computes it: its Java program, where that and Java are installed.
+"""METEOR 1.5 with the Java program that pycocoevalcap contains.
 
-No reimplementation agrees with it, so there is none. What is computed here is the score of sums:
-the program counts for each caption, and the set's score is a function of the sums of its counts
-(Denkowski, Lavie: Meteor Universal, WMT 2014), which is what a bootstrap over images needs.
+Reimplementations of its matching give other scores, so the program does the matching. Only the last
+step is done here: the score of a set of captions is a function of the sums of the program's counts
+(Denkowski, Lavie: Meteor Universal, WMT 2014), which the bootstrap over images needs.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from altogether_rt.evaluation.metric import Metric, Unavailable
 __all__ = ["meteor_from_counts", "meteor_metric", "why_no_meteor"]
 
 _DEFINITION: Final = (
-    "METEOR 1.5 of the whole set (Denkowski and Lavie 2014), English, as pycocoevalcap calls it, "
-    "with its tokenizer"
+    "METEOR 1.5 of the whole set (Denkowski and Lavie 2014), English, with the program, options "
+    "and tokenizer of pycocoevalcap"
 )
 # Parameters of METEOR 1.5 for English.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _WEIGHTS: Final = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
-#: Stands for a caption without words, which the program refuses; no reference has it.
+#: Replaces a caption without words, which the program refuses. It matches no word.
 _NO_WORDS: Final = "xqzxqzxqz"
 
 
 def why_no_meteor() -> str | None:
-    """What is missing, as a clause; None if METEOR can be computed."""
+    """The reason why METEOR cannot be computed, None if it can."""
     if importlib.util.find_spec("pycocoevalcap") is None:
         return "needs pycocoevalcap: pip install 'altogether-rt[meteor]'"
     if shutil.which("java") is None:
@@ -45,7 +45,7 @@ def why_no_meteor() -> str | None:
 def meteor_metric(
     captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
 ) -> Metric | Unavailable:
-    """Of the images that have both."""
+    """METEOR of the images that have a caption and references."""
     reason = why_no_meteor()
     if reason is None:
         images = tuple(image for image in captions if image in references)
@@ -69,11 +69,11 @@ def meteor_metric(
 
 
 def meteor_from_counts(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores of sums of counts, (num_sets, 23) -> (num_sets,).
+    """Scores of summed counts, (num_sets, 23) -> (num_sets,).
 
-    A row: content and function words together and function words alone, each of the caption and of
-    its reference (4); for each of the four kinds of match, content words of both and function words
-    of both (16); chunks, matched words of the caption and of the reference.
+    Columns: words of caption and reference, function words of caption and reference; for each of
+    the four kinds of match, the matched content words of caption and reference and the matched
+    function words of caption and reference; chunks; matched words of caption and reference.
     """
     words, reference_words, function, reference_function = counts[:, :4].T
     matches = counts[:, 4:20].reshape(-1, 4, 4)
@@ -87,7 +87,7 @@ def meteor_from_counts(counts: NDArray[np.float64]) -> NDArray[np.float64]:
         mean = precision * recall / (_ALPHA * precision + (1 - _ALPHA) * recall)
         fragmentation = counts[:, 20] / ((counts[:, 21] + counts[:, 22]) / 2)
         scores: NDArray[np.float64] = mean * (1 - _GAMMA * fragmentation**_BETA)
-    return np.nan_to_num(scores)  # nothing in common
+    return np.nan_to_num(scores)  # no match
 
 
 def _weighted(content: NDArray[np.float64], function: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -96,7 +96,7 @@ def _weighted(content: NDArray[np.float64], function: NDArray[np.float64]) -> ND
 
 
 def _counts(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    """The program's counts of each caption, of its best reference: (num_captions, 23)."""
+    """The program's counts for each caption and its best reference: (num_captions, 23)."""
     from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
@@ -107,12 +107,14 @@ def _counts(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> N
     program: Any = Meteor()
     rows = []
     for index in range(len(candidates)):
-        line = program._stat(_said(words[index][0]), [_said(t) for t in reference_words[index]])
+        line = program._stat(
+            _with_words(words[index][0]), [_with_words(t) for t in reference_words[index]]
+        )
         if line.startswith("Error"):
             raise RuntimeError(line[:200])
         rows.append([float(value) for value in line.split()])
     counts = np.array(rows, np.float64)
-    # A caption that is its reference is in one chunk, and pays nothing for it.
+    # A caption equal to its reference is one chunk and has no fragmentation penalty.
     same = (counts[:, 20] == 1) & (counts[:, 21] == counts[:, 0]) & (counts[:, 22] == counts[:, 1])
     counts[same, 20] = 0
     return counts
@@ -120,7 +122,7 @@ def _counts(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> N
 
 @contextmanager
 def _no_stderr() -> Iterator[None]:
-    """The tokenizer's program tells its speed on the standard error that it inherits."""
+    """Discards stderr, also of subprocesses: the tokenizer's program prints its speed there."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -136,5 +138,5 @@ def _as_tables(texts: Sequence[Sequence[str]]) -> dict[int, list[dict[str, str]]
     return {index: [{"caption": text} for text in some] for index, some in enumerate(texts)}
 
 
-def _said(words: str) -> str:
+def _with_words(words: str) -> str:
     return words if any(c.isalnum() for c in words) else _NO_WORDS

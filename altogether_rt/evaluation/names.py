@@ -1,7 +1,7 @@
-"""Finds names in texts, without a model: words that a text capitalises and others do too.
+"""Finds names in texts without a model, by capitalisation.
 
-A capital says little where a sentence begins or a title capitalises everything. There, how the
-word is written elsewhere in the evaluated texts decides.
+At the beginning of a sentence and in titles, where other words are capitalised too, it depends on
+how the word is written elsewhere in the evaluated texts.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Final
 __all__ = ["NAMES_DEFINITION", "NameFinder", "contains_name", "plain_words"]
 
 NAMES_DEFINITION: Final = (
-    "a name is a run of capitalised words; the first word of a sentence counts if another name "
-    "word follows or the evaluated texts capitalise it elsewhere, words of titles if they never "
-    "have them in lower case"
+    "a name is a run of capitalised words; the first word of a sentence is one only if another "
+    "word of a name follows or the evaluated texts capitalise it elsewhere, a word of a title only "
+    "if they never have it in lower case"
 )
 
-#: What has a digit or an underscore (IMG_0042.jpg, 2014); a word, with what joins its parts; the
-#: end of a sentence; or another mark, which ends a run of words.
+#: Text with a digit or an underscore (IMG_0042.jpg, 2014), which is not a word here; a word with
+#: its hyphens and apostrophes; the end of a sentence; or another mark, which ends a run of words.
 _PART: Final = re.compile(
     r"[\w.-]*[\d_][\w.-]*|(?P<word>[^\W\d_]+(?:['\u2019&.-](?=[^\W\d_])[^\W\d_]+)*)|(?P<end>[.!?]+(?=\s|$))|[^\s.]"
 )
 _POSSESSIVE: Final = re.compile(r"['\u2019]s$", re.IGNORECASE)
-#: Words that titles capitalise and names do not consist of.
+#: Capitalised in titles, but not part of names.
 _FUNCTION_WORDS: Final = frozenset(
     {
         "a", "an", "and", "as", "at", "but", "by", "for", "from", "he", "her", "his", "i", "if",
@@ -36,9 +36,10 @@ _FUNCTION_WORDS: Final = frozenset(
         "figure", "photograph",
     }
 )  # fmt: skip
-#: A capitalised word of up to so many letters before a period is an abbreviation: "St. Paul".
+#: Maximum letters of a capitalised word before a period that counts as an abbreviation: "St.".
 _MAX_ABBREVIATION: Final = 4
-#: A text of so many words that may be capitalised, this share of them capitalised, is a title.
+#: A text is a title if it has this many words that are not function words, and this share of them
+#: is capitalised.
 _MIN_TITLE_WORDS: Final = 5
 _TITLE_SHARE: Final = 0.8
 
@@ -48,15 +49,15 @@ class _Word:
     text: str  # in lower case, without 's
     capitalised: bool
     first: bool  # of its sentence
-    joined: bool  # nothing but space, or an abbreviation's period, since the word before
+    joined: bool  # to the word before: by space, or by the period of an abbreviation
 
 
 class NameFinder:
-    """Knows from the evaluated texts which words are written with a capital."""
+    """Counts how the evaluated texts capitalise each word, and finds names accordingly."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._lower: Counter[str] = Counter()
-        self._inside: Counter[str] = Counter()  # capitalised, where no rule of writing asks for it
+        self._inside: Counter[str] = Counter()  # capitalised inside a sentence that is no title
         for text in texts:
             words = list(_words(text))
             title = _is_title(words)
@@ -67,7 +68,7 @@ class NameFinder:
                     self._inside[word.text] += 1
 
     def names(self, text: str) -> list[tuple[str, ...]]:
-        """Each name as its words in lower case, once."""
+        """The different names, each as its words in lower case."""
         words = list(_words(text))
         title = _is_title(words)
         marked = [self._may_be_name(word) for word in words]
@@ -99,12 +100,12 @@ class NameFinder:
 
 
 def plain_words(text: str) -> list[str]:
-    """The words that names are looked for in: letters only, lower case, without 's."""
+    """The words of a text in lower case, without numbers and possessive 's."""
     return [word.text for word in _words(text)]
 
 
 def contains_name(words: list[str], name: tuple[str, ...]) -> bool:
-    """Whether the words of a name stand in this order, side by side, in `plain_words`."""
+    """Whether `words` (of `plain_words`) contain a name's words, adjacent and in order."""
     size = len(name)
     return any(tuple(words[i : i + size]) == name for i in range(len(words) - size + 1))
 

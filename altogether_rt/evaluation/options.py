@@ -1,4 +1,4 @@
-"""What some metrics need beyond the texts: models, images, Java. Each may be absent."""
+"""Options of an evaluation: the models that some metrics need. Each may be absent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ClipScorer(Protocol):
 
     @property
     def encoder(self) -> str | None:
-        """What saved embeddings say that made them; None if images are read."""
+        """The encoder id in the file of saved embeddings; None if images are read."""
 
     def metrics(
         self,
@@ -29,15 +29,15 @@ class ClipScorer(Protocol):
         problems: Problems,
         advance: Callable[[], None],
     ) -> Iterable[Metric | Unavailable]:
-        """Of the captions whose image, named by `files`, can be had; others go to `problems`."""
+        """The metrics of the captions whose image has an embedding; others go to `problems`."""
 
 
 @dataclass
 class EvaluationOptions:
-    """Without one, its metrics are unavailable, and say why."""
+    """What to compute. A metric whose model is absent is unavailable, with the reason."""
 
     phrases: PhraseFinder | None = None
-    why_no_phrases: str = "not asked for"
+    why_no_phrases: str = "switched off by --no-phrases"
     clip: ClipScorer | None = None
     meteor: bool = True
     missing_as_empty: bool = False  # score images without a caption as if it were empty
@@ -47,10 +47,10 @@ class EvaluationOptions:
 def load_clip(
     name: str, weights: str | None, images: Path | None, embeddings: Path | None
 ) -> ClipScorer:
-    """A CLIP and its images: image files, or embeddings that `caption` saved.
+    """A scorer with a CLIP model and image files, or embeddings that `caption` has saved.
 
     Raises AltogetherError if there are no images or something cannot be loaded,
-    ModuleNotFoundError where open_clip is not installed.
+    ModuleNotFoundError if open_clip is not installed.
     """
     if embeddings is None and images is None:
         raise AltogetherError("the CLIP score needs images: give --images or --embeddings.")

@@ -1,4 +1,4 @@
-"""BLEU, ROUGE-L and CIDEr-D: words that captions share with their references."""
+"""BLEU, ROUGE-L and CIDEr-D: n-gram overlap of captions with their references."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ _BLEU: Final = (
 )
 _ROUGE: Final = "mean over images of ROUGE-L (Lin 2004), β = 1.2, best precision and best recall"
 _CIDER: Final = (
-    "mean over images of CIDEr-D (Vedantam et al. 2015), scale 0 to 10; document frequencies of "
-    "all {num} images that have references, the same in every resample: the interval is that of "
-    "drawing other images to caption, not another corpus to weigh words by"
+    "mean over images of CIDEr-D (Vedantam et al. 2015), 0 to 10, with the document frequencies of "
+    "all {num} images that have references; they are the same in every resample, so the interval "
+    "is for other images with the same n-gram weights"
 )
 
 
 def overlap_metrics(
     captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
 ) -> Iterator[Metric | Unavailable]:
-    """Of the images that have both. `references` may have more: CIDEr weighs words by them all."""
+    """The metrics of images that have a caption and references.
+
+    CIDEr's document frequencies are of all images in `references`.
+    """
     images = tuple(image for image in captions if image in references)
     candidates = [captions[image] for image in images]
     targets = [references[image] for image in images]
@@ -54,7 +57,7 @@ def overlap_metrics(
     rouge = dict(zip(images, rouge_l_each(candidates, targets), strict=True))
     yield mean_metric("rouge_l", "ROUGE-L", _ROUGE, "score", rouge, higher_is_better=True)
     if len(references) < 2:
-        reason = "weighs words by how many images have them, and one alone has references"
+        reason = "needs document frequencies from at least two images with references"
         yield Unavailable("cider_d", "CIDEr-D", reason)
         return
     frequencies = DocumentFrequencies.from_references(references.values())

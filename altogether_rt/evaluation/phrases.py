@@ -1,4 +1,4 @@
-"""Noun phrases that captions share with their references, found by spaCy."""
+"""Noun phrases that captions share with their references, found with spaCy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_MODEL: Final = "en_core_web_sm"
 
 PhraseForm = Literal["text", "no-determiner", "lemmas", "head"]
 
-#: What is compared of a noun chunk.
+#: Forms in which noun chunks are compared.
 PHRASE_FORMS: Final[Mapping[PhraseForm, str]] = {
     "text": "as written",
     "no-determiner": "without its determiner",
@@ -58,7 +58,7 @@ class PhraseFinder:
     def definition(self) -> str:
         return (
             f"noun chunks of {self.version} with {self.name}, {PHRASE_FORMS[self._form]}, in lower "
-            "case, pronouns left out; each counts once a caption"
+            "case, without pronouns, each counted once per caption"
         )
 
     def phrases(self, texts: Iterable[str]) -> Iterator[set[str]]:
@@ -67,7 +67,7 @@ class PhraseFinder:
             yield {text for chunk in document.noun_chunks if (text := self._written(chunk))}
 
     def _written(self, chunk: Any) -> str:
-        """A chunk in the form that is compared; "" for one that is a pronoun or nothing else."""
+        """A chunk in the form that is compared; "" for a pronoun."""
         if chunk.root.pos_ == "PRON":
             return ""
         if self._form == "head":
@@ -86,8 +86,11 @@ def phrase_metrics(
     finder: PhraseFinder,
     advance: Advance = lambda: None,
 ) -> Iterator[Metric | Unavailable]:
-    """Precision, recall and F1 of the images that have both, against all phrases of an image's
-    references together; summed over images before dividing."""
+    """Precision, recall and F1 of the images that have a caption and references.
+
+    A caption's phrases are compared with the phrases of all references of its image, and the counts
+    are summed over images.
+    """
     images = tuple(image for image in captions if image in references)
     texts = [text for image in images for text in (captions[image], *references[image])]
     found = finder.phrases(texts)
@@ -102,14 +105,15 @@ def phrase_metrics(
         yield Metric(
             f"phrase_{key}",
             label,
-            f"{finder.definition}; {key} against the phrases of all references of an image "
-            "together, summed over images before dividing",
+            f"{finder.definition}; {key} against the phrases of all references of the image, from "
+            "counts summed over images",
             "score",
             images,
             rows,
             statistic,
             statistic(rows),
             higher_is_better=True,
+            remark=finder.definition if key == "f1" else "",
         )
 
 

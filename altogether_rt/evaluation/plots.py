@@ -1,4 +1,4 @@
-"""Plots as SVG inside a page: a distribution, and an interval beside zero."""
+"""Inline SVG plots: histograms, and intervals relative to 0."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Values = Sequence[float] | NDArray[np.float64]
 
 
 def histogram_svg(values: Values, label: str, other: Values | None = None) -> str:
-    """How often each value occurs: bars for `values`, an outline for `other`, lines at the means.
+    """A histogram: bars for `values`, an outline for `other`, lines at the means.
 
-    NaN is left out. Heights are shares of each, so that sets of unequal size can be compared.
+    NaN is left out. Heights are relative to the number of values, so that sets of different sizes
+    can be compared. "" without values.
     """
     sets = [np.asarray(values, np.float64)] + ([] if other is None else [np.asarray(other)])
     sets = [numbers[~np.isnan(numbers)] for numbers in sets]
@@ -55,7 +56,7 @@ def histogram_svg(values: Values, label: str, other: Values | None = None) -> st
 
 
 def interval_svg(low: float, value: float, high: float, label: str) -> str:
-    """A value and its interval beside zero, on a scale of its own."""
+    """A value and its interval relative to 0, on a scale of its own; "" if all are 0 or NaN."""
     width, height = 150, 18
     reach = 1.1 * max(abs(low), abs(high), abs(value))
     if not np.isfinite(reach) or reach == 0:

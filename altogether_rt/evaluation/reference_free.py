@@ -1,4 +1,4 @@
-"""What can be said of captions without judging them by references: length, names, alt-text."""
+"""Metrics that need no references: length, duplicates, names and words of the alt-text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from altogether_rt.metrics import tokenize
 
 __all__ = ["reference_free_metrics"]
 
-_LENGTH: Final = "mean number of words with a letter or digit"
-_DUPLICATES: Final = "share of captions whose words are those of another image's caption"
-_KEPT: Final = f"share of the alt-texts' names that the captions have whole; {NAMES_DEFINITION}"
+_LENGTH: Final = "mean number of words that have a letter or digit"
+_DUPLICATES: Final = "captions with the same words as the caption of another image"
+_KEPT: Final = f"names of the alt-texts that the captions contain; {NAMES_DEFINITION}"
 _NEW: Final = (
-    "share of the captions' names with a word that neither the image's alt-texts nor its "
-    f"references have; {NAMES_DEFINITION}"
+    "names of the captions with a word that is neither in the image's alt-texts nor in its "
+    f"references; {NAMES_DEFINITION}"
 )
-_WORDS_KEPT: Final = "share of the alt-texts' different words that the captions have"
+_WORDS_KEPT: Final = "different words of the alt-texts that the captions contain"
 
 Texts = Mapping[str, Sequence[str]]
 
@@ -32,9 +32,9 @@ Texts = Mapping[str, Sequence[str]]
 def reference_free_metrics(
     captions: Mapping[str, str], alts: Texts, references: Texts
 ) -> Iterator[Metric | Unavailable]:
-    """Of all captions, whether or not they have references.
+    """The metrics of all captions, with or without references.
 
-    `alts` has () for an image without alt-text, and lacks images whose alt-texts are not known.
+    alts: () for an image without alt-text; an image whose alt-texts are unknown is absent.
     """
     words = {image: _counted_words(text) for image, text in captions.items()}
     lengths = {image: float(len(some)) for image, some in words.items()}
@@ -52,13 +52,13 @@ def reference_free_metrics(
         yield _names_kept(captions, with_alt, finder)
         yield _alt_words_kept(words, with_alt)
     else:
-        reason = "there are no alt-texts: give --alt, or captions with their alt"
-        yield Unavailable("names_kept", "alt-text's names kept", reason)
-        yield Unavailable("alt_words_kept", "alt-text's words kept", reason)
+        reason = "there are no alt-texts: give --alt, or captions whose rows have them"
+        yield Unavailable("names_kept", "alt-text names kept", reason)
+        yield Unavailable("alt_words_kept", "alt-text words kept", reason)
     if alts or references:
         yield _names_unsupported(captions, alts, references, finder)
     else:
-        reason = "there are neither alt-texts nor references that names could come from"
+        reason = "there are neither alt-texts nor references"
         yield Unavailable("names_unsupported", "unsupported names", reason)
 
 
@@ -74,7 +74,7 @@ def _names_kept(captions: Mapping[str, str], alts: Texts, finder: NameFinder) ->
         names = {name for text in texts for name in finder.names(text)}
         words = plain_words(captions[image])
         counts[image] = (sum(contains_name(words, name) for name in names), len(names))
-    label = "alt-text's names kept"
+    label = "alt-text names kept"
     return percent_metric("names_kept", label, _KEPT, counts, higher_is_better=True)
 
 
@@ -84,7 +84,7 @@ def _names_unsupported(
     counts = {}
     for image, caption in captions.items():
         if image not in alts and image not in references:
-            continue  # where its names come from is not known
+            continue  # unknown which names are supported
         sources = (*alts.get(image, ()), *references.get(image, ()))
         known = {word for text in sources for word in plain_words(text)}
         names = finder.names(caption)
@@ -99,5 +99,5 @@ def _alt_words_kept(words: Mapping[str, list[str]], alts: Texts) -> Metric:
     for image, texts in alts.items():
         wanted = {word for text in texts for word in _counted_words(text)}
         counts[image] = (len(wanted.intersection(words[image])), len(wanted))
-    label = "alt-text's words kept"
+    label = "alt-text words kept"
     return percent_metric("alt_words_kept", label, _WORDS_KEPT, counts)

@@ -1,6 +1,6 @@
-"""An evaluation as one HTML file: figures, distributions, the best and the worst captions.
+"""An evaluation as one HTML file: metrics, distributions, the best and worst captions.
 
-The file stands alone as a contact sheet does (`data/sinks/sheet.py`).
+Like a contact sheet (`data/sinks/sheet.py`), it contains its thumbnails and fetches nothing.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from typing import Any, Final
 
 import numpy as np
 
+from altogether_rt.data.problems import Problems
 from altogether_rt.data.sinks.sheet import image_html, sheet_css, text_html
 from altogether_rt.errors import ImageError
 from altogether_rt.evaluation.evaluate import Evaluation, Results
 from altogether_rt.evaluation.inputs import image_path
+from altogether_rt.evaluation.metric import Estimate, Metric
 from altogether_rt.evaluation.plots import histogram_svg, interval_svg
 
 __all__ = ["NUM_SHOWN", "Report", "write_report"]
 
-#: Captions shown at either end.
+#: Number of best captions shown, and of worst ones.
 NUM_SHOWN: Final = 8
-#: Images named among those that were not scored.
+#: Maximum number of names in each list of what was not scored.
 _MAX_NAMED: Final = 50
-#: What captions are ordered by: the first that there is.
+#: The metric that captions are ranked by: the first one that is available.
 _ORDER: Final = ("cider_d", "clip_score", "rouge_l", "names_kept", "alt_words_kept", "words")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows."""
+    """The contents of the page."""
 
     results: Results
-    settings: Mapping[str, Any]  # tokenizer, versions, …: shown as they are
-    images: Path | None = None  # their folder
+    settings: Mapping[str, Any]  # tokenizer, versions and so on
+    images: Path | None = None  # their folder, if there is one
 
     @property
     def evaluation(self) -> Evaluation:
@@ -54,7 +56,7 @@ class Report:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Writes the page, whole or not at all."""
+    """Writes the page to a temporary file and renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8", errors="replace") as file:
@@ -81,7 +83,7 @@ def _page(report: Report) -> Iterator[str]:
         "<main>\n"
     )
     yield _counts(report)
-    yield _figures(report)
+    yield _metrics(report)
     if report.results.differences:
         yield _differences(report)
     yield _distributions(report)
@@ -108,14 +110,13 @@ def _count_line(evaluation: Evaluation) -> str:
     return html.escape(" · ".join(parts))
 
 
-def _figures(report: Report) -> str:
+def _metrics(report: Report) -> str:
     rows = []
     for key, metric in report.evaluation.metrics.items():
         estimate = report.results.estimates[key]
-        low, high = (metric.shown(end) for end in estimate.interval)
         rows.append(
             f"<tr><td>{metric.label}</td><td>{metric.shown(estimate.value)}</td>"
-            f"<td>{low} … {high}</td><td>{estimate.num_images:,}</td></tr>\n"
+            f"<td>{metric.shown_interval(estimate.interval)}</td><td>{estimate.num_images:,}</td></tr>\n"
         )
     for missing in report.evaluation.unavailable.values():
         reason = html.escape(missing.reason)
@@ -124,7 +125,7 @@ def _figures(report: Report) -> str:
             f'<td class="why" colspan="2">{reason}</td></tr>\n'
         )
     definitions = "".join(
-        f"<dt>{metric.label}</dt><dd>{html.escape(metric.definition)}</dd>\n"
+        f"<dt>{metric.label}</dt><dd>{html.escape(_definition(metric))}</dd>\n"
         for metric in report.evaluation.metrics.values()
     )
     settings = "".join(
@@ -132,7 +133,7 @@ def _figures(report: Report) -> str:
         for key, value in report.settings.items()
     )
     return (
-        '<section>\n<h2>Figures</h2>\n<div class="scroll"><table>\n<thead><tr><th>metric</th>'
+        '<section>\n<h2>Metrics</h2>\n<div class="scroll"><table>\n<thead><tr><th>metric</th>'
         "<th>value</th><th>interval</th><th>images</th></tr></thead>\n<tbody>\n"
         f"{''.join(rows)}</tbody>\n</table></div>\n"
         f"<details><summary>Definitions</summary><dl>{definitions}</dl></details>\n"
@@ -141,24 +142,43 @@ def _figures(report: Report) -> str:
     )
 
 
+def _verdict(metric: Metric, estimate: Estimate) -> str:
+    """better, worse or different if the interval excludes 0; "" if it does not."""
+    low, high = estimate.interval
+    if not (low > 0 or high < 0):
+        return ""
+    if metric.higher_is_better is None:
+        return "different"
+    return "better" if (low > 0) == metric.higher_is_better else "worse"
+
+
+def _definition(metric: Metric) -> str:
+    remark = metric.remark
+    return (
+        f"{metric.definition}; {remark}" if remark not in metric.definition else metric.definition
+    )
+
+
 def _differences(report: Report) -> str:
     rows = []
     for row in report.results.differences:
         metric, estimate = row.metric, row.difference
         low, high = estimate.interval
-        clear = ' class="clear"' if low > 0 or high < 0 else ""
+        verdict = _verdict(metric, estimate)
         shown = metric.shown(estimate.value, signed=True)
-        ends = " … ".join(metric.shown(end, signed=True) for end in (low, high))
+        ends = metric.shown_interval(estimate.interval, signed=True)
         plot = interval_svg(low, estimate.value, high, f"{metric.label}: {shown}, {ends}")
         rows.append(
             f"<tr><td>{metric.label}</td><td>{metric.shown(row.ours.value)}</td>"
-            f"<td>{metric.shown(row.theirs.value)}</td><td{clear}>{shown}</td><td>{ends}</td>"
+            f"<td>{metric.shown(row.theirs.value)}</td>"
+            f'<td class="{verdict}">{shown}</td><td>{ends}</td>'
             f"<td>{plot}</td><td>{estimate.num_images:,}</td></tr>\n"
         )
     return (
-        '<section>\n<h2>Differences on the images that both have</h2>\n<div class="scroll">'
+        "<section>\n<h2>Differences on the images that both have captioned</h2>\n"
+        '<div class="scroll">'
         "<table>\n<thead><tr><th>metric</th><th>this</th><th>against</th><th>difference</th>"
-        "<th>interval</th><th>beside zero</th><th>images</th></tr></thead>\n<tbody>\n"
+        "<th>interval</th><th>relative to 0</th><th>images</th></tr></thead>\n<tbody>\n"
         f"{''.join(rows)}</tbody>\n</table></div>\n</section>\n"
     )
 
@@ -185,7 +205,7 @@ def _distributions(report: Report) -> str:
 
 
 def _examples(report: Report) -> Iterator[str]:
-    """Captions at either end of a metric, or where it differs most from the other system's."""
+    """The best and worst captions, or those with the largest differences to the other system."""
     metrics = report.evaluation.metrics
     metric = next((metrics[key] for key in _ORDER if key in metrics), None)
     if metric is None or metric.each is None:
@@ -196,7 +216,7 @@ def _examples(report: Report) -> Iterator[str]:
         assert other.each is not None
         theirs = dict(zip(other.images, other.each.tolist(), strict=True))
         values = {image: values[image] - theirs[image] for image in values if image in theirs}
-        high, low = "furthest ahead", "furthest behind"
+        high, low = "highest differences", "lowest differences"
     ranked = sorted((i for i in values if not np.isnan(values[i])), key=lambda i: -values[i])
     num = min(NUM_SHOWN, len(ranked) // 2)
     signed = report.against is not None
@@ -247,26 +267,30 @@ def _image(report: Report, image: str) -> str:
 
 
 def _not_scored(evaluation: Evaluation) -> str:
-    groups = {
-        "Error rows": [f"{image} ({kind})" for image, kind in evaluation.captions.errors.items()],
-        "Rows that could not be read": evaluation.captions.problems.examples,
-        "ImageEmbeddings that could not be had": evaluation.image_problems.examples,
-    }
-    if evaluation.references is not None:
-        groups["Captions without a reference"] = evaluation.without_reference()
-        groups["References without a caption"] = evaluation.without_caption()
-        groups["References that could not be read"] = evaluation.references.problems.examples
-    parts = []
-    for title, names in groups.items():
-        if names:
-            some = "".join(f"<li>{text_html(name)}</li>" for name in names[:_MAX_NAMED])
-            more = (
-                f"<li>and {len(names) - _MAX_NAMED:,} more</li>" if len(names) > _MAX_NAMED else ""
-            )
-            parts.append(
-                f"<details><summary>{title}: {len(names):,}</summary>"
-                f"<ul>{some}{more}</ul></details>\n"
-            )
-    if not parts:
+    captions, references = evaluation.captions, evaluation.references
+    errors = [f"{image} ({kind})" for image, kind in captions.errors.items()]
+    parts = [
+        _names("Error rows", errors),
+        _names("Records that are not rows", captions.problems),
+        _names("Images without an embedding", evaluation.image_problems),
+    ]
+    if references is not None:
+        parts += [
+            _names("Captions without a reference", evaluation.without_reference()),
+            _names("References without a caption", evaluation.without_caption()),
+            _names("Records that are not references", references.problems),
+        ]
+    lists = "".join(parts)
+    return f"<section>\n<h2>Not scored</h2>\n{lists}</section>\n" if lists else ""
+
+
+def _names(title: str, names: Sequence[str] | Problems) -> str:
+    """A list that can be opened, with at most `_MAX_NAMED` items; "" without names."""
+    examples = names.examples if isinstance(names, Problems) else names[:_MAX_NAMED]
+    total = names.count if isinstance(names, Problems) else len(names)
+    if not total:
         return ""
-    return f"<section>\n<h2>Not scored</h2>\n{''.join(parts)}</section>\n"
+    items = [f"<li>{text_html(name)}</li>" for name in examples]
+    if total > len(items):
+        items.append(f"<li>and {total - len(items):,} more</li>")
+    return f"<details><summary>{title}: {total:,}</summary><ul>{''.join(items)}</ul></details>\n"

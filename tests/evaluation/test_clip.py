@@ -17,7 +17,6 @@ from altogether_rt.model._torchvision import make_torchvision_importable  # noqa
 make_torchvision_importable()
 open_clip = pytest.importorskip("open_clip", reason="needs the extra train")
 
-from altogether_rt.artifacts.bundle import Bundle  # noqa: E402
 from altogether_rt.captions import EmbeddedImage  # noqa: E402
 from altogether_rt.data.embeddings import EncoderStamp  # noqa: E402
 from altogether_rt.data.problems import Problems  # noqa: E402
@@ -229,12 +228,12 @@ def test_embeddings_of_another_clip_are_refused(folder: Path, tmp_path: Path) ->
     model = model_of(folder)
     save(tmp_path / "wide.npy", model, {"0.png": np.ones(20, np.float32)})
     wide = ImageEmbeddings(saved=open_embeddings(tmp_path / "wide.npy"))
-    with pytest.raises(AltogetherError, match=r"embeddings of 20, and .* of 16"):
+    with pytest.raises(AltogetherError, match=r"embeddings of width 20, but .* of width 16"):
         metric(ClipScore(model, wide), CAPTIONS)
     other = -model.embed_image(folder / "0.png")
     save(tmp_path / "other.npy", model, {"0.png": other})
     images = ImageEmbeddings(folder, open_embeddings(tmp_path / "other.npy"))
-    with pytest.raises(AltogetherError, match=r"another encoder .* cosine -1\.00"):
+    with pytest.raises(AltogetherError, match=r"another encoder .* is -1\.00"):
         metric(ClipScore(model, images), CAPTIONS)
 
 
@@ -245,7 +244,7 @@ def test_images_that_cannot_be_had_are_counted(folder: Path) -> None:
     assert isinstance(found, Metric)
     assert found.images == ("0.png",)
     assert problems.count == 2
-    assert "not in the folder" in problems.examples[1]
+    assert "not in the image folder" in problems.examples[1]
     nothing = metric(ClipScore(model_of(folder), ImageEmbeddings(folder)), {"none.png": "a bird"})
     assert isinstance(nothing, Unavailable)
 
@@ -253,15 +252,15 @@ def test_images_that_cannot_be_had_are_counted(folder: Path) -> None:
 def test_the_share_of_texts_that_were_cut_is_said(folder: Path) -> None:
     captions = {"0.png": "boat " * 75, "1.png": "boat " * 76, "2.png": "bird", "3.png": "sea"}
     found = metric(ClipScore(model_of(folder), ImageEmbeddings(folder)), captions)
-    assert "25.0 % of the captions are longer than its 77 tokens" in found.definition
+    assert "25.0 % of the captions were longer than 77 tokens" in found.remark
 
 
 def test_what_cannot_be_loaded(folder: Path) -> None:
-    with pytest.raises(AltogetherError, match="random weights by itself"):
+    with pytest.raises(AltogetherError, match="needs weights"):
         ClipModel(str(folder / "small.json"))
     with pytest.raises(AltogetherError, match="neither a file nor one of"):
         ClipModel("ViT-B-32", "none-such")
-    with pytest.raises(AltogetherError, match="knows no model"):
+    with pytest.raises(AltogetherError, match="has no model"):
         ClipModel("ViT-B-33", "openai")
     with pytest.raises(AltogetherError, match="needs images"):
         load_clip("ViT-B-32", "openai", None, None)
@@ -273,6 +272,26 @@ def test_what_cannot_be_loaded(folder: Path) -> None:
         open_embeddings(folder / "absent.npy")
 
 
-def test_the_starters_own_embeddings_are_of_no_clip_with_a_text_tower() -> None:
-    """Its text tower is not kept: what it saves cannot be scored, and the widths say so."""
-    assert Bundle.load("starter").manifest.config.encoder.embed_dim != CONFIG["embed_dim"]
+def test_command_without_references(folder: Path, tmp_path: Path) -> None:
+    """Generated images have a text and no references: the paper scores text-to-image like this."""
+    from typer.testing import CliRunner
+
+    from altogether_rt.cli.main import app
+
+    rows = [{"file_name": name, "caption": text} for name, text in CAPTIONS.items()]
+    rows.append({"file_name": "none.png", "caption": "a fish"})
+    path = tmp_path / "captions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = ("--clip", folder / "small.json", "--clip-weights", folder / "small.pt")
+    arguments = [str(a) for a in ("eval", path, "--images", folder, *model, "--resamples", 100)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "CLIP score: 0.0 % of the captions were longer than 77 tokens" in done.stdout
+    assert "1 images that have no embedding" in done.stdout
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    data = json.loads(done.stdout)
+    assert data["metrics"]["clip_score"]["value"] == pytest.approx(sum(PUBLISHED) / 4, abs=1e-4)
+    assert data["metrics"]["clip_score"]["images"] == 4
+    assert data["counts"]["images_without_embedding"] == 1
+    assert data["settings"]["clip"].endswith("small.json")
+    assert "bleu_4" not in data["metrics"]

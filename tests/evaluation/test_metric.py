@@ -10,6 +10,7 @@ import pytest
 from altogether_rt.evaluation.metric import Bootstrap, Metric, mean_metric, percent_metric
 from altogether_rt.evaluation.overlap import overlap_metrics
 from altogether_rt.metrics import bleu, cider_d, rouge_l
+from altogether_rt.statistics import Interval
 
 pytestmark = pytest.mark.lean
 
@@ -63,7 +64,7 @@ def test_document_frequencies_are_of_all_references() -> None:
 def test_one_image_has_no_cider() -> None:
     captions, references = corpus(3, num=1)
     *_, cider = overlap_metrics(captions, references)
-    assert "one alone" in cider.reason  # type: ignore[union-attr]
+    assert "at least two images" in cider.reason  # type: ignore[union-attr]
 
 
 def test_differences_are_paired() -> None:
@@ -87,13 +88,26 @@ def test_only_keeps_images_with_their_numbers() -> None:
 
 def test_shares_are_of_sums() -> None:
     metric = percent_metric("x", "x", "", {"a": (1, 1), "b": (0, 3), "c": (0, 0)})
-    assert metric.images == ("a", "b")  # "c" says nothing
-    assert metric.estimate(QUICK).value == 25  # not the mean of 100 and 0
+    estimate = metric.estimate(QUICK)
+    assert estimate.value == 25  # not the mean of 100 and 0
+    assert estimate.num_images == 2  # "c" adds nothing
+
+
+def test_differences_of_shares_are_of_all_images() -> None:
+    """Also of those where only one of the two systems has something to count."""
+    ours = percent_metric("x", "x", "", {"a": (1, 1), "b": (0, 0), "c": (0, 0)})
+    theirs = percent_metric("x", "x", "", {"a": (0, 0), "b": (1, 2), "c": (0, 0)})
+    difference = ours.difference(theirs, QUICK)
+    assert (difference.value, difference.num_images) == (50, 2)
 
 
 def test_figures_as_they_are_shown() -> None:
     percent = percent_metric("x", "x", "", {"a": (1, 3)})
     assert percent.shown(33.333) == "33.3 %"
-    assert percent.shown(1.25, signed=True) == "+1.2 %"
+    assert percent.shown(1.25, signed=True) == "+1.2 pp"
+    assert percent.shown(-0.04, signed=True) == "+0.0 pp"
     assert percent.shown(math.nan) == "–"
+    assert percent.shown_interval(Interval(0.0, 12.34)) == "0.0 % … 12.3 %"
+    assert percent.shown_interval(Interval(-1.0, 1.0), signed=True) == "-1.0 pp … +1.0 pp"
+    assert percent.shown_interval(Interval(math.nan, math.nan)) == "–"
     assert mean_metric("x", "x", "", "points", {"a": 1.0}).shown(-0.123, signed=True) == "-0.12"

@@ -121,6 +121,5 @@ def test_without_alt_texts() -> None:
 
 def test_captions_without_a_name_leave_the_share_undefined() -> None:
     found = metrics(captions={"c": "a bird"}, alts={"c": ("a boat",)})
-    assert found["names_unsupported"].images == ()  # type: ignore[union-attr]
     estimate = found["names_unsupported"].estimate(Bootstrap())  # type: ignore[union-attr]
     assert estimate.to_dict() == {"value": None, "low": None, "high": None, "images": 0}

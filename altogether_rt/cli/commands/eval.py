@@ -1,4 +1,4 @@
-"""`altogether-rt eval`: judges captions by references, alt-texts and images."""
+"""`altogether-rt eval`: metrics of captions."""
 
 from __future__ import annotations
 
@@ -40,77 +40,83 @@ def eval_command(
         Path | None,
         typer.Argument(
             metavar="[REFERENCES]",
-            help="JSON lines with file_name and references or rounds (the last one counts), or "
-            "COCO's captions. Without: what needs none.",
+            help="JSON lines with file_name and references, or rounds (the last one is used), or a "
+            "COCO captions file. Optional: some metrics need none.",
         ),
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="OTHER", help="Other captions of the same images: differences."),
+        typer.Option(metavar="OTHER", help="Other captions of the same images, to compare with."),
     ] = None,
     alt: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Alt-texts, before those that the captions' rows have."),
+        typer.Option(metavar="FILE", help="Alt-texts, used instead of those in CAPTIONS."),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The images: for the CLIP score and the report."),
+        typer.Option(
+            metavar="DIR", help="Folder of the images, for the CLIP score and the report."
+        ),
     ] = None,
     clip: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="CLIP score with this open_clip model: a name, a JSON file, hf-hub:…, local-dir:…",
+            help="Compute the CLIP score with this open_clip model: a name, a JSON file, "
+            "hf-hub:org/repo or local-dir:path.",
         ),
     ] = None,
     clip_weights: Annotated[
         str | None,
-        typer.Option(metavar="WEIGHTS", help="Its weights: open_clip's tag, or a file."),
+        typer.Option(
+            metavar="WEIGHTS", help="Weights of the CLIP model: open_clip's tag, or a file."
+        ),
     ] = None,
     embeddings: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Image embeddings of --save-embeddings, made by the same CLIP."
+            metavar="FILE",
+            help="Embeddings that caption --save-embeddings wrote, of the same CLIP.",
         ),
     ] = None,
     phrases: Annotated[
-        bool, typer.Option(help="Noun phrases, where spaCy and its model are installed.")
+        bool, typer.Option(help="Noun phrases, if spaCy and its model are installed.")
     ] = True,
     spacy_model: Annotated[
-        str, typer.Option(metavar="MODEL", help="spaCy's model for noun phrases.")
+        str, typer.Option(metavar="MODEL", help="The spaCy model for noun phrases.")
     ] = DEFAULT_MODEL,
     phrase_form: Annotated[
-        PhraseForm, typer.Option(help="What of a noun phrase is compared.")
+        PhraseForm, typer.Option(help="The form in which noun phrases are compared.")
     ] = "lemmas",
     meteor: Annotated[
-        bool, typer.Option(help="METEOR, where Java and pycocoevalcap are installed.")
+        bool, typer.Option(help="METEOR, if Java and pycocoevalcap are installed.")
     ] = True,
     missing_as_empty: Annotated[
         bool,
         typer.Option(
-            "--missing-as-empty", help="Score an error row or a missing caption as an empty one."
+            "--missing-as-empty", help="Score error rows and missing captions as empty captions."
         ),
     ] = False,
-    resamples: Annotated[
-        int, typer.Option(min=100, help="Resamples of the bootstrap over images.")
-    ] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same intervals.")] = 0,
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A report with plots and the best and worst captions."),
+        typer.Option(
+            metavar="FILE", help="Write a report with plots and the best and worst captions."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Judge captions by their references, their alt-texts and their images.
+    """Evaluate captions with references, alt-texts and images.
 
-    Each figure has its 95 % bootstrap interval over images; --against adds the differences of two
-    systems on the images that both captioned. Nothing is left out unseen: rows with errors,
-    captions without references and references without captions are counted.
+    Every metric has a 95 % bootstrap interval over images. --against adds the paired differences to
+    other captions of the same images. Error rows, captions without references and references
+    without captions are counted and shown.
     """
     output = Output(as_json=as_json, quiet=quiet)
     if html is not None and html.is_dir():
-        raise AltogetherError(f"{html} is a folder: name a file for the report.")
+        raise AltogetherError(f"{html} is a folder: give a file for the report.")
     table = None if alt is None else read_alts(alt)
     known = None if references is None else read_references(references)
     systems = [read_captions(path, table) for path in (captions, against) if path is not None]
@@ -124,15 +130,17 @@ def eval_command(
     if clip is not None:
         options.clip = load_clip(clip, clip_weights, root, embeddings)
     elif embeddings is not None or clip_weights is not None:
-        raise AltogetherError("the CLIP score needs a text tower too: name the CLIP (--clip).")
+        raise AltogetherError(
+            "--embeddings and --clip-weights are for the CLIP score: name its model (--clip)."
+        )
     bootstrap = Bootstrap(num_resamples=resamples, seed=seed)
     evaluations = list(_evaluate(systems, known, options, output))
-    figures = results(evaluations[0], evaluations[1] if against else None, bootstrap)
+    computed = results(evaluations[0], evaluations[1] if against else None, bootstrap)
     settings = run_settings(bootstrap, options, clip, clip_weights)
     if html is not None:
-        write_report(Report(figures, settings, root), html)
-    show_results(output, figures)
-    output.result(results_json(figures, settings))
+        write_report(Report(computed, settings, root), html)
+    show_results(output, computed)
+    output.result(results_json(computed, settings))
     if html is not None:
         output.note(f"Report: {html}")
 

@@ -1,0 +1,108 @@
+"""Pictures of a known table, by key: a request never names a file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from altogether_rt.data.images import ImageLimits, load_image
+from altogether_rt.data.sniff import SNIFF_BYTES, sniff_format
+from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.web.site import Response, WebError
+
+__all__ = ["Picture", "PictureTable", "hash_picture"]
+
+#: Formats that browsers show themselves; any other is sent as PNG.
+_CONTENT_TYPES: Final = {
+    "AVIF": "image/avif",
+    "BMP": "image/bmp",
+    "GIF": "image/gif",
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One file, and the SHA-256 that its bytes must have (None: any)."""
+
+    name: str  # as people know it
+    path: Path
+    sha256: str | None = None
+
+
+class PictureTable:
+    """Pictures by key, for `Site.get_item`. Keys are the table's own, never paths."""
+
+    def __init__(self, pictures: Mapping[str, Picture], limits: ImageLimits | None = None) -> None:
+        self._pictures = dict(pictures)
+        self._limits = limits or ImageLimits()
+
+    def response(self, key: str) -> Response:
+        """The picture's bytes as a browser can show them.
+
+        Raises WebError if there is no such key, AltogetherError if the file is no longer the one
+        that it was.
+        """
+        picture = self._pictures.get(key)
+        if picture is None:
+            raise WebError(404, "There is no such picture.")
+        data = read_picture(picture, self._limits)
+        content_type = _CONTENT_TYPES.get(sniff_format(data[:SNIFF_BYTES]) or "")
+        if content_type is None:
+            data, content_type = _as_png(picture.path, self._limits), "image/png"
+        return Response(data, content_type)
+
+    def check(self, key: str) -> None:
+        """Raises AltogetherError if the file is no longer the one that it was."""
+        read_picture(self._pictures[key], self._limits)
+
+
+def read_picture(picture: Picture, limits: ImageLimits | None = None) -> bytes:
+    """The file's bytes, checked. Raises AltogetherError if they are not those that they were."""
+    data = _read(picture.path, (limits or ImageLimits()).max_bytes)
+    if data is None:
+        raise AltogetherError(f"{picture.name} cannot be read any more: put the file back.")
+    if picture.sha256 is not None and hashlib.sha256(data).hexdigest() != picture.sha256:
+        raise AltogetherError(
+            f"{picture.name} has changed since the round began: "
+            "put the old file back, or start again with the new one."
+        )
+    return data
+
+
+def hash_picture(path: Path, max_bytes: int = ImageLimits().max_bytes) -> str:
+    """SHA-256 of a file's bytes. Raises ImageError if it cannot be read."""
+    data = _read(path, max_bytes)
+    if data is None:
+        raise ImageError("unreadable", f"{path.name} cannot be read.")
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read(path: Path, max_bytes: int) -> bytes | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+                return None
+            return file.read(max_bytes)
+    except (OSError, ValueError):
+        return None
+
+
+def _as_png(path: Path, limits: ImageLimits) -> bytes:
+    try:
+        image = load_image(path, limits)
+    except ImageError as error:
+        raise AltogetherError(str(error)) from error
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

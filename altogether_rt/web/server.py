@@ -1,0 +1,214 @@
+"""Serves a site to this machine alone, over the standard library's HTTP server.
+
+A web page open in the same browser must not reach it: a request whose Host is not a loopback name
+(DNS rebinding) or whose Origin is another site's (cross-site requests) gets 403. Another user of
+the machine must not either: every address begins with the session's token.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from altogether_rt.errors import AltogetherError
+from altogether_rt.web.site import Response, Site, WebError
+
+__all__ = ["CONTENT_SECURITY_POLICY", "LoopbackServer", "serve_until_stopped"]
+
+#: Only what this server sends is loaded, run or called; nothing may be framed or posted away.
+CONTENT_SECURITY_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
+_HEADERS: Final = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+_LOOPBACK: Final = "127.0.0.1"
+_LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+#: Seconds that a connection may keep a thread waiting.
+_TIMEOUT_S: Final = 30.0
+
+
+class LoopbackServer(ThreadingHTTPServer):
+    """A site on 127.0.0.1. A context manager; `start` serves in a thread of its own."""
+
+    daemon_threads = True  # an idle connection does not keep the process alive
+
+    def __init__(self, site: Site, port: int = 0) -> None:
+        """Binds; port 0 takes any free one. Raises AltogetherError if the port cannot be had."""
+        self.site = site
+        try:
+            super().__init__((_LOOPBACK, port), _Handler)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise AltogetherError(
+                f"port {port} of {_LOOPBACK} cannot be used: {reason}; "
+                "choose another with --port, or let 0 find a free one."
+            ) from error
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        """The page's address, token and all."""
+        return f"http://{_LOOPBACK}:{self.port}/{self.site.token}/"
+
+    def start(self) -> None:
+        """Serves from now on, in a thread that `shutdown` ends."""
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def server_bind(self) -> None:
+        """As the parent's, without its look-up of this machine's name, which can take seconds."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = _LOOPBACK, self.port
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that broke is nobody's mistake; anything else is a bug, to be seen whole."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            traceback.print_exc()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection."""
+
+    server: LoopbackServer
+    protocol_version = "HTTP/1.1"
+    server_version = "altogether-rt"
+    sys_version = ""
+    timeout = _TIMEOUT_S
+
+    def do_GET(self) -> None:
+        # A body would be taken for the next request of this connection.
+        self.close_connection |= not {"Content-Length", "Transfer-Encoding"}.isdisjoint(
+            self.headers
+        )
+        self._answer("GET")
+
+    def do_POST(self) -> None:
+        self._answer("POST")
+
+    def _answer(self, method: str) -> None:
+        try:
+            response = self._response(method)
+        except WebError as error:
+            # The body may not have been read: what follows on this connection is not a request.
+            self.close_connection |= method == "POST"
+            response = Response.json({"error": str(error)}, error.status)
+        except OSError as error:
+            message = f"{error.strerror or error}: nothing was saved."
+            response = Response.json({"error": message}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        except Exception:
+            traceback.print_exc()
+            message = "Something broke here; the terminal says what. Nothing was saved."
+            response = Response.json({"error": message}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        self._send(response)
+
+    def _response(self, method: str) -> Response:
+        self._check_sender()
+        path = urlsplit(self.path).path if self.path.startswith("/") else ""
+        token, _, name = path.removeprefix("/").partition("/")
+        site = self.server.site
+        if not secrets.compare_digest(token.encode(), site.token.encode()) or path.count("/") < 2:
+            raise WebError(404, "There is nothing here: open the whole address that was printed.")
+        if method == "GET":
+            return site.answer_get(name)
+        return site.answer_post(name, self._body(site.max_body_bytes))
+
+    def _check_sender(self) -> None:
+        hosts, origins = self.headers.get_all("Host", []), self.headers.get_all("Origin", [])
+        if len(hosts) != 1 or _host_name(hosts[0]) not in _LOOPBACK_NAMES:
+            raise WebError(403, "This server answers to its own name only: 127.0.0.1.")
+        if any(origin != f"http://{hosts[0]}" for origin in origins):
+            raise WebError(403, "Requests of other sites are refused.")
+
+    def _body(self, max_bytes: int) -> bytes:
+        if self.headers.get_content_type() != "application/json":
+            raise WebError(415, "The body must be application/json.")
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
+            raise WebError(411, "The body's length must be given.")
+        if len(length) > 12 or int(length) > max_bytes:
+            raise WebError(413, f"The body may have {max_bytes:,} bytes.")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise WebError(400, "The body ended early.")
+        return body
+
+    def _send(self, response: Response) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(response.body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the parent answers to a request that it cannot read, in our form."""
+        self.close_connection = True
+        self.request_version = "HTTP/1.1"  # of a request that names none, no headers are sent
+        self._send(Response.json({"error": message or HTTPStatus(code).phrase}, code))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: addresses hold the token, and the terminal is for the annotator."""
+
+
+def _host_name(host: str) -> str:
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises ValueError if it is not a number
+    except ValueError:
+        return ""
+    plain = not (parts.path or parts.query or parts.fragment or parts.username is not None)
+    return (parts.hostname or "") if plain else ""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def serve_until_stopped(server: LoopbackServer) -> None:
+    """Serves until Ctrl-C or SIGTERM, which is how it is meant to end, and closes the server."""
+    with server, _terminable():
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return

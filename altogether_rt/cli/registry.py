@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["COMMANDS", "EXTRA_OF_PACKAGE", "CommandSpec"]
+__all__ = ["COMMANDS", "EXTRA_OF_PACKAGE", "GROUPS", "CommandSpec", "GroupSpec"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,19 @@ class CommandSpec:
     extra: str  # installs what the command needs beyond the base installation
 
 
-#: A key of two words ("scenes score") is a command within a command.
+@dataclass(frozen=True)
+class GroupSpec:
+    """A command that consists of commands: `altogether-rt scenes score`."""
+
+    summary: str  # one line, shown by `altogether-rt --help`
+    default: str = ""  # the one that is meant where the first word names none of them
+
+
+#: Their commands stand in COMMANDS, under keys of two words ("scenes score").
+GROUPS: dict[str, GroupSpec] = {
+    "scenes": GroupSpec("Draw scenes of which everything is known; score captions.", "draw"),
+}
+
 COMMANDS: dict[str, CommandSpec] = {
     "caption": CommandSpec(
         "altogether_rt.cli.commands.caption:caption_command",
@@ -115,12 +127,12 @@ COMMANDS: dict[str, CommandSpec] = {
         ),
         "eval",
     ),
-    "scenes": CommandSpec(
+    "scenes draw": CommandSpec(
         "altogether_rt.cli.commands.scenes:scenes_command",
         "Draw scenes with alt-texts, facts and reference captions.",
         (
+            "altogether-rt scenes draw examples --num 24 --seed 7",
             "altogether-rt scenes examples --num 24 --seed 7",
-            "altogether-rt scenes score captions.jsonl examples/references.jsonl",
         ),
         "cpu",
     ),

@@ -31,6 +31,7 @@ class GroupSpec:
 
 #: Their commands stand in COMMANDS, under keys of two words ("scenes score").
 GROUPS: dict[str, GroupSpec] = {
+    "annotate": GroupSpec("Let people re-align texts with their pictures, in rounds."),
     "scenes": GroupSpec("Draw scenes of which everything is known; score captions.", "draw"),
 }
 
@@ -126,6 +127,32 @@ COMMANDS: dict[str, CommandSpec] = {
             "altogether-rt eval made.jsonl --images made/ --clip ViT-B-32 --clip-weights openai",
         ),
         "eval",
+    ),
+    "annotate start": CommandSpec(
+        "altogether_rt.cli.commands.annotate:start_command",
+        "Start: round 1 is the alt-texts, round 2 is open for answers.",
+        (
+            "altogether-rt annotate start photos/ --alt alts.jsonl --out work",
+            "altogether-rt annotate start photos/ --alt alts.jsonl --out work "
+            "--annotators anna,ben --overlap 0.1 --gold scenes/",
+            "altogether-rt annotate start photos/ --from captions.jsonl --out work",
+        ),
+        "cpu",
+    ),
+    "annotate serve": CommandSpec(
+        "altogether_rt.cli.commands.annotate:serve_command",
+        "Serve the page on which one person answers.",
+        (
+            "altogether-rt annotate serve work --as anna",
+            "altogether-rt annotate serve work --as anna --instead-of ben --port 8000",
+        ),
+        "cpu",
+    ),
+    "annotate next": CommandSpec(
+        "altogether_rt.cli.commands.annotate:next_command",
+        "Close the open round, and open the one that starts from its answers.",
+        ("altogether-rt annotate next work", "altogether-rt annotate next work --partial"),
+        "cpu",
     ),
     "scenes draw": CommandSpec(
         "altogether_rt.cli.commands.scenes:scenes_command",

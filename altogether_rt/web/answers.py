@@ -60,7 +60,7 @@ def read_answers(path: Path) -> list[Row]:
         row = _parse(line)
         if row is None:
             raise AltogetherError(
-                f"line {number} of {path} is not an answer: restore the file from a copy, "
+                f"line {number} of {path} is not a JSON object: restore the file from a copy, "
                 "or remove that line."
             )
         rows.append(row)

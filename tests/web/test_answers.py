@@ -58,7 +58,7 @@ def test_a_half_written_last_row_is_left_out_and_then_replaced(tmp_path: Path, s
 def test_a_damaged_row_elsewhere_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"task": "1"}\n{"tas\n{"task": "3"}\n')
-    with pytest.raises(AltogetherError, match=r"line 2 of .*a\.jsonl is not an answer"):
+    with pytest.raises(AltogetherError, match=r"line 2 of .*a\.jsonl is not a JSON object"):
         read_answers(path)
     with pytest.raises(AltogetherError, match="line 2"):
         AnswerFile(path)

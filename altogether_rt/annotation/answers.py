@@ -1,0 +1,139 @@
+"""What one annotator says of one picture: the row, and what makes it acceptable."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from altogether_rt.annotation.work import Task, TaskKey, hash_text
+from altogether_rt.data.alts import MAX_ALT_CHARS, clean_text
+from altogether_rt.errors import AltogetherError
+
+__all__ = [
+    "FLAGS",
+    "NOT_EXPORTED",
+    "AnswerError",
+    "checked_answer",
+    "current_answers",
+    "now",
+    "row_key",
+    "withdrawn_answer",
+]
+
+Row = Mapping[str, Any]
+
+#: What a picture or its text can be flagged as, and what that means.
+FLAGS: Final = {
+    "cannot_verify": "something the text says cannot be told from the picture",
+    "private": "shows what is private",
+    "unusable": "broken, blank, or nothing that can be described",
+}
+#: Flags that keep a picture out of later rounds and of what is exported.
+NOT_EXPORTED: Final = ("private", "unusable")
+
+#: Seconds. A page left open over night has not been looked at all that time.
+_MAX_SECONDS: Final = 24 * 3600.0
+
+
+class AnswerError(AltogetherError):
+    """An answer that is not taken. `reason` is a class of reasons, for counting."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def checked_answer(
+    task: Task,
+    round_number: int,
+    said: Row,
+    *,
+    annotator: str,
+    guideline: str,
+    via: str,
+    time: str | None = None,
+) -> dict[str, Any]:
+    """The row of an answer. `said` has text, flags, seconds and the hash `from`.
+
+    Raises AnswerError if the text is not one, or began from another text than the task's.
+    """
+    name = task.file_name
+    if said.get("from") != hash_text(task.text):
+        raise AnswerError(
+            "another text", f"the answer to {name} began from another text than this round's."
+        )
+    text, flags = said.get("text"), said.get("flags", [])
+    if not isinstance(text, str) or not _are_flags(flags):
+        raise AnswerError("malformed", f"the answer to {name} has no text, or unknown flags.")
+    text = clean_text(text)
+    if len(text) > MAX_ALT_CHARS:
+        raise AnswerError(
+            "too long", f"the text of {name} is longer than {MAX_ALT_CHARS:,} characters."
+        )
+    if not text and not set(flags) & set(NOT_EXPORTED):
+        raise AnswerError(
+            "empty", f"the text of {name} is empty: write one, or flag the picture as unusable."
+        )
+    row = _row(task, round_number, annotator, guideline, via, time)
+    return row | {
+        "text": text,
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "seconds": _seconds(said.get("seconds")),
+    }
+
+
+def withdrawn_answer(
+    task: Task, round_number: int, *, annotator: str, guideline: str, via: str
+) -> dict[str, Any]:
+    """The row that takes an answer back, where there was none before it."""
+    return _row(task, round_number, annotator, guideline, via, None) | {"withdrawn": True}
+
+
+def _row(
+    task: Task, round_number: int, annotator: str, guideline: str, via: str, time: str | None
+) -> dict[str, Any]:
+    return {
+        "file_name": task.file_name,
+        "picture": task.picture,
+        "round": round_number,
+        "from": hash_text(task.text),
+        "started_from": task.started_from,
+        "annotator": annotator,
+        "time": time or now(),
+        "guideline": guideline,
+        "via": via,
+    }
+
+
+def current_answers(rows: Iterable[Row], round_number: int) -> dict[TaskKey, Row]:
+    """One annotator's answers that count in a round: the last of each picture."""
+    found: dict[TaskKey, Row] = {}
+    for row in rows:
+        if row.get("round") == round_number:
+            found.pop(row_key(row), None)
+            if not row.get("withdrawn"):
+                found[row_key(row)] = row
+    return found
+
+
+def row_key(row: Row) -> TaskKey:
+    return str(row.get("file_name")), str(row.get("picture"))
+
+
+def now() -> str:
+    """`2026-11-26T09:30:12.345Z`"""
+    time = datetime.datetime.now(datetime.timezone.utc)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _are_flags(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(f, str) and f in FLAGS for f in value)
+
+
+def _seconds(value: Any) -> float | None:
+    """None where it is not known."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return round(min(max(float(value), 0.0), _MAX_SECONDS), 1)

@@ -1,0 +1,58 @@
+"""The guideline beside the text: versioned, and a team's own copy in its work folder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from altogether_rt import toml
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["Guideline", "default_guideline", "read_guideline"]
+
+
+@dataclass(frozen=True)
+class Guideline:
+    """Rules, each a name and a text."""
+
+    version: str
+    title: str
+    rules: tuple[tuple[str, str], ...]
+
+    @property
+    def stamp(self) -> str:
+        """`1-3f9a0c2d`: the version, and a hash of the words, which tells an edit without one."""
+        words = "\0".join((self.title, *(part for rule in self.rules for part in rule)))
+        return f"{self.version}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
+
+    def to_dict(self) -> dict[str, Any]:
+        rules = [{"name": name, "text": text} for name, text in self.rules]
+        return {"version": self.version, "title": self.title, "rules": rules, "stamp": self.stamp}
+
+
+def default_guideline() -> str:
+    """The guideline that ships with the package, as TOML."""
+    return resources.files("altogether_rt.annotation").joinpath("guideline.toml").read_text("utf-8")
+
+
+def read_guideline(path: Path) -> Guideline:
+    """Raises AltogetherError if the file is not a guideline."""
+    try:
+        data = toml.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise AltogetherError(f"{path} is not TOML: {error}.") from error
+    try:
+        rules = tuple((str(rule["name"]), str(rule["text"])) for rule in data["rules"])
+        if not rules:
+            raise ValueError("it has no rules")
+        return Guideline(str(data["version"]), str(data["title"]), rules)
+    except (KeyError, TypeError, ValueError) as error:
+        raise AltogetherError(
+            f"{path} is not a guideline: it needs version, title and [[rules]] "
+            f"with name and text ({error})."
+        ) from error

@@ -1,0 +1,152 @@
+"""From one round to the next: which answer counts where there are several, and who goes on.
+
+Of several answers to a picture the one nearest to all the others counts (fewest words removed and
+added in sum), since it is the one that the others would have to change least; of two, which are
+always equally near, the one with more words, since the next round finds a wrong word more surely
+than a missing one; after that, the name that comes first. What anybody flagged as private or
+unusable goes no further.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from altogether_rt.annotation.answers import NOT_EXPORTED, current_answers, now
+from altogether_rt.annotation.assign import assign, check_shares
+from altogether_rt.annotation.words import split_words, word_distance
+from altogether_rt.annotation.work import Task, TaskKey, Work, write_round
+from altogether_rt.errors import AltogetherError
+from altogether_rt.web.pictures import read_picture
+
+__all__ = ["Resolved", "answers_of_round", "changed_pictures", "next_round", "resolve"]
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class Resolved:
+    """What a round came to."""
+
+    texts: dict[TaskKey, Row] = field(default_factory=dict)  # the answer that counts
+    left_out: dict[TaskKey, str] = field(default_factory=dict)  # and its flag
+    unanswered: list[Task] = field(default_factory=list)
+
+
+def answers_of_round(work: Work, number: int) -> dict[TaskKey, list[Row]]:
+    """What counts of every annotator, by picture, in order of their names."""
+    found: dict[TaskKey, list[Row]] = {}
+    for rows in work.answers().values():
+        for key, row in current_answers(rows, number).items():
+            found.setdefault(key, []).append(row)
+    return found
+
+
+def resolve(tasks: Sequence[Task], answers: Mapping[TaskKey, Sequence[Row]]) -> Resolved:
+    """One answer a picture, by the rule above."""
+    resolved = Resolved()
+    for task in tasks:
+        rows = answers.get(task.key, ())
+        flags = [flag for flag in NOT_EXPORTED if any(flag in row["flags"] for row in rows)]
+        if flags:
+            resolved.left_out[task.key] = flags[0]
+        elif rows:
+            resolved.texts[task.key] = _choose(rows)
+        else:
+            resolved.unanswered.append(task)
+    return resolved
+
+
+def _choose(rows: Sequence[Row]) -> Row:
+    if len(rows) == 1:
+        return rows[0]
+
+    def rank(row: Row) -> tuple[int, int, str]:
+        distance = sum(word_distance(row["text"], other["text"]) for other in rows)
+        return distance, -len(split_words(row["text"])), row["annotator"]
+
+    return min(rows, key=rank)
+
+
+def changed_pictures(
+    work: Work, tasks: Sequence[Task], advance: Callable[[], None] = lambda: None
+) -> dict[TaskKey, str]:
+    """Why pictures can no longer be used: they are gone, or other bytes than they were."""
+    changed = {}
+    for task in tasks:
+        try:
+            read_picture(work.picture(task))
+        except AltogetherError as error:
+            changed[task.key] = str(error)
+        advance()
+    return changed
+
+
+def next_round(
+    work: Work,
+    *,
+    annotators: Sequence[str] | None = None,
+    overlap: float | None = None,
+    partial: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[int, list[Task], Resolved]:
+    """Opens the round after the current one; returns its number, its tasks, and what the one
+    before came to.
+
+    annotators, overlap: as before if they are not given. partial: pictures without an answer stay
+    behind. Raises AltogetherError if some have none otherwise, if a picture has changed, or if
+    somebody is answering at this moment.
+    """
+    number = work.current_number
+    before = work.round(number)
+    names = before.annotators if annotators is None else tuple(annotators)
+    share = before.overlap if overlap is None else overlap
+    if annotators is not None and len(names) < 2 and overlap is None:
+        share = 0.0  # what two were to overlap cannot be asked of one
+    check_shares(names, share)
+    with work.locked(alone=True):  # no answer may arrive while the round is closed
+        resolved = resolve(before.tasks, answers_of_round(work, number))
+        _check_complete(before.tasks, resolved, number, partial)
+        carried = [task for task in before.tasks if task.key in resolved.texts]
+        _refuse_changed(changed_pictures(work, carried, advance))
+        tasks = [_carry(task, resolved.texts[task.key]) for task in carried]
+        seed = int(json.loads((work.folder / "work.json").read_text("utf-8")).get("seed", 0))
+        tasks = assign(tasks, names, share, seed + number)
+        about = {
+            "round": number + 1,
+            "opened": now(),
+            "annotators": list(names),
+            "overlap": share,
+            "unanswered": len(resolved.unanswered),
+            "left_out": len(resolved.left_out),
+        }
+        write_round(work.folder, number + 1, about, tasks)
+    return number + 1, tasks, resolved
+
+
+def _carry(task: Task, answer: Row) -> Task:
+    return dataclasses.replace(
+        task, rounds=(*task.rounds, answer["text"]), author=answer["annotator"]
+    )
+
+
+def _check_complete(tasks: Sequence[Task], resolved: Resolved, number: int, partial: bool) -> None:
+    missing = len(resolved.unanswered)
+    if missing and not partial:
+        raise AltogetherError(
+            f"{missing:,} of {len(tasks):,} pictures have no answer in round {number}, "
+            f"{resolved.unanswered[0].file_name} for one: finish them, "
+            "or leave them behind with --partial."
+        )
+    if not resolved.texts:
+        raise AltogetherError(f"round {number} has no answer that another round could start from.")
+
+
+def _refuse_changed(changed: Mapping[TaskKey, str]) -> None:
+    if changed:
+        first, rest = next(iter(changed.values())), len(changed) - 1
+        others = f" (and {rest:,} more: {', '.join(n for n, _ in list(changed)[1:6])})"
+        raise AltogetherError(first.rstrip(".") + (others if rest else "") + ".")

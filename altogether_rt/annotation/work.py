@@ -1,0 +1,239 @@
+"""The work folder: what is annotated, its rounds, and who has answered what.
+
+    work.json              where the pictures are, when the work was started
+    guideline.toml         what annotators are asked to do; a team may edit it
+    gold.jsonl             facts of the pictures that are known to us, if there are any
+    rounds/2/round.json    how round 2 was opened
+    rounds/2/tasks.jsonl   its pictures, a row each
+    answers/anna.jsonl     all that Anna answered, in every round; only ever appended to
+
+Round 1 is the text that the pictures came with; people answer from round 2 on. Everything but
+the answers is written once and never changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from altogether_rt.annotation.guideline import Guideline, read_guideline
+from altogether_rt.data.rows import encode_row
+from altogether_rt.errors import AltogetherError
+from altogether_rt.web.answers import answer_files, read_answers
+from altogether_rt.web.pictures import Picture
+
+__all__ = [
+    "FIRST_ROUND",
+    "Round",
+    "Task",
+    "TaskKey",
+    "Work",
+    "hash_text",
+    "write_round",
+    "write_rows",
+]
+
+SCHEMA: Final = 1
+#: The first round that people answer; round 1 is what they start from.
+FIRST_ROUND: Final = 2
+
+#: (file name, SHA-256 of its bytes): a picture that changed is another one.
+TaskKey = tuple[str, str]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture in one round."""
+
+    file_name: str
+    picture: str  # SHA-256 of the file
+    width: int  # pixels, upright
+    height: int
+    alts: tuple[str, ...]
+    rounds: tuple[str, ...]  # the texts of all rounds before this one
+    started_from: str  # what round 1 is: "alt-text" or "caption"
+    captioner: str | None = None  # the bundle that wrote the caption
+    annotators: tuple[str, ...] = ()  # who shall answer; empty: whoever comes
+    author: str | None = None  # who wrote the text that this round starts from
+    gold: bool = False  # its facts are known
+    extra: bool = False  # in the work for its facts alone, and never exported
+
+    @property
+    def key(self) -> TaskKey:
+        return self.file_name, self.picture
+
+    @property
+    def text(self) -> str:
+        """What this round starts from."""
+        return self.rounds[-1]
+
+    def to_row(self) -> dict[str, Any]:
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+        }
+
+    @classmethod
+    def from_row(cls, row: Row) -> Task:
+        """Raises TypeError, KeyError or ValueError if the row is not a task's."""
+        lists = {name: tuple(map(str, row[name])) for name in ("alts", "rounds", "annotators")}
+        task = cls(**{**row, **lists})
+        if not task.rounds or not all(isinstance(part, str) for part in task.key):
+            raise ValueError("an incomplete task")
+        return task
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: its number and its tasks, in the order in which they are shown."""
+
+    number: int
+    tasks: tuple[Task, ...]
+    overlap: float
+    annotators: tuple[str, ...]
+
+    def tasks_of(self, names: Iterable[str]) -> list[Task]:
+        """What at least one of these annotators shall answer."""
+        wanted = set(names)
+        return [t for t in self.tasks if not t.annotators or not wanted.isdisjoint(t.annotators)]
+
+
+class Work:
+    """A work folder that is there."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises AltogetherError if `folder` is not a work folder of this version."""
+        self.folder = folder
+        data = _read_json(folder / "work.json", folder)
+        if data.get("schema") != SCHEMA:
+            raise AltogetherError(
+                f"{folder} was made by another version (its schema is {data.get('schema')}, "
+                f"not {SCHEMA}): use that version of altogether-rt."
+            )
+        self._images = folder / str(data.get("images"))
+        self._gold = folder / str(data.get("gold")) if data.get("gold") else None
+
+    @property
+    def guideline(self) -> Guideline:
+        return read_guideline(self.folder / "guideline.toml")
+
+    @property
+    def round_numbers(self) -> list[int]:
+        """Of the rounds that people answer, in order."""
+        names = (path.name for path in (self.folder / "rounds").glob("*"))
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    @property
+    def current_number(self) -> int:
+        numbers = self.round_numbers
+        if not numbers:
+            raise AltogetherError(f"{self.folder} has no rounds: start the work again.")
+        return numbers[-1]
+
+    def round(self, number: int | None = None) -> Round:
+        """A round; the one that is open if no number is given. Raises AltogetherError."""
+        number = self.current_number if number is None else number
+        folder = self.folder / "rounds" / str(number)
+        if not folder.is_dir():
+            raise AltogetherError(f"{self.folder} has no round {number}.")
+        about = _read_json(folder / "round.json", self.folder)
+        path = folder / "tasks.jsonl"
+        tasks = []
+        for line_number, row in enumerate(read_answers(path), 1):
+            try:
+                tasks.append(Task.from_row(row))
+            except (TypeError, KeyError, ValueError) as error:
+                raise AltogetherError(f"line {line_number} of {path} is not a task.") from error
+        names = tuple(map(str, about.get("annotators", ())))
+        return Round(number, tuple(tasks), float(about.get("overlap", 0.0)), names)
+
+    def picture(self, task: Task) -> Picture:
+        """The task's file, and what its bytes must be."""
+        root = self._gold if task.extra and self._gold is not None else self._images
+        return Picture(task.file_name, root / task.file_name, task.picture)
+
+    def answer_path(self, annotator: str) -> Path:
+        return self.folder / "answers" / f"{annotator}.jsonl"
+
+    @contextmanager
+    def locked(self, *, alone: bool) -> Iterator[None]:
+        """While answers are written (by several at once) or a round is opened (alone).
+
+        Raises AltogetherError if the other goes on at this moment.
+        """
+        descriptor = os.open(self.folder / "work.json", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise AltogetherError(
+                    f"somebody is answering in {self.folder}: end annotate serve first."
+                    if alone
+                    else f"a round of {self.folder} is being opened: try again in a moment."
+                ) from error
+            except OSError:
+                pass  # a file system without locks: go on without one
+            yield
+        finally:
+            os.close(descriptor)
+
+    def answers(self) -> dict[str, list[Row]]:
+        """All rows of every annotator, in the order in which they were written."""
+        files = answer_files(self.folder / "answers")
+        return {name: read_answers(path) for name, path in files.items()}
+
+    def gold_facts(self) -> dict[TaskKey, Row]:
+        """The reference rows (of `scenes`) of gold pictures."""
+        rows = read_answers(self.folder / "gold.jsonl")
+        return {(str(row["file_name"]), str(row["picture"])): row for row in rows}
+
+
+def hash_text(text: str) -> str:
+    """SHA-256 of a text's UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """A new file of rows, on the disk when this returns."""
+    with path.open("wb") as file:
+        file.writelines(map(encode_row, rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_round(work: Path, number: int, about: Row, tasks: Iterable[Task]) -> None:
+    """Opens a round: its folder appears whole or not at all."""
+    rounds = work / "rounds"
+    temporary, folder = rounds / f"{number}.tmp", rounds / str(number)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write_rows(temporary / "tasks.jsonl", (task.to_row() for task in tasks))
+    (temporary / "round.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    try:
+        temporary.rename(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise AltogetherError(f"{folder} is there already.") from error
+
+
+def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        data = None
+    except (OSError, ValueError) as error:
+        raise AltogetherError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(data, dict):
+        raise AltogetherError(
+            f"{folder} is not a work folder: make one with altogether-rt annotate start."
+        )
+    return data

@@ -1,0 +1,208 @@
+"""`altogether-rt annotate`: opening rounds, and the page that they are answered on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from altogether_rt.annotation.rounds import next_round
+from altogether_rt.annotation.session import Session
+from altogether_rt.annotation.start import Start, Started, StartPlan, plan_start, start_work
+from altogether_rt.annotation.work import FIRST_ROUND, Work
+from altogether_rt.cli.output import Output
+from altogether_rt.web.server import LoopbackServer, serve_until_stopped
+
+__all__ = [
+    "JsonOption",
+    "QuietOption",
+    "WorkFolder",
+    "next_command",
+    "serve_command",
+    "start_command",
+]
+
+WorkFolder = Annotated[Path, typer.Argument(metavar="WORK", help="Folder made by annotate start.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Result as one JSON line.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+Annotators = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,NAME",
+        help="Share the pictures evenly among these; without it, whoever comes answers all.",
+    ),
+]
+Overlap = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Share of the pictures that two people get.")
+]
+
+
+def start_command(
+    images: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images.")],
+    out: Annotated[Path, typer.Option(metavar="WORK", help="Folder for the work, new or empty.")],
+    alt: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Alt-texts, as for caption. Looked for here, then in DIR."
+        ),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="Captions to start from instead; every row says so."
+        ),
+    ] = None,
+    annotators: Annotators = "",
+    overlap: Overlap = 0.0,
+    gold: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Scenes, whose facts are known, to mix in (or DIR itself, if it is scenes): "
+            "report then says how well each annotator states them.",
+        ),
+    ] = None,
+    num_gold: Annotated[int, typer.Option(min=1, help="How many scenes to mix in.")] = 10,
+    guideline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml", help="Your own guideline; WORK/guideline.toml shows how."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of who gets what.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Start annotation of a folder: round 1 is its alt-texts, round 2 is opened for answers."""
+    output = Output(as_json=as_json, quiet=quiet)
+    start = Start(
+        images, out, alt, from_, _names(annotators), overlap, gold, num_gold, seed, guideline, limit
+    )
+    plan = plan_start(start)
+    _note_plan(start, plan, output)
+    with output.progress(len(plan.names) + len(plan.gold_names), "images") as progress:
+        started = start_work(start, plan, progress.advance)
+    _report_start(start, started, output)
+
+
+def next_command(
+    work: WorkFolder,
+    annotators: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="Who answers now, if others than before."),
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Share that two people get, if another than before."),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Leave pictures without an answer behind.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Close the open round and open the next one, which starts from its answers.
+
+    Where several people answered, the text nearest to all of theirs goes on; of two, the one with
+    more words. Pictures that somebody flagged as private or unusable go no further.
+    """
+    output = Output(as_json=as_json, quiet=quiet)
+    opened = Work(work)
+    names = None if annotators is None else _names(annotators)
+    with output.progress(None, "pictures checked") as progress:
+        number, tasks, resolved = next_round(
+            opened,
+            annotators=names,
+            overlap=overlap,
+            partial=partial,
+            advance=progress.advance,
+        )
+    data = {
+        "work": str(work),
+        "round": number,
+        "pictures": len(tasks),
+        "flagged": len(resolved.left_out),
+        "unanswered": len(resolved.unanswered),
+    }
+    behind = [
+        f"{count:,} {what}"
+        for count, what in (
+            (data["flagged"], "flagged as private or unusable"),
+            (data["unanswered"], "without an answer"),
+        )
+        if count
+    ]
+    left = f"; left behind: {', '.join(behind)}" if behind else ""
+    output.result(data, f"Round {number} of {work} is open with {len(tasks):,} pictures{left}.")
+
+
+def serve_command(
+    work: WorkFolder,
+    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Who answers: a-z, 0-9, -, _.")],
+    instead_of: Annotated[
+        str,
+        typer.Option(metavar="NAME,NAME", help="Also take over what these have not answered."),
+    ] = "",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Serve the page on which one person answers the open round, to this machine alone.
+
+    Every answer is on the disk before the page says so. End it with Ctrl-C; the same command goes
+    on where it was. From another machine: ssh -L 8000:127.0.0.1:8000, and --port 8000 here.
+    """
+    output = Output(quiet=quiet)
+    with Session(Work(work), as_, _names(instead_of)) as session:
+        server = LoopbackServer(session.site(), port)
+        print(server.url, flush=True)
+        output.note(
+            f"{session.num_answered:,} of {session.num_tasks:,} pictures answered. "
+            f"Open the address above, which is for {as_} alone; Ctrl-C ends."
+        )
+        serve_until_stopped(server)
+        output.note(f"{session.num_answered:,} of {session.num_tasks:,} pictures answered.")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _note_plan(start: Start, plan: StartPlan, output: Output) -> None:
+    for problems, what in (
+        (plan.alts.problems, "lines of the alt-text file cannot be used"),
+        (plan.without_image, "alt-texts have no image in the folder"),
+    ):
+        if problems:
+            output.note(f"{problems.count:,} {what}: {problems}.")
+    if plan.num_bad_captions:
+        output.note(f"{plan.num_bad_captions:,} lines of {start.captions} are no rows of captions.")
+    if start.alts is None:
+        output.note("No --alt is given: every text starts empty, unless --from has one.")
+
+
+def _report_start(start: Start, started: Started, output: Output) -> None:
+    tasks, left_out = started.tasks, started.left_out
+    if left_out:
+        output.note(
+            f"{len(left_out):,} images cannot be read and are left out "
+            f"({start.out / 'left_out.jsonl'}): {left_out[0]['error']['message']}"
+        )
+    data = {
+        "work": str(start.out),
+        "round": FIRST_ROUND,
+        "pictures": len(tasks) - started.num_extra,
+        "from_captions": started.num_from_captions,
+        "doubled": sum(len(task.annotators) > 1 for task in tasks if not task.extra),
+        "gold": started.num_gold,
+        "left_out": len(left_out),
+        "annotators": list(start.annotators),
+    }
+    who = start.annotators[0] if start.annotators else "NAME"
+    output.result(
+        data,
+        f"{start.out}: {data['pictures']:,} pictures, {data['doubled']:,} of them for two people, "
+        f"{data['gold']:,} with known facts.\n"
+        f"Round {FIRST_ROUND} is open: altogether-rt annotate serve {start.out} --as {who}",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -17,12 +18,15 @@ __all__ = [
     "AnswerError",
     "checked_answer",
     "current_answers",
+    "is_time",
     "now",
     "row_key",
     "withdrawn_answer",
 ]
 
 Row = Mapping[str, Any]
+
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 #: What a picture or its text can be flagged as, and what that means.
 FLAGS: Final = {
@@ -59,11 +63,8 @@ def checked_answer(
 
     Raises AnswerError if the text is not one, or began from another text than the task's.
     """
+    _check_start(task, said)
     name = task.file_name
-    if said.get("from") != hash_text(task.text):
-        raise AnswerError(
-            "another text", f"the answer to {name} began from another text than this round's."
-        )
     text, flags = said.get("text"), said.get("flags", [])
     if not isinstance(text, str) or not _are_flags(flags):
         raise AnswerError("malformed", f"the answer to {name} has no text, or unknown flags.")
@@ -85,10 +86,26 @@ def checked_answer(
 
 
 def withdrawn_answer(
-    task: Task, round_number: int, *, annotator: str, guideline: str, via: str
+    task: Task,
+    round_number: int,
+    said: Row,
+    *,
+    annotator: str,
+    guideline: str,
+    via: str,
+    time: str | None = None,
 ) -> dict[str, Any]:
-    """The row that takes an answer back, where there was none before it."""
-    return _row(task, round_number, annotator, guideline, via, None) | {"withdrawn": True}
+    """The row that takes an answer back, where there was none before it; see `checked_answer`."""
+    _check_start(task, said)
+    return _row(task, round_number, annotator, guideline, via, time) | {"withdrawn": True}
+
+
+def _check_start(task: Task, said: Row) -> None:
+    if said.get("from") != hash_text(task.text):
+        raise AnswerError(
+            "another text",
+            f"the answer to {task.file_name} began from another text than this round's.",
+        )
 
 
 def _row(
@@ -126,6 +143,11 @@ def now() -> str:
     """`2026-11-26T09:30:12.345Z`"""
     time = datetime.datetime.now(datetime.timezone.utc)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def is_time(value: Any) -> bool:
+    """Whether a value is a time as `now` writes it: such times sort as text."""
+    return isinstance(value, str) and _TIME.fullmatch(value) is not None
 
 
 def _are_flags(value: Any) -> bool:

@@ -188,7 +188,7 @@ class Session:
             key = row_key(taken)
             before = next((row for row in self._saves[-2::-1] if row_key(row) == key), None)
             task = self._tasks[self._by_key[key]]
-            row = dict(before or self._withdrawn(task)) | {"time": now(), "undo": True}
+            row = dict(before or self._withdrawn(task, taken)) | {"time": now(), "undo": True}
             self._append(row)
             self._saves.pop()
             return {
@@ -230,10 +230,14 @@ class Session:
         if not row.get("withdrawn"):
             self._answers[key] = row
 
-    def _withdrawn(self, task: Task) -> Row:
-        stamp = self._guideline.stamp
+    def _withdrawn(self, task: Task, taken: Row) -> Row:
         return withdrawn_answer(
-            task, self._round, annotator=self.annotator, guideline=stamp, via="page"
+            task,
+            self._round,
+            taken,
+            annotator=self.annotator,
+            guideline=self._guideline.stamp,
+            via="page",
         )
 
 
@@ -243,8 +247,10 @@ def _saves_of(rows: Sequence[Row], round_number: int) -> list[Row]:
     for row in rows:
         if row.get("round") != round_number:
             continue
-        if not row.get("undo"):
+        if row.get("undo"):
+            del saves[-1:]
+        elif row.get("withdrawn"):  # imported: what was taken back elsewhere stays so
+            saves = [save for save in saves if row_key(save) != row_key(row)]
+        else:
             saves.append(row)
-        elif saves:
-            saves.pop()
     return saves

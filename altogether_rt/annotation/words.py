@@ -15,7 +15,7 @@ __all__ = ["Change", "change_between", "kept_words", "names_of", "split_words", 
 _WORD: Final = re.compile(r"\w+(?:[-'’.]\w+)*")
 _SENTENCE_END: Final = re.compile(r"[.!?:|]\s+$")
 
-#: Words that begin a sentence without being a name.
+#: Words that are often capitalised, at the beginning of a sentence or in a title, and no names.
 _FIRST_WORDS: Final = """
     a an and another at by close-up closeup each few for four from he her here his how i image in
     is it its left many my no of old on one our over photo photograph picture portrait right
@@ -94,8 +94,7 @@ def names_of(text: str) -> list[str]:
         if not word[0].isupper() or any(c.isdigit() or c == "_" for c in word):
             continue
         begins = start == 0 or _SENTENCE_END.search(text[:start]) is not None
-        if begins and (word.casefold() in _NOT_NAMES or word.casefold() in lower):
-            continue
-        if len(word) > 1:
+        is_common = word.casefold() in _NOT_NAMES or (begins and word.casefold() in lower)
+        if len(word) > 1 and not is_common:
             names[word] = None
     return list(names)

@@ -154,6 +154,36 @@ COMMANDS: dict[str, CommandSpec] = {
         ("altogether-rt annotate next work", "altogether-rt annotate next work --partial"),
         "cpu",
     ),
+    "annotate pack": CommandSpec(
+        "altogether_rt.cli.commands.annotate_files:pack_command",
+        "Pack one person's pictures into one HTML file, to be answered without Python.",
+        ("altogether-rt annotate pack work --as ben --out ben.html",),
+        "cpu",
+    ),
+    "annotate import": CommandSpec(
+        "altogether_rt.cli.commands.annotate_files:import_command",
+        "Take the answers of a packed page, or of Label Studio.",
+        (
+            "altogether-rt annotate import work answers-ben-round2.jsonl",
+            "altogether-rt annotate import work label-studio.json --as ben",
+        ),
+        "cpu",
+    ),
+    "annotate report": CommandSpec(
+        "altogether_rt.cli.commands.annotate_files:report_command",
+        "Say how much was changed, how carefully, and how far people agree.",
+        ("altogether-rt annotate report work", "altogether-rt annotate report work --json"),
+        "cpu",
+    ),
+    "annotate export": CommandSpec(
+        "altogether_rt.cli.commands.annotate_files:export_command",
+        "Write what train reads, or the open round for Label Studio.",
+        (
+            "altogether-rt annotate export work --out train.jsonl",
+            "altogether-rt annotate export work --format label-studio --out tasks.json",
+        ),
+        "cpu",
+    ),
     "scenes draw": CommandSpec(
         "altogether_rt.cli.commands.scenes:scenes_command",
         "Draw scenes with alt-texts, facts and reference captions.",

@@ -122,15 +122,8 @@ window.startPage = (store) => {
   }
 
   async function showMissing() {
-    // The server says why: the picture may have changed, or be gone.
-    let reason = "The picture cannot be shown.";
-    try {
-      await client.getJson(store.picture(index));
-    } catch (error) {
-      reason = error.message;
-    }
     byId("image").hidden = true;
-    byId("missing").textContent = reason;
+    byId("missing").textContent = await store.whyMissing(index);
     byId("missing").hidden = false;
   }
 
@@ -303,8 +296,14 @@ window.startPage = (store) => {
     ["Alt+t", "to the text", () => byId("text").focus()],
     ["Alt+p", "to the picture; arrow keys then move it", () => byId("frame").focus()],
     ["Alt+g", "guideline: show or hide", () => byId("guideline").toggleAttribute("open")],
+    ...(store.extras || []).map(([name, meaning, , action]) => [name, meaning, action]),
     ["Alt+k", "this list", toggleHelp],
   ];
+
+  function keyLabel(name) {
+    const parts = name.split("+").map((part) => part[0].toUpperCase() + part.slice(1));
+    return element("kbd", {}, parts.join(" "));
+  }
 
   function buildPage() {
     byId("title").textContent = `Round ${state.round} · ${state.annotator}`;
@@ -327,13 +326,18 @@ window.startPage = (store) => {
             flag.replace("_", " "),
             element("span", { class: "soft" }, ` – ${meaning}`),
           ),
-          element("kbd", {}, `Alt ${number + 1}`),
+          keyLabel(`Alt+${number + 1}`),
         ),
       ),
     );
+    for (const [name, , label, action] of store.extras || []) {
+      const button = element("button", { type: "button" }, `${label} `, keyLabel(name));
+      button.addEventListener("click", action);
+      byId("extra").append(button);
+    }
     byId("key-list").replaceChildren(
       ...KEYS.flatMap(([name, meaning]) => [
-        element("dt", {}, element("kbd", {}, name.replace("+", " "))),
+        element("dt", {}, keyLabel(name)),
         element("dd", {}, meaning),
       ]),
     );

@@ -4,6 +4,12 @@ window.startPage({
   state: () => client.getJson("state"),
   task: (index) => client.getJson(`task/${index}`),
   picture: (index) => `picture/${index}`,
+  // It may have changed, or be gone: the server says so where it would send the bytes.
+  whyMissing: (index) =>
+    client.getJson(`picture/${index}`).then(
+      () => "The browser cannot show this picture.",
+      (error) => error.message,
+    ),
   save: (index, said) => client.postJson("answer", { task: index, ...said }),
   undo: () => client.postJson("undo", {}),
 });

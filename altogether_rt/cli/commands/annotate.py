@@ -20,6 +20,7 @@ __all__ = [
     "WorkFolder",
     "next_command",
     "serve_command",
+    "split_names",
     "start_command",
 ]
 
@@ -78,7 +79,17 @@ def start_command(
     """Start annotation of a folder: round 1 is its alt-texts, round 2 is opened for answers."""
     output = Output(as_json=as_json, quiet=quiet)
     start = Start(
-        images, out, alt, from_, _names(annotators), overlap, gold, num_gold, seed, guideline, limit
+        images,
+        out,
+        alt,
+        from_,
+        split_names(annotators),
+        overlap,
+        gold,
+        num_gold,
+        seed,
+        guideline,
+        limit,
     )
     plan = plan_start(start)
     _note_plan(start, plan, output)
@@ -110,7 +121,7 @@ def next_command(
     """
     output = Output(as_json=as_json, quiet=quiet)
     opened = Work(work)
-    names = None if annotators is None else _names(annotators)
+    names = None if annotators is None else split_names(annotators)
     with output.progress(None, "pictures checked") as progress:
         number, tasks, resolved = next_round(
             opened,
@@ -154,7 +165,7 @@ def serve_command(
     on where it was. From another machine: ssh -L 8000:127.0.0.1:8000, and --port 8000 here.
     """
     output = Output(quiet=quiet)
-    with Session(Work(work), as_, _names(instead_of)) as session:
+    with Session(Work(work), as_, split_names(instead_of)) as session:
         server = LoopbackServer(session.site(), port)
         print(server.url, flush=True)
         output.note(
@@ -165,7 +176,8 @@ def serve_command(
         output.note(f"{session.num_answered:,} of {session.num_tasks:,} pictures answered.")
 
 
-def _names(text: str) -> tuple[str, ...]:
+def split_names(text: str) -> tuple[str, ...]:
+    """`anna,ben` as names."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 

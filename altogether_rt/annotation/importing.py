@@ -1,0 +1,164 @@
+"""Answers that were given elsewhere: in a packed file, or in Label Studio.
+
+They are checked like the page's. What is there already is not written twice, what is older than
+the answer that counts is not written at all, and what cannot be taken is counted by its reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from altogether_rt.annotation.answers import (
+    AnswerError,
+    checked_answer,
+    current_answers,
+    is_time,
+    row_key,
+    withdrawn_answer,
+)
+from altogether_rt.annotation.label_studio import answer_of
+from altogether_rt.annotation.work import Round, Task, Work
+from altogether_rt.data.problems import Problems
+from altogether_rt.errors import AltogetherError
+from altogether_rt.web.answers import AnswerFile, check_annotator
+
+__all__ = ["Imported", "import_answers"]
+
+Row = Mapping[str, Any]
+
+_MAX_BYTES: Final = 256 * 1024 * 1024
+_MAX_GUIDELINE_CHARS: Final = 64
+
+
+@dataclass
+class Imported:
+    """What came of a file."""
+
+    source: str = "pack"  # or "label-studio"
+    num_rows: int = 0
+    taken: Counter[str] = field(default_factory=Counter)  # by annotator
+    already_there: int = 0
+    refused: Counter[str] = field(default_factory=Counter)  # by reason
+    examples: Problems = field(default_factory=Problems)  # of what was refused
+
+
+def import_answers(work: Work, path: Path, annotator: str | None = None) -> Imported:
+    """Takes the answers in a file to the open round into the annotators' files.
+
+    annotator: whose they are, where the file does not say or says it otherwise. Raises
+    AltogetherError if the file is neither kind, or somebody's file is being written.
+    """
+    if annotator is not None:
+        check_annotator(annotator)
+    rows, source = _read(path, annotator)
+    opened = work.round()
+    tasks: dict[str, list[Task]] = {}
+    for task in opened.tasks:
+        tasks.setdefault(task.file_name, []).append(task)
+    imported = Imported(source, len(rows))
+    with ExitStack() as stack:
+        stack.enter_context(work.locked(alone=False))
+        targets: dict[str, _Target] = {}
+        for number, row in enumerate(rows, 1):
+            try:
+                task = _task_of(row, opened, tasks)
+                taken = _checked(row, task, opened.number, source, annotator)
+                name = taken["annotator"]
+                if name not in targets:
+                    file = stack.enter_context(AnswerFile(work.answer_path(name)))
+                    targets[name] = _Target(file, opened.number)
+                if targets[name].add(taken):
+                    imported.taken[name] += 1
+                else:
+                    imported.already_there += 1
+            except AnswerError as error:
+                imported.refused[error.reason] += 1
+                imported.examples.add(f"row {number}: {error}")
+    return imported
+
+
+class _Target:
+    """One annotator's file, and what counts in it."""
+
+    def __init__(self, file: AnswerFile, round_number: int) -> None:
+        self._file = file
+        self._known = {_canonical(row) for row in file.rows}
+        self._counting = current_answers(file.rows, round_number)
+
+    def add(self, row: Row) -> bool:
+        """False if the row is there already. Raises AnswerError if a later one counts."""
+        if _canonical(row) in self._known:
+            return False
+        counting = self._counting.get(row_key(row))
+        if counting is not None and counting["time"] > row["time"]:
+            raise AnswerError("older", f"{row['file_name']} was answered later than in this file.")
+        self._file.append(row)
+        self._known.add(_canonical(row))
+        self._counting[row_key(row)] = row
+        return True
+
+
+def _canonical(row: Row) -> str:
+    return json.dumps(row, sort_keys=True)
+
+
+def _read(path: Path, annotator: str | None) -> tuple[Sequence[Row], str]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise AltogetherError(f"{path} is too large to be a file of answers.")
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise AltogetherError(f"{path} is not in UTF-8.") from error
+    try:
+        if text.lstrip().startswith("["):
+            entries = [entry if isinstance(entry, dict) else {} for entry in json.loads(text)]
+            return [answer_of(entry, annotator) for entry in entries], "label-studio"
+        values = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise AltogetherError(
+            f"{path} holds neither rows of answers nor Label Studio's JSON_MIN: {error}."
+        ) from error
+    return [value if isinstance(value, dict) else {} for value in values], "pack"
+
+
+def _task_of(row: Row, opened: Round, tasks: Mapping[str, list[Task]]) -> Task:
+    name, picture = row.get("file_name"), row.get("picture")
+    found = [t for t in tasks.get(str(name), ()) if picture in (None, t.picture)]
+    if len(found) != 1:
+        raise AnswerError(
+            "another picture", f"round {opened.number} has no picture {name!r} with these bytes."
+        )
+    if row.get("round", opened.number) != opened.number:
+        raise AnswerError(
+            "another round",
+            f"{name} was answered in round {row['round']}, and round {opened.number} is open.",
+        )
+    return found[0]
+
+
+def _checked(
+    row: Row, task: Task, round_number: int, source: str, annotator: str | None
+) -> dict[str, Any]:
+    name, time = annotator or str(row.get("annotator")), row.get("time")
+    guideline = row.get("guideline")
+    try:
+        check_annotator(name)
+    except AltogetherError as error:
+        raise AnswerError("annotator", f"{error} Or give --as.") from error
+    if not isinstance(time, str) or not is_time(time):
+        raise AnswerError("malformed", f"the answer to {task.file_name} has no time.")
+    if not isinstance(guideline, str) or len(guideline) > _MAX_GUIDELINE_CHARS:
+        raise AnswerError("malformed", f"the answer to {task.file_name} has no guideline.")
+    # Undoing is over: what is imported is an answer, or that there is none.
+    check = withdrawn_answer if row.get("withdrawn") else checked_answer
+    return check(
+        task, round_number, row, annotator=name, guideline=guideline, via=source, time=time
+    )

@@ -1,0 +1,91 @@
+"""Label Studio: a round's tasks in its import format, and its JSON_MIN export as answers.
+
+Measured with 1.23.2. Two of its habits matter here: an emptied box stores the text that was there
+before, without a word, so an unchanged text may be a mistake; and every field of a task is shown,
+so nothing that annotators must not know is written.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from altogether_rt.annotation.answers import FLAGS
+from altogether_rt.annotation.work import Task, hash_text
+from altogether_rt.data.alts import clean_text
+
+__all__ = ["LABEL_CONFIG", "answer_of", "task_rows"]
+
+_CHOICES: Final = "\n".join(f'    <Choice value="{flag}"/>' for flag in FLAGS)
+
+#: The project's labelling interface.
+LABEL_CONFIG: Final = f"""<View>
+  <Image name="image" value="$image" zoom="true" zoomControl="true"/>
+  <Header value="Alt-text"/>
+  <Text name="shown_alt" value="$alt"/>
+  <Header value="Edit the text until it is true of the picture"/>
+  <TextArea name="caption" toName="image" value="$previous" rows="5"
+            editable="true" maxSubmissions="1" required="true"/>
+  <Choices name="flag" toName="image" choice="multiple">
+{_CHOICES}
+  </Choices>
+</View>
+"""
+
+
+def task_rows(tasks: Sequence[Task], round_number: int, prefix: str) -> list[dict[str, Any]]:
+    """Tasks to import; `prefix` and the file name are where Label Studio finds the picture."""
+    return [
+        {
+            "data": {
+                "image": prefix + task.file_name,
+                "file_name": task.file_name,
+                "picture": task.picture,
+                "alt": " | ".join(task.alts),
+                "previous": task.text,
+                "round": round_number,
+            }
+        }
+        for task in tasks
+    ]
+
+
+def answer_of(entry: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
+    """An entry of JSON_MIN as a row of answers, to be checked like any other.
+
+    annotator: whose it is; None takes Label Studio's number of the user (`ls-3`).
+    """
+    caption, previous = entry.get("caption"), entry.get("previous")
+    if isinstance(caption, list):
+        caption = caption[0] if len(caption) == 1 else None
+    row = {
+        "file_name": entry.get("file_name"),
+        "picture": entry.get("picture"),
+        "round": entry.get("round"),
+        "from": hash_text(clean_text(previous)) if isinstance(previous, str) else None,
+        "text": "" if caption is None else caption,
+        "flags": _flags(entry.get("flag")),
+        "seconds": entry.get("lead_time"),
+        "annotator": annotator or f"ls-{entry.get('annotator')}",
+        "time": _time(entry.get("created_at")),
+        "guideline": "label-studio",
+    }
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _flags(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        value = value.get("choices", [])
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _time(value: Any) -> str | None:
+    try:
+        time = datetime.datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    utc = time.astimezone(datetime.timezone.utc)
+    return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")

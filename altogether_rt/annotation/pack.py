@@ -1,0 +1,151 @@
+"""One HTML file with its pictures, for an annotator without Python; answers come back as a file.
+
+Nothing is fetched: styles, scripts and pictures are inside, and the file's own policy forbids all
+else. Pictures are written anew, so that what cameras note in them (where, when) stays at home.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from altogether_rt.annotation.answers import NOT_EXPORTED, current_answers
+from altogether_rt.annotation.session import page_state, page_task, tasks_for
+from altogether_rt.annotation.work import Task, Work
+from altogether_rt.data.alts import MAX_ALT_CHARS
+from altogether_rt.data.images import open_image
+from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.web.pictures import read_picture
+
+__all__ = ["DEFAULT_MAX_SIDE", "pack_work"]
+
+#: Pixels of a packed picture's longer side.
+DEFAULT_MAX_SIDE: Final = 1600
+
+_FOLDERS: Final = ("altogether_rt.annotation.page", "altogether_rt.web.assets")
+_LINK: Final = re.compile(r'<link rel="stylesheet" href="([a-z.]+)">\n')
+_SCRIPT: Final = re.compile(r'<script src="([a-z.]+)"></script>\n')
+
+
+def pack_work(
+    work: Work,
+    annotator: str,
+    out: Path,
+    *,
+    also_for: Sequence[str] = (),
+    max_side: int = DEFAULT_MAX_SIDE,
+    advance: Callable[[], None] = lambda: None,
+) -> int:
+    """Writes what `annotator` has not answered of the open round; returns how many pictures.
+
+    Written whole or not at all. Raises AltogetherError if there is nothing left, or a picture has
+    changed.
+    """
+    number = work.current_number
+    answered = current_answers(work.answers().get(annotator, []), number)
+    tasks = [task for task in tasks_for(work, annotator, also_for) if task.key not in answered]
+    if not tasks:
+        raise AltogetherError(f"{annotator} has answered everything in round {number}.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="replace") as file:
+            file.writelines(_page(work, annotator, number, tasks, max_side, advance))
+        os.replace(temporary, out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return len(tasks)
+
+
+def _page(
+    work: Work,
+    annotator: str,
+    number: int,
+    tasks: Sequence[Task],
+    max_side: int,
+    advance: Callable[[], None],
+) -> Iterator[str]:
+    page = _read("page.html")
+    styles = [_read(name) for name in _LINK.findall(page)]
+    names = [name.replace("server.js", "pack.js") for name in _SCRIPT.findall(page)]
+    scripts = [_read(name) for name in names]
+    policy = (
+        f"default-src 'none'; img-src data:; script-src {_hashes(scripts)}; "
+        f"style-src {_hashes(styles)}; base-uri 'none'; form-action 'none'"
+    )
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">\n'
+    page = page.replace('<link rel="icon" href="icon.svg">\n', "")
+    page = page.replace('<meta charset="utf-8">\n', '<meta charset="utf-8">\n' + meta)
+    head, _, rest = page.partition(_LINK.search(page)[0])  # type: ignore[index]
+    yield head
+    yield from (f"<style>{style}</style>\n" for style in styles)
+    body = _LINK.sub("", rest)
+    before, _, _ = body.partition('<script src="')
+    yield before
+    data = {
+        "id": secrets.token_hex(8),
+        "state": page_state(annotator, number, work.guideline, ()),
+        "tasks": [page_task(task, None) | {"picture": task.picture} for task in tasks],
+        "not_exported": NOT_EXPORTED,
+        "max_chars": MAX_ALT_CHARS,
+    }
+    yield f'<script type="application/json" id="data">{_json(data)}</script>\n'
+    for index, task in enumerate(tasks):
+        url = _picture_url(work, task, max_side)
+        yield f'<script type="text/plain" id="picture-{index}">{url}</script>\n'
+        advance()
+    yield from (f"<script>{script}</script>\n" for script in scripts)
+    yield "</body>\n</html>\n"
+
+
+def _read(name: str) -> str:
+    for package in _FOLDERS:
+        file = resources.files(package).joinpath(name)
+        if file.is_file():
+            return file.read_text("utf-8")
+    raise FileNotFoundError(name)
+
+
+def _hashes(sources: Sequence[str]) -> str:
+    digests = (hashlib.sha256(source.encode()).digest() for source in sources)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+
+def _json(value: Any) -> str:
+    """JSON that no HTML parser takes for markup."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _picture_url(work: Work, task: Task, max_side: int) -> str:
+    picture = work.picture(task)
+    read_picture(picture)  # unchanged
+    try:
+        with open_image(picture.path) as image:
+            image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+            jpeg = _encoded(image, "JPEG", quality=90)
+            png = _encoded(image, "PNG", optimize=True) if len(jpeg) < 200_000 else b""
+    except ImageError as error:
+        raise AltogetherError(str(error)) from error
+    # Drawings and screenshots keep their edges where that does not cost much.
+    is_png = 0 < len(png) <= 2 * len(jpeg)
+    data, kind = (png, "png") if is_png else (jpeg, "jpeg")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

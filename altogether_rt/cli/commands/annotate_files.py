@@ -1,0 +1,238 @@
+"""`altogether-rt annotate` pack, import, report, export: what goes out and what comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from altogether_rt.annotation.exporting import training_rows
+from altogether_rt.annotation.importing import import_answers
+from altogether_rt.annotation.label_studio import LABEL_CONFIG, task_rows
+from altogether_rt.annotation.pack import DEFAULT_MAX_SIDE, pack_work
+from altogether_rt.annotation.report import report_work
+from altogether_rt.annotation.work import Work, write_rows
+from altogether_rt.cli.commands.annotate import JsonOption, QuietOption, WorkFolder, split_names
+from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["export_command", "import_command", "pack_command", "report_command"]
+
+
+def pack_command(
+    work: WorkFolder,
+    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Whose pictures are packed.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")],
+    instead_of: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Also what these have not answered.")
+    ] = "",
+    max_side: Annotated[
+        int, typer.Option(min=64, help="Pictures are shrunk to this many pixels.")
+    ] = DEFAULT_MAX_SIDE,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Pack what one person has not answered into one HTML file, for a browser without Python.
+
+    Answers stay in that browser until they are downloaded; annotate import takes the file. The
+    pictures are written anew, without what cameras note in them.
+    """
+    output = Output(as_json=as_json, quiet=quiet)
+    opened, also_for = Work(work), split_names(instead_of)
+    with output.progress(None, "pictures") as progress:
+        num = pack_work(
+            opened, as_, out, also_for=also_for, max_side=max_side, advance=progress.advance
+        )
+    size = out.stat().st_size
+    data = {"file": str(out), "annotator": as_, "pictures": num, "bytes": size}
+    output.result(data, f"{out}: {num:,} pictures for {as_}, {format_bytes(size)}.")
+
+
+def import_command(
+    work: WorkFolder,
+    answers: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Answers of a packed page, or Label Studio's JSON_MIN."
+        ),
+    ],
+    as_: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Whose they are, if not as in FILE.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take answers to the open round that were given in a packed page or in Label Studio.
+
+    The same file may be given again: what is there is not taken twice.
+    """
+    output = Output(as_json=as_json, quiet=quiet)
+    imported = import_answers(Work(work), answers, as_)
+    if imported.refused:
+        output.note(f"{imported.refused.total():,} answers were refused: {imported.examples}")
+    data = {
+        "source": imported.source,
+        "rows": imported.num_rows,
+        "taken": dict(imported.taken),
+        "already_there": imported.already_there,
+        "refused": dict(imported.refused),
+    }
+    by_name = ", ".join(f"{count:,} of {name}" for name, count in sorted(imported.taken.items()))
+    output.result(
+        data,
+        f"{imported.taken.total():,} answers taken{f' ({by_name})' if by_name else ''}, "
+        f"{imported.already_there:,} were there already, {imported.refused.total():,} refused.",
+    )
+    if imported.num_rows and imported.refused.total() == imported.num_rows:
+        raise AltogetherError(f"not one answer of {answers} could be taken.")
+
+
+def report_command(
+    work: WorkFolder, as_json: JsonOption = False, quiet: QuietOption = False
+) -> None:
+    """Say what came of each round: how much was changed, by whom, and how far people agree.
+
+    Words and names are counted against the text that the round started from. An answer is too fast
+    if it came before the text could be read: within a second, and 0.1 s for each of its words.
+    Agreement is Krippendorff's alpha, over the words that were kept or removed and over the flags.
+    """
+    output = Output(as_json=as_json, quiet=quiet)
+    report = report_work(Work(work))
+    output.result(report, output.table("", _COLUMNS, _report_rows(report)))
+    for title, columns, rows in (
+        ("Agreement where several answered", _DOUBLE_COLUMNS, _double_rows(report)),
+        ("Pictures whose facts are known", _GOLD_COLUMNS, _gold_rows(report)),
+    ):
+        if rows:
+            output.show(output.table(title, columns, rows))
+
+
+def export_command(
+    work: WorkFolder,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the rows go.")],
+    format_: Annotated[
+        Literal["train", "label-studio"],
+        typer.Option("--format", help="Rows for training, or the open round for Label Studio."),
+    ] = "train",
+    image_prefix: Annotated[
+        str, typer.Option(help="label-studio: what precedes file names in its addresses.")
+    ] = "/data/local-files/?d=",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write what train reads: each picture with its alt-texts and all of its rounds.
+
+    Pictures without an answer, flagged as private or unusable, or changed since are left out and
+    counted. With --format label-studio: the open round's tasks, and their labelling interface
+    beside them (FILE with the ending .xml).
+    """
+    output = Output(as_json=as_json, quiet=quiet)
+    opened = Work(work)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if format_ == "label-studio":
+        _export_label_studio(opened, out, image_prefix, output)
+        return
+    with output.progress(None, "pictures checked") as progress:
+        export = training_rows(opened, out, progress.advance)
+    if export.changed:
+        output.note(f"{export.changed.count:,} pictures are left out: {export.changed}")
+    if not export.rows:
+        raise AltogetherError(f"no picture of {work} has been answered and may be exported.")
+    temporary = out.with_name(f".{out.name}.tmp")
+    write_rows(temporary, export.rows)
+    os.replace(temporary, out)
+    data = {"file": str(out), "rows": len(export.rows), "left_out": dict(export.left_out)}
+    reasons = ", ".join(f"{count:,} {why}" for why, count in export.left_out.most_common())
+    output.result(data, f"{out}: {len(export.rows):,} rows; left out: {reasons or 'none'}.")
+
+
+def _export_label_studio(work: Work, out: Path, prefix: str, output: Output) -> None:
+    opened = work.round()
+    rows = task_rows(opened.tasks, opened.number, prefix)
+    config = out.with_suffix(".xml")
+    for path, text in ((config, LABEL_CONFIG), (out, json.dumps(rows, indent=1) + "\n")):
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(text, "utf-8")
+        os.replace(temporary, path)
+    data = {"file": str(out), "config": str(config), "tasks": len(rows), "round": opened.number}
+    output.result(data, f"{out}: {len(rows):,} tasks of round {opened.number}; {config} beside it.")
+
+
+_COLUMNS = (
+    "round",
+    "answers",
+    "unchanged",
+    "words kept",
+    "added",
+    "removed",
+    "names lost",
+    "too fast",
+    "median s",
+    "private",
+    "unusable",
+    "cannot verify",
+)
+_DOUBLE_COLUMNS = ("round", "pictures", "alpha, words", "alpha, flags", "words shared")
+_GOLD_COLUMNS = ("round", "pictures", "facts before", "facts", "names kept", "wrong corrected")
+
+
+def _report_rows(report: Mapping[str, Any]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for round_ in report["rounds"]:
+        title = (
+            f"round {round_['round']}: {round_['answered']:,} of {round_['pictures']:,} answered"
+        )
+        rows.append(_tally_row(title, round_))
+        rows += [_tally_row(f"  {name}", tally) for name, tally in round_["annotators"].items()]
+    return rows
+
+
+def _tally_row(title: str, tally: Mapping[str, Any]) -> Sequence[str]:
+    flags = tally["flags"]
+    return (
+        title,
+        f"{tally['answers']:,}",
+        _cell(tally["unchanged"], " %"),
+        *(_cell(tally[name]) for name in ("words_kept", "words_added", "words_removed")),
+        _cell(tally["names_lost"], " %"),
+        f"{tally['too_fast']:,}",
+        _cell(tally["seconds"]),
+        *(f"{flags[flag]:,}" for flag in ("private", "unusable", "cannot_verify")),
+    )
+
+
+def _double_rows(report: Mapping[str, Any]) -> list[Sequence[str]]:
+    return [
+        (
+            f"round {round_['round']}",
+            f"{doubles['pictures']:,}",
+            _cell(doubles["alpha_words"]),
+            _cell(doubles["alpha_flags"]),
+            _cell(doubles["words_shared"], " %"),
+        )
+        for round_ in report["rounds"]
+        if (doubles := round_["doubles"])["pictures"]
+    ]
+
+
+def _gold_rows(report: Mapping[str, Any]) -> list[Sequence[str]]:
+    return [
+        (
+            f"round {round_['round']}, {name}",
+            f"{gold['answers']['captions']:,}",
+            _cell(gold["started_from"]["visual_facts_right"], " %"),
+            _cell(gold["answers"]["visual_facts_right"], " %"),
+            _cell(gold["answers"]["names_kept"], " %"),
+            _cell(gold["answers"]["wrong_corrected"], " %"),
+        )
+        for round_ in report["rounds"]
+        for name, gold in round_["gold"].items()
+    ]
+
+
+def _cell(value: float | None, unit: str = "") -> str:
+    return "–" if value is None else f"{value:g}{unit}"

@@ -64,7 +64,7 @@ window.startPage = (store) => {
     const mark = byId("mark");
     const unsaved = isChanged();
     mark.hidden = !unsaved && !task.answer;
-    mark.textContent = unsaved ? "not saved" : "saved";
+    mark.textContent = unsaved ? "not saved" : task.answer ? "saved" : "";
     mark.classList.toggle("unsaved", unsaved);
   }
 
@@ -86,7 +86,9 @@ window.startPage = (store) => {
     const lower = text.toLowerCase();
     const lost = task.names.filter((name) => !lower.includes(name.toLowerCase()));
     byId("names").hidden = !lost.length;
-    byId("names").textContent = `In the alt-text and not in your text: ${lost.join(", ")}`;
+    byId("names").textContent = lost.length
+      ? `In the alt-text and not in your text: ${lost.join(", ")}`
+      : "";
     const label = same && !flags.length && text ? "Save unchanged " : "Save ";
     byId("save").firstChild.textContent = label;
     showMark();
@@ -280,11 +282,12 @@ window.startPage = (store) => {
   // ------------------------------------------------------------------ setting up
 
   const KEYS = [
-    ["Ctrl+Enter", "save, and go to the next open picture", () => once(save)],
+    // A key that is held down must not save, or take back, one picture after another.
+    ["Ctrl+Enter", "save, and go to the next open picture", (event) => event.repeat || once(save)],
     ["PageDown", "next picture", () => once(() => go(index + 1))],
     ["PageUp", "previous picture", () => once(() => go(index - 1))],
     ["Alt+o", "next picture without an answer", () => once(goToOpen)],
-    ["Alt+u", "undo the last save", () => once(undo)],
+    ["Alt+u", "undo the last save", (event) => event.repeat || once(undo)],
     ["Alt+y", "put the text that was undone back into the box", () => once(redo)],
     ["Alt+r", "start again from the text as it was", () => task && reset()],
     ["Alt+1", "flag: cannot verify", () => toggleFlag(0)],
@@ -359,7 +362,8 @@ window.startPage = (store) => {
     };
     for (const [id, action] of Object.entries(clicks)) byId(id).addEventListener("click", action);
     const help = byId("help"); // while it is open, no key acts behind it
-    const unlessHelp = (action) => () => (help.open && action !== toggleHelp ? null : action());
+    const unlessHelp = (action) => (event) =>
+      help.open && action !== toggleHelp ? null : action(event);
     onKeys(Object.fromEntries(KEYS.map(([name, , action]) => [name, unlessHelp(action)])));
     byId("text").addEventListener("input", showDifference);
     byId("flags").addEventListener("change", showDifference);

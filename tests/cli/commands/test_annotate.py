@@ -103,6 +103,7 @@ def test_two_rounds_make_rows_of_three(finished: Path, scenes: Path, tmp_path: P
     assert scores["visual_facts_right"] == scores["names_kept"] == 100.0
 
 
+@pytest.mark.slow
 def test_train_reads_what_export_writes(finished: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the extra train")
     from tests.train.tiny import CONFIG

@@ -43,6 +43,7 @@ class Imported:
     source: str = "pack"  # or "label-studio"
     num_rows: int = 0
     taken: Counter[str] = field(default_factory=Counter)  # by annotator
+    unchanged: int = 0  # of the taken: the text that the round started from
     already_there: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # by reason
     examples: Problems = field(default_factory=Problems)  # of what was refused
@@ -75,6 +76,7 @@ def import_answers(work: Work, path: Path, annotator: str | None = None) -> Impo
                     targets[name] = _Target(file, opened.number)
                 if targets[name].add(taken):
                     imported.taken[name] += 1
+                    imported.unchanged += taken.get("text") == task.text
                 else:
                     imported.already_there += 1
             except AnswerError as error:

@@ -130,10 +130,9 @@ def _json(value: Any) -> str:
 
 
 def _picture_url(work: Work, task: Task, max_side: int) -> str:
-    picture = work.picture(task)
-    read_picture(picture)  # unchanged
+    data = read_picture(work.picture(task))
     try:
-        with open_image(picture.path) as image:
+        with open_image(data, name=task.file_name) as image:
             image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
             jpeg = _encoded(image, "JPEG", quality=90)
             png = _encoded(image, "PNG", optimize=True) if len(jpeg) < 200_000 else b""
@@ -141,8 +140,8 @@ def _picture_url(work: Work, task: Task, max_side: int) -> str:
         raise AltogetherError(str(error)) from error
     # Drawings and screenshots keep their edges where that does not cost much.
     is_png = 0 < len(png) <= 2 * len(jpeg)
-    data, kind = (png, "png") if is_png else (jpeg, "jpeg")
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    encoded, kind = (png, "png") if is_png else (jpeg, "jpeg")
+    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -97,8 +97,8 @@ def next_round(
     before came to.
 
     annotators, overlap: as before if they are not given. partial: pictures without an answer stay
-    behind. Raises AltogetherError if some have none otherwise, if a picture has changed, or if
-    somebody is answering at this moment.
+    behind, and one answer does where two were wanted. Raises AltogetherError if answers are
+    lacking otherwise, if a picture has changed, or if somebody is answering at this moment.
     """
     number = work.current_number
     before = work.round(number)
@@ -108,8 +108,12 @@ def next_round(
         share = 0.0  # what two were to overlap cannot be asked of one
     check_shares(names, share)
     with work.locked(alone=True):  # no answer may arrive while the round is closed
-        resolved = resolve(before.tasks, answers_of_round(work, number))
-        _check_complete(before.tasks, resolved, number, partial)
+        answers = answers_of_round(work, number)
+        resolved = resolve(before.tasks, answers)
+        if not partial:
+            _check_complete(before.tasks, answers, number)
+        if not resolved.texts:
+            raise AltogetherError(f"round {number} has no answer that another could start from.")
         carried = [task for task in before.tasks if task.key in resolved.texts]
         _refuse_changed(changed_pictures(work, carried, advance))
         tasks = [_carry(task, resolved.texts[task.key]) for task in carried]
@@ -133,16 +137,18 @@ def _carry(task: Task, answer: Row) -> Task:
     )
 
 
-def _check_complete(tasks: Sequence[Task], resolved: Resolved, number: int, partial: bool) -> None:
-    missing = len(resolved.unanswered)
-    if missing and not partial:
+def _check_complete(
+    tasks: Sequence[Task], answers: Mapping[TaskKey, Sequence[Row]], number: int
+) -> None:
+    wanted = {task: max(1, len(task.annotators)) for task in tasks}
+    missing = [t for t in tasks if len(answers.get(t.key, ())) < wanted[t]]
+    if missing:
+        first = missing[0]
+        who = f" ({', '.join(first.annotators)})" if first.annotators else ""
         raise AltogetherError(
-            f"{missing:,} of {len(tasks):,} pictures have no answer in round {number}, "
-            f"{resolved.unanswered[0].file_name} for one: finish them, "
-            "or leave them behind with --partial."
+            f"{len(missing):,} of {len(tasks):,} pictures lack an answer in round {number}, "
+            f"{first.file_name}{who} for one: finish them, or go on without with --partial."
         )
-    if not resolved.texts:
-        raise AltogetherError(f"round {number} has no answer that another round could start from.")
 
 
 def _refuse_changed(changed: Mapping[TaskKey, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -15,15 +16,12 @@ from altogether_rt.annotation.answers import now
 from altogether_rt.annotation.assign import assign, check_shares, draw_order
 from altogether_rt.annotation.guideline import default_guideline, read_guideline
 from altogether_rt.annotation.work import FIRST_ROUND, SCHEMA, Task, write_round, write_rows
-from altogether_rt.data.alts import AltTable, read_alts
-from altogether_rt.data.images import ImageLimits, load_image
-from altogether_rt.data.problems import Problems
+from altogether_rt.data.images import open_image
 from altogether_rt.data.rows import read_rows
-from altogether_rt.data.sources.folder import scan_folder
+from altogether_rt.data.sources.folder import FolderSource
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.jobs.folder import find_alts
 from altogether_rt.scenes.dataset import read_references
-from altogether_rt.web.pictures import hash_picture
+from altogether_rt.web.pictures import Picture, read_picture
 
 __all__ = ["Start", "StartPlan", "Started", "plan_start", "start_work"]
 
@@ -49,14 +47,16 @@ class Start:
 class StartPlan:
     """What was found, before any picture is read."""
 
-    names: list[str]
-    alts: AltTable
+    source: FolderSource
     captions: Mapping[str, Mapping[str, Any]]  # rows by file name
     num_bad_captions: int
     gold_names: list[str]  # in the folder of scenes
     references: Mapping[str, Mapping[str, Any]]
     gold_is_own: bool  # the scenes are the very pictures to annotate
-    without_image: Problems
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self.source.names) + len(self.gold_names)
 
 
 @dataclass
@@ -86,28 +86,14 @@ def plan_start(start: Start) -> StartPlan:
         raise AltogetherError(f"{start.out} is there already: choose another --out.")
     if start.guideline is not None:
         read_guideline(start.guideline)
-    scan = scan_folder(start.images)
-    names = scan.names[: start.limit]
-    if not names:
-        raise AltogetherError(f"there are no images in {start.images}.")
-    alts = AltTable()
-    if start.alts is not None:
-        alts = read_alts(find_alts(start.alts, scan.root), scan.root)
+    source = FolderSource(start.images, start.alts, limit=start.limit)
     captions, num_bad = _read_captions(start.captions) if start.captions else ({}, 0)
     references: Mapping[str, Mapping[str, Any]] = {}
     if start.gold is not None:
         references = read_references(start.gold / "references.jsonl")
-    is_own = start.gold is not None and start.gold.resolve() == scan.root.resolve()
-    return StartPlan(
-        names=names,
-        alts=alts,
-        captions=captions,
-        num_bad_captions=num_bad,
-        gold_names=[] if is_own else _draw_gold(references, start),
-        references=references,
-        gold_is_own=is_own,
-        without_image=alts.without_image(scan.names),
-    )
+    is_own = start.gold is not None and start.gold.resolve() == source.root.resolve()
+    gold_names = [] if is_own else _draw_gold(references, start)
+    return StartPlan(source, captions, num_bad, gold_names, references, is_own)
 
 
 def start_work(start: Start, plan: StartPlan, advance: Callable[[], None]) -> Started:
@@ -154,12 +140,11 @@ def _draw_gold(references: Mapping[str, Any], start: Start) -> list[str]:
 def _read_own(
     start: Start, plan: StartPlan, started: Started, advance: Callable[[], None]
 ) -> Iterator[Task]:
-    root = start.images if start.images.is_dir() else start.images.parent
-    for name in plan.names:
-        texts = plan.alts.get(name).texts
+    for sample in plan.source.samples():
+        name, texts = sample.key, sample.alts.texts
         row = plan.captions.get(name)
         caption = None if row is None else str(row["caption"])
-        task = _read_task(root, name, texts, caption, started)
+        task = _read_task(plan.source.root, name, texts, caption, started)
         if task is not None:
             bundle = row.get("bundle") if row is not None else None
             yield dataclasses.replace(
@@ -186,10 +171,10 @@ def _read_gold(
 def _read_task(
     root: Path, name: str, alts: tuple[str, ...], caption: str | None, started: Started
 ) -> Task | None:
-    limits = ImageLimits()
     try:
-        picture = hash_picture(root / name, limits.max_bytes)
-        width, height = load_image(root / name, limits).size
+        with open_image(root / name) as image:
+            width, height = image.size
+        data = read_picture(Picture(name, root / name))
     except ImageError as error:
         row = {"file_name": name, "error": {"class": error.kind, "message": str(error)}}
         started.left_out.append(row)
@@ -197,7 +182,8 @@ def _read_task(
     # Several alt-texts are one text to edit, as they are one to the captioner.
     text = " ".join(alts) if caption is None else caption
     source = "alt-text" if caption is None else "caption"
-    return Task(name, picture, width, height, alts, (text,), source)
+    digest = hashlib.sha256(data).hexdigest()
+    return Task(name, digest, width, height, alts, (text,), source)
 
 
 def _spread(rows: list[Task], extras: list[Task]) -> Iterator[Task]:
@@ -215,11 +201,10 @@ def _write(start: Start, plan: StartPlan, started: Started, folder: Path) -> Non
     def from_work(path: Path) -> str:
         return os.path.relpath(path.resolve(), start.out.resolve())
 
-    images = start.images if start.images.is_dir() else start.images.parent
     has_extras = any(task.extra for task in started.tasks)
     about = {
         "schema": SCHEMA,
-        "images": from_work(images),
+        "images": from_work(plan.source.root),
         "gold": from_work(start.gold) if start.gold is not None and has_extras else None,
         "started": now(),
         "seed": start.seed,

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from altogether_rt.data.images import ImageLimits, load_image
+from altogether_rt.data.images import ImageLimits, open_image
 from altogether_rt.data.sniff import SNIFF_BYTES, sniff_format
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.web.site import Response, WebError
 
-__all__ = ["Picture", "PictureTable", "hash_picture"]
+__all__ = ["Picture", "PictureTable", "read_picture"]
 
 #: Formats that browsers show themselves; any other is sent as PNG.
 _CONTENT_TYPES: Final = {
@@ -57,7 +57,7 @@ class PictureTable:
         data = read_picture(picture, self._limits)
         content_type = _CONTENT_TYPES.get(sniff_format(data[:SNIFF_BYTES]) or "")
         if content_type is None:
-            data, content_type = _as_png(picture.path, self._limits), "image/png"
+            data, content_type = _as_png(data, picture.name, self._limits), "image/png"
         return Response(data, content_type)
 
     def check(self, key: str) -> None:
@@ -78,14 +78,6 @@ def read_picture(picture: Picture, limits: ImageLimits | None = None) -> bytes:
     return data
 
 
-def hash_picture(path: Path, max_bytes: int = ImageLimits().max_bytes) -> str:
-    """SHA-256 of a file's bytes. Raises ImageError if it cannot be read."""
-    data = _read(path, max_bytes)
-    if data is None:
-        raise ImageError("unreadable", f"{path.name} cannot be read.")
-    return hashlib.sha256(data).hexdigest()
-
-
 def _read(path: Path, max_bytes: int) -> bytes | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -98,11 +90,11 @@ def _read(path: Path, max_bytes: int) -> bytes | None:
         return None
 
 
-def _as_png(path: Path, limits: ImageLimits) -> bytes:
+def _as_png(data: bytes, name: str, limits: ImageLimits) -> bytes:
+    buffer = io.BytesIO()
     try:
-        image = load_image(path, limits)
+        with open_image(data, limits, name=name) as image:
+            image.save(buffer, "PNG", compress_level=1)
     except ImageError as error:
         raise AltogetherError(str(error)) from error
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -92,9 +92,9 @@ def test_each_round_starts_from_the_one_before(scenes: Path, tmp_path: Path) -> 
 
 def test_unfinished_rounds_are_not_closed_by_mistake(scenes: Path, tmp_path: Path) -> None:
     work, _ = begin(scenes, tmp_path / "work")
-    with pytest.raises(AltogetherError, match=r"8 of 8 pictures have no answer .* 0000\.png"):
+    with pytest.raises(AltogetherError, match=r"8 of 8 pictures lack an answer .* 0000\.png"):
         next_round(work)
-    with pytest.raises(AltogetherError, match="no answer that another round"):
+    with pytest.raises(AltogetherError, match="no answer that another"):
         next_round(work, partial=True)
     with serving(work, "anna") as anna:
         for index in range(5):
@@ -106,6 +106,14 @@ def test_unfinished_rounds_are_not_closed_by_mistake(scenes: Path, tmp_path: Pat
     export = training_rows(work, tmp_path / "train.jsonl")
     assert export.left_out == {"private": 1, "without an answer": 3}
     assert [row["rounds"][-1] for row in export.rows] == [f"text {i}" for i in range(1, 5)]
+
+
+def test_two_answers_are_waited_for_where_two_were_wanted(scenes: Path, tmp_path: Path) -> None:
+    work, _ = begin(scenes, tmp_path / "work", annotators=("anna", "ben"), overlap=1.0)
+    answer_all(work, "anna", lambda task: "text")
+    with pytest.raises(AltogetherError, match=r"8 of 8 .* 0000\.png \((anna, ben|ben, anna)\)"):
+        next_round(work)
+    assert len(next_round(work, partial=True)[1]) == NUM_SCENES
 
 
 def test_a_flag_in_a_later_round_keeps_a_picture_out_of_training(

@@ -93,7 +93,7 @@ def start_command(
     )
     plan = plan_start(start)
     _note_plan(start, plan, output)
-    with output.progress(len(plan.names) + len(plan.gold_names), "images") as progress:
+    with output.progress(plan.num_pictures, "images") as progress:
         started = start_work(start, plan, progress.advance)
     _report_start(start, started, output)
 
@@ -182,12 +182,8 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def _note_plan(start: Start, plan: StartPlan, output: Output) -> None:
-    for problems, what in (
-        (plan.alts.problems, "lines of the alt-text file cannot be used"),
-        (plan.without_image, "alt-texts have no image in the folder"),
-    ):
-        if problems:
-            output.note(f"{problems.count:,} {what}: {problems}.")
+    for note in plan.source.notes():
+        output.note(note)
     if plan.num_bad_captions:
         output.note(f"{plan.num_bad_captions:,} lines of {start.captions} are no rows of captions.")
     if start.alts is None:

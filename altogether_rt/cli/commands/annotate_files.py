@@ -74,10 +74,16 @@ def import_command(
     imported = import_answers(Work(work), answers, as_)
     if imported.refused:
         output.note(f"{imported.refused.total():,} answers were refused: {imported.examples}")
+    if imported.unchanged and imported.source == "label-studio":
+        output.note(
+            f"{imported.unchanged:,} texts are unchanged; Label Studio also keeps the old text "
+            "where somebody emptied the box, so look at some of them."
+        )
     data = {
         "source": imported.source,
         "rows": imported.num_rows,
         "taken": dict(imported.taken),
+        "unchanged": imported.unchanged,
         "already_there": imported.already_there,
         "refused": dict(imported.refused),
     }

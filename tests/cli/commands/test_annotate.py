@@ -146,12 +146,14 @@ def test_pack_import_and_label_studio(scenes: Path, tmp_path: Path) -> None:
         for task in json.loads(tasks.read_text())
     ]  # fmt: skip
     entries[0]["previous"] = "altered"
+    entries[1]["caption"] = entries[1]["previous"]
     path = tmp_path / "min.json"
     path.write_text(json.dumps(entries))
     done = run("annotate", "import", work, path, "--as", "ben")
     assert done.exit_code == 0
     assert "11 answers taken (11 of ben), 0 were there already, 1 refused." in done.stdout
     assert "1 answers were refused: row 1: " in done.stderr
+    assert "1 texts are unchanged; Label Studio" in done.stderr
     path.write_text(json.dumps(entries[:1]))
     done = run("annotate", "import", work, path)
     assert done.exit_code == 1 and "not one answer" in done.stderr

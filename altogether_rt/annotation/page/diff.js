@@ -3,8 +3,13 @@
 window.wordDifference = (() => {
   const TOKEN = /[\p{L}\p{N}]+(?:[-'’.][\p{L}\p{N}]+)*|[^\s\p{L}\p{N}]/gu;
 
-  const tokens = (text) => text.match(TOKEN) || [];
-  const isWord = (token) => /[\p{L}\p{N}]/u.test(token);
+  // Each with whether white space precedes it.
+  const tokens = (text) =>
+    [...text.matchAll(TOKEN)].map((match) => ({
+      text: match[0],
+      gap: match.index > 0 && /\s/.test(text[match.index - 1]),
+    }));
+  const isWord = (token) => /[\p{L}\p{N}]/u.test(token.text);
 
   // Lengths of the longest common subsequences of all endings, row by row.
   function commonLengths(old, now) {
@@ -13,7 +18,7 @@ window.wordDifference = (() => {
     for (let i = old.length - 1; i >= 0; i--) {
       for (let j = now.length - 1; j >= 0; j--) {
         lengths[i * width + j] =
-          old[i] === now[j]
+          old[i].text === now[j].text
             ? lengths[(i + 1) * width + j + 1] + 1
             : Math.max(lengths[(i + 1) * width + j], lengths[i * width + j + 1]);
       }
@@ -21,22 +26,29 @@ window.wordDifference = (() => {
     return (i, j) => lengths[i * width + j];
   }
 
-  // [{kind: "same" | "removed" | "added", words: [...]}, …]
+  // {parts: [{kind: "same" | "removed" | "added", text, gap}, …], kept, removed, added}: counts are
+  // of words; a part's gap says whether white space precedes it.
   return function wordDifference(before, after) {
     const old = tokens(before);
     const now = tokens(after);
     const parts = [];
+    const counts = { same: 0, removed: 0, added: 0 };
     const push = (kind, token) => {
       const last = parts.at(-1);
-      if (last && last.kind === kind) last.words.push(token);
-      else parts.push({ kind, words: [token] });
+      counts[kind] += isWord(token);
+      if (last && last.kind === kind) last.text += (token.gap ? " " : "") + token.text;
+      else {
+        // What replaces something stands apart from it.
+        const replaces = last && last.kind !== "same" && kind !== "same";
+        parts.push({ kind, text: token.text, gap: token.gap || Boolean(replaces) });
+      }
     };
     const common = commonLengths(old, now);
     let i = 0;
     let j = 0;
     while (i < old.length || j < now.length) {
-      if (i < old.length && j < now.length && old[i] === now[j]) {
-        push("same", old[i]);
+      if (i < old.length && j < now.length && old[i].text === now[j].text) {
+        push("same", now[j]);
         i++;
         j++;
       } else if (j >= now.length || (i < old.length && common(i + 1, j) >= common(i, j + 1))) {
@@ -45,10 +57,6 @@ window.wordDifference = (() => {
         push("added", now[j++]);
       }
     }
-    const count = (kind) =>
-      parts
-        .filter((part) => part.kind === kind)
-        .reduce((sum, part) => sum + part.words.filter(isWord).length, 0);
-    return { parts, removed: count("removed"), added: count("added"), kept: count("same") };
+    return { parts, kept: counts.same, removed: counts.removed, added: counts.added };
   };
 })();

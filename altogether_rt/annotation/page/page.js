@@ -73,9 +73,9 @@ window.startPage = (store) => {
     const found = wordDifference(task.text, text);
     const line = byId("difference");
     const tags = { same: "span", removed: "del", added: "ins" };
-    const nodes = found.parts.flatMap(({ kind, words }) => [
-      element(tags[kind], {}, words.join(" ").replace(/ ([,.;:!?)\]’”])/g, "$1")),
-      " ",
+    const nodes = found.parts.flatMap((part) => [
+      part.gap ? " " : "",
+      element(tags[part.kind], {}, part.text),
     ]);
     line.replaceChildren(...(nodes.length ? nodes : ["nothing yet"]));
     line.classList.toggle("none", !nodes.length);

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 
 from altogether_rt.annotation.answers import FLAGS
 from altogether_rt.annotation.work import Task, hash_text
@@ -39,7 +40,7 @@ def task_rows(tasks: Sequence[Task], round_number: int, prefix: str) -> list[dic
     return [
         {
             "data": {
-                "image": prefix + task.file_name,
+                "image": prefix + quote(task.file_name, errors="surrogateescape"),
                 "file_name": task.file_name,
                 "picture": task.picture,
                 "alt": " | ".join(task.alts),

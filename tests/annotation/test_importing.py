@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -148,6 +149,9 @@ def test_label_studio_there_and_back(work: Work, tmp_path: Path) -> None:
     (row, *_) = task_rows(tasks, 2, "/data/local-files/?d=img/")
     assert row["data"]["image"] == "/data/local-files/?d=img/0000.png"
     assert row["data"]["previous"] == tasks[0].text and "gold" not in row["data"]
+    odd = dataclasses.replace(tasks[0], file_name="a b/&?#.jpg")
+    (row,) = task_rows([odd], 2, "/d=")
+    assert row["data"]["image"] == "/d=a%20b/%26%3F%23.jpg"
     for flag in ("cannot_verify", "private", "unusable"):
         assert f'<Choice value="{flag}"/>' in LABEL_CONFIG
     entries = [

@@ -166,7 +166,7 @@ window.startPage = (store) => {
   }
 
   async function go(to) {
-    if (to < 0 || to >= state.statuses.length) return;
+    if (!(to in state.statuses)) return;
     countTime();
     keepDraft();
     let found;

@@ -42,8 +42,9 @@ window.client = (() => {
     if (event.altKey) parts.push("Alt");
     if (event.shiftKey && event.key.length > 1) parts.push("Shift");
     // With Alt, some layouts give another character: the physical key decides.
-    const code = /^(Key|Digit)(.)$/.exec(event.code);
-    parts.push(event.altKey && code ? code[2].toLowerCase() : event.key);
+    const code = /^(?:Key|Digit)(.)$/.exec(event.code);
+    const physical = code ? code[1].toLowerCase() : { Minus: "-", Equal: "=" }[event.code];
+    parts.push((event.altKey && physical) || event.key);
     return parts.join("+");
   }
 

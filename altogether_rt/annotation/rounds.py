@@ -3,7 +3,7 @@
 Of several answers to a picture the one nearest to all the others counts (fewest words removed and
 added in sum), since it is the one that the others would have to change least; of two, which are
 always equally near, the one with more words, since the next round finds a wrong word more surely
-than a missing one; after that, the name that comes first. What anybody flagged as private or
+than a missing one; after that, the lot of picture and annotator. What anybody flagged as private or
 unusable goes no further.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from altogether_rt.annotation.answers import NOT_EXPORTED, current_answers, now
-from altogether_rt.annotation.assign import assign, check_shares
+from altogether_rt.annotation.assign import assign, check_shares, draw_order
 from altogether_rt.annotation.words import split_words, word_distance
 from altogether_rt.annotation.work import Task, TaskKey, Work, write_round
 from altogether_rt.errors import AltogetherError
@@ -64,9 +64,10 @@ def _choose(rows: Sequence[Row]) -> Row:
     if len(rows) == 1:
         return rows[0]
 
-    def rank(row: Row) -> tuple[int, int, str]:
+    def rank(row: Row) -> tuple[int, int, bytes]:
         distance = sum(word_distance(row["text"], other["text"]) for other in rows)
-        return distance, -len(split_words(row["text"])), row["annotator"]
+        lot = draw_order(f"{row['annotator']}/{row['file_name']}", 0)
+        return distance, -len(split_words(row["text"])), lot
 
     return min(rows, key=rank)
 

@@ -26,54 +26,58 @@ from altogether_rt.annotation.session import page_state, page_task, tasks_for
 from altogether_rt.annotation.work import Task, Work
 from altogether_rt.data.alts import MAX_ALT_CHARS
 from altogether_rt.data.images import open_image
+from altogether_rt.data.sniff import SNIFF_BYTES, sniff_format
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.web.pictures import read_picture
 
-__all__ = ["DEFAULT_MAX_SIDE", "pack_work"]
+__all__ = ["DEFAULT_MAX_SIDE", "tasks_to_pack", "write_pack"]
 
 #: Pixels of a packed picture's longer side.
 DEFAULT_MAX_SIDE: Final = 1600
 
+_LOSSLESS: Final = frozenset({"BMP", "GIF", "PNG"})
 _FOLDERS: Final = ("altogether_rt.annotation.page", "altogether_rt.web.assets")
 _LINK: Final = re.compile(r'<link rel="stylesheet" href="([a-z.]+)">\n')
 _SCRIPT: Final = re.compile(r'<script src="([a-z.]+)"></script>\n')
 
 
-def pack_work(
-    work: Work,
-    annotator: str,
-    out: Path,
-    *,
-    also_for: Sequence[str] = (),
-    max_side: int = DEFAULT_MAX_SIDE,
-    advance: Callable[[], None] = lambda: None,
-) -> int:
-    """Writes what `annotator` has not answered of the open round; returns how many pictures.
-
-    Written whole or not at all. Raises AltogetherError if there is nothing left, or a picture has
-    changed.
-    """
+def tasks_to_pack(work: Work, annotator: str, also_for: Sequence[str] = ()) -> list[Task]:
+    """What `annotator` has not answered of the open round. Raises AltogetherError if all is."""
     number = work.current_number
     answered = current_answers(work.answers().get(annotator, []), number)
     tasks = [task for task in tasks_for(work, annotator, also_for) if task.key not in answered]
     if not tasks:
         raise AltogetherError(f"{annotator} has answered everything in round {number}.")
+    return tasks
+
+
+def write_pack(
+    work: Work,
+    annotator: str,
+    tasks: Sequence[Task],
+    out: Path,
+    *,
+    max_side: int = DEFAULT_MAX_SIDE,
+    advance: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes a page for these tasks of the open round, whole or not at all.
+
+    max_side: pixels; longer pictures are shrunk. Raises AltogetherError if a picture has changed.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            file.writelines(_page(work, annotator, number, tasks, max_side, advance))
+            file.writelines(_page(work, annotator, tasks, max_side, advance))
         os.replace(temporary, out)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return len(tasks)
 
 
 def _page(
     work: Work,
     annotator: str,
-    number: int,
     tasks: Sequence[Task],
     max_side: int,
     advance: Callable[[], None],
@@ -97,7 +101,7 @@ def _page(
     yield before
     data = {
         "id": secrets.token_hex(8),
-        "state": page_state(annotator, number, work.guideline, ()),
+        "state": page_state(annotator, work.current_number, work.guideline, ()),
         "tasks": [page_task(task, None) | {"picture": task.picture} for task in tasks],
         "not_exported": NOT_EXPORTED,
         "max_chars": MAX_ALT_CHARS,
@@ -131,16 +135,17 @@ def _json(value: Any) -> str:
 
 def _picture_url(work: Work, task: Task, max_side: int) -> str:
     data = read_picture(work.picture(task))
+    # Drawings and screenshots keep their edges where that does not cost much.
+    may_be_png = sniff_format(data[:SNIFF_BYTES]) in _LOSSLESS
     try:
         with open_image(data, name=task.file_name) as image:
             image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-            jpeg = _encoded(image, "JPEG", quality=90)
-            png = _encoded(image, "PNG", optimize=True) if len(jpeg) < 200_000 else b""
+            encoded, kind = _encoded(image, "JPEG", quality=90), "jpeg"
+            png = _encoded(image, "PNG") if may_be_png else b""
     except ImageError as error:
         raise AltogetherError(str(error)) from error
-    # Drawings and screenshots keep their edges where that does not cost much.
-    is_png = 0 < len(png) <= 2 * len(jpeg)
-    encoded, kind = (png, "png") if is_png else (jpeg, "jpeg")
+    if 0 < len(png) <= 2 * len(encoded):
+        encoded, kind = png, "png"
     return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
 
 

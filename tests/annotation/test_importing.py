@@ -17,7 +17,7 @@ from PIL import Image
 from altogether_rt.annotation.answers import current_answers
 from altogether_rt.annotation.importing import import_answers
 from altogether_rt.annotation.label_studio import LABEL_CONFIG, task_rows
-from altogether_rt.annotation.pack import pack_work
+from altogether_rt.annotation.pack import tasks_to_pack, write_pack
 from altogether_rt.annotation.work import Task, Work, hash_text
 from altogether_rt.errors import AltogetherError
 from altogether_rt.web.answers import AnswerFile, read_answers
@@ -183,7 +183,9 @@ def test_a_packed_page_stands_alone(work: Work, tmp_path: Path) -> None:
     with serving(work, "ben") as ben:
         ben.save(3, "answered already")
     out = tmp_path / "pack" / "ben.html"
-    assert pack_work(work, "ben", out) == NUM_SCENES - 1
+    tasks = tasks_to_pack(work, "ben")
+    assert len(tasks) == NUM_SCENES - 1
+    write_pack(work, "ben", tasks, out)
     page = out.read_text("utf-8")
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", page.replace("<\\u003c", ""))
     assert "https://" not in page.replace("http://www.w3.org/2000/svg", "")
@@ -222,7 +224,7 @@ def test_a_packed_picture_is_shrunk_and_tells_nothing_of_its_camera(
     assert started.tasks[0].text.startswith("</script>")
     assert (started.tasks[0].width, started.tasks[0].height) == (600, 900)
     out = tmp_path / "p.html"
-    pack_work(work, "ben", out, max_side=300)
+    write_pack(work, "ben", tasks_to_pack(work, "ben"), out, max_side=300)
     page = out.read_text("utf-8")
     assert page.count("</script>") == 6  # four scripts, the data, the picture; none of theirs
     found = re.search(r"data:image/(\w+);base64,([^<]+)<", page)
@@ -236,8 +238,8 @@ def test_a_packed_picture_is_shrunk_and_tells_nothing_of_its_camera(
 def test_nothing_to_pack_is_said(work: Work, scenes: Path, tmp_path: Path) -> None:
     answer_all(work, "ben", lambda task: "text")
     with pytest.raises(AltogetherError, match="has answered everything"):
-        pack_work(work, "ben", tmp_path / "p.html")
+        tasks_to_pack(work, "ben")
     (scenes / "0001.png").unlink()
     with pytest.raises(AltogetherError, match=r"0001\.png cannot be read"):
-        pack_work(work, "cleo", tmp_path / "p.html")
+        write_pack(work, "cleo", tasks_to_pack(work, "cleo"), tmp_path / "p.html")
     assert not list(tmp_path.glob("*.html*")) and not list(tmp_path.glob(".*"))

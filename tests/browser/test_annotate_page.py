@@ -15,7 +15,7 @@ import pytest
 
 from altogether_rt.annotation.answers import current_answers
 from altogether_rt.annotation.importing import import_answers
-from altogether_rt.annotation.pack import pack_work
+from altogether_rt.annotation.pack import tasks_to_pack, write_pack
 from altogether_rt.annotation.work import Work
 from altogether_rt.scenes.dataset import write_scenes
 from altogether_rt.web.answers import read_answers
@@ -266,7 +266,7 @@ def test_a_packed_page_works_from_disk_and_its_answers_come_back(
     assert_only_loopback: Callable[[str], None],
 ) -> None:
     page = tmp_path / "ben.html"
-    assert pack_work(work, "ben", page) == 4
+    write_pack(work, "ben", tasks_to_pack(work, "ben"), page)
     browser.open(page.as_uri())
     browser.wait(READY)
     assert browser.script("return document.getElementById('image').naturalWidth") == 256

@@ -13,7 +13,7 @@ import typer
 from altogether_rt.annotation.exporting import training_rows
 from altogether_rt.annotation.importing import import_answers
 from altogether_rt.annotation.label_studio import LABEL_CONFIG, task_rows
-from altogether_rt.annotation.pack import DEFAULT_MAX_SIDE, pack_work
+from altogether_rt.annotation.pack import DEFAULT_MAX_SIDE, tasks_to_pack, write_pack
 from altogether_rt.annotation.report import report_work
 from altogether_rt.annotation.work import Work, write_rows
 from altogether_rt.cli.commands.annotate import JsonOption, QuietOption, WorkFolder, split_names
@@ -42,14 +42,13 @@ def pack_command(
     pictures are written anew, without what cameras note in them.
     """
     output = Output(as_json=as_json, quiet=quiet)
-    opened, also_for = Work(work), split_names(instead_of)
-    with output.progress(None, "pictures") as progress:
-        num = pack_work(
-            opened, as_, out, also_for=also_for, max_side=max_side, advance=progress.advance
-        )
+    opened = Work(work)
+    tasks = tasks_to_pack(opened, as_, split_names(instead_of))
+    with output.progress(len(tasks), "pictures") as progress:
+        write_pack(opened, as_, tasks, out, max_side=max_side, advance=progress.advance)
     size = out.stat().st_size
-    data = {"file": str(out), "annotator": as_, "pictures": num, "bytes": size}
-    output.result(data, f"{out}: {num:,} pictures for {as_}, {format_bytes(size)}.")
+    data = {"file": str(out), "annotator": as_, "pictures": len(tasks), "bytes": size}
+    output.result(data, f"{out}: {len(tasks):,} pictures for {as_}, {format_bytes(size)}.")
 
 
 def import_command(

@@ -1,1 +1,1 @@
-"""Annotation in rounds: people re-align alt-texts with their pictures, one round after another."""
+"""Annotation in rounds: people re-align alt-texts with their images, one round after another."""

@@ -1,4 +1,4 @@
-"""What one annotator says of one picture: the row, and what makes it acceptable."""
+"""What one annotator says of one image: the row, and what makes it acceptable."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Row = Mapping[str, Any]
 
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
-#: What a picture or its text can be flagged as, and what that means.
+#: What an image or its text can be flagged as, and what that means.
 FLAGS: Final = {
-    "cannot_verify": "something the text says cannot be told from the picture",
+    "cannot_verify": "something the text says cannot be told from the image",
     "private": "shows what is private",
     "unusable": "broken, blank, or nothing that can be described",
 }
-#: Flags that keep a picture out of later rounds and of what is exported.
+#: Flags that keep an image out of later rounds and of what is exported.
 NOT_EXPORTED: Final = ("private", "unusable")
 
 #: Seconds. A page left open over night has not been looked at all that time.
@@ -75,7 +75,7 @@ def checked_answer(
         )
     if not text and not set(flags) & set(NOT_EXPORTED):
         raise AnswerError(
-            "empty", f"the text of {name} is empty: write one, or flag the picture as unusable."
+            "empty", f"the text of {name} is empty: write one, or flag the image as unusable."
         )
     row = _row(task, round_number, annotator, guideline, via, time)
     return row | {
@@ -113,7 +113,7 @@ def _row(
 ) -> dict[str, Any]:
     return {
         "file_name": task.file_name,
-        "picture": task.picture,
+        "image_hash": task.image_hash,
         "round": round_number,
         "from": hash_text(task.text),
         "started_from": task.started_from,
@@ -125,7 +125,7 @@ def _row(
 
 
 def current_answers(rows: Iterable[Row], round_number: int) -> dict[TaskKey, Row]:
-    """One annotator's answers that count in a round: the last of each picture."""
+    """One annotator's answers that count in a round: the last of each image."""
     found: dict[TaskKey, Row] = {}
     for row in rows:
         if row.get("round") == round_number:
@@ -136,12 +136,12 @@ def current_answers(rows: Iterable[Row], round_number: int) -> dict[TaskKey, Row
 
 
 def row_key(row: Row) -> TaskKey:
-    return str(row.get("file_name")), str(row.get("picture"))
+    return str(row.get("file_name")), str(row.get("image_hash"))
 
 
 def now() -> str:
     """`2026-11-26T09:30:12.345Z`"""
-    time = datetime.datetime.now(datetime.timezone.utc)
+    time = datetime.datetime.now(datetime.UTC)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

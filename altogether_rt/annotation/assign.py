@@ -1,4 +1,4 @@
-"""Who answers what: even shares, some pictures twice, nobody their own text again."""
+"""Who answers what: even shares, some images twice, nobody their own text again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def assign(
 ) -> list[Task]:
     """The tasks with their annotators, in the same order.
 
-    A share `overlap` of the pictures, drawn by the seed, goes to two; those that are there for
+    A share `overlap` of the images, drawn by the seed, goes to two; those that are there for
     their facts go to everybody. Where there is a choice, nobody gets a text of their own. Without
     annotators, whoever comes answers everything.
     """

@@ -1,4 +1,4 @@
-"""What `train` reads, from a work folder: pictures with their alt-texts and all of their rounds."""
+"""What `train` reads, from a work folder: images with their alt-texts and all of their rounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from altogether_rt.annotation.rounds import answers_of_round, changed_pictures, resolve
+from altogether_rt.annotation.rounds import answers_of_round, changed_images, resolve
 from altogether_rt.annotation.work import Task, TaskKey, Work
 from altogether_rt.data.problems import Problems
 
@@ -24,12 +24,12 @@ class Export:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)  # by reason
-    changed: Problems = field(default_factory=Problems)  # pictures that are other bytes now
+    changed: Problems = field(default_factory=Problems)  # images that are other bytes now
 
 
 @dataclass
 class _History:
-    """What all rounds say of one picture."""
+    """What all rounds say of one image."""
 
     task: Task  # of the last round that has it
     flag: str | None = None
@@ -42,12 +42,12 @@ class _History:
 def training_rows(work: Work, out: Path, advance: Callable[[], None] = lambda: None) -> Export:
     """The rows, with file names relative to the folder of `out`.
 
-    Left out and counted: pictures without an answer, flagged as private or unusable in any round
+    Left out and counted: images without an answer, flagged as private or unusable in any round
     by anybody, there for their facts alone, or changed since.
     """
     export = Export()
     histories = list(_histories(work))
-    changed = changed_pictures(work, [history.task for history in histories], advance)
+    changed = changed_images(work, [history.task for history in histories], advance)
     for history in histories:
         task = history.task
         if task.extra:
@@ -65,7 +65,7 @@ def training_rows(work: Work, out: Path, advance: Callable[[], None] = lambda: N
 
 
 def _histories(work: Work) -> Iterator[_History]:
-    """Every picture of the work, in the order of its first round."""
+    """Every image of the work, in the order of its first round."""
     found: dict[TaskKey, _History] = {}
     for number in work.round_numbers:
         tasks = work.round(number).tasks
@@ -86,7 +86,7 @@ def _histories(work: Work) -> Iterator[_History]:
 
 def _row(work: Work, history: _History, out: Path) -> dict[str, Any]:
     task = history.task
-    path = os.path.relpath(work.picture(task).path.resolve(), out.parent.resolve())
+    path = os.path.relpath(work.image_file(task).path.resolve(), out.parent.resolve())
     row: dict[str, Any] = {
         "file_name": Path(path).as_posix(),
         "alts": list(task.alts),
@@ -95,6 +95,6 @@ def _row(work: Work, history: _History, out: Path) -> dict[str, Any]:
         "annotators": list(history.annotators),
         "flags": list(history.flags),
         "guideline": history.guideline,
-        "picture": task.picture,
+        "image_hash": task.image_hash,
     }
     return row if task.captioner is None else row | {"captioner": task.captioner}

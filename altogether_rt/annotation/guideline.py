@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from altogether_rt import toml
-from altogether_rt.errors import AltogetherError
+from altogether_rt.errors import ConfigError
+from altogether_rt.toml import load_file
 
 __all__ = ["Guideline", "default_guideline", "read_guideline"]
 
@@ -39,20 +40,17 @@ def default_guideline() -> str:
 
 
 def read_guideline(path: Path) -> Guideline:
-    """Raises AltogetherError if the file is not a guideline."""
-    try:
-        data = toml.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise AltogetherError(f"{path} is not TOML: {error}.") from error
+    """Raises ConfigError if the file is not a guideline."""
+    return load_file(path, "guideline", _parse)
+
+
+def _parse(data: Mapping[str, Any]) -> Guideline:
     try:
         rules = tuple((str(rule["name"]), str(rule["text"])) for rule in data["rules"])
         if not rules:
             raise ValueError("it has no rules")
         return Guideline(str(data["version"]), str(data["title"]), rules)
     except (KeyError, TypeError, ValueError) as error:
-        raise AltogetherError(
-            f"{path} is not a guideline: it needs version, title and [[rules]] "
-            f"with name and text ({error})."
+        raise ConfigError(
+            f"it needs version, title and [[rules]] with name and text ({error})."
         ) from error

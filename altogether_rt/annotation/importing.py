@@ -132,11 +132,11 @@ def _read(path: Path, annotator: str | None) -> tuple[Sequence[Row], str]:
 
 
 def _task_of(row: Row, opened: Round, tasks: Mapping[str, list[Task]]) -> Task:
-    name, picture = row.get("file_name"), row.get("picture")
-    found = [t for t in tasks.get(str(name), ()) if picture in (None, t.picture)]
+    name, image = row.get("file_name"), row.get("image_hash")
+    found = [t for t in tasks.get(str(name), ()) if image in (None, t.image_hash)]
     if len(found) != 1:
         raise AnswerError(
-            "another picture", f"round {opened.number} has no picture {name!r} with these bytes."
+            "another image", f"round {opened.number} has no image {name!r} with these bytes."
         )
     if row.get("round", opened.number) != opened.number:
         raise AnswerError(

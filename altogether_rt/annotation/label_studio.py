@@ -25,7 +25,7 @@ LABEL_CONFIG: Final = f"""<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true"/>
   <Header value="Alt-text"/>
   <Text name="shown_alt" value="$alt"/>
-  <Header value="Edit the text until it is true of the picture"/>
+  <Header value="Edit the text until it is true of the image"/>
   <TextArea name="caption" toName="image" value="$previous" rows="5"
             editable="true" maxSubmissions="1" required="true"/>
   <Choices name="flag" toName="image" choice="multiple">
@@ -36,13 +36,13 @@ LABEL_CONFIG: Final = f"""<View>
 
 
 def task_rows(tasks: Sequence[Task], round_number: int, prefix: str) -> list[dict[str, Any]]:
-    """Tasks to import; `prefix` and the file name are where Label Studio finds the picture."""
+    """Tasks to import; `prefix` and the file name are where Label Studio finds the image."""
     return [
         {
             "data": {
                 "image": prefix + quote(task.file_name, errors="surrogateescape"),
                 "file_name": task.file_name,
-                "picture": task.picture,
+                "image_hash": task.image_hash,
                 "alt": " | ".join(task.alts),
                 "previous": task.text,
                 "round": round_number,
@@ -62,7 +62,7 @@ def answer_of(entry: Mapping[str, Any], annotator: str | None) -> dict[str, Any]
         caption = caption[0] if len(caption) == 1 else None
     row = {
         "file_name": entry.get("file_name"),
-        "picture": entry.get("picture"),
+        "image_hash": entry.get("image_hash"),
         "round": entry.get("round"),
         "from": hash_text(clean_text(previous)) if isinstance(previous, str) else None,
         "text": "" if caption is None else caption,
@@ -88,5 +88,5 @@ def _time(value: Any) -> str | None:
         time = datetime.datetime.fromisoformat(str(value).replace("Z", "+00:00"))
     except ValueError:
         return None
-    utc = time.astimezone(datetime.timezone.utc)
+    utc = time.astimezone(datetime.UTC)
     return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")

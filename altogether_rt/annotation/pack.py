@@ -1,7 +1,7 @@
-"""One HTML file with its pictures, for an annotator without Python; answers come back as a file.
+"""One HTML file with its images, for an annotator without Python; answers come back as a file.
 
-Nothing is fetched: styles, scripts and pictures are inside, and the file's own policy forbids all
-else. Pictures are written anew, so that what cameras note in them (where, when) stays at home.
+Nothing is fetched: styles, scripts and images are inside, and the file's own policy forbids all
+else. Images are written anew, so that what cameras note in them (where, when) stays at home.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import html
 import io
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +23,16 @@ from PIL import Image
 from altogether_rt.annotation.answers import NOT_EXPORTED, current_answers
 from altogether_rt.annotation.session import page_state, page_task, tasks_for
 from altogether_rt.annotation.work import Task, Work
+from altogether_rt.artifacts.files import new_file
 from altogether_rt.data.alts import MAX_ALT_CHARS
 from altogether_rt.data.images import open_image
 from altogether_rt.data.sniff import SNIFF_BYTES, sniff_format
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.web.pictures import read_picture
+from altogether_rt.web.images import read_image_file
 
 __all__ = ["DEFAULT_MAX_SIDE", "tasks_to_pack", "write_pack"]
 
-#: Pixels of a packed picture's longer side.
+#: Pixels of a packed image's longer side.
 DEFAULT_MAX_SIDE: Final = 1600
 
 _LOSSLESS: Final = frozenset({"BMP", "GIF", "PNG"})
@@ -62,17 +62,12 @@ def write_pack(
 ) -> None:
     """Writes a page for these tasks of the open round, whole or not at all.
 
-    max_side: pixels; longer pictures are shrunk. Raises AltogetherError if a picture has changed.
+    max_side: pixels; longer images are shrunk. Raises AltogetherError if an image has changed.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            file.writelines(_page(work, annotator, tasks, max_side, advance))
-        os.replace(temporary, out)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with new_file(out) as file:
+        for part in _page(work, annotator, tasks, max_side, advance):
+            file.write(part.encode("utf-8", "replace"))
 
 
 def _page(
@@ -102,14 +97,14 @@ def _page(
     data = {
         "id": secrets.token_hex(8),
         "state": page_state(annotator, work.current_number, work.guideline, ()),
-        "tasks": [page_task(task, None) | {"picture": task.picture} for task in tasks],
+        "tasks": [page_task(task, None) | {"image_hash": task.image_hash} for task in tasks],
         "not_exported": NOT_EXPORTED,
         "max_chars": MAX_ALT_CHARS,
     }
     yield f'<script type="application/json" id="data">{_json(data)}</script>\n'
     for index, task in enumerate(tasks):
-        url = _picture_url(work, task, max_side)
-        yield f'<script type="text/plain" id="picture-{index}">{url}</script>\n'
+        url = _image_url(work, task, max_side)
+        yield f'<script type="text/plain" id="image-{index}">{url}</script>\n'
         advance()
     yield from (f"<script>{script}</script>\n" for script in scripts)
     yield "</body>\n</html>\n"
@@ -133,8 +128,8 @@ def _json(value: Any) -> str:
     return json.dumps(value).replace("<", "\\u003c")
 
 
-def _picture_url(work: Work, task: Task, max_side: int) -> str:
-    data = read_picture(work.picture(task))
+def _image_url(work: Work, task: Task, max_side: int) -> str:
+    data = read_image_file(work.image_file(task))
     # Drawings and screenshots keep their edges where that does not cost much.
     may_be_png = sniff_format(data[:SNIFF_BYTES]) in _LOSSLESS
     try:

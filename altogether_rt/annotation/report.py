@@ -20,15 +20,15 @@ __all__ = ["Tally", "is_too_fast", "report_work"]
 
 Row = Mapping[str, Any]
 
-#: Nobody looks at a picture in less, nor reads faster: 600 words a minute is skimming.
-_SECONDS_A_PICTURE: Final = 1.0
-_WORDS_A_SECOND: Final = 10.0
+#: Nobody looks at an image in less, nor reads faster: 600 words a minute is skimming.
+_SECONDS_PER_IMAGE: Final = 1.0
+_WORDS_PER_SECOND: Final = 10.0
 
 
 def is_too_fast(task: Task, answer: Row) -> bool:
     """Whether the answer came before the text could be read: a second, and 0.1 for each word."""
     seconds = answer.get("seconds")
-    needed = _SECONDS_A_PICTURE + len(split_words(task.text)) / _WORDS_A_SECOND
+    needed = _SECONDS_PER_IMAGE + len(split_words(task.text)) / _WORDS_PER_SECOND
     return seconds is not None and seconds < needed
 
 
@@ -115,13 +115,13 @@ def _report_round(
     resolved = resolve(tasks, by_key)
     return {
         "round": number,
-        "pictures": len(tasks),
+        "images": len(tasks),
         "answered": len(by_key),
         "left_out": dict(Counter(resolved.left_out.values())),
-        "answers_to_no_picture": unknown,
+        "answers_to_no_image": unknown,
         **total.to_dict(),
         "annotators": {
-            name: {"pictures": _num_assigned(tasks, name), **tally.to_dict()}
+            name: {"images": _num_assigned(tasks, name), **tally.to_dict()}
             for name, tally in tallies.items()
         },
         "doubles": _agreement(known, by_key),
@@ -136,10 +136,10 @@ def _num_assigned(tasks: Iterable[Task], name: str) -> int:
 def _agreement(
     known: Mapping[TaskKey, Task], by_key: Mapping[TaskKey, Sequence[Row]]
 ) -> dict[str, Any]:
-    """How far people agree on pictures that several answered.
+    """How far people agree on images that several answered.
 
     `alpha_words`: Krippendorff's alpha of keeping or removing, over the words they started from;
-    `alpha_flags`: of setting or not, over the flags of each picture; `words_shared`: 2 × common
+    `alpha_flags`: of setting or not, over the flags of each image; `words_shared`: 2 × common
     words / all words, mean over pairs of answers, in percent.
     """
     doubles = {key: rows for key, rows in by_key.items() if len(rows) > 1}
@@ -155,7 +155,7 @@ def _agreement(
             num_words = 2 * change.kept + change.removed + change.added
             shared.append(2 * change.kept / num_words if num_words else 1.0)
     return {
-        "pictures": len(doubles),
+        "images": len(doubles),
         "alpha_words": _rounded(krippendorff_alpha(words)),
         "alpha_flags": _rounded(krippendorff_alpha(flags)),
         "words_shared": round(100 * statistics.fmean(shared), 1) if shared else None,
@@ -167,8 +167,8 @@ def _gold(
     answers: Mapping[str, Mapping[TaskKey, Row]],
     facts: Mapping[TaskKey, Row],
 ) -> dict[str, Any]:
-    """Scores of texts about pictures whose facts are known: each annotator's, and the texts that
-    the same pictures started from."""
+    """Scores of texts about images whose facts are known: each annotator's, and the texts that
+    the same images started from."""
     found = {}
     for name, own in answers.items():
         before, after = Scores(), Scores()

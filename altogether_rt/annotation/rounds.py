@@ -1,9 +1,9 @@
 """From one round to the next: which answer counts where there are several, and who goes on.
 
-Of several answers to a picture the one nearest to all the others counts (fewest words removed and
+Of several answers to an image the one nearest to all the others counts (fewest words removed and
 added in sum), since it is the one that the others would have to change least; of two, which are
 always equally near, the one with more words, since the next round finds a wrong word more surely
-than a missing one; after that, the lot of picture and annotator. What anybody flagged as private or
+than a missing one; after that, the lot of image and annotator. What anybody flagged as private or
 unusable goes no further.
 """
 
@@ -20,9 +20,9 @@ from altogether_rt.annotation.assign import assign, check_shares, draw_order
 from altogether_rt.annotation.words import split_words, word_distance
 from altogether_rt.annotation.work import Task, TaskKey, Work, write_round
 from altogether_rt.errors import AltogetherError
-from altogether_rt.web.pictures import read_picture
+from altogether_rt.web.images import read_image_file
 
-__all__ = ["Resolved", "answers_of_round", "changed_pictures", "next_round", "resolve"]
+__all__ = ["Resolved", "answers_of_round", "changed_images", "next_round", "resolve"]
 
 Row = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ class Resolved:
 
 
 def answers_of_round(work: Work, number: int) -> dict[TaskKey, list[Row]]:
-    """What counts of every annotator, by picture, in order of their names."""
+    """What counts of every annotator, by image, in order of their names."""
     found: dict[TaskKey, list[Row]] = {}
     for rows in work.answers().values():
         for key, row in current_answers(rows, number).items():
@@ -46,7 +46,7 @@ def answers_of_round(work: Work, number: int) -> dict[TaskKey, list[Row]]:
 
 
 def resolve(tasks: Sequence[Task], answers: Mapping[TaskKey, Sequence[Row]]) -> Resolved:
-    """One answer a picture, by the rule above."""
+    """One answer an image, by the rule above."""
     resolved = Resolved()
     for task in tasks:
         rows = answers.get(task.key, ())
@@ -72,14 +72,14 @@ def _choose(rows: Sequence[Row]) -> Row:
     return min(rows, key=rank)
 
 
-def changed_pictures(
+def changed_images(
     work: Work, tasks: Sequence[Task], advance: Callable[[], None] = lambda: None
 ) -> dict[TaskKey, str]:
-    """Why pictures can no longer be used: they are gone, or other bytes than they were."""
+    """Why images can no longer be used: they are gone, or other bytes than they were."""
     changed = {}
     for task in tasks:
         try:
-            read_picture(work.picture(task))
+            read_image_file(work.image_file(task))
         except AltogetherError as error:
             changed[task.key] = str(error)
         advance()
@@ -97,9 +97,9 @@ def next_round(
     """Opens the round after the current one; returns its number, its tasks, and what the one
     before came to.
 
-    annotators, overlap: as before if they are not given. partial: pictures without an answer stay
+    annotators, overlap: as before if they are not given. partial: images without an answer stay
     behind, and one answer does where two were wanted. Raises AltogetherError if answers are
-    lacking otherwise, if a picture has changed, or if somebody is answering at this moment.
+    lacking otherwise, if an image has changed, or if somebody is answering at this moment.
     """
     number = work.current_number
     before = work.round(number)
@@ -116,7 +116,7 @@ def next_round(
         if not resolved.texts:
             raise AltogetherError(f"round {number} has no answer that another could start from.")
         carried = [task for task in before.tasks if task.key in resolved.texts]
-        _refuse_changed(changed_pictures(work, carried, advance))
+        _refuse_changed(changed_images(work, carried, advance))
         tasks = [_carry(task, resolved.texts[task.key]) for task in carried]
         seed = int(json.loads((work.folder / "work.json").read_text("utf-8")).get("seed", 0))
         tasks = assign(tasks, names, share, seed + number)
@@ -147,7 +147,7 @@ def _check_complete(
         first = missing[0]
         who = f" ({', '.join(first.annotators)})" if first.annotators else ""
         raise AltogetherError(
-            f"{len(missing):,} of {len(tasks):,} pictures lack an answer in round {number}, "
+            f"{len(missing):,} of {len(tasks):,} images lack an answer in round {number}, "
             f"{first.file_name}{who} for one: finish them, or go on without with --partial."
         )
 

@@ -1,6 +1,6 @@
 """One annotator at one round: what the page asks for, and where its answers go.
 
-The session holds this annotator's pictures and this annotator's file, and no other's.
+The session holds this annotator's images and this annotator's file, and no other's.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Final
-
-from typing_extensions import Self
+from typing import Any, Final, Self
 
 from altogether_rt.annotation.answers import (
     FLAGS,
@@ -26,7 +24,7 @@ from altogether_rt.annotation.words import names_of
 from altogether_rt.annotation.work import Task, TaskKey, Work, hash_text
 from altogether_rt.errors import AltogetherError
 from altogether_rt.web.answers import AnswerFile, check_annotator
-from altogether_rt.web.pictures import PictureTable
+from altogether_rt.web.images import ImageTable
 from altogether_rt.web.site import Site, WebError
 
 __all__ = ["Session", "page_state", "page_task", "tasks_for"]
@@ -43,7 +41,7 @@ _PAGE: Final = "altogether_rt.annotation.page"
 def tasks_for(work: Work, annotator: str, also_for: Sequence[str] = ()) -> list[Task]:
     """What an annotator is shown in the open round, in order.
 
-    also_for: annotators whose unanswered pictures are taken over. Raises AltogetherError if there
+    also_for: annotators whose unanswered images are taken over. Raises AltogetherError if there
     is nothing for this annotator.
     """
     check_annotator(annotator)
@@ -60,8 +58,8 @@ def tasks_for(work: Work, annotator: str, also_for: Sequence[str] = ()) -> list[
     if not tasks:
         names = ", ".join(opened.annotators)
         raise AltogetherError(
-            f"{annotator} has no pictures in round {opened.number}, whose annotators are {names}: "
-            "use one of these names, or take over somebody's pictures with --instead-of."
+            f"{annotator} has no images in round {opened.number}, whose annotators are {names}: "
+            "use one of these names, or take over somebody's images with --instead-of."
         )
     position = {task.key: index for index, task in enumerate(opened.tasks)}
     return sorted(tasks, key=lambda task: position[task.key])
@@ -81,7 +79,7 @@ def page_state(
 
 
 def page_task(task: Task, answer: Row | None) -> dict[str, Any]:
-    """What the page shows of one picture; nothing that another annotator wrote this round."""
+    """What the page shows of one image; nothing that another annotator wrote this round."""
     names = {name for alt in task.alts for name in names_of(alt)}
     said = None if answer is None else {"text": answer["text"], "flags": answer["flags"]}
     return {
@@ -108,8 +106,8 @@ class Session:
         self._guideline = work.guideline
         self._tasks = tasks_for(work, annotator, also_for)
         self._by_key = {task.key: index for index, task in enumerate(self._tasks)}
-        self._pictures = PictureTable(
-            {str(index): work.picture(task) for index, task in enumerate(self._tasks)}
+        self._images = ImageTable(
+            {str(index): work.image_file(task) for index, task in enumerate(self._tasks)}
         )
         self._saving = threading.Lock()
         self._stack = ExitStack()
@@ -139,29 +137,29 @@ class Session:
             site.file(name, _ASSETS)
         site.get("state", self.state)
         site.get_item("task", self.task)
-        site.get_item("picture", self._pictures.response)
+        site.get_item("image", self._images.response)
         site.post("answer", self.save)
         site.post("undo", self.undo)
         return site
 
     def state(self) -> dict[str, Any]:
-        """Who, which round, the guideline, and the status of every picture."""
+        """Who, which round, the guideline, and the status of every image."""
         with self._saving:
             statuses = [self._status(task.key) for task in self._tasks]
         return page_state(self.annotator, self._round, self._guideline, statuses)
 
     def task(self, key: str) -> dict[str, Any]:
-        """One picture's texts. Raises WebError if there is none of this number."""
+        """One image's texts. Raises WebError if there is none of this number."""
         task = self._task(key)
         return page_task(task, self._answers.get(task.key))
 
     def save(self, said: Row) -> dict[str, Any]:
         """Takes an answer; when this returns, it is on the disk.
 
-        Raises AltogetherError if the picture has changed or the answer cannot be taken.
+        Raises AltogetherError if the image has changed or the answer cannot be taken.
         """
         task = self._task(said.get("task"))
-        self._pictures.check(str(self._by_key[task.key]))
+        self._images.check(str(self._by_key[task.key]))
         row = checked_answer(
             task,
             self._round,
@@ -178,7 +176,7 @@ class Session:
     def undo(self, said: Row) -> dict[str, Any]:
         """Takes the last answer back: what counted before it counts again.
 
-        Returns the picture's number, its new status and the text that was taken back; a number of
+        Returns the image's number, its new status and the text that was taken back; a number of
         None if there is nothing left to take back.
         """
         with self._saving:
@@ -214,9 +212,9 @@ class Session:
     def _task(self, key: Any) -> Task:
         text = str(key)
         if not text.isascii() or not text.isdigit() or len(text) > 9:
-            raise WebError(404, "There is no such picture.")
+            raise WebError(404, "There is no such image.")
         if int(text) >= len(self._tasks):
-            raise WebError(404, "There is no such picture.")
+            raise WebError(404, "There is no such image.")
         return self._tasks[int(text)]
 
     def _status(self, key: TaskKey) -> str:

@@ -1,4 +1,4 @@
-"""Starts annotation: pictures and their texts become a work folder with its first round."""
+"""Starts annotation: images and their texts become a work folder with its first round."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,13 @@ from altogether_rt.annotation.answers import now
 from altogether_rt.annotation.assign import assign, check_shares, draw_order
 from altogether_rt.annotation.guideline import default_guideline, read_guideline
 from altogether_rt.annotation.work import FIRST_ROUND, SCHEMA, Task, write_round, write_rows
+from altogether_rt.artifacts.files import NewFolder, write_whole
 from altogether_rt.data.images import open_image
 from altogether_rt.data.rows import read_rows
 from altogether_rt.data.sources.folder import FolderSource
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.scenes.dataset import read_references
-from altogether_rt.web.pictures import Picture, read_picture
+from altogether_rt.web.images import ImageFile, read_image_file
 
 __all__ = ["Start", "StartPlan", "Started", "plan_start", "start_work"]
 
@@ -33,9 +33,9 @@ class Start:
     images: Path
     out: Path
     alts: Path | None = None
-    captions: Path | None = None  # of a captioner; they take the alt-texts' place as round 1
+    captions: Path | None = None  # of a captioner; round 1 is then they, not the alt-texts
     annotators: tuple[str, ...] = ()
-    overlap: float = 0.0  # share of the pictures that two annotators get
+    overlap: float = 0.0  # share of the images that two annotators get
     gold: Path | None = None  # a folder of scenes
     num_gold: int = 10
     seed: int = 0
@@ -45,17 +45,17 @@ class Start:
 
 @dataclass(frozen=True)
 class StartPlan:
-    """What was found, before any picture is read."""
+    """What was found, before any image is read."""
 
     source: FolderSource
     captions: Mapping[str, Mapping[str, Any]]  # rows by file name
     num_bad_captions: int
     gold_names: list[str]  # in the folder of scenes
     references: Mapping[str, Mapping[str, Any]]
-    gold_is_own: bool  # the scenes are the very pictures to annotate
+    gold_is_own: bool  # the scenes are the very images to annotate
 
     @property
-    def num_pictures(self) -> int:
+    def num_images(self) -> int:
         return len(self.source.names) + len(self.gold_names)
 
 
@@ -97,9 +97,9 @@ def plan_start(start: Start) -> StartPlan:
 
 
 def start_work(start: Start, plan: StartPlan, advance: Callable[[], None]) -> Started:
-    """Reads the pictures and writes the work folder, whole or not at all.
+    """Reads the images and writes the work folder, whole or not at all.
 
-    Pictures that cannot be read are left out and listed in `left_out.jsonl`. `advance` is called
+    Images that cannot be read are left out and listed in `left_out.jsonl`. `advance` is called
     after each. Raises AltogetherError if not one can be read.
     """
     started = Started()
@@ -109,15 +109,9 @@ def start_work(start: Start, plan: StartPlan, advance: Callable[[], None]) -> St
         raise AltogetherError(f"not one image of {start.images} can be read: {reason}")
     extras = list(_read_gold(start, plan, started, advance))
     started.tasks = assign(list(_spread(own, extras)), start.annotators, start.overlap, start.seed)
-    temporary = start.out.with_name(f".{start.out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        _write(start, plan, started, temporary)
-        temporary.rename(start.out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with NewFolder(start.out) as new:
+        _write(start, plan, started, new.path)
+        new.commit()
     return started
 
 
@@ -174,7 +168,7 @@ def _read_task(
     try:
         with open_image(root / name) as image:
             width, height = image.size
-        data = read_picture(Picture(name, root / name))
+        data = read_image_file(ImageFile(name, root / name))
     except ImageError as error:
         row = {"file_name": name, "error": {"class": error.kind, "message": str(error)}}
         started.left_out.append(row)
@@ -209,15 +203,15 @@ def _write(start: Start, plan: StartPlan, started: Started, folder: Path) -> Non
         "started": now(),
         "seed": start.seed,
     }
-    (folder / "work.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    write_whole(folder / "work.json", json.dumps(about, indent=1) + "\n")
     words = start.guideline.read_text("utf-8") if start.guideline else default_guideline()
-    (folder / "guideline.toml").write_text(words, "utf-8")
+    write_whole(folder / "guideline.toml", words)
     (folder / "answers").mkdir()
     if started.left_out:
         write_rows(folder / "left_out.jsonl", started.left_out)
     gold = [task for task in started.tasks if task.gold]
     if gold:
-        facts = ({**plan.references[t.file_name], "picture": t.picture} for t in gold)
+        facts = ({**plan.references[t.file_name], "image_hash": t.image_hash} for t in gold)
         write_rows(folder / "gold.jsonl", facts)
     opened = {
         "round": FIRST_ROUND,

@@ -1,13 +1,13 @@
 """The work folder: what is annotated, its rounds, and who has answered what.
 
-    work.json              where the pictures are, when the work was started
+    work.json              where the images are, when the work was started
     guideline.toml         what annotators are asked to do; a team may edit it
-    gold.jsonl             facts of the pictures that are known to us, if there are any
+    gold.jsonl             facts of the images that are known to us, if there are any
     rounds/2/round.json    how round 2 was opened
-    rounds/2/tasks.jsonl   its pictures, a row each
+    rounds/2/tasks.jsonl   its images, a row each
     answers/anna.jsonl     all that Anna answered, in every round; only ever appended to
 
-Round 1 is the text that the pictures came with; people answer from round 2 on. Everything but
+Round 1 is the text that the images came with; people answer from round 2 on. Everything but
 the answers is written once and never changed.
 """
 
@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +24,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from altogether_rt.annotation.guideline import Guideline, read_guideline
+from altogether_rt.artifacts.files import NewFolder, new_file, write_whole
 from altogether_rt.data.rows import encode_row
 from altogether_rt.errors import AltogetherError
 from altogether_rt.web.answers import answer_files, read_answers
-from altogether_rt.web.pictures import Picture
+from altogether_rt.web.images import ImageFile
 
 __all__ = [
     "FIRST_ROUND",
@@ -45,17 +45,17 @@ SCHEMA: Final = 1
 #: The first round that people answer; round 1 is what they start from.
 FIRST_ROUND: Final = 2
 
-#: (file name, SHA-256 of its bytes): a picture that changed is another one.
+#: (file name, SHA-256 of its bytes): an image that changed is another one.
 TaskKey = tuple[str, str]
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One picture in one round."""
+    """One image in one round."""
 
     file_name: str
-    picture: str  # SHA-256 of the file
+    image_hash: str  # SHA-256 of the file
     width: int  # pixels, upright
     height: int
     alts: tuple[str, ...]
@@ -69,7 +69,7 @@ class Task:
 
     @property
     def key(self) -> TaskKey:
-        return self.file_name, self.picture
+        return self.file_name, self.image_hash
 
     @property
     def text(self) -> str:
@@ -156,10 +156,10 @@ class Work:
         names = tuple(map(str, about.get("annotators", ())))
         return Round(number, tuple(tasks), float(about.get("overlap", 0.0)), names)
 
-    def picture(self, task: Task) -> Picture:
+    def image_file(self, task: Task) -> ImageFile:
         """The task's file, and what its bytes must be."""
         root = self._gold if task.extra and self._gold is not None else self._images
-        return Picture(task.file_name, root / task.file_name, task.picture)
+        return ImageFile(task.file_name, root / task.file_name, task.image_hash)
 
     def answer_path(self, annotator: str) -> Path:
         return self.folder / "answers" / f"{annotator}.jsonl"
@@ -192,9 +192,9 @@ class Work:
         return {name: read_answers(path) for name, path in files.items()}
 
     def gold_facts(self) -> dict[TaskKey, Row]:
-        """The reference rows (of `scenes`) of gold pictures."""
+        """The reference rows (of `scenes`) of gold images."""
         rows = read_answers(self.folder / "gold.jsonl")
-        return {(str(row["file_name"]), str(row["picture"])): row for row in rows}
+        return {(str(row["file_name"]), str(row["image_hash"])): row for row in rows}
 
 
 def hash_text(text: str) -> str:
@@ -203,26 +203,20 @@ def hash_text(text: str) -> str:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """A new file of rows, on the disk when this returns."""
-    with path.open("wb") as file:
+    """A file of rows, whole or not at all, and on the disk when this returns."""
+    with new_file(path) as file:
         file.writelines(map(encode_row, rows))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_round(work: Path, number: int, about: Row, tasks: Iterable[Task]) -> None:
     """Opens a round: its folder appears whole or not at all."""
-    rounds = work / "rounds"
-    temporary, folder = rounds / f"{number}.tmp", rounds / str(number)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_rows(temporary / "tasks.jsonl", (task.to_row() for task in tasks))
-    (temporary / "round.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
-    try:
-        temporary.rename(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise AltogetherError(f"{folder} is there already.") from error
+    folder = work / "rounds" / str(number)
+    if folder.exists():
+        raise AltogetherError(f"{folder} is there already.")
+    with NewFolder(folder) as new:
+        write_rows(new.path / "tasks.jsonl", (task.to_row() for task in tasks))
+        write_whole(new.path / "round.json", json.dumps(about, indent=1) + "\n")
+        new.commit()
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:

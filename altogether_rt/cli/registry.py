@@ -31,7 +31,7 @@ class GroupSpec:
 
 #: Their commands stand in COMMANDS, under keys of two words ("scenes score").
 GROUPS: dict[str, GroupSpec] = {
-    "annotate": GroupSpec("Let people re-align texts with their pictures, in rounds."),
+    "annotate": GroupSpec("Let people re-align texts with their images, in rounds."),
     "scenes": GroupSpec("Draw scenes of which everything is known; score captions.", "draw"),
 }
 
@@ -156,7 +156,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "annotate pack": CommandSpec(
         "altogether_rt.cli.commands.annotate_files:pack_command",
-        "Pack one person's pictures into one HTML file, to be answered without Python.",
+        "Pack one person's images into one HTML file, to be answered without Python.",
         ("altogether-rt annotate pack work --as ben --out ben.html",),
         "cpu",
     ),

@@ -1,1 +1,1 @@
-"""Pages of our own on loopback: a small server, pictures of a known table, append-only answers."""
+"""Pages of our own on loopback: a small server, images of a known table, append-only answers."""

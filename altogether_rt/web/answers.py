@@ -14,9 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
-
-from typing_extensions import Self
+from typing import Any, Final, Self
 
 from altogether_rt.data.rows import encode_row
 from altogether_rt.errors import AltogetherError

@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         """What the parent answers to a request that it cannot read, in our form."""
         self.close_connection = True
         self.request_version = "HTTP/1.1"  # of a request that names none, no headers are sent
-        self._send(Response.json({"error": message or HTTPStatus(code).phrase}, code))
+        self._send(Response.json({"error": message or "The request cannot be read."}, code))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: addresses hold the token, and the terminal is for the annotator."""

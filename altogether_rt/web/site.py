@@ -1,4 +1,4 @@
-"""What a page is made of: files, JSON endpoints and pictures, each under a fixed name.
+"""What a page is made of: files, JSON endpoints and images, each under a fixed name.
 
 A site knows nothing of sockets; `LoopbackServer` answers requests with it. Nothing is looked up on
 disk by a name that came in a request: every name that can be asked for is registered beforehand.

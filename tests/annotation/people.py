@@ -48,7 +48,7 @@ class Person:
         return self.post("answer", said | {"from": start})
 
     def save_all(self, write: Callable[[dict[str, Any]], str]) -> int:
-        """Answers every picture with what `write` makes of its task; returns how many."""
+        """Answers every image with what `write` makes of its task; returns how many."""
         num = len(self.get("state")["statuses"])
         for index in range(num):
             status, said = self.save(index, write(self.get(f"task/{index}")))

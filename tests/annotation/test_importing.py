@@ -35,7 +35,7 @@ def work(scenes: Path, tmp_path: Path) -> Work:
 def packed_row(task: Task, text: str, /, *, minute: int = 0, **changes: Any) -> dict[str, Any]:
     """A row as the packed page writes it."""
     row = {
-        "file_name": task.file_name, "picture": task.picture, "round": 2,
+        "file_name": task.file_name, "image_hash": task.image_hash, "round": 2,
         "from": hash_text(task.text), "started_from": "alt-text", "annotator": "ben",
         "time": f"2026-11-26T09:{minute:02d}:00.000Z", "guideline": "1-abc", "via": "pack",
         "text": text, "flags": [], "seconds": 7.5,
@@ -87,9 +87,9 @@ def test_older_answers_do_not_replace_newer_ones(work: Work, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"picture": "0" * 64}, "another picture"),
-        ({"file_name": "../../etc/passwd"}, "another picture"),
-        ({"file_name": 3}, "another picture"),
+        ({"image_hash": "0" * 64}, "another image"),
+        ({"file_name": "../../etc/passwd"}, "another image"),
+        ({"file_name": 3}, "another image"),
         ({"round": 3}, "another round"),
         ({"from": "0" * 64}, "another text"),
         ({"withdrawn": True, "from": "0" * 64}, "another text"),
@@ -108,7 +108,7 @@ def test_rows_that_cannot_be_taken_are_counted_by_reason(
     tasks = work.round().tasks
     rows = [packed_row(tasks[0], "bad", **changes), packed_row(tasks[1], "good"), ["no row"]]
     imported = import_answers(work, write(tmp_path / "a.jsonl", rows))
-    expected = {reason: 1, "another picture": 1} if reason != "another picture" else {reason: 2}
+    expected = {reason: 1, "another image": 1} if reason != "another image" else {reason: 2}
     assert imported.refused == expected
     assert imported.taken == {"ben": 1} and counting(work, "ben") == {"0001.png": "good"}
     assert {path.name for path in (work.folder / "answers").iterdir()} == {"ben.jsonl"}
@@ -168,7 +168,7 @@ def test_label_studio_there_and_back(work: Work, tmp_path: Path) -> None:
     imported = import_answers(work, path)
     assert imported.source == "label-studio" and imported.taken == {"ls-3": 2}
     assert imported.refused == {
-        "empty": 1, "another text": 1, "malformed": 2, "another picture": 1,
+        "empty": 1, "another text": 1, "malformed": 2, "another image": 1,
     }  # fmt: skip
     first, second = read_answers(work.answer_path("ls-3"))
     assert (first["text"], first["flags"], first["seconds"]) == (
@@ -202,13 +202,13 @@ def test_a_packed_page_stands_alone(work: Work, tmp_path: Path) -> None:
     assert [task["file_name"] for task in data["tasks"]] == [
         f"{index:04d}.png" for index in range(NUM_SCENES) if index != 3
     ]
-    urls = re.findall(r'id="picture-\d+">data:image/(\w+);base64,([^<]+)<', page)
+    urls = re.findall(r'id="image-\d+">data:image/(\w+);base64,([^<]+)<', page)
     assert len(urls) == NUM_SCENES - 1
     with Image.open(io.BytesIO(base64.b64decode(urls[0][1]))) as image:
         assert image.size == (256, 256) and not image.info.get("exif")
 
 
-def test_a_packed_picture_is_shrunk_and_tells_nothing_of_its_camera(
+def test_a_packed_image_is_shrunk_and_tells_nothing_of_its_camera(
     scenes: Path, tmp_path: Path
 ) -> None:
     photos = tmp_path / "photos"
@@ -226,7 +226,7 @@ def test_a_packed_picture_is_shrunk_and_tells_nothing_of_its_camera(
     out = tmp_path / "p.html"
     write_pack(work, "ben", tasks_to_pack(work, "ben"), out, max_side=300)
     page = out.read_text("utf-8")
-    assert page.count("</script>") == 6  # four scripts, the data, the picture; none of theirs
+    assert page.count("</script>") == 6  # four scripts, the data, the image; none of theirs
     found = re.search(r"data:image/(\w+);base64,([^<]+)<", page)
     assert found is not None
     data = base64.b64decode(found[2])

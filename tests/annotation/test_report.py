@@ -61,18 +61,18 @@ def test_agreement_and_facts(scenes: Path, tmp_path: Path) -> None:
     report = report_work(work)
     assert report["guideline"] == work.guideline.stamp
     (found,) = report["rounds"]
-    assert found["round"] == 2 and found["answered"] == found["pictures"] == NUM_SCENES
+    assert found["round"] == 2 and found["answered"] == found["images"] == NUM_SCENES
     assert found["answers"] == 2 * NUM_SCENES
     assert found["left_out"] == {"private": 1}
-    assert found["annotators"]["anna"]["pictures"] == NUM_SCENES
+    assert found["annotators"]["anna"]["images"] == NUM_SCENES
     empty = sum(not task.text for task in started.tasks)
     assert found["annotators"]["ben"]["unchanged"] == round(
         100 * (NUM_SCENES - 1 - empty) / NUM_SCENES, 1
     )
     doubles = found["doubles"]
-    assert doubles["pictures"] == NUM_SCENES
+    assert doubles["images"] == NUM_SCENES
     assert 0 < doubles["words_shared"] < 100
-    # 3 flags of 8 pictures, 48 answers, one of them set: a single disagreement among 24 pairs.
+    # 3 flags of 8 images, 48 answers, one of them set: a single disagreement among 24 pairs.
     # alpha = 1 - (n - 1) * disagreements / (set * unset) = 1 - 47 * 1 / (1 * 47) = 0
     assert doubles["alpha_flags"] == 0.0
     assert doubles["alpha_words"] is not None and doubles["alpha_words"] < 0.7
@@ -93,7 +93,7 @@ def test_people_who_agree_have_an_alpha_of_one(scenes: Path, tmp_path: Path) -> 
         answer_all(work, name, truth(scenes, 3))
     (found,) = report_work(work)["rounds"]
     assert found["doubles"] == {
-        "pictures": NUM_SCENES,
+        "images": NUM_SCENES,
         "alpha_words": 1.0,
         "alpha_flags": None,  # nobody set one: nothing to tell apart
         "words_shared": 100.0,
@@ -110,4 +110,4 @@ def test_every_round_has_its_own_figures(scenes: Path, tmp_path: Path) -> None:
     second, third = report_work(work)["rounds"]
     assert (second["round"], second["answers"], second["unchanged"]) == (2, NUM_SCENES, 0.0)
     assert (third["round"], third["answers"], third["unchanged"]) == (3, 1, 100.0)
-    assert third["answered"] == 1 and third["pictures"] == NUM_SCENES
+    assert third["answered"] == 1 and third["images"] == NUM_SCENES

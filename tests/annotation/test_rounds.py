@@ -55,7 +55,7 @@ def test_which_of_several_answers_counts(answers: list[dict[str, Any]], chosen: 
 def test_a_majority_wins_and_equal_answers_are_drawn() -> None:
     answers = [answer("anna", "x y z"), answer("ben", "a b"), answer("cleo", "a b")]
     assert resolve([TASK], {TASK.key: answers}).texts[TASK.key]["text"] == "a b"
-    authors = Counter()
+    authors: Counter[str] = Counter()
     for index in range(200):
         task = dataclasses.replace(TASK, file_name=f"{index}.png")
         equal = [answer(name, "a b") | {"file_name": task.file_name} for name in ("anna", "ben")]
@@ -65,7 +65,7 @@ def test_a_majority_wins_and_equal_answers_are_drawn() -> None:
     assert 70 < authors["anna"] < 130  # 100 ± 4 standard deviations of 7
 
 
-def test_a_flag_of_anybody_keeps_a_picture_back() -> None:
+def test_a_flag_of_anybody_keeps_a_image_back() -> None:
     answers = [answer("anna", "a boat"), answer("ben", "a boat", "private")]
     resolved = resolve([TASK], {TASK.key: answers})
     assert resolved.left_out == {TASK.key: "private"} and not resolved.texts
@@ -105,7 +105,7 @@ def test_each_round_starts_from_the_one_before(scenes: Path, tmp_path: Path) -> 
 
 def test_unfinished_rounds_are_not_closed_by_mistake(scenes: Path, tmp_path: Path) -> None:
     work, _ = begin(scenes, tmp_path / "work")
-    with pytest.raises(AltogetherError, match=r"8 of 8 pictures lack an answer .* 0000\.png"):
+    with pytest.raises(AltogetherError, match=r"8 of 8 images lack an answer .* 0000\.png"):
         next_round(work)
     with pytest.raises(AltogetherError, match="no answer that another"):
         next_round(work, partial=True)
@@ -129,7 +129,7 @@ def test_two_answers_are_waited_for_where_two_were_wanted(scenes: Path, tmp_path
     assert len(next_round(work, partial=True)[1]) == NUM_SCENES
 
 
-def test_a_flag_in_a_later_round_keeps_a_picture_out_of_training(
+def test_a_flag_in_a_later_round_keeps_a_image_out_of_training(
     scenes: Path, tmp_path: Path
 ) -> None:
     work, _ = begin(scenes, tmp_path / "work")
@@ -158,7 +158,7 @@ def test_no_round_is_opened_while_somebody_answers(scenes: Path, tmp_path: Path)
     next_round(work)
 
 
-def test_changed_pictures_are_named_and_open_no_round(scenes: Path, tmp_path: Path) -> None:
+def test_changed_images_are_named_and_open_no_round(scenes: Path, tmp_path: Path) -> None:
     work, _ = begin(scenes, tmp_path / "work")
     answer_all(work, "anna", lambda task: "text")
     (scenes / "0001.png").write_bytes(b"other")
@@ -180,7 +180,7 @@ def test_other_annotators_may_go_on(scenes: Path, tmp_path: Path) -> None:
     assert work.round().overlap == 0.0
 
 
-def test_pictures_for_their_facts_are_never_exported(scenes: Path, tmp_path: Path) -> None:
+def test_images_for_their_facts_are_never_exported(scenes: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     (scenes / "0007.png").rename(photos / "0007.png")

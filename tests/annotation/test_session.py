@@ -43,7 +43,7 @@ def test_an_answer_says_all_that_it_must(scenes: Path, tmp_path: Path) -> None:
     assert abs(time.time() - _seconds(time_)) < 60
     assert row == {
         "file_name": "0002.png",
-        "picture": started.tasks[2].picture,
+        "image_hash": started.tasks[2].image_hash,
         "round": 2,
         "from": hash_text(started.tasks[2].text),
         "started_from": "alt-text",
@@ -73,11 +73,11 @@ def _seconds(text: str) -> float:
         ({"flags": "private"}, 409, "unknown flags"),
         ({"from": "0" * 64}, 409, "another text"),
         ({"from": None}, 409, "another text"),
-        ({"task": 99}, 404, "no such picture"),
-        ({"task": -1}, 404, "no such picture"),
-        ({"task": "../0"}, 404, "no such picture"),
-        ({"task": None}, 404, "no such picture"),
-        ({"task": "٣"}, 404, "no such picture"),
+        ({"task": 99}, 404, "no such image"),
+        ({"task": -1}, 404, "no such image"),
+        ({"task": "../0"}, 404, "no such image"),
+        ({"task": None}, 404, "no such image"),
+        ({"task": "٣"}, 404, "no such image"),
     ],
 )
 def test_what_is_no_answer_is_refused_and_not_written(
@@ -161,9 +161,9 @@ def test_two_pages_cannot_answer_as_one_person(scenes: Path, tmp_path: Path) -> 
     Session(work, "anna").close()
 
 
-def test_who_has_no_pictures_is_told_and_may_take_over(scenes: Path, tmp_path: Path) -> None:
+def test_who_has_no_images_is_told_and_may_take_over(scenes: Path, tmp_path: Path) -> None:
     work, started = begin(scenes, tmp_path / "work", annotators=("anna", "ben"))
-    with pytest.raises(AltogetherError, match=r"dave has no pictures .* anna, ben.*--instead-of"):
+    with pytest.raises(AltogetherError, match=r"dave has no images .* anna, ben.*--instead-of"):
         Session(work, "dave")
     with serving(work, "ben") as ben:
         ben.save(0, "ben had this one")
@@ -173,7 +173,7 @@ def test_who_has_no_pictures_is_told_and_may_take_over(scenes: Path, tmp_path: P
         assert [dave.get(f"task/{i}")["file_name"] for i in range(num)] == of_ben[1:]
 
 
-def test_a_picture_that_changed_is_refused_by_name(scenes: Path, tmp_path: Path) -> None:
+def test_a_image_that_changed_is_refused_by_name(scenes: Path, tmp_path: Path) -> None:
     work, _ = begin(scenes, tmp_path / "work")
     (scenes / "0001.png").write_bytes((scenes / "0002.png").read_bytes())
     (scenes / "0003.png").unlink()
@@ -181,7 +181,7 @@ def test_a_picture_that_changed_is_refused_by_name(scenes: Path, tmp_path: Path)
         status, said = anna.save(1, "a text")
         assert status == 409 and "0001.png has changed since the round began" in said["error"]
         with pytest.raises(urllib.error.HTTPError) as refused:
-            anna.get("picture/1")
+            anna.get("image/1")
         assert "0001.png has changed" in json.load(refused.value)["error"]
         status, said = anna.save(3, "a text")
         assert status == 409 and "0003.png cannot be read" in said["error"]

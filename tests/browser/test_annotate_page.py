@@ -125,7 +125,7 @@ def test_types_saves_undoes_and_resumes_by_keyboard_alone(
             wait_for(browser, "file", name)
             browser.press("Alt+3", "Ctrl+Enter")
             wait_for(browser, "count", f"{count} of 4 answered")
-        wait_for(browser, "status", "Every picture has an answer.")
+        wait_for(browser, "status", "Every image has an answer.")
         assert_only_loopback(url)
     assert [flags for _, flags in counting(work, "anna").values()] == [
         *([], [], ["unusable"], ["unusable"]),
@@ -225,7 +225,7 @@ def test_texts_are_shown_as_texts(
         assert_only_loopback(anna.url)
 
 
-def test_a_changed_picture_says_so(browser: Browser, work: Work, scenes: Path) -> None:
+def test_a_changed_image_says_so(browser: Browser, work: Work, scenes: Path) -> None:
     (scenes / "0000.png").write_bytes((scenes / "0001.png").read_bytes())
     with serving(work, "anna") as anna:
         browser.open(anna.url)

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from altogether_rt.errors import AltogetherError
-from altogether_rt.web.pictures import Picture, PictureTable
+from altogether_rt.web.images import ImageFile, ImageTable
 from altogether_rt.web.server import LoopbackServer
 from altogether_rt.web.site import Site, WebError
 
@@ -42,15 +42,15 @@ def echo(body: Mapping[str, Any]) -> Any:
 def server(tmp_path: Path) -> Iterator[LoopbackServer]:
     Image.new("RGB", (3, 2), "red").save(tmp_path / "a.png")
     Image.new("RGB", (3, 2), "red").save(tmp_path / "b.tiff")
-    pictures = {
-        "0": Picture("a.png", tmp_path / "a.png", sha256_of(tmp_path / "a.png")),
-        "1": Picture("b.tiff", tmp_path / "b.tiff"),
-        "2": Picture("gone.png", tmp_path / "gone.png"),
+    images = {
+        "0": ImageFile("a.png", tmp_path / "a.png", sha256_of(tmp_path / "a.png")),
+        "1": ImageFile("b.tiff", tmp_path / "b.tiff"),
+        "2": ImageFile("gone.png", tmp_path / "gone.png"),
     }
     site = Site(max_body_bytes=1000)
     site.file("client.js", "altogether_rt.web.assets")
     site.get("state", lambda: {"open": 3})
-    site.get_item("picture", PictureTable(pictures).response)
+    site.get_item("image", ImageTable(images).response)
     site.post("echo", echo)
     with LoopbackServer(site) as running:
         running.start()
@@ -158,7 +158,7 @@ def test_nothing_is_reached_without_the_token(server: LoopbackServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["picture/../../a.png", "picture/a.png", "picture/3", "picture/", "picture/%30", "../x"]
+    "path", ["image/../../a.png", "image/a.png", "image/3", "image/", "image/%30", "../x"]
 )
 def test_what_is_not_in_the_table_is_not_served(server: LoopbackServer, path: str) -> None:
     assert ask(server, path)[0] == 404
@@ -216,22 +216,22 @@ def test_a_body_of_a_get_is_not_the_next_request(server: LoopbackServer) -> None
             assert answers.read().count(b"HTTP/1.1 ") == 1
 
 
-def test_pictures_are_served_as_browsers_can_show_them(
+def test_images_are_served_as_browsers_can_show_them(
     server: LoopbackServer, tmp_path: Path
 ) -> None:
-    status, headers, body = ask(server, "picture/0")
+    status, headers, body = ask(server, "image/0")
     assert (status, headers["Content-Type"]) == (200, "image/png")
     assert body == (tmp_path / "a.png").read_bytes()
-    assert ask(server, "picture/1")[1]["Content-Type"] == "image/png"
-    assert ask(server, "picture/1")[2].startswith(b"\x89PNG")
+    assert ask(server, "image/1")[1]["Content-Type"] == "image/png"
+    assert ask(server, "image/1")[2].startswith(b"\x89PNG")
 
 
-def test_a_changed_picture_is_refused_by_name(server: LoopbackServer, tmp_path: Path) -> None:
+def test_a_changed_image_is_refused_by_name(server: LoopbackServer, tmp_path: Path) -> None:
     Image.new("RGB", (3, 2), "blue").save(tmp_path / "a.png")
-    status, _, body = ask(server, "picture/0")
+    status, _, body = ask(server, "image/0")
     assert status == 409
     assert "a.png has changed" in json.loads(body)["error"]
-    status, _, body = ask(server, "picture/2")
+    status, _, body = ask(server, "image/2")
     assert status == 409
     assert "gone.png" in json.loads(body)["error"]
 
@@ -239,7 +239,7 @@ def test_a_changed_picture_is_refused_by_name(server: LoopbackServer, tmp_path: 
 def test_a_fifo_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(AltogetherError, match=r"a\.png cannot be read"):
-        PictureTable({"0": Picture("a.png", tmp_path / "a.png")}).response("0")
+        ImageTable({"0": ImageFile("a.png", tmp_path / "a.png")}).response("0")
 
 
 def test_a_taken_port_is_explained(server: LoopbackServer) -> None:

@@ -42,7 +42,7 @@
   }
 
   const indexOf = (row) =>
-    data.tasks.findIndex((t) => t.file_name === row.file_name && t.picture === row.picture);
+    data.tasks.findIndex((t) => t.file_name === row.file_name && t.image_hash === row.image_hash);
 
   function answerTo(index) {
     const last = rows.filter((row) => indexOf(row) === index).at(-1);
@@ -58,7 +58,7 @@
     const task = data.tasks[index];
     return {
       file_name: task.file_name,
-      picture: task.picture,
+      image_hash: task.image_hash,
       round: data.state.round,
       from: task.from,
       started_from: task.started_from,
@@ -73,7 +73,7 @@
     const text = said.text.replace(/\s+/g, " ").trim();
     const leftOut = said.flags.some((flag) => data.not_exported.includes(flag));
     if (!text && !leftOut) {
-      throw new Error("The text is empty: write one, or flag the picture as unusable.");
+      throw new Error("The text is empty: write one, or flag the image as unusable.");
     }
     if (text.length > data.max_chars) {
       throw new Error(`The text is longer than ${data.max_chars} characters.`);
@@ -118,8 +118,8 @@
       const said = answer && { text: answer.text, flags: answer.flags };
       return { ...data.tasks[index], answer: said };
     },
-    picture: (index) => client.byId(`picture-${index}`).textContent,
-    whyMissing: async () => "The browser cannot show this picture.",
+    image: (index) => client.byId(`image-${index}`).textContent,
+    whyMissing: async () => "The browser cannot show this image.",
     save,
     undo,
     extras: [["Alt+d", "download your answers", "Download answers", download]],

@@ -5,13 +5,13 @@ window.startPage = (store) => {
   const ZOOMS = [1, 2, 4, 8];
 
   let state = null; // annotator, round, guideline, flags, statuses
-  let index = 0; // of the picture that is shown
+  let index = 0; // of the image that is shown
   let task = null;
   let zoom = 0; // 0: fitted into the frame
   let taken = null; // what the last undo took back: {index, text, flags}
   let busy = false;
-  const drafts = new Map(); // texts not saved, by picture
-  const seconds = new Map(); // looked at and not yet saved, by picture
+  const drafts = new Map(); // texts not saved, by image
+  const seconds = new Map(); // looked at and not yet saved, by image
   let since = performance.now();
 
   // ------------------------------------------------------------------ time
@@ -113,13 +113,13 @@ window.startPage = (store) => {
     byId("origin").textContent = origins[task.started_from] || "";
   }
 
-  function showPicture() {
+  function showImage() {
     const image = byId("image");
     byId("file").textContent = task.file_name;
     byId("size").textContent = `${task.width} × ${task.height} px`;
     byId("missing").hidden = true;
     image.hidden = false;
-    image.src = store.picture(index);
+    image.src = store.image(index);
     setZoom(0);
   }
 
@@ -157,7 +157,7 @@ window.startPage = (store) => {
     frame.scrollTo(x * image.width - frame.clientWidth / 2, y * image.height - frame.clientHeight / 2);
   }
 
-  // ------------------------------------------------------------------ going from picture to picture
+  // ------------------------------------------------------------------ going from image to image
 
   function keepDraft() {
     if (!task) return;
@@ -182,14 +182,14 @@ window.startPage = (store) => {
     byId("position").value = to + 1;
     byId("previous").disabled = to === 0;
     byId("next").disabled = to === state.statuses.length - 1;
-    showPicture();
+    showImage();
     showAlts();
     showTexts(drafts.get(to) || saved());
     byId("text").focus();
     byId("text").setSelectionRange(byId("text").value.length, byId("text").value.length);
   }
 
-  // The next picture without an answer, from here on and then from the start; -1 if all have one.
+  // The next image without an answer, from here on and then from the start; -1 if all have one.
   function nextOpen() {
     const { statuses } = state;
     for (let step = 1; step <= statuses.length; step++) {
@@ -202,7 +202,7 @@ window.startPage = (store) => {
   async function goToOpen() {
     const open = nextOpen();
     if (open >= 0) await go(open);
-    else say("Every picture has an answer.");
+    else say("Every image has an answer.");
   }
 
   // ------------------------------------------------------------------ actions
@@ -234,7 +234,7 @@ window.startPage = (store) => {
     const open = nextOpen();
     const name = task.file_name;
     if (open >= 0) await go(open);
-    say(open >= 0 ? `Saved ${name}.` : `Saved ${name}. Every picture has an answer.`);
+    say(open >= 0 ? `Saved ${name}.` : `Saved ${name}. Every image has an answer.`);
   }
 
   async function undo() {
@@ -282,22 +282,22 @@ window.startPage = (store) => {
   // ------------------------------------------------------------------ setting up
 
   const KEYS = [
-    // A key that is held down must not save, or take back, one picture after another.
-    ["Ctrl+Enter", "save, and go to the next open picture", (event) => event.repeat || once(save)],
-    ["PageDown", "next picture", () => once(() => go(index + 1))],
-    ["PageUp", "previous picture", () => once(() => go(index - 1))],
-    ["Alt+o", "next picture without an answer", () => once(goToOpen)],
+    // A key that is held down must not save, or take back, one image after another.
+    ["Ctrl+Enter", "save, and go to the next open image", (event) => event.repeat || once(save)],
+    ["PageDown", "next image", () => once(() => go(index + 1))],
+    ["PageUp", "previous image", () => once(() => go(index - 1))],
+    ["Alt+o", "next image without an answer", () => once(goToOpen)],
     ["Alt+u", "undo the last save", (event) => event.repeat || once(undo)],
     ["Alt+y", "put the text that was undone back into the box", () => once(redo)],
     ["Alt+r", "start again from the text as it was", () => task && reset()],
     ["Alt+1", "flag: cannot verify", () => toggleFlag(0)],
     ["Alt+2", "flag: private", () => toggleFlag(1)],
     ["Alt+3", "flag: unusable", () => toggleFlag(2)],
-    ["Alt+z", "picture at its real size, or fitted", () => task && setZoom(zoom ? 0 : 1)],
-    ["Alt+=", "picture larger", () => task && stepZoom(1)],
-    ["Alt+-", "picture smaller", () => task && stepZoom(-1)],
+    ["Alt+z", "image at its real size, or fitted", () => task && setZoom(zoom ? 0 : 1)],
+    ["Alt+=", "image larger", () => task && stepZoom(1)],
+    ["Alt+-", "image smaller", () => task && stepZoom(-1)],
     ["Alt+t", "to the text", () => byId("text").focus()],
-    ["Alt+p", "to the picture; arrow keys then move it", () => byId("frame").focus()],
+    ["Alt+p", "to the image; arrow keys then move it", () => byId("frame").focus()],
     ["Alt+g", "guideline: show or hide", () => byId("guideline").toggleAttribute("open")],
     ...(store.extras || []).map(([name, meaning, , action]) => [name, meaning, action]),
     ["Alt+k", "this list", toggleHelp],
@@ -393,7 +393,7 @@ window.startPage = (store) => {
     index = 0;
     listen();
     await go(Math.max(open, 0));
-    say(open < 0 ? "Every picture has an answer." : "");
+    say(open < 0 ? "Every image has an answer." : "");
     document.body.dataset.ready = "true";
   }
 

@@ -3,11 +3,11 @@
 window.startPage({
   state: () => client.getJson("state"),
   task: (index) => client.getJson(`task/${index}`),
-  picture: (index) => `picture/${index}`,
+  image: (index) => `image/${index}`,
   // It may have changed, or be gone: the server says so where it would send the bytes.
   whyMissing: (index) =>
-    client.getJson(`picture/${index}`).then(
-      () => "The browser cannot show this picture.",
+    client.getJson(`image/${index}`).then(
+      () => "The browser cannot show this image.",
       (error) => error.message,
     ),
   save: (index, said) => client.postJson("answer", { task: index, ...said }),

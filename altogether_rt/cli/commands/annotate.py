@@ -31,11 +31,11 @@ Annotators = Annotated[
     str,
     typer.Option(
         metavar="NAME,NAME",
-        help="Share the pictures evenly among these; without it, whoever comes answers all.",
+        help="Share the images evenly among these; without it, whoever comes answers all.",
     ),
 ]
 Overlap = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Share of the pictures that two people get.")
+    float, typer.Option(min=0.0, max=1.0, help="Share of the images that two people get.")
 ]
 
 
@@ -93,7 +93,7 @@ def start_command(
     )
     plan = plan_start(start)
     _note_plan(start, plan, output)
-    with output.progress(plan.num_pictures, "images") as progress:
+    with output.progress(plan.num_images, "images") as progress:
         started = start_work(start, plan, progress.advance)
     _report_start(start, started, output)
 
@@ -109,7 +109,7 @@ def next_command(
         typer.Option(min=0.0, max=1.0, help="Share that two people get, if another than before."),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Leave pictures without an answer behind.")
+        bool, typer.Option("--partial", help="Leave images without an answer behind.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -117,12 +117,12 @@ def next_command(
     """Close the open round and open the next one, which starts from its answers.
 
     Where several people answered, the text nearest to all of theirs goes on; of two, the one with
-    more words. Pictures that somebody flagged as private or unusable go no further.
+    more words. Images that somebody flagged as private or unusable go no further.
     """
     output = Output(as_json=as_json, quiet=quiet)
     opened = Work(work)
     names = None if annotators is None else split_names(annotators)
-    with output.progress(None, "pictures checked") as progress:
+    with output.progress(None, "images checked") as progress:
         number, tasks, resolved = next_round(
             opened,
             annotators=names,
@@ -133,7 +133,7 @@ def next_command(
     data = {
         "work": str(work),
         "round": number,
-        "pictures": len(tasks),
+        "images": len(tasks),
         "flagged": len(resolved.left_out),
         "unanswered": len(resolved.unanswered),
     }
@@ -146,7 +146,7 @@ def next_command(
         if count
     ]
     left = f"; left behind: {', '.join(behind)}" if behind else ""
-    output.result(data, f"Round {number} of {work} is open with {len(tasks):,} pictures{left}.")
+    output.result(data, f"Round {number} of {work} is open with {len(tasks):,} images{left}.")
 
 
 def serve_command(
@@ -169,11 +169,11 @@ def serve_command(
         server = LoopbackServer(session.site(), port)
         print(server.url, flush=True)
         output.note(
-            f"{session.num_answered:,} of {session.num_tasks:,} pictures answered. "
+            f"{session.num_answered:,} of {session.num_tasks:,} images answered. "
             f"Open the address above, which is for {as_} alone; Ctrl-C ends."
         )
         serve_until_stopped(server)
-        output.note(f"{session.num_answered:,} of {session.num_tasks:,} pictures answered.")
+        output.note(f"{session.num_answered:,} of {session.num_tasks:,} images answered.")
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -200,7 +200,7 @@ def _report_start(start: Start, started: Started, output: Output) -> None:
     data = {
         "work": str(start.out),
         "round": FIRST_ROUND,
-        "pictures": len(tasks) - started.num_extra,
+        "images": len(tasks) - started.num_extra,
         "from_captions": started.num_from_captions,
         "doubled": sum(len(task.annotators) > 1 for task in tasks if not task.extra),
         "gold": started.num_gold,
@@ -210,7 +210,7 @@ def _report_start(start: Start, started: Started, output: Output) -> None:
     who = start.annotators[0] if start.annotators else "NAME"
     output.result(
         data,
-        f"{start.out}: {data['pictures']:,} pictures, {data['doubled']:,} of them for two people, "
+        f"{start.out}: {data['images']:,} images, {data['doubled']:,} of them for two people, "
         f"{data['gold']:,} with known facts.\n"
         f"Round {FIRST_ROUND} is open: altogether-rt annotate serve {start.out} --as {who}",
     )

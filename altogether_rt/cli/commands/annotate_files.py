@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from altogether_rt.annotation.label_studio import LABEL_CONFIG, task_rows
 from altogether_rt.annotation.pack import DEFAULT_MAX_SIDE, tasks_to_pack, write_pack
 from altogether_rt.annotation.report import report_work
 from altogether_rt.annotation.work import Work, write_rows
+from altogether_rt.artifacts.files import write_whole
 from altogether_rt.cli.commands.annotate import JsonOption, QuietOption, WorkFolder, split_names
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.errors import AltogetherError
@@ -25,13 +25,13 @@ __all__ = ["export_command", "import_command", "pack_command", "report_command"]
 
 def pack_command(
     work: WorkFolder,
-    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Whose pictures are packed.")],
+    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Whose images are packed.")],
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")],
     instead_of: Annotated[
         str, typer.Option(metavar="NAME,NAME", help="Also what these have not answered.")
     ] = "",
     max_side: Annotated[
-        int, typer.Option(min=64, help="Pictures are shrunk to this many pixels.")
+        int, typer.Option(min=64, help="Images are shrunk to this many pixels.")
     ] = DEFAULT_MAX_SIDE,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -39,16 +39,16 @@ def pack_command(
     """Pack what one person has not answered into one HTML file, for a browser without Python.
 
     Answers stay in that browser until they are downloaded; annotate import takes the file. The
-    pictures are written anew, without what cameras note in them.
+    images are written anew, without what cameras note in them.
     """
     output = Output(as_json=as_json, quiet=quiet)
     opened = Work(work)
     tasks = tasks_to_pack(opened, as_, split_names(instead_of))
-    with output.progress(len(tasks), "pictures") as progress:
+    with output.progress(len(tasks), "images") as progress:
         write_pack(opened, as_, tasks, out, max_side=max_side, advance=progress.advance)
     size = out.stat().st_size
-    data = {"file": str(out), "annotator": as_, "pictures": len(tasks), "bytes": size}
-    output.result(data, f"{out}: {len(tasks):,} pictures for {as_}, {format_bytes(size)}.")
+    data = {"file": str(out), "annotator": as_, "images": len(tasks), "bytes": size}
+    output.result(data, f"{out}: {len(tasks):,} images for {as_}, {format_bytes(size)}.")
 
 
 def import_command(
@@ -110,7 +110,7 @@ def report_command(
     output.result(report, output.table("", _COLUMNS, _report_rows(report)))
     for title, columns, rows in (
         ("Agreement where several answered", _DOUBLE_COLUMNS, _double_rows(report)),
-        ("Pictures whose facts are known", _GOLD_COLUMNS, _gold_rows(report)),
+        ("Images whose facts are known", _GOLD_COLUMNS, _gold_rows(report)),
     ):
         if rows:
             output.show(output.table(title, columns, rows))
@@ -129,9 +129,9 @@ def export_command(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write what train reads: each picture with its alt-texts and all of its rounds.
+    """Write what train reads: each image with its alt-texts and all of its rounds.
 
-    Pictures without an answer, flagged as private or unusable, or changed since are left out and
+    Images without an answer, flagged as private or unusable, or changed since are left out and
     counted. With --format label-studio: the open round's tasks, and their labelling interface
     beside them (FILE with the ending .xml).
     """
@@ -141,15 +141,13 @@ def export_command(
     if format_ == "label-studio":
         _export_label_studio(opened, out, image_prefix, output)
         return
-    with output.progress(None, "pictures checked") as progress:
+    with output.progress(None, "images checked") as progress:
         export = training_rows(opened, out, progress.advance)
     if export.changed:
-        output.note(f"{export.changed.count:,} pictures are left out: {export.changed}")
+        output.note(f"{export.changed.count:,} images are left out: {export.changed}")
     if not export.rows:
-        raise AltogetherError(f"no picture of {work} has been answered and may be exported.")
-    temporary = out.with_name(f".{out.name}.tmp")
-    write_rows(temporary, export.rows)
-    os.replace(temporary, out)
+        raise AltogetherError(f"no image of {work} has been answered and may be exported.")
+    write_rows(out, export.rows)
     data = {"file": str(out), "rows": len(export.rows), "left_out": dict(export.left_out)}
     reasons = ", ".join(f"{count:,} {why}" for why, count in export.left_out.most_common())
     output.result(data, f"{out}: {len(export.rows):,} rows; left out: {reasons or 'none'}.")
@@ -159,10 +157,8 @@ def _export_label_studio(work: Work, out: Path, prefix: str, output: Output) -> 
     opened = work.round()
     rows = task_rows(opened.tasks, opened.number, prefix)
     config = out.with_suffix(".xml")
-    for path, text in ((config, LABEL_CONFIG), (out, json.dumps(rows, indent=1) + "\n")):
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, "utf-8")
-        os.replace(temporary, path)
+    write_whole(config, LABEL_CONFIG)
+    write_whole(out, json.dumps(rows, indent=1) + "\n")
     data = {"file": str(out), "config": str(config), "tasks": len(rows), "round": opened.number}
     output.result(data, f"{out}: {len(rows):,} tasks of round {opened.number}; {config} beside it.")
 
@@ -181,16 +177,14 @@ _COLUMNS = (
     "unusable",
     "cannot verify",
 )
-_DOUBLE_COLUMNS = ("round", "pictures", "alpha, words", "alpha, flags", "words shared")
-_GOLD_COLUMNS = ("round", "pictures", "facts before", "facts", "names kept", "wrong corrected")
+_DOUBLE_COLUMNS = ("round", "images", "alpha, words", "alpha, flags", "words shared")
+_GOLD_COLUMNS = ("round", "images", "facts before", "facts", "names kept", "wrong corrected")
 
 
 def _report_rows(report: Mapping[str, Any]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for round_ in report["rounds"]:
-        title = (
-            f"round {round_['round']}: {round_['answered']:,} of {round_['pictures']:,} answered"
-        )
+        title = f"round {round_['round']}: {round_['answered']:,} of {round_['images']:,} answered"
         rows.append(_tally_row(title, round_))
         rows += [_tally_row(f"  {name}", tally) for name, tally in round_["annotators"].items()]
     return rows
@@ -214,13 +208,13 @@ def _double_rows(report: Mapping[str, Any]) -> list[Sequence[str]]:
     return [
         (
             f"round {round_['round']}",
-            f"{doubles['pictures']:,}",
+            f"{doubles['images']:,}",
             _cell(doubles["alpha_words"]),
             _cell(doubles["alpha_flags"]),
             _cell(doubles["words_shared"], " %"),
         )
         for round_ in report["rounds"]
-        if (doubles := round_["doubles"])["pictures"]
+        if (doubles := round_["doubles"])["images"]
     ]
 
 

@@ -51,7 +51,7 @@ def answer_round(work: Path, name: str, write: Callable[[dict[str, Any]], str]) 
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert f"{num} of {num} pictures answered." in error
+    assert f"{num} of {num} images answered." in error
     return num
 
 
@@ -69,7 +69,7 @@ def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sharing = ["--annotators", "anna,ben", "--overlap", 0.25, "--gold", scenes]
     started = json_of("annotate", "start", scenes, "--alt", "alts.jsonl", "--out", work, *sharing)
     assert started == {
-        "work": str(work), "round": 2, "pictures": 12, "from_captions": 0, "doubled": 3,
+        "work": str(work), "round": 2, "images": 12, "from_captions": 0, "doubled": 3,
         "gold": 12, "left_out": 0, "annotators": ["anna", "ben"],
     }  # fmt: skip
     assert (
@@ -122,7 +122,7 @@ def test_the_report_reads_well(finished: Path) -> None:
     text = run("annotate", "report", finished).stdout
     assert "round 2: 12 of 12 answered" in text
     assert "round 3: 12 of 12 answered" in text
-    assert "Agreement where several answered" in text and "Pictures whose facts are known" in text
+    assert "Agreement where several answered" in text and "Images whose facts are known" in text
     report = json_of("annotate", "report", finished)
     assert [r["doubles"]["words_shared"] for r in report["rounds"]] == [100.0, 100.0]
     assert report["rounds"][1]["gold"]["anna"]["answers"]["visual_facts_right"] == 100.0
@@ -133,7 +133,7 @@ def test_pack_import_and_label_studio(scenes: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     assert run("annotate", "start", scenes, "--alt", "alts.jsonl", "--out", work).exit_code == 0
     packed = json_of("annotate", "pack", work, "--as", "ben", "--out", tmp_path / "ben.html")
-    assert packed["pictures"] == 12 and packed["bytes"] == (tmp_path / "ben.html").stat().st_size
+    assert packed["images"] == 12 and packed["bytes"] == (tmp_path / "ben.html").stat().st_size
     tasks = tmp_path / "tasks.json"
     options = ["--format", "label-studio", "--image-prefix", "/x/", "--out", tasks]
     exported = json_of("annotate", "export", work, *options)
@@ -164,7 +164,7 @@ def test_mistakes_are_sentences(scenes: Path, finished: Path, tmp_path: Path) ->
     for arguments, words in (
         (("next", scenes), "is not a work folder"),
         (("serve", finished, "--as", "Anna"), "cannot be an annotator's name"),
-        (("serve", finished, "--as", "cleo"), "cleo has no pictures in round 3"),
+        (("serve", finished, "--as", "cleo"), "cleo has no images in round 3"),
         (("start", scenes, "--out", finished), "is there already"),
         (("start", tmp_path, "--out", tmp_path / "w"), "there are no images"),
         (("import", finished, tmp_path / "none"), "cannot be read"),
@@ -177,12 +177,12 @@ def test_mistakes_are_sentences(scenes: Path, finished: Path, tmp_path: Path) ->
     done = run("annotate", "start", scenes, "--out", work, "--limit", 2)
     assert done.exit_code == 0 and "No --alt is given" in done.stderr
     done = run("annotate", "export", work, "--out", tmp_path / "t.jsonl")
-    assert done.exit_code == 1 and "no picture of" in done.stderr
+    assert done.exit_code == 1 and "no image of" in done.stderr
     assert not (tmp_path / "t.jsonl").exists()
 
 
 @pytest.mark.lean
-def test_pictures_left_out_are_said(scenes: Path, tmp_path: Path) -> None:
+def test_images_left_out_are_said(scenes: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "a.png").write_bytes((scenes / "0000.png").read_bytes())

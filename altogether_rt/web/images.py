@@ -1,4 +1,4 @@
-"""Pictures of a known table, by key: a request never names a file."""
+"""Images of a known table, by key: a request never names a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from altogether_rt.data.sniff import SNIFF_BYTES, sniff_format
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.web.site import Response, WebError
 
-__all__ = ["Picture", "PictureTable", "read_picture"]
+__all__ = ["ImageFile", "ImageTable", "read_image_file"]
 
 #: Formats that browsers show themselves; any other is sent as PNG.
 _CONTENT_TYPES: Final = {
@@ -30,7 +30,7 @@ _CONTENT_TYPES: Final = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFile:
     """One file, and the SHA-256 that its bytes must have (None: any)."""
 
     name: str  # as people know it
@@ -38,41 +38,41 @@ class Picture:
     sha256: str | None = None
 
 
-class PictureTable:
-    """Pictures by key, for `Site.get_item`. Keys are the table's own, never paths."""
+class ImageTable:
+    """Images by key, for `Site.get_item`. Keys are the table's own, never paths."""
 
-    def __init__(self, pictures: Mapping[str, Picture], limits: ImageLimits | None = None) -> None:
-        self._pictures = dict(pictures)
+    def __init__(self, images: Mapping[str, ImageFile], limits: ImageLimits | None = None) -> None:
+        self._images = dict(images)
         self._limits = limits or ImageLimits()
 
     def response(self, key: str) -> Response:
-        """The picture's bytes as a browser can show them.
+        """The image's bytes as a browser can show them.
 
         Raises WebError if there is no such key, AltogetherError if the file is no longer the one
         that it was.
         """
-        picture = self._pictures.get(key)
-        if picture is None:
-            raise WebError(404, "There is no such picture.")
-        data = read_picture(picture, self._limits)
+        image = self._images.get(key)
+        if image is None:
+            raise WebError(404, "There is no such image.")
+        data = read_image_file(image, self._limits)
         content_type = _CONTENT_TYPES.get(sniff_format(data[:SNIFF_BYTES]) or "")
         if content_type is None:
-            data, content_type = _as_png(data, picture.name, self._limits), "image/png"
+            data, content_type = _as_png(data, image.name, self._limits), "image/png"
         return Response(data, content_type)
 
     def check(self, key: str) -> None:
         """Raises AltogetherError if the file is no longer the one that it was."""
-        read_picture(self._pictures[key], self._limits)
+        read_image_file(self._images[key], self._limits)
 
 
-def read_picture(picture: Picture, limits: ImageLimits | None = None) -> bytes:
+def read_image_file(image: ImageFile, limits: ImageLimits | None = None) -> bytes:
     """The file's bytes, checked. Raises AltogetherError if they are not those that they were."""
-    data = _read(picture.path, (limits or ImageLimits()).max_bytes)
+    data = _read(image.path, (limits or ImageLimits()).max_bytes)
     if data is None:
-        raise AltogetherError(f"{picture.name} cannot be read any more: put the file back.")
-    if picture.sha256 is not None and hashlib.sha256(data).hexdigest() != picture.sha256:
+        raise AltogetherError(f"{image.name} cannot be read any more: put the file back.")
+    if image.sha256 is not None and hashlib.sha256(data).hexdigest() != image.sha256:
         raise AltogetherError(
-            f"{picture.name} has changed since the round began: "
+            f"{image.name} has changed since the round began: "
             "put the old file back, or start again with the new one."
         )
     return data

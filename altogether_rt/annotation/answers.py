@@ -1,4 +1,4 @@
-"""What one annotator says of one image: the row, and what makes it acceptable."""
+"""Answers: one annotator's text and flags for one image, as rows, with their validation."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ FLAGS: Final = {
 #: Flags that keep an image out of later rounds and of what is exported.
 NOT_EXPORTED: Final = ("private", "unusable")
 
-#: Seconds. A page left open over night has not been looked at all that time.
+#: Upper bound in seconds: a page left open overnight was not being read all that time.
 _MAX_SECONDS: Final = 24 * 3600.0
 
 
 class AnswerError(AltogetherError):
-    """An answer that is not taken. `reason` is a class of reasons, for counting."""
+    """An answer that is refused. `reason` is a short class of reasons, used for counts."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -59,9 +59,9 @@ def checked_answer(
     via: str,
     time: str | None = None,
 ) -> dict[str, Any]:
-    """The row of an answer. `said` has text, flags, seconds and the hash `from`.
+    """Validate an answer and build its row. `said` has text, flags, seconds and the hash `from`.
 
-    Raises AnswerError if the text is not one, or began from another text than the task's.
+    Raises AnswerError if it is malformed, or was written for another starting text than the task's.
     """
     _check_start(task, said)
     name = task.file_name
@@ -95,7 +95,7 @@ def withdrawn_answer(
     via: str,
     time: str | None = None,
 ) -> dict[str, Any]:
-    """The row that takes an answer back, where there was none before it; see `checked_answer`."""
+    """Build the row that withdraws an answer; arguments and errors as for `checked_answer`."""
     _check_start(task, said)
     return _row(task, round_number, annotator, guideline, via, time) | {"withdrawn": True}
 
@@ -104,7 +104,7 @@ def _check_start(task: Task, said: Row) -> None:
     if said.get("from") != hash_text(task.text):
         raise AnswerError(
             "another text",
-            f"the answer to {task.file_name} began from another text than this round's.",
+            f"the answer to {task.file_name} began from a text that is not this round's.",
         )
 
 
@@ -125,7 +125,7 @@ def _row(
 
 
 def current_answers(rows: Iterable[Row], round_number: int) -> dict[TaskKey, Row]:
-    """One annotator's answers that count in a round: the last of each image."""
+    """One annotator's current answers in a round: the last row of each image."""
     found: dict[TaskKey, Row] = {}
     for row in rows:
         if row.get("round") == round_number:
@@ -146,7 +146,7 @@ def now() -> str:
 
 
 def is_time(value: Any) -> bool:
-    """Whether a value is a time as `now` writes it: such times sort as text."""
+    """Whether a value has the form of `now`. Such times sort correctly as text."""
     return isinstance(value, str) and _TIME.fullmatch(value) is not None
 
 
@@ -155,7 +155,7 @@ def _are_flags(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> float | None:
-    """None where it is not known."""
+    """Seconds within bounds; None if the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return round(min(max(float(value), 0.0), _MAX_SECONDS), 1)

@@ -1,4 +1,4 @@
-"""Who answers what: even shares, some images twice, nobody their own text again."""
+"""Assigns images to annotators: equal shares, some images to two people, never one's own text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["assign", "check_shares", "draw_order"]
 
 
 def check_shares(annotators: Sequence[str], overlap: float) -> None:
-    """Raises AltogetherError if the names or the overlap cannot be meant."""
+    """Raises AltogetherError if a name is invalid or repeated, or the overlap needs more names."""
     for name in annotators:
         check_annotator(name)
     if len(set(annotators)) < len(annotators):
@@ -27,11 +27,11 @@ def check_shares(annotators: Sequence[str], overlap: float) -> None:
 def assign(
     tasks: Sequence[Task], annotators: Sequence[str], overlap: float, seed: int
 ) -> list[Task]:
-    """The tasks with their annotators, in the same order.
+    """The tasks with their annotators set, in the same order.
 
-    A share `overlap` of the images, drawn by the seed, goes to two; those that are there for
-    their facts go to everybody. Where there is a choice, nobody gets a text of their own. Without
-    annotators, whoever comes answers everything.
+    A share `overlap` of the images, drawn with the seed, goes to two annotators; gold images that
+    were mixed in go to all. No one gets a text of their own unless there is no one else. Without
+    annotators, anyone may answer everything.
     """
     if not annotators:
         return [dataclasses.replace(task, annotators=()) for task in tasks]
@@ -59,6 +59,6 @@ def assign(
 
 
 def draw_order(file_name: str, seed: int) -> bytes:
-    """Sorts names by lot; a name's lot does not depend on the others."""
+    """A key that sorts names in random order; a name's key does not depend on other names."""
     name = file_name.encode("utf-8", "surrogateescape")
     return hashlib.sha256(f"{seed}/".encode() + name).digest()

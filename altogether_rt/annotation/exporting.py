@@ -1,4 +1,4 @@
-"""What `train` reads, from a work folder: images with their alt-texts and all of their rounds."""
+"""Exports a work folder as training rows: images with their alt-texts and all rounds."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Row = Mapping[str, Any]
 
 @dataclass
 class Export:
-    """Rows for training, and what has none."""
+    """Training rows, and counts of the images that were left out."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)  # by reason
-    changed: Problems = field(default_factory=Problems)  # images that are other bytes now
+    changed: Problems = field(default_factory=Problems)  # images whose bytes are no longer the same
 
 
 @dataclass
 class _History:
-    """What all rounds say of one image."""
+    """What all rounds contain about one image."""
 
     task: Task  # of the last round that has it
     flag: str | None = None
@@ -42,8 +42,8 @@ class _History:
 def training_rows(work: Work, out: Path, advance: Callable[[], None] = lambda: None) -> Export:
     """The rows, with file names relative to the folder of `out`.
 
-    Left out and counted: images without an answer, flagged as private or unusable in any round
-    by anybody, there for their facts alone, or changed since.
+    Left out and counted: images without an answer, flagged as private or unusable by anyone in
+    any round, mixed in as gold, or changed since the round was opened.
     """
     export = Export()
     histories = list(_histories(work))
@@ -65,7 +65,7 @@ def training_rows(work: Work, out: Path, advance: Callable[[], None] = lambda: N
 
 
 def _histories(work: Work) -> Iterator[_History]:
-    """Every image of the work, in the order of its first round."""
+    """Every image of the work folder, in the order of the first round."""
     found: dict[TaskKey, _History] = {}
     for number in work.round_numbers:
         tasks = work.round(number).tasks

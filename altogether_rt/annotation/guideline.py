@@ -1,4 +1,4 @@
-"""The guideline beside the text: versioned, and a team's own copy in its work folder."""
+"""The annotation guideline: versioned, and copied into each work folder, where it can be edited."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Guideline", "default_guideline", "read_guideline"]
 
 @dataclass(frozen=True)
 class Guideline:
-    """Rules, each a name and a text."""
+    """A title and rules, each with a name and a text."""
 
     version: str
     title: str
@@ -25,7 +25,7 @@ class Guideline:
 
     @property
     def stamp(self) -> str:
-        """`1-3f9a0c2d`: the version, and a hash of the words, which tells an edit without one."""
+        """`1-3f9a0c2d`: the version, and a hash of the text, which also changes with every edit."""
         words = "\0".join((self.title, *(part for rule in self.rules for part in rule)))
         return f"{self.version}-{hashlib.sha256(words.encode()).hexdigest()[:8]}"
 

@@ -1,7 +1,7 @@
-"""Answers that were given elsewhere: in a packed file, or in Label Studio.
+"""Imports answers that were written elsewhere: in a packed page or in Label Studio.
 
-They are checked like the page's. What is there already is not written twice, what is older than
-the answer that counts is not written at all, and what cannot be taken is counted by its reason.
+They are validated like the page's own. Rows that exist already are skipped, rows older than the
+current answer are refused, and refusals are counted by reason.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MAX_GUIDELINE_CHARS: Final = 64
 
 @dataclass
 class Imported:
-    """What came of a file."""
+    """Result of an import."""
 
     source: str = "pack"  # or "label-studio"
     num_rows: int = 0
@@ -50,10 +50,10 @@ class Imported:
 
 
 def import_answers(work: Work, path: Path, annotator: str | None = None) -> Imported:
-    """Takes the answers in a file to the open round into the annotators' files.
+    """Append the answers in a file, for the open round, to the annotators' files.
 
-    annotator: whose they are, where the file does not say or says it otherwise. Raises
-    AltogetherError if the file is neither kind, or somebody's file is being written.
+    annotator: overrides the names in the file. Raises AltogetherError if the file has neither
+    format, or another process is writing one of the answer files.
     """
     if annotator is not None:
         check_annotator(annotator)
@@ -86,7 +86,7 @@ def import_answers(work: Work, path: Path, annotator: str | None = None) -> Impo
 
 
 class _Target:
-    """One annotator's file, and what counts in it."""
+    """One annotator's file and its current answers."""
 
     def __init__(self, file: AnswerFile, round_number: int) -> None:
         self._file = file
@@ -94,7 +94,7 @@ class _Target:
         self._counting = current_answers(file.rows, round_number)
 
     def add(self, row: Row) -> bool:
-        """False if the row is there already. Raises AnswerError if a later one counts."""
+        """Append a row; False if it exists already. Raises AnswerError if a later answer exists."""
         if _canonical(row) in self._known:
             return False
         counting = self._counting.get(row_key(row))
@@ -159,7 +159,7 @@ def _checked(
         raise AnswerError("malformed", f"the answer to {task.file_name} has no time.")
     if not isinstance(guideline, str) or len(guideline) > _MAX_GUIDELINE_CHARS:
         raise AnswerError("malformed", f"the answer to {task.file_name} has no guideline.")
-    # Undoing is over: what is imported is an answer, or that there is none.
+    # The undo history is not imported, only its result: an answer, or that there is none.
     check = withdrawn_answer if row.get("withdrawn") else checked_answer
     return check(
         task, round_number, row, annotator=name, guideline=guideline, via=source, time=time

@@ -1,8 +1,8 @@
 """Label Studio: a round's tasks in its import format, and its JSON_MIN export as answers.
 
-Measured with 1.23.2. Two of its habits matter here: an emptied box stores the text that was there
-before, without a word, so an unchanged text may be a mistake; and every field of a task is shown,
-so nothing that annotators must not know is written.
+Tested with 1.23.2, two of whose habits matter here: submitting an emptied box silently stores the
+previous text, so an unchanged text may be a mistake; and every field of a task is visible, so tasks
+contain nothing that annotators must not know.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LABEL_CONFIG: Final = f"""<View>
 
 
 def task_rows(tasks: Sequence[Task], round_number: int, prefix: str) -> list[dict[str, Any]]:
-    """Tasks to import; `prefix` and the file name are where Label Studio finds the image."""
+    """Tasks for import. Label Studio finds an image at `prefix` plus the quoted file name."""
     return [
         {
             "data": {
@@ -53,9 +53,9 @@ def task_rows(tasks: Sequence[Task], round_number: int, prefix: str) -> list[dic
 
 
 def answer_of(entry: Mapping[str, Any], annotator: str | None) -> dict[str, Any]:
-    """An entry of JSON_MIN as a row of answers, to be checked like any other.
+    """An entry of JSON_MIN as an answer, to be validated like any other.
 
-    annotator: whose it is; None takes Label Studio's number of the user (`ls-3`).
+    annotator: its author; None uses Label Studio's user number (`ls-3`).
     """
     caption, previous = entry.get("caption"), entry.get("previous")
     if isinstance(caption, list):

@@ -1,7 +1,7 @@
-"""One HTML file with its images, for an annotator without Python; answers come back as a file.
+"""Packs tasks into one HTML file for annotators without Python; answers come back as a file.
 
-Nothing is fetched: styles, scripts and images are inside, and the file's own policy forbids all
-else. Images are written anew, so that what cameras note in them (where, when) stays at home.
+The file fetches nothing: styles, scripts and images are embedded, and its Content-Security-Policy
+forbids everything else. Images are re-encoded without metadata such as time and location.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SCRIPT: Final = re.compile(r'<script src="([a-z.]+)"></script>\n')
 
 
 def tasks_to_pack(work: Work, annotator: str, also_for: Sequence[str] = ()) -> list[Task]:
-    """What `annotator` has not answered of the open round. Raises AltogetherError if all is."""
+    """The open round's tasks without an answer by `annotator`. Raises AltogetherError if none."""
     number = work.current_number
     answered = current_answers(work.answers().get(annotator, []), number)
     tasks = [task for task in tasks_for(work, annotator, also_for) if task.key not in answered]
@@ -60,9 +60,10 @@ def write_pack(
     max_side: int = DEFAULT_MAX_SIDE,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
-    """Writes a page for these tasks of the open round, whole or not at all.
+    """Write a page for these tasks of the open round, whole or not at all.
 
-    max_side: pixels; longer images are shrunk. Raises AltogetherError if an image has changed.
+    max_side: larger images are shrunk to this many pixels. Raises AltogetherError if an image has
+    changed.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_file(out) as file:
@@ -124,7 +125,7 @@ def _hashes(sources: Sequence[str]) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that no HTML parser takes for markup."""
+    """JSON without "<", so that an HTML parser sees no markup in it."""
     return json.dumps(value).replace("<", "\\u003c")
 
 

@@ -1,4 +1,4 @@
-"""What came of the rounds: how much was changed, how carefully, and how far people agree."""
+"""The report: how much each round changed, how carefully, and how far annotators agree."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Tally", "is_too_fast", "report_work"]
 
 Row = Mapping[str, Any]
 
-#: Nobody looks at an image in less, nor reads faster: 600 words a minute is skimming.
+#: No one sees an image in less time or reads faster: 600 words a minute is skimming.
 _SECONDS_PER_IMAGE: Final = 1.0
 _WORDS_PER_SECOND: Final = 10.0
 
 
 def is_too_fast(task: Task, answer: Row) -> bool:
-    """Whether the answer came before the text could be read: a second, and 0.1 for each word."""
+    """Whether the answer came sooner than 1 s plus 0.1 s per word of the starting text."""
     seconds = answer.get("seconds")
     needed = _SECONDS_PER_IMAGE + len(split_words(task.text)) / _WORDS_PER_SECOND
     return seconds is not None and seconds < needed
@@ -34,7 +34,7 @@ def is_too_fast(task: Task, answer: Row) -> bool:
 
 @dataclass
 class Tally:
-    """Counts over answers: of a round, or of one annotator in it."""
+    """Counts over the answers of a round, or of one annotator in it."""
 
     answers: int = 0
     unchanged: int = 0
@@ -82,7 +82,7 @@ class Tally:
 def report_work(work: Work) -> dict[str, Any]:
     """All figures: `rounds`, each with its `annotators`, `doubles` and `gold`.
 
-    Words and names are those of an answer against the text that its round started from.
+    Words and names of an answer are compared with the text that its round started from.
     """
     rows = work.answers()
     facts = work.gold_facts()
@@ -136,11 +136,11 @@ def _num_assigned(tasks: Iterable[Task], name: str) -> int:
 def _agreement(
     known: Mapping[TaskKey, Task], by_key: Mapping[TaskKey, Sequence[Row]]
 ) -> dict[str, Any]:
-    """How far people agree on images that several answered.
+    """Agreement on images with several answers.
 
-    `alpha_words`: Krippendorff's alpha of keeping or removing, over the words they started from;
-    `alpha_flags`: of setting or not, over the flags of each image; `words_shared`: 2 × common
-    words / all words, mean over pairs of answers, in percent.
+    `alpha_words`: Krippendorff's alpha of "kept or removed" over the words of the starting texts;
+    `alpha_flags`: of "set or not" over the flags of each image; `words_shared`: 2 × common words /
+    all words, in percent, mean over pairs of answers.
     """
     doubles = {key: rows for key, rows in by_key.items() if len(rows) > 1}
     words: list[tuple[bool, ...]] = []
@@ -167,8 +167,7 @@ def _gold(
     answers: Mapping[str, Mapping[TaskKey, Row]],
     facts: Mapping[TaskKey, Row],
 ) -> dict[str, Any]:
-    """Scores of texts about images whose facts are known: each annotator's, and the texts that
-    the same images started from."""
+    """For gold images, scores of each annotator's texts and of the texts they started from."""
     found = {}
     for name, own in answers.items():
         before, after = Scores(), Scores()

@@ -1,10 +1,10 @@
-"""From one round to the next: which answer counts where there are several, and who goes on.
+"""From one round to the next: one answer per image is chosen, and the next round starts from it.
 
-Of several answers to an image the one nearest to all the others counts (fewest words removed and
-added in sum), since it is the one that the others would have to change least; of two, which are
-always equally near, the one with more words, since the next round finds a wrong word more surely
-than a missing one; after that, the lot of image and annotator. What anybody flagged as private or
-unusable goes no further.
+Of several answers to an image, the one nearest to all others is chosen: the fewest words removed
+and added in total, so the others would have to change it least. Two answers are always equally near
+to each other; then the one with more words is chosen, because the next round notices a wrong word
+more reliably than a missing one. Remaining ties are drawn. Images that anyone flagged as private or
+unusable are not in later rounds.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Row = Mapping[str, Any]
 
 @dataclass
 class Resolved:
-    """What a round came to."""
+    """The outcome of a round."""
 
-    texts: dict[TaskKey, Row] = field(default_factory=dict)  # the answer that counts
-    left_out: dict[TaskKey, str] = field(default_factory=dict)  # and its flag
+    texts: dict[TaskKey, Row] = field(default_factory=dict)  # the chosen answer
+    left_out: dict[TaskKey, str] = field(default_factory=dict)  # value: the flag
     unanswered: list[Task] = field(default_factory=list)
 
 
 def answers_of_round(work: Work, number: int) -> dict[TaskKey, list[Row]]:
-    """What counts of every annotator, by image, in order of their names."""
+    """Current answers by image; those of an image in order of the annotators' names."""
     found: dict[TaskKey, list[Row]] = {}
     for rows in work.answers().values():
         for key, row in current_answers(rows, number).items():
@@ -46,7 +46,7 @@ def answers_of_round(work: Work, number: int) -> dict[TaskKey, list[Row]]:
 
 
 def resolve(tasks: Sequence[Task], answers: Mapping[TaskKey, Sequence[Row]]) -> Resolved:
-    """One answer an image, by the rule above."""
+    """Choose one answer per image by the rule above."""
     resolved = Resolved()
     for task in tasks:
         rows = answers.get(task.key, ())
@@ -75,7 +75,7 @@ def _choose(rows: Sequence[Row]) -> Row:
 def changed_images(
     work: Work, tasks: Sequence[Task], advance: Callable[[], None] = lambda: None
 ) -> dict[TaskKey, str]:
-    """Why images can no longer be used: they are gone, or other bytes than they were."""
+    """Images that are missing or whose bytes have changed, each with a sentence about it."""
     changed = {}
     for task in tasks:
         try:
@@ -94,21 +94,20 @@ def next_round(
     partial: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[int, list[Task], Resolved]:
-    """Opens the round after the current one; returns its number, its tasks, and what the one
-    before came to.
+    """Open the next round; returns its number, its tasks, and the outcome of the one before.
 
-    annotators, overlap: as before if they are not given. partial: images without an answer stay
-    behind, and one answer does where two were wanted. Raises AltogetherError if answers are
-    lacking otherwise, if an image has changed, or if somebody is answering at this moment.
+    annotators, overlap: None keeps those of the round before. partial: continue although answers
+    are missing; images without any are not in the next round. Raises AltogetherError if answers
+    are missing otherwise, if an image has changed, or if a page is being served.
     """
     number = work.current_number
     before = work.round(number)
     names = before.annotators if annotators is None else tuple(annotators)
     share = before.overlap if overlap is None else overlap
     if annotators is not None and len(names) < 2 and overlap is None:
-        share = 0.0  # what two were to overlap cannot be asked of one
+        share = 0.0  # one annotator cannot overlap with anyone
     check_shares(names, share)
-    with work.locked(alone=True):  # no answer may arrive while the round is closed
+    with work.locked(alone=True):  # no answer may arrive meanwhile
         answers = answers_of_round(work, number)
         resolved = resolve(before.tasks, answers)
         if not partial:
@@ -148,7 +147,7 @@ def _check_complete(
         who = f" ({', '.join(first.annotators)})" if first.annotators else ""
         raise AltogetherError(
             f"{len(missing):,} of {len(tasks):,} images lack an answer in round {number}, "
-            f"{first.file_name}{who} for one: finish them, or go on without with --partial."
+            f"{first.file_name}{who} for one: finish them, or continue without them with --partial."
         )
 
 

@@ -1,6 +1,6 @@
-"""One annotator at one round: what the page asks for, and where its answers go.
+"""One annotator's session in the open round: the data behind the page, and where answers go.
 
-The session holds this annotator's images and this annotator's file, and no other's.
+A session has the images and the answer file of one annotator, and no access to anyone else's.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _PAGE: Final = "altogether_rt.annotation.page"
 
 
 def tasks_for(work: Work, annotator: str, also_for: Sequence[str] = ()) -> list[Task]:
-    """What an annotator is shown in the open round, in order.
+    """The tasks of an annotator in the open round, in order.
 
-    also_for: annotators whose unanswered images are taken over. Raises AltogetherError if there
-    is nothing for this annotator.
+    also_for: annotators whose unanswered images are added. Raises AltogetherError if there are no
+    tasks.
     """
     check_annotator(annotator)
     opened = work.round()
@@ -59,7 +59,7 @@ def tasks_for(work: Work, annotator: str, also_for: Sequence[str] = ()) -> list[
         names = ", ".join(opened.annotators)
         raise AltogetherError(
             f"{annotator} has no images in round {opened.number}, whose annotators are {names}: "
-            "use one of these names, or take over somebody's images with --instead-of."
+            "use one of these names, or take over unanswered images with --instead-of."
         )
     position = {task.key: index for index, task in enumerate(opened.tasks)}
     return sorted(tasks, key=lambda task: position[task.key])
@@ -68,7 +68,7 @@ def tasks_for(work: Work, annotator: str, also_for: Sequence[str] = ()) -> list[
 def page_state(
     annotator: str, round_number: int, guideline: Guideline, statuses: Sequence[str]
 ) -> dict[str, Any]:
-    """What the page needs once."""
+    """What the page loads once."""
     return {
         "annotator": annotator,
         "round": round_number,
@@ -79,7 +79,7 @@ def page_state(
 
 
 def page_task(task: Task, answer: Row | None) -> dict[str, Any]:
-    """What the page shows of one image; nothing that another annotator wrote this round."""
+    """What the page shows of one image. It has nothing of other annotators' answers."""
     names = {name for alt in task.alts for name in names_of(alt)}
     said = None if answer is None else {"text": answer["text"], "flags": answer["flags"]}
     return {
@@ -96,10 +96,10 @@ def page_task(task: Task, answer: Row | None) -> dict[str, Any]:
 
 
 class Session:
-    """A context manager: inside it, nobody else writes this annotator's file."""
+    """A context manager that holds the lock of the annotator's answer file."""
 
     def __init__(self, work: Work, annotator: str, also_for: Sequence[str] = ()) -> None:
-        """Raises AltogetherError if there is nothing to answer, or another process answers."""
+        """Raises AltogetherError if there are no tasks, or another process holds the lock."""
         self.annotator = annotator
         self._work = work
         self._round = work.current_number
@@ -128,7 +128,7 @@ class Session:
         return sum(task.key in self._answers for task in self._tasks)
 
     def site(self) -> Site:
-        """The page with everything behind it."""
+        """The page and its endpoints."""
         site = Site(max_body_bytes=_MAX_BODY_BYTES)
         site.file("", _PAGE, "page.html")
         for name in ("diff.js", "page.css", "page.js", "server.js"):
@@ -143,20 +143,20 @@ class Session:
         return site
 
     def state(self) -> dict[str, Any]:
-        """Who, which round, the guideline, and the status of every image."""
+        """The annotator, the round, the guideline, and the status of every image."""
         with self._saving:
             statuses = [self._status(task.key) for task in self._tasks]
         return page_state(self.annotator, self._round, self._guideline, statuses)
 
     def task(self, key: str) -> dict[str, Any]:
-        """One image's texts. Raises WebError if there is none of this number."""
+        """The texts of one image. Raises WebError if there is no such image."""
         task = self._task(key)
         return page_task(task, self._answers.get(task.key))
 
     def save(self, said: Row) -> dict[str, Any]:
-        """Takes an answer; when this returns, it is on the disk.
+        """Save an answer; it is on disk when this returns.
 
-        Raises AltogetherError if the image has changed or the answer cannot be taken.
+        Raises AltogetherError if the image has changed or the answer is not valid.
         """
         task = self._task(said.get("task"))
         self._images.check(str(self._by_key[task.key]))
@@ -174,10 +174,10 @@ class Session:
             return {"status": self._status(task.key)}
 
     def undo(self, said: Row) -> dict[str, Any]:
-        """Takes the last answer back: what counted before it counts again.
+        """Undo the last save: the answer before it, if any, is current again.
 
-        Returns the image's number, its new status and the text that was taken back; a number of
-        None if there is nothing left to take back.
+        Returns the task's index, its new status and the text that was undone; an index of None if
+        there is nothing to undo.
         """
         with self._saving:
             if not self._saves:
@@ -240,14 +240,14 @@ class Session:
 
 
 def _saves_of(rows: Sequence[Row], round_number: int) -> list[Row]:
-    """The answers that can be taken back, the last at the end, as the file tells them."""
+    """The saves that can be undone, the last one at the end, reconstructed from the rows."""
     saves: list[Row] = []
     for row in rows:
         if row.get("round") != round_number:
             continue
         if row.get("undo"):
             del saves[-1:]
-        elif row.get("withdrawn"):  # imported: what was taken back elsewhere stays so
+        elif row.get("withdrawn"):  # imported: withdrawn elsewhere
             saves = [save for save in saves if row_key(save) != row_key(row)]
         else:
             saves.append(row)

@@ -1,4 +1,4 @@
-"""Starts annotation: images and their texts become a work folder with its first round."""
+"""Starts annotation: makes a work folder with its first round from images and their texts."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["Start", "StartPlan", "Started", "plan_start", "start_work"]
 
 @dataclass(frozen=True)
 class Start:
-    """What to annotate, by whom, and where the work goes."""
+    """What to annotate, by whom, and the folder for the work."""
 
     images: Path
     out: Path
     alts: Path | None = None
-    captions: Path | None = None  # of a captioner; round 1 is then they, not the alt-texts
+    captions: Path | None = None  # of a captioner; they replace the alt-texts as round 1
     annotators: tuple[str, ...] = ()
     overlap: float = 0.0  # share of the images that two annotators get
     gold: Path | None = None  # a folder of scenes
@@ -45,14 +45,14 @@ class Start:
 
 @dataclass(frozen=True)
 class StartPlan:
-    """What was found, before any image is read."""
+    """The inputs, before any image is read."""
 
     source: FolderSource
     captions: Mapping[str, Mapping[str, Any]]  # rows by file name
     num_bad_captions: int
     gold_names: list[str]  # in the folder of scenes
     references: Mapping[str, Mapping[str, Any]]
-    gold_is_own: bool  # the scenes are the very images to annotate
+    gold_is_own: bool  # the gold images are the images to annotate themselves
 
     @property
     def num_images(self) -> int:
@@ -61,7 +61,7 @@ class StartPlan:
 
 @dataclass
 class Started:
-    """What came of it."""
+    """The result of starting."""
 
     tasks: list[Task] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)  # error rows
@@ -80,7 +80,7 @@ class Started:
 
 
 def plan_start(start: Start) -> StartPlan:
-    """Scans the folders and reads the texts. Raises AltogetherError if the work cannot start."""
+    """Scan the folders and read the texts. Raises AltogetherError if an input is unusable."""
     check_shares(start.annotators, start.overlap)
     if start.out.exists() and (not start.out.is_dir() or any(start.out.iterdir())):
         raise AltogetherError(f"{start.out} is there already: choose another --out.")
@@ -97,7 +97,7 @@ def plan_start(start: Start) -> StartPlan:
 
 
 def start_work(start: Start, plan: StartPlan, advance: Callable[[], None]) -> Started:
-    """Reads the images and writes the work folder, whole or not at all.
+    """Read the images and write the work folder, whole or not at all.
 
     Images that cannot be read are left out and listed in `left_out.jsonl`. `advance` is called
     after each. Raises AltogetherError if not one can be read.
@@ -173,7 +173,7 @@ def _read_task(
         row = {"file_name": name, "error": {"class": error.kind, "message": str(error)}}
         started.left_out.append(row)
         return None
-    # Several alt-texts are one text to edit, as they are one to the captioner.
+    # Several alt-texts are joined into one text to edit, as they are for the captioner.
     text = " ".join(alts) if caption is None else caption
     source = "alt-text" if caption is None else "caption"
     digest = hashlib.sha256(data).hexdigest()
@@ -181,7 +181,7 @@ def _read_task(
 
 
 def _spread(rows: list[Task], extras: list[Task]) -> Iterator[Task]:
-    """`rows` in their order, with `extras` evenly among them."""
+    """`rows` in their order, with `extras` spread evenly among them."""
     done = 0
     for number, extra in enumerate(extras, 1):
         until = number * len(rows) // (len(extras) + 1)

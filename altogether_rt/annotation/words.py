@@ -1,4 +1,4 @@
-"""Which words of a text were kept, removed and added, and which names it has."""
+"""Words kept, removed and added between two texts, and the names in a text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOT_NAMES: Final = frozenset(_FIRST_WORDS.split())
 
 @dataclass(frozen=True)
 class Change:
-    """What became of the words of one text in another."""
+    """Numbers of words kept, removed and added."""
 
     kept: int
     removed: int
@@ -40,20 +40,20 @@ def split_words(text: str) -> list[str]:
 
 
 def change_between(before: str, after: str) -> Change:
-    """Words kept (in order), removed and added: the longest common subsequence is kept."""
+    """Compare two texts; the longest common subsequence of words is kept."""
     old, new = split_words(before), split_words(after)
     kept = int(_common_lengths(old, new)[-1, -1])
     return Change(kept, len(old) - kept, len(new) - kept)
 
 
 def word_distance(one: str, other: str) -> int:
-    """Words that must be removed and added to make one text the other."""
+    """Number of words to remove and add to turn one text into the other."""
     change = change_between(one, other)
     return change.removed + change.added
 
 
 def kept_words(before: str, after: str) -> list[bool]:
-    """For each word of `before`, whether `after` keeps it."""
+    """For each word of `before`, whether it is kept in `after`."""
     old, new = split_words(before), split_words(after)
     lengths = _common_lengths(old, new)
     kept = [False] * len(old)
@@ -70,7 +70,7 @@ def kept_words(before: str, after: str) -> list[bool]:
 
 
 def _common_lengths(old: Sequence[str], new: Sequence[str]) -> NDArray[np.int32]:
-    """(len(old) + 1, len(new) + 1): the longest common subsequence of every two beginnings."""
+    """(len(old) + 1, len(new) + 1): longest common subsequence lengths of all pairs of prefixes."""
     codes = {word: code for code, word in enumerate(dict.fromkeys((*old, *new)))}
     new_codes = np.array([codes[word] for word in new], np.int64)
     lengths = np.zeros((len(old) + 1, len(new) + 1), np.int32)
@@ -82,10 +82,10 @@ def _common_lengths(old: Sequence[str], new: Sequence[str]) -> NDArray[np.int32]
 
 
 def names_of(text: str) -> list[str]:
-    """Words that look like names: capitalised, and not for beginning a sentence alone.
+    """Words that look like names: capitalised, and not only because they begin a sentence.
 
-    A heuristic: a text in title case makes all of its words names, and a name in lower case is
-    missed. Words with digits (IMG_2041, 2019) are none.
+    A heuristic: in title case every word counts as a name, and names in lower case are missed.
+    Words with digits (IMG_2041, 2019) do not count.
     """
     names: dict[str, None] = {}
     words = [(m.start(), m.group()) for m in _WORD.finditer(text)]

@@ -1,14 +1,14 @@
-"""The work folder: what is annotated, its rounds, and who has answered what.
+"""The work folder: images, rounds and answers.
 
-    work.json              where the images are, when the work was started
-    guideline.toml         what annotators are asked to do; a team may edit it
-    gold.jsonl             facts of the images that are known to us, if there are any
+    work.json              the image folder, the time of the start, the seed
+    guideline.toml         the guideline; it may be edited
+    gold.jsonl             facts of gold images, if there are any
     rounds/2/round.json    how round 2 was opened
-    rounds/2/tasks.jsonl   its images, a row each
-    answers/anna.jsonl     all that Anna answered, in every round; only ever appended to
+    rounds/2/tasks.jsonl   one row per image
+    answers/anna.jsonl     all answers of anna in all rounds; append-only
 
-Round 1 is the text that the images came with; people answer from round 2 on. Everything but
-the answers is written once and never changed.
+Round 1 is the text that came with the images; people answer from round 2 on. Everything but the
+answers and the guideline is written once and never changed.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Task:
     rounds: tuple[str, ...]  # the texts of all rounds before this one
     started_from: str  # what round 1 is: "alt-text" or "caption"
     captioner: str | None = None  # the bundle that wrote the caption
-    annotators: tuple[str, ...] = ()  # who shall answer; empty: whoever comes
+    annotators: tuple[str, ...] = ()  # who is to answer; empty: anyone
     author: str | None = None  # who wrote the text that this round starts from
     gold: bool = False  # its facts are known
-    extra: bool = False  # in the work for its facts alone, and never exported
+    extra: bool = False  # gold that was mixed in; never exported
 
     @property
     def key(self) -> TaskKey:
@@ -94,7 +94,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Round:
-    """One round: its number and its tasks, in the order in which they are shown."""
+    """One round, with its tasks in the order in which they are shown."""
 
     number: int
     tasks: tuple[Task, ...]
@@ -102,13 +102,13 @@ class Round:
     annotators: tuple[str, ...]
 
     def tasks_of(self, names: Iterable[str]) -> list[Task]:
-        """What at least one of these annotators shall answer."""
+        """Tasks assigned to at least one of these annotators."""
         wanted = set(names)
         return [t for t in self.tasks if not t.annotators or not wanted.isdisjoint(t.annotators)]
 
 
 class Work:
-    """A work folder that is there."""
+    """An existing work folder."""
 
     def __init__(self, folder: Path) -> None:
         """Raises AltogetherError if `folder` is not a work folder of this version."""
@@ -128,7 +128,7 @@ class Work:
 
     @property
     def round_numbers(self) -> list[int]:
-        """Of the rounds that people answer, in order."""
+        """Numbers of the rounds that people answer, in ascending order."""
         names = (path.name for path in (self.folder / "rounds").glob("*"))
         return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
@@ -140,7 +140,7 @@ class Work:
         return numbers[-1]
 
     def round(self, number: int | None = None) -> Round:
-        """A round; the one that is open if no number is given. Raises AltogetherError."""
+        """A round; None means the open one. Raises AltogetherError if it does not exist."""
         number = self.current_number if number is None else number
         folder = self.folder / "rounds" / str(number)
         if not folder.is_dir():
@@ -157,7 +157,7 @@ class Work:
         return Round(number, tuple(tasks), float(about.get("overlap", 0.0)), names)
 
     def image_file(self, task: Task) -> ImageFile:
-        """The task's file, and what its bytes must be."""
+        """The image file of a task, with its expected hash."""
         root = self._gold if task.extra and self._gold is not None else self._images
         return ImageFile(task.file_name, root / task.file_name, task.image_hash)
 
@@ -166,9 +166,9 @@ class Work:
 
     @contextmanager
     def locked(self, *, alone: bool) -> Iterator[None]:
-        """While answers are written (by several at once) or a round is opened (alone).
+        """Hold the folder's lock: shared to write answers, exclusive (`alone`) to open a round.
 
-        Raises AltogetherError if the other goes on at this moment.
+        Raises AltogetherError if it cannot be had now.
         """
         descriptor = os.open(self.folder / "work.json", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -176,7 +176,7 @@ class Work:
                 fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise AltogetherError(
-                    f"somebody is answering in {self.folder}: end annotate serve first."
+                    f"a page of {self.folder} is being served: end annotate serve first."
                     if alone
                     else f"a round of {self.folder} is being opened: try again in a moment."
                 ) from error
@@ -198,18 +198,18 @@ class Work:
 
 
 def hash_text(text: str) -> str:
-    """SHA-256 of a text's UTF-8."""
+    """SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """A file of rows, whole or not at all, and on the disk when this returns."""
+    """Write a file of rows, whole or not at all; it is on disk when this returns."""
     with new_file(path) as file:
         file.writelines(map(encode_row, rows))
 
 
 def write_round(work: Path, number: int, about: Row, tasks: Iterable[Task]) -> None:
-    """Opens a round: its folder appears whole or not at all."""
+    """Open a round: its folder is written whole or not at all."""
     folder = work / "rounds" / str(number)
     if folder.exists():
         raise AltogetherError(f"{folder} is there already.")

@@ -27,8 +27,8 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 class CommandGroup(TyperGroup):
     """Holds a placeholder for each command of the table and imports a command when it is run."""
 
-    prefix = ""  # what precedes a command's name in the table: "scenes " in the group of that name
-    default = ""  # the command that is meant where the first word names none
+    prefix = ""  # of its commands' keys in the table: "scenes "
+    default = ""  # the command to use if the first word names none
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {*self.commands, *ctx.help_option_names}
@@ -44,7 +44,7 @@ class CommandGroup(TyperGroup):
 
 
 class RootGroup(CommandGroup):
-    """`altogether-rt` itself, which turns what goes wrong below it into sentences."""
+    """`altogether-rt` itself; it prints the errors of all commands as sentences."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -145,7 +145,7 @@ def _placeholder() -> None:
 
 
 def _add_group(name: str) -> None:
-    """A command whose own --help lists its commands, with an example of each."""
+    """Add a command whose --help lists its sub-commands with an example of each."""
     spec, prefix = GROUPS[name], f"{name} "
     commands = {
         key.removeprefix(prefix): c for key, c in COMMANDS.items() if key.startswith(prefix)

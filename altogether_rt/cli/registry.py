@@ -23,16 +23,16 @@ class CommandSpec:
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """A command that consists of commands: `altogether-rt scenes score`."""
+    """A command with sub-commands, such as `altogether-rt scenes score`."""
 
     summary: str  # one line, shown by `altogether-rt --help`
-    default: str = ""  # the one that is meant where the first word names none of them
+    default: str = ""  # the sub-command to use if the first word names none
 
 
-#: Their commands stand in COMMANDS, under keys of two words ("scenes score").
+#: Their sub-commands are in COMMANDS under keys of two words ("scenes score").
 GROUPS: dict[str, GroupSpec] = {
     "annotate": GroupSpec("Let people re-align texts with their images, in rounds."),
-    "scenes": GroupSpec("Draw scenes of which everything is known; score captions.", "draw"),
+    "scenes": GroupSpec("Draw scenes whose facts are known, and score captions of them.", "draw"),
 }
 
 COMMANDS: dict[str, CommandSpec] = {
@@ -130,7 +130,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "annotate start": CommandSpec(
         "altogether_rt.cli.commands.annotate:start_command",
-        "Start: round 1 is the alt-texts, round 2 is open for answers.",
+        "Start: round 1 is the alt-texts, round 2 is open.",
         (
             "altogether-rt annotate start photos/ --alt alts.jsonl --out work",
             "altogether-rt annotate start photos/ --alt alts.jsonl --out work "
@@ -156,13 +156,13 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "annotate pack": CommandSpec(
         "altogether_rt.cli.commands.annotate_files:pack_command",
-        "Pack one person's images into one HTML file, to be answered without Python.",
+        "Pack one person's images into one HTML file, to answer without Python.",
         ("altogether-rt annotate pack work --as ben --out ben.html",),
         "cpu",
     ),
     "annotate import": CommandSpec(
         "altogether_rt.cli.commands.annotate_files:import_command",
-        "Take the answers of a packed page, or of Label Studio.",
+        "Import answers from a packed page or from Label Studio.",
         (
             "altogether-rt annotate import work answers-ben-round2.jsonl",
             "altogether-rt annotate import work label-studio.json --as ben",
@@ -171,13 +171,13 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "annotate report": CommandSpec(
         "altogether_rt.cli.commands.annotate_files:report_command",
-        "Say how much was changed, how carefully, and how far people agree.",
+        "Report how much was changed, how carefully, and how far annotators agree.",
         ("altogether-rt annotate report work", "altogether-rt annotate report work --json"),
         "cpu",
     ),
     "annotate export": CommandSpec(
         "altogether_rt.cli.commands.annotate_files:export_command",
-        "Write what train reads, or the open round for Label Studio.",
+        "Export rows for train, or the open round for Label Studio.",
         (
             "altogether-rt annotate export work --out train.jsonl",
             "altogether-rt annotate export work --format label-studio --out tasks.json",

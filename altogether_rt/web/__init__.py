@@ -1,1 +1,1 @@
-"""Pages of our own on loopback: a small server, images of a known table, append-only answers."""
+"""A small web server for pages on this machine: sites, images, append-only answer files."""

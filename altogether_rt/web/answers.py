@@ -1,7 +1,7 @@
-"""Answers of one annotator: a file that only grows, a row an answer, safe once it is written.
+"""Append-only answer files, one per annotator, one row per answer.
 
-Each row is one write and one fsync, so that what the page was told is saved survives the death of
-the process and of the machine. The last row of a key is the one that counts.
+Each row is one write and one fsync: an answer that was confirmed survives a crash of the process or
+the machine. The last row of a key is the current one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["AnswerFile", "answer_files", "check_annotator", "latest_rows", "read
 
 Row = Mapping[str, Any]
 
-#: Names become file names: one spelling each on every file system.
+#: Lower case only, because names become file names and some file systems ignore case.
 _ANNOTATOR: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 
 def check_annotator(name: str) -> str:
-    """The name itself. Raises AltogetherError if it cannot name a file everywhere."""
+    """Return the name. Raises AltogetherError if it is not a safe file name."""
     if not _ANNOTATOR.fullmatch(name):
         raise AltogetherError(
             f"{name!r} cannot be an annotator's name: "
@@ -38,16 +38,16 @@ def check_annotator(name: str) -> str:
 
 
 def answer_files(folder: Path) -> dict[str, Path]:
-    """`<annotator>.jsonl` of every annotator who has answered, in order of names."""
+    """Answer files in a folder by annotator, in order of names."""
     found = {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
     return {name: path for name, path in found.items() if _ANNOTATOR.fullmatch(name)}
 
 
 def read_answers(path: Path) -> list[Row]:
-    """The whole rows of an answer file, in the order in which they were written.
+    """The rows of an answer file, in the order in which they were written.
 
-    A last line without its end was being written when the process died, and is left out. Raises
-    AltogetherError if any other line is not a JSON object: answers are never left out silently.
+    A last line without a line end was never confirmed and is ignored. Raises AltogetherError if any
+    other line is not a JSON object: answers are never dropped silently.
     """
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
@@ -66,7 +66,7 @@ def read_answers(path: Path) -> list[Row]:
 
 
 def latest_rows(rows: list[Row], key: Callable[[Row], str]) -> dict[str, Row]:
-    """The last row of every key; keys in the order of their first rows."""
+    """The last row of every key, in order of the keys' first rows."""
     return {key(row): row for row in rows}
 
 
@@ -79,10 +79,10 @@ def _parse(line: bytes) -> Row | None:
 
 
 class AnswerFile:
-    """An annotator's file, open for one process alone. A context manager; safe between threads."""
+    """An answer file, locked by this process. A context manager; thread-safe."""
 
     def __init__(self, path: Path) -> None:
-        """Takes the file's lock and mends its end. Raises AltogetherError if another holds it."""
+        """Lock the file and repair its end. Raises AltogetherError if another process holds it."""
         self.path = path
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +99,9 @@ class AnswerFile:
             raise
 
     def append(self, row: Row) -> None:
-        """Writes one row; when this returns, the row is on the disk.
+        """Write one row; it is on disk when this returns.
 
-        Raises OSError, with nothing of the row left in the file, if it cannot be written.
+        Raises OSError if it cannot be written; then the file is unchanged.
         """
         line = encode_row(row)
         with self._lock:
@@ -117,7 +117,7 @@ class AnswerFile:
             self.rows.append(row)
 
     def close(self) -> None:
-        """Gives the lock back, after a write that is going on."""
+        """Wait for a write in progress and release the lock."""
         with self._lock:
             if self._file >= 0:
                 os.close(self._file)
@@ -145,19 +145,19 @@ class AnswerFile:
             return  # a file system without locks: go on without one
 
     def _mend(self) -> None:
-        """Ends the file after its last whole row."""
+        """Remove a half-written last row; add a missing line end to a whole one."""
         data = self.path.read_bytes()
         end = data.rfind(b"\n") + 1
         if end == len(data):
             return
         if _parse(data[end:]) is None:
-            os.ftruncate(self._file, end)  # half-written: nobody was told that it was saved
+            os.ftruncate(self._file, end)  # half-written, never confirmed
         else:
             os.write(self._file, b"\n")
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that a new file's name is on the disk as well."""
+    """Flush a folder, so that the name of a new file is on disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Images of a known table, by key: a request never names a file."""
+"""Serves images from a fixed table by key; a request never contains a path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from altogether_rt.web.site import Response, WebError
 
 __all__ = ["ImageFile", "ImageTable", "read_image_file"]
 
-#: Formats that browsers show themselves; any other is sent as PNG.
+#: Formats that browsers can show; others are converted to PNG.
 _CONTENT_TYPES: Final = {
     "AVIF": "image/avif",
     "BMP": "image/bmp",
@@ -31,25 +31,25 @@ _CONTENT_TYPES: Final = {
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One file, and the SHA-256 that its bytes must have (None: any)."""
+    """An image file and the SHA-256 that it must have (None: any)."""
 
-    name: str  # as people know it
+    name: str  # for messages
     path: Path
     sha256: str | None = None
 
 
 class ImageTable:
-    """Images by key, for `Site.get_item`. Keys are the table's own, never paths."""
+    """Images by key, for `Site.get_item`."""
 
     def __init__(self, images: Mapping[str, ImageFile], limits: ImageLimits | None = None) -> None:
         self._images = dict(images)
         self._limits = limits or ImageLimits()
 
     def response(self, key: str) -> Response:
-        """The image's bytes as a browser can show them.
+        """An image in a format that browsers show.
 
-        Raises WebError if there is no such key, AltogetherError if the file is no longer the one
-        that it was.
+        Raises WebError if there is no such key, AltogetherError if the file is missing or has
+        changed.
         """
         image = self._images.get(key)
         if image is None:
@@ -61,12 +61,12 @@ class ImageTable:
         return Response(data, content_type)
 
     def check(self, key: str) -> None:
-        """Raises AltogetherError if the file is no longer the one that it was."""
+        """Raises AltogetherError if the file is missing or has changed."""
         read_image_file(self._images[key], self._limits)
 
 
 def read_image_file(image: ImageFile, limits: ImageLimits | None = None) -> bytes:
-    """The file's bytes, checked. Raises AltogetherError if they are not those that they were."""
+    """The bytes of an image file. Raises AltogetherError if it is missing or has changed."""
     data = _read(image.path, (limits or ImageLimits()).max_bytes)
     if data is None:
         raise AltogetherError(f"{image.name} cannot be read any more: put the file back.")

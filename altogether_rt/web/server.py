@@ -1,8 +1,8 @@
-"""Serves a site to this machine alone, over the standard library's HTTP server.
+"""Serves a site on loopback only, with the standard library's HTTP server.
 
-A web page open in the same browser must not reach it: a request whose Host is not a loopback name
-(DNS rebinding) or whose Origin is another site's (cross-site requests) gets 403. Another user of
-the machine must not either: every address begins with the session's token.
+Other web pages in the same browser cannot reach it: requests whose Host is not a loopback name (DNS
+rebinding) or whose Origin is another site (cross-site requests) get 403. Other users of the machine
+cannot either: every address begins with the session's secret token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from altogether_rt.web.site import Response, Site, WebError
 
 __all__ = ["CONTENT_SECURITY_POLICY", "LoopbackServer", "serve_until_stopped"]
 
-#: Only what this server sends is loaded, run or called; nothing may be framed or posted away.
+#: Only resources of this server may be loaded, run or requested.
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -44,17 +44,17 @@ _HEADERS: Final = {
 _LOOPBACK: Final = "127.0.0.1"
 _LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
-#: Seconds that a connection may keep a thread waiting.
+#: Seconds after which an idle connection is closed.
 _TIMEOUT_S: Final = 30.0
 
 
 class LoopbackServer(ThreadingHTTPServer):
     """A site on 127.0.0.1. A context manager; `start` serves in a thread of its own."""
 
-    daemon_threads = True  # an idle connection does not keep the process alive
+    daemon_threads = True  # idle connections do not keep the process alive
 
     def __init__(self, site: Site, port: int = 0) -> None:
-        """Binds; port 0 takes any free one. Raises AltogetherError if the port cannot be had."""
+        """Bind to a port; 0 chooses a free one. Raises AltogetherError if it is not available."""
         self.site = site
         try:
             super().__init__((_LOOPBACK, port), _Handler)
@@ -71,22 +71,22 @@ class LoopbackServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The page's address, token and all."""
+        """Address of the page, with the token."""
         return f"http://{_LOOPBACK}:{self.port}/{self.site.token}/"
 
     def start(self) -> None:
-        """Serves from now on, in a thread that `shutdown` ends."""
+        """Serve in a background thread until `shutdown` is called."""
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def server_bind(self) -> None:
-        """As the parent's, without its look-up of this machine's name, which can take seconds."""
+        """Like the base class, but without a DNS lookup, which can take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = _LOOPBACK, self.port
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that broke is nobody's mistake; anything else is a bug, to be seen whole."""
+        """Ignore broken connections; print the traceback of anything else, which is a bug."""
         if not isinstance(sys.exc_info()[1], OSError):
             traceback.print_exc()
 
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             response = self._response(method)
         except WebError as error:
-            # The body may not have been read: what follows on this connection is not a request.
+            # An unread body would be parsed as the next request of this connection.
             self.close_connection |= method == "POST"
             response = Response.json({"error": str(error)}, error.status)
         except OSError as error:
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             response = Response.json({"error": message}, HTTPStatus.INTERNAL_SERVER_ERROR)
         except Exception:
             traceback.print_exc()
-            message = "Something broke here; the terminal says what. Nothing was saved."
+            message = "Internal error; see the terminal. Nothing was saved."
             response = Response.json({"error": message}, HTTPStatus.INTERNAL_SERVER_ERROR)
         self._send(response)
 
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         token, _, name = path.removeprefix("/").partition("/")
         site = self.server.site
         if not secrets.compare_digest(token.encode(), site.token.encode()) or path.count("/") < 2:
-            raise WebError(404, "There is nothing here: open the whole address that was printed.")
+            raise WebError(404, "Not found: open the whole address that was printed.")
         if method == "GET":
             return site.answer_get(name)
         return site.answer_post(name, self._body(site.max_body_bytes))
@@ -140,9 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _check_sender(self) -> None:
         hosts, origins = self.headers.get_all("Host", []), self.headers.get_all("Origin", [])
         if len(hosts) != 1 or _host_name(hosts[0]) not in _LOOPBACK_NAMES:
-            raise WebError(403, "This server answers to its own name only: 127.0.0.1.")
+            raise WebError(403, "This server is available as 127.0.0.1 only.")
         if any(origin != f"http://{hosts[0]}" for origin in origins):
-            raise WebError(403, "Requests of other sites are refused.")
+            raise WebError(403, "Requests from other sites are refused.")
 
     def _body(self, max_bytes: int) -> bytes:
         if self.headers.get_content_type() != "application/json":
@@ -169,13 +169,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(response.body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the parent answers to a request that it cannot read, in our form."""
+        """Send errors of the base class (malformed requests) as JSON with our headers."""
         self.close_connection = True
-        self.request_version = "HTTP/1.1"  # of a request that names none, no headers are sent
+        self.request_version = "HTTP/1.1"  # for HTTP/0.9 the base class would send no headers
         self._send(Response.json({"error": message or "The request cannot be read."}, code))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: addresses hold the token, and the terminal is for the annotator."""
+        """Log nothing: addresses contain the token."""
 
 
 def _host_name(host: str) -> str:
@@ -190,7 +190,7 @@ def _host_name(host: str) -> str:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends as Ctrl-C does."""
+    """Treat SIGTERM like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -206,7 +206,7 @@ def _terminable() -> Iterator[None]:
 
 
 def serve_until_stopped(server: LoopbackServer) -> None:
-    """Serves until Ctrl-C or SIGTERM, which is how it is meant to end, and closes the server."""
+    """Serve until Ctrl-C or SIGTERM, then close the server. Both are normal endings."""
     with server, _terminable():
         try:
             server.serve_forever()

@@ -1,7 +1,6 @@
-"""What a page is made of: files, JSON endpoints and images, each under a fixed name.
+"""A site: files, JSON endpoints and items such as images, each registered under a fixed name.
 
-A site knows nothing of sockets; `LoopbackServer` answers requests with it. Nothing is looked up on
-disk by a name that came in a request: every name that can be asked for is registered beforehand.
+It is independent of sockets; `LoopbackServer` serves it. Names in requests are never used as paths.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ __all__ = ["Json", "Response", "Site", "WebError"]
 #: Anything that `json.dumps` takes.
 Json = Any
 
-#: Bytes of a request's body. An answer is a caption and a few flags.
+#: Default limit of a request body in bytes.
 MAX_BODY_BYTES: Final = 64 * 1024
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -36,7 +35,7 @@ _CONTENT_TYPES: Final = {
 
 
 class WebError(Exception):
-    """A request that is refused: an HTTP status, and a sentence the page can show."""
+    """Refuses a request with an HTTP status and a sentence that the page can show."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -45,7 +44,7 @@ class WebError(Exception):
 
 @dataclass(frozen=True)
 class Response:
-    """What goes back: status, bytes, and what they are."""
+    """An HTTP response."""
 
     body: bytes
     content_type: str
@@ -59,10 +58,10 @@ class Response:
 
 @dataclass
 class Site:
-    """Routes of one session. All of them are below `/<token>/`, which nobody else knows.
+    """The routes of one session, all below `/<token>/`, which is secret.
 
-    Handlers are called from several threads at once. A handler refuses with WebError; an
-    AltogetherError becomes 409 with its sentence.
+    Handlers are called from several threads. A handler refuses a request by raising WebError; an
+    AltogetherError is sent as 409 with its sentence.
     """
 
     token: str = field(default_factory=lambda: secrets.token_urlsafe(18))
@@ -73,13 +72,13 @@ class Site:
     _posts: dict[str, Callable[[Mapping[str, Any]], Json]] = field(default_factory=dict)
 
     def file(self, name: str, package: str, resource: str | None = None) -> None:
-        """Serves a file of our own package data; the name "" is the page itself."""
+        """`GET name` sends a file of package data; the name "" is the page itself."""
         resource = resource or name
         data = resources.files(package).joinpath(resource).read_bytes()
         self._files[name] = Response(data, _CONTENT_TYPES[resource.rpartition(".")[2]])
 
     def get(self, name: str, handler: Callable[[], Json]) -> None:
-        """`GET name` answers with the handler's value as JSON."""
+        """`GET name` sends the handler's value as JSON."""
         self._gets[name] = handler
 
     def get_item(self, name: str, handler: Callable[[str], Json | Response]) -> None:
@@ -100,13 +99,13 @@ class Site:
         if folder in self._items and _KEY.fullmatch(key):
             handler = self._items[folder]
             return _respond(lambda: handler(key))
-        raise WebError(405 if name in self._posts else 404, "There is nothing here.")
+        raise WebError(405 if name in self._posts else 404, "Not found.")
 
     def answer_post(self, name: str, body: bytes) -> Response:
         """The response to `POST name` with a body that must be a JSON object. Raises WebError."""
         handler = self._posts.get(name)
         if handler is None:
-            raise WebError(405 if name in self._files or name in self._gets else 404, "Not here.")
+            raise WebError(405 if name in self._files or name in self._gets else 404, "Not found.")
         try:
             value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
         except (ValueError, RecursionError):

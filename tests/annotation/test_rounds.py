@@ -150,7 +150,7 @@ def test_no_round_is_opened_while_somebody_answers(scenes: Path, tmp_path: Path)
     answer_all(work, "anna", lambda task: "text")
     with (
         Session(work, "ben"),
-        pytest.raises(AltogetherError, match="somebody is answering"),
+        pytest.raises(AltogetherError, match="is being served: end annotate serve first"),
     ):
         next_round(work)
     with work.locked(alone=True), pytest.raises(AltogetherError, match="is being opened"):

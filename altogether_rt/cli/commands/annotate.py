@@ -1,4 +1,4 @@
-"""`altogether-rt annotate`: opening rounds, and the page that they are answered on."""
+"""`altogether-rt annotate` start, next and serve: rounds, and the page for answering them."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Annotators = Annotated[
     str,
     typer.Option(
         metavar="NAME,NAME",
-        help="Share the images evenly among these; without it, whoever comes answers all.",
+        help="Divide the images equally among these; otherwise anyone may answer all.",
     ),
 ]
 Overlap = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Share of the images that two people get.")
+    float, typer.Option(min=0.0, max=1.0, help="Share of the images assigned to two people.")
 ]
 
 
@@ -60,18 +60,18 @@ def start_command(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Scenes, whose facts are known, to mix in (or DIR itself, if it is scenes): "
-            "report then says how well each annotator states them.",
+            help="A folder of scenes, whose facts are known, to mix in as gold images (or DIR "
+            "itself): report then scores each annotator.",
         ),
     ] = None,
     num_gold: Annotated[int, typer.Option(min=1, help="How many scenes to mix in.")] = 10,
     guideline: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.toml", help="Your own guideline; WORK/guideline.toml shows how."
-        ),
+        typer.Option(metavar="FILE.toml", help="A guideline in the format of WORK/guideline.toml."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of who gets what.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed for assigning images and drawing gold images.")
+    ] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -102,22 +102,22 @@ def next_command(
     work: WorkFolder,
     annotators: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME", help="Who answers now, if others than before."),
+        typer.Option(metavar="NAME,NAME", help="Who answers, if it changes."),
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Share that two people get, if another than before."),
+        typer.Option(min=0.0, max=1.0, help="Share assigned to two people, if it changes."),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Leave images without an answer behind.")
+        bool, typer.Option("--partial", help="Continue although answers are missing.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Close the open round and open the next one, which starts from its answers.
 
-    Where several people answered, the text nearest to all of theirs goes on; of two, the one with
-    more words. Images that somebody flagged as private or unusable go no further.
+    Where an image has several answers, the one nearest to all others is used; of two, the one with
+    more words. Images that anyone flagged as private or unusable are left out.
     """
     output = Output(as_json=as_json, quiet=quiet)
     opened = Work(work)
@@ -145,24 +145,26 @@ def next_command(
         )
         if count
     ]
-    left = f"; left behind: {', '.join(behind)}" if behind else ""
+    left = f"; left out: {', '.join(behind)}" if behind else ""
     output.result(data, f"Round {number} of {work} is open with {len(tasks):,} images{left}.")
 
 
 def serve_command(
     work: WorkFolder,
-    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Who answers: a-z, 0-9, -, _.")],
+    as_: Annotated[
+        str, typer.Option("--as", metavar="NAME", help="The annotator: a-z, 0-9, -, _.")
+    ],
     instead_of: Annotated[
         str,
-        typer.Option(metavar="NAME,NAME", help="Also take over what these have not answered."),
+        typer.Option(metavar="NAME,NAME", help="Also take over the unanswered images of these."),
     ] = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Serve the page on which one person answers the open round, to this machine alone.
+    """Serve the page on which one person answers the open round, on this machine only.
 
-    Every answer is on the disk before the page says so. End it with Ctrl-C; the same command goes
-    on where it was. From another machine: ssh -L 8000:127.0.0.1:8000, and --port 8000 here.
+    An answer is on disk before the page confirms it. Ctrl-C ends the server; the same command
+    resumes. From another machine: ssh -L 8000:127.0.0.1:8000, and --port 8000 here.
     """
     output = Output(quiet=quiet)
     with Session(Work(work), as_, split_names(instead_of)) as session:
@@ -170,14 +172,14 @@ def serve_command(
         print(server.url, flush=True)
         output.note(
             f"{session.num_answered:,} of {session.num_tasks:,} images answered. "
-            f"Open the address above, which is for {as_} alone; Ctrl-C ends."
+            f"Open the address above; it is for {as_} only. Ctrl-C ends the server."
         )
         serve_until_stopped(server)
         output.note(f"{session.num_answered:,} of {session.num_tasks:,} images answered.")
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """`anna,ben` as names."""
+    """The names in `anna,ben`."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 

@@ -1,4 +1,4 @@
-"""`altogether-rt annotate` pack, import, report, export: what goes out and what comes back."""
+"""`altogether-rt annotate` pack, import, report and export."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = ["export_command", "import_command", "pack_command", "report_command"]
 
 def pack_command(
     work: WorkFolder,
-    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Whose images are packed.")],
+    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="The annotator.")],
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")],
     instead_of: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help="Also what these have not answered.")
+        str, typer.Option(metavar="NAME,NAME", help="Also the unanswered images of these.")
     ] = "",
     max_side: Annotated[
-        int, typer.Option(min=64, help="Images are shrunk to this many pixels.")
+        int, typer.Option(min=64, help="Longer side of the images in pixels, at most.")
     ] = DEFAULT_MAX_SIDE,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Pack what one person has not answered into one HTML file, for a browser without Python.
+    """Pack the unanswered images of one person into one HTML file, to answer without Python.
 
-    Answers stay in that browser until they are downloaded; annotate import takes the file. The
-    images are written anew, without what cameras note in them.
+    Answers are stored in the browser until they are downloaded as a file for annotate import.
+    Images are re-encoded without metadata.
     """
     output = Output(as_json=as_json, quiet=quiet)
     opened = Work(work)
@@ -60,14 +60,14 @@ def import_command(
         ),
     ],
     as_: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="Whose they are, if not as in FILE.")
+        str | None, typer.Option("--as", metavar="NAME", help="The annotator, if not as in FILE.")
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Take answers to the open round that were given in a packed page or in Label Studio.
+    """Import answers to the open round from a packed page or from Label Studio.
 
-    The same file may be given again: what is there is not taken twice.
+    A file may be imported again: rows that exist already are skipped.
     """
     output = Output(as_json=as_json, quiet=quiet)
     imported = import_answers(Work(work), answers, as_)
@@ -99,18 +99,18 @@ def import_command(
 def report_command(
     work: WorkFolder, as_json: JsonOption = False, quiet: QuietOption = False
 ) -> None:
-    """Say what came of each round: how much was changed, by whom, and how far people agree.
+    """Report on each round: how much was changed, by whom, and how far annotators agree.
 
-    Words and names are counted against the text that the round started from. An answer is too fast
-    if it came before the text could be read: within a second, and 0.1 s for each of its words.
-    Agreement is Krippendorff's alpha, over the words that were kept or removed and over the flags.
+    Words and names are compared with the text that the round started from. An answer is too fast if
+    it took less than 1 s plus 0.1 s per word of that text. Agreement is Krippendorff's alpha over
+    the words, kept or removed, and over the flags.
     """
     output = Output(as_json=as_json, quiet=quiet)
     report = report_work(Work(work))
     output.result(report, output.table("", _COLUMNS, _report_rows(report)))
     for title, columns, rows in (
-        ("Agreement where several answered", _DOUBLE_COLUMNS, _double_rows(report)),
-        ("Images whose facts are known", _GOLD_COLUMNS, _gold_rows(report)),
+        ("Agreement on images with several answers", _DOUBLE_COLUMNS, _double_rows(report)),
+        ("Gold images", _GOLD_COLUMNS, _gold_rows(report)),
     ):
         if rows:
             output.show(output.table(title, columns, rows))
@@ -124,7 +124,7 @@ def export_command(
         typer.Option("--format", help="Rows for training, or the open round for Label Studio."),
     ] = "train",
     image_prefix: Annotated[
-        str, typer.Option(help="label-studio: what precedes file names in its addresses.")
+        str, typer.Option(help="label-studio: prefix of the image addresses.")
     ] = "/data/local-files/?d=",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -132,8 +132,8 @@ def export_command(
     """Write what train reads: each image with its alt-texts and all of its rounds.
 
     Images without an answer, flagged as private or unusable, or changed since are left out and
-    counted. With --format label-studio: the open round's tasks, and their labelling interface
-    beside them (FILE with the ending .xml).
+    counted. With --format label-studio: the tasks of the open round, and the labelling
+    configuration beside them (FILE with the suffix .xml).
     """
     output = Output(as_json=as_json, quiet=quiet)
     opened = Work(work)

@@ -122,7 +122,7 @@ def test_the_report_reads_well(finished: Path) -> None:
     text = run("annotate", "report", finished).stdout
     assert "round 2: 12 of 12 answered" in text
     assert "round 3: 12 of 12 answered" in text
-    assert "Agreement where several answered" in text and "Images whose facts are known" in text
+    assert "Agreement on images with several answers" in text and "Gold images" in text
     report = json_of("annotate", "report", finished)
     assert [r["doubles"]["words_shared"] for r in report["rounds"]] == [100.0, 100.0]
     assert report["rounds"][1]["gold"]["anna"]["answers"]["visual_facts_right"] == 100.0

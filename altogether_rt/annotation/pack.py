@@ -21,7 +21,7 @@ from typing import Any, Final
 from PIL import Image
 
 from altogether_rt.annotation.answers import NOT_EXPORTED, current_answers
-from altogether_rt.annotation.session import page_state, page_task, tasks_for
+from altogether_rt.annotation.session import name_finder, page_state, page_task, tasks_for
 from altogether_rt.annotation.work import Task, Work
 from altogether_rt.artifacts.files import new_file
 from altogether_rt.data.alts import MAX_ALT_CHARS
@@ -95,10 +95,13 @@ def _page(
     body = _LINK.sub("", rest)
     before, _, _ = body.partition('<script src="')
     yield before
+    finder = name_finder(work)
     data = {
         "id": secrets.token_hex(8),
         "state": page_state(annotator, work.current_number, work.guideline, ()),
-        "tasks": [page_task(task, None) | {"image_hash": task.image_hash} for task in tasks],
+        "tasks": [
+            page_task(task, None, finder) | {"image_hash": task.image_hash} for task in tasks
+        ],
         "not_exported": NOT_EXPORTED,
         "max_chars": MAX_ALT_CHARS,
     }

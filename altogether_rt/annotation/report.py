@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from altogether_rt.annotation.answers import FLAGS, current_answers
 from altogether_rt.annotation.rounds import resolve
-from altogether_rt.annotation.words import change_between, kept_words, names_of, split_words
+from altogether_rt.annotation.words import change_between, kept_words, split_words
 from altogether_rt.annotation.work import Task, TaskKey, Work
+from altogether_rt.evaluation.names import NameFinder, contains_name, plain_words
 from altogether_rt.scenes.score import Scores
 from altogether_rt.statistics import krippendorff_alpha
 
@@ -36,6 +37,7 @@ def is_too_fast(task: Task, answer: Row) -> bool:
 class Tally:
     """Counts over the answers of a round, or of one annotator in it."""
 
+    finder: NameFinder
     answers: int = 0
     unchanged: int = 0
     words_kept: int = 0
@@ -49,15 +51,15 @@ class Tally:
 
     def add(self, task: Task, answer: Row) -> None:
         change = change_between(task.text, answer["text"])
-        text = answer["text"].casefold()
-        names = names_of(task.text)
+        words = plain_words(answer["text"])
+        names = self.finder.names(task.text)
         self.answers += 1
         self.unchanged += answer["text"] == task.text
         self.words_kept += change.kept
         self.words_added += change.added
         self.words_removed += change.removed
         self.names += len(names)
-        self.names_lost += sum(name.casefold() not in text for name in names)
+        self.names_lost += sum(not contains_name(words, name) for name in names)
         self.too_fast += is_too_fast(task, answer)
         self.flags.update(answer["flags"])
         if answer.get("seconds") is not None:
@@ -101,7 +103,9 @@ def _report_round(
     facts: Mapping[TaskKey, Row],
 ) -> dict[str, Any]:
     by_key: dict[TaskKey, list[Row]] = {}
-    total, tallies = Tally(), {name: Tally() for name, own in answers.items() if own}
+    finder = NameFinder(text for task in tasks for text in (*task.alts, *task.rounds))
+    total = Tally(finder)
+    tallies = {name: Tally(finder) for name, own in answers.items() if own}
     unknown = 0
     known = {task.key: task for task in tasks}
     for name, own in answers.items():

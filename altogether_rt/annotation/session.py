@@ -5,8 +5,9 @@ A session has the images and the answer file of one annotator, and no access to 
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,14 +21,14 @@ from altogether_rt.annotation.answers import (
     withdrawn_answer,
 )
 from altogether_rt.annotation.guideline import Guideline
-from altogether_rt.annotation.words import names_of
 from altogether_rt.annotation.work import Task, TaskKey, Work, hash_text
 from altogether_rt.errors import AltogetherError
+from altogether_rt.evaluation.names import NameFinder
 from altogether_rt.web.answers import AnswerFile, check_annotator
 from altogether_rt.web.images import ImageTable
 from altogether_rt.web.site import Site, WebError
 
-__all__ = ["Session", "page_state", "page_task", "tasks_for"]
+__all__ = ["Session", "name_finder", "page_state", "page_task", "tasks_for"]
 
 Row = Mapping[str, Any]
 
@@ -78,9 +79,9 @@ def page_state(
     }
 
 
-def page_task(task: Task, answer: Row | None) -> dict[str, Any]:
+def page_task(task: Task, answer: Row | None, finder: NameFinder) -> dict[str, Any]:
     """What the page shows of one image. It has nothing of other annotators' answers."""
-    names = {name for alt in task.alts for name in names_of(alt)}
+    names = {written for alt in task.alts for written in _names(alt, finder)}
     said = None if answer is None else {"text": answer["text"], "flags": answer["flags"]}
     return {
         "file_name": task.file_name,
@@ -95,6 +96,18 @@ def page_task(task: Task, answer: Row | None) -> dict[str, Any]:
     }
 
 
+def _names(text: str, finder: NameFinder) -> Iterator[str]:
+    """The names in a text, as they are written there."""
+    for words in finder.names(text):
+        found = re.search(r"\W+".join(map(re.escape, words)), text, re.IGNORECASE)
+        yield found[0] if found else " ".join(words)
+
+
+def name_finder(work: Work) -> NameFinder:
+    """Finds names in the alt-texts of the open round."""
+    return NameFinder(alt for task in work.round().tasks for alt in task.alts)
+
+
 class Session:
     """A context manager that holds the lock of the annotator's answer file."""
 
@@ -104,6 +117,7 @@ class Session:
         self._work = work
         self._round = work.current_number
         self._guideline = work.guideline
+        self._finder = name_finder(work)
         self._tasks = tasks_for(work, annotator, also_for)
         self._by_key = {task.key: index for index, task in enumerate(self._tasks)}
         self._images = ImageTable(
@@ -151,7 +165,7 @@ class Session:
     def task(self, key: str) -> dict[str, Any]:
         """The texts of one image. Raises WebError if there is no such image."""
         task = self._task(key)
-        return page_task(task, self._answers.get(task.key))
+        return page_task(task, self._answers.get(task.key), self._finder)
 
     def save(self, said: Row) -> dict[str, Any]:
         """Save an answer; it is on disk when this returns.

@@ -1,4 +1,4 @@
-"""Words kept, removed and added between two texts, and the names in a text."""
+"""Words kept, removed and added between two texts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Change", "change_between", "kept_words", "names_of", "split_words", "word_distance"]
+__all__ = ["Change", "change_between", "kept_words", "split_words", "word_distance"]
 
 _WORD: Final = re.compile(r"\w+(?:[-'’.]\w+)*")
-_SENTENCE_END: Final = re.compile(r"[.!?:|]\s+$")
-
-#: Words that are often capitalised, at the beginning of a sentence or in a title, and no names.
-_FIRST_WORDS: Final = """
-    a an and another at by close-up closeup each few for four from he her here his how i image in
-    is it its left many my no of old on one our over photo photograph picture portrait right
-    screenshot several she some that the their there these they this three to two under view we
-    what when where with you young your
-"""
-_NOT_NAMES: Final = frozenset(_FIRST_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -79,22 +69,3 @@ def _common_lengths(old: Sequence[str], new: Sequence[str]) -> NDArray[np.int32]
         taken = np.maximum(above[1:], above[:-1] + (new_codes == codes[word]))
         np.maximum.accumulate(taken, out=lengths[row + 1, 1:])
     return lengths
-
-
-def names_of(text: str) -> list[str]:
-    """Words that look like names: capitalised, and not only because they begin a sentence.
-
-    A heuristic: in title case every word counts as a name, and names in lower case are missed.
-    Words with digits (IMG_2041, 2019) do not count.
-    """
-    names: dict[str, None] = {}
-    words = [(m.start(), m.group()) for m in _WORD.finditer(text)]
-    lower = {word for _, word in words if word.islower()}
-    for start, word in words:
-        if not word[0].isupper() or any(c.isdigit() or c == "_" for c in word):
-            continue
-        begins = start == 0 or _SENTENCE_END.search(text[:start]) is not None
-        is_common = word.casefold() in _NOT_NAMES or (begins and word.casefold() in lower)
-        if len(word) > 1 and not is_common:
-            names[word] = None
-    return list(names)

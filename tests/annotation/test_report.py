@@ -9,6 +9,7 @@ import pytest
 from altogether_rt.annotation.report import Tally, is_too_fast, report_work
 from altogether_rt.annotation.rounds import next_round
 from altogether_rt.annotation.work import Task
+from altogether_rt.evaluation.names import NameFinder
 from altogether_rt.scenes.score import Scores
 from tests.annotation.conftest import NUM_SCENES
 from tests.annotation.people import answer_all, begin, serving, truth
@@ -21,7 +22,7 @@ def task(text: str) -> Task:
 
 
 def test_a_tally_counts() -> None:
-    tally = Tally()
+    tally = Tally(NameFinder(["a boat called Marigold at Kew"]))
     tally.add(
         task("Marigold the blue boat at Kew"),
         {"text": "Marigold the red boat", "flags": ["cannot_verify"], "seconds": 5.0},
@@ -40,7 +41,7 @@ def test_a_tally_counts() -> None:
         "seconds": 2.8,  # median of 5.0 and 0.5
         "flags": {"cannot_verify": 1, "private": 0, "unusable": 1},
     }
-    assert Tally().to_dict()["unchanged"] is None
+    assert Tally(NameFinder([])).to_dict()["unchanged"] is None
 
 
 def test_too_fast_is_a_second_and_a_tenth_for_each_word() -> None:

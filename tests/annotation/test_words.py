@@ -1,4 +1,4 @@
-"""Words kept, removed and added; names."""
+"""Words kept, removed and added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from altogether_rt.annotation.words import (
     Change,
     change_between,
     kept_words,
-    names_of,
     split_words,
     word_distance,
 )
@@ -60,19 +59,3 @@ def test_words() -> None:
     assert split_words("The “Marigold”, 2 masts – O'Brien's; café") == [
         *("the", "marigold", "2", "masts", "o'brien's", "café"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("Marigold the blue boat at Porto Lindo", ["Marigold", "Porto", "Lindo"]),
-        ("A white fish (photo: Shiafouskel Peeten)", ["Shiafouskel", "Peeten"]),
-        ("IMG_2041 P1006040 The house. It was at Kew.", ["Kew"]),
-        ("Two boxes at night", []),
-        ("Boats. The boats of Kew.", ["Kew"]),  # in lower case elsewhere: no name
-        ("X in 2019", []),
-        ("", []),
-    ],
-)
-def test_names(text: str, names: list[str]) -> None:
-    assert names_of(text) == names

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from altogether_rt.annotation.work import Work
+from altogether_rt.scenes.dataset import write_scenes
+from tests.annotation.people import begin
 from tests.browser.driver import AXE, Browser, missing_browser
 
 
@@ -64,3 +67,15 @@ def downloads(browser: Browser, tmp_path: Path) -> Path:
         "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)}
     )
     return folder
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    folder = tmp_path / "scenes"
+    list(write_scenes(folder, 4, 3, "test"))
+    return folder
+
+
+@pytest.fixture
+def work(scenes: Path, tmp_path: Path) -> Work:
+    return begin(scenes, tmp_path / "work")[0]

@@ -9,34 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from altogether_rt.annotation.answers import current_answers
-from altogether_rt.annotation.importing import import_answers
-from altogether_rt.annotation.pack import tasks_to_pack, write_pack
 from altogether_rt.annotation.work import Work
-from altogether_rt.scenes.dataset import write_scenes
-from altogether_rt.web.answers import read_answers
 from tests.annotation.people import begin, serving
 from tests.browser.driver import Browser
+from tests.browser.pages import READY, counting, wait_for
 
 Check = Callable[[], None]
-
-READY = "return document.body.dataset.ready && document.getElementById('image').complete"
-
-
-@pytest.fixture
-def scenes(tmp_path: Path) -> Path:
-    folder = tmp_path / "scenes"
-    list(write_scenes(folder, 4, 3, "test"))
-    return folder
-
-
-@pytest.fixture
-def work(scenes: Path, tmp_path: Path) -> Work:
-    return begin(scenes, tmp_path / "work")[0]
 
 
 @contextmanager
@@ -52,19 +33,6 @@ def command(work: Work, name: str) -> Iterator[tuple[str, subprocess.Popen[str]]
             yield process.stdout.readline().strip(), process
         finally:
             process.kill()
-
-
-def counting(work: Work, name: str) -> dict[str, tuple[str, list[str]]]:
-    rows = current_answers(read_answers(work.answer_path(name)), work.current_number)
-    return {file_name: (row["text"], row["flags"]) for (file_name, _), row in rows.items()}
-
-
-def wait_for(browser: Browser, element: str, words: str) -> None:
-    browser.wait(
-        "return document.getElementById(arguments[0]).textContent.includes(arguments[1])",
-        element,
-        words,
-    )
 
 
 def test_types_saves_undoes_and_resumes_by_keyboard_alone(
@@ -199,7 +167,7 @@ def test_zoom_guideline_and_keys(browser: Browser, work: Work) -> None:
 
 
 def test_names_that_went_missing_are_pointed_at(browser: Browser, scenes: Path) -> None:
-    (scenes / "names.json").write_text(json.dumps({"0000.png": "the Marigold at Kew"}))
+    (scenes / "names.json").write_text(json.dumps({"0000.png": "the Marigold at Porto Lindo"}))
     work, _ = begin(scenes, scenes.parent / "names", alts=Path("names.json"))
     with serving(work, "anna") as anna:
         browser.open(anna.url)
@@ -207,7 +175,7 @@ def test_names_that_went_missing_are_pointed_at(browser: Browser, scenes: Path) 
         assert browser.text("names") == ""
         browser.press("Ctrl+a")
         browser.type("the marigold")
-        assert browser.text("names") == "In the alt-text and not in your text: Kew"
+        assert browser.text("names") == "In the alt-text and not in your text: Porto Lindo"
         browser.press("Alt+r")
 
 
@@ -255,52 +223,6 @@ def test_axe_finds_no_serious_fault(
         browser.press("Escape", "Alt+r")
         overflow = "return document.documentElement.scrollWidth > innerWidth"
         assert not browser.script(overflow)
-
-
-def test_a_packed_page_works_from_disk_and_its_answers_come_back(
-    browser: Browser,
-    work: Work,
-    tmp_path: Path,
-    downloads: Path,
-    assert_accessible: Check,
-    assert_only_loopback: Callable[[str], None],
-) -> None:
-    page = tmp_path / "ben.html"
-    write_pack(work, "ben", tasks_to_pack(work, "ben"), page)
-    browser.open(page.as_uri())
-    browser.wait(READY)
-    assert browser.script("return document.getElementById('image').naturalWidth") == 256
-    assert_accessible()
-    browser.type(" by Ben")
-    browser.press("Ctrl+Enter")
-    wait_for(browser, "count", "1 of 4")
-    browser.press("Ctrl+a", "Backspace", "Ctrl+Enter")
-    wait_for(browser, "error", "The text is empty")
-    browser.type("second")
-    browser.press("Alt+1", "Ctrl+Enter")
-    wait_for(browser, "count", "2 of 4")
-    browser.type(" third")
-    browser.press("Ctrl+Enter")
-    wait_for(browser, "count", "3 of 4")
-    browser.press("Alt+u")
-    wait_for(browser, "count", "2 of 4")
-    browser.press("Alt+r")
-    browser.open(page.as_uri())  # as after closing the browser
-    browser.wait(READY)
-    assert browser.text("count") == "2 of 4 answered" and browser.text("file") == "0002.png"
-    browser.press("Alt+d")
-    path = downloads / "answers-ben-round2.jsonl"
-    browser.until(path.is_file, "the download")
-    assert_only_loopback(page.as_uri())
-    imported = import_answers(work, path)
-    assert imported.taken == {"ben": 4} and not imported.refused
-    first = work.round().tasks[0].text
-    assert counting(work, "ben") == {
-        "0000.png": (f"{first} by Ben", []),
-        "0001.png": ("second", ["cannot_verify"]),
-    }
-    rows: list[Any] = [json.loads(line) for line in path.read_text().splitlines()]
-    assert all(row["guideline"] == work.guideline.stamp for row in rows)
 
 
 def test_words_are_told_apart_as_python_does(browser: Browser, work: Work) -> None:

@@ -241,7 +241,7 @@ def test_readme_commands_exist() -> None:
         assert f"python3 tasks.py {task}" in tasks, f"tasks.py has no task {task}"
     used_commands = set(re.findall(r"\$ altogether-rt (\w+)", readme))
     assert used_commands, "the README shows no command"
-    assert used_commands <= set(COMMANDS)
+    assert used_commands <= {name.partition(" ")[0] for name in COMMANDS}
 
 
 def test_documented_files_exist() -> None:

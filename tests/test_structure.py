@@ -41,6 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "captioner": {
         *("artifacts", "captions", "data", "generation", "opening", "preprocess", "speculation"),
     },
+    "web": {"artifacts", "data"},
+    "annotation": {"artifacts", "data", "evaluation", "scenes", "statistics", "web"},
     "jobs": {"captioner", "captions", "data", "generation", "opening", "runtime", "speculation"},
     "bench": {
         *("captioner", "captions", "generation", "machine", "opening", "runtime", "scenes"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from typer.core import TyperGroup
 
 from altogether_rt import __version__
 from altogether_rt.cli.output import Output
-from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE, CommandSpec
+from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE, GROUPS, CommandSpec
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 
 __all__ = ["app", "run"]
@@ -26,12 +27,24 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 class CommandGroup(TyperGroup):
     """Holds a placeholder for each command of the table and imports a command when it is run."""
 
+    prefix = ""  # of its commands' keys in the table: "scenes "
+    default = ""  # the command to use if the first word names none
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {*self.commands, *ctx.help_option_names}
+        if self.default and args and args[0] not in known:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        two_words = " ".join(args[:2])
-        if len(args) > 1 and two_words in COMMANDS:
-            return two_words, load_command(two_words), args[2:]
-        name, _, rest = super().resolve_command(ctx, args)  # if unknown, fails with a hint
-        return name, load_command(args[0]), rest
+        name, found, rest = super().resolve_command(ctx, args)  # fails, with a hint, if unknown
+        if isinstance(found, CommandGroup):
+            return name, found, rest
+        return name, load_command(self.prefix + args[0]), rest
+
+
+class RootGroup(CommandGroup):
+    """`altogether-rt` itself; it prints the errors of all commands as sentences."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -58,9 +71,13 @@ def load_command(name: str) -> Any:
     single = typer.Typer(
         add_completion=False, context_settings=_SETTINGS, pretty_exceptions_enable=False
     )
-    examples = "\n\n".join(("Examples:", *spec.examples))
-    single.command(name, epilog=examples)(_import_function(name, spec))
+    own_name = name.rpartition(" ")[2]
+    single.command(own_name, epilog=_examples(spec.examples))(_import_function(name, spec))
     return typer.main.get_command(single)
+
+
+def _examples(lines: Iterable[str]) -> str:
+    return "\n\n".join(("Examples:", *lines))
 
 
 def _import_function(name: str, spec: CommandSpec) -> Any:
@@ -105,7 +122,7 @@ def _print_version(wanted: bool) -> None:
 
 
 app = typer.Typer(
-    cls=CommandGroup,
+    cls=RootGroup,
     add_completion=False,
     no_args_is_help=True,
     context_settings=_SETTINGS,
@@ -127,8 +144,25 @@ def _placeholder() -> None:
     """Never runs: CommandGroup loads the real command."""
 
 
+def _add_group(name: str) -> None:
+    """Add a command whose --help lists its sub-commands with an example of each."""
+    spec, prefix = GROUPS[name], f"{name} "
+    commands = {
+        key.removeprefix(prefix): c for key, c in COMMANDS.items() if key.startswith(prefix)
+    }
+    kind = type("Group", (CommandGroup,), {"prefix": prefix, "default": spec.default})
+    group = typer.Typer(cls=kind, no_args_is_help=True, context_settings=_SETTINGS)
+    for own_name, command in commands.items():
+        group.command(own_name, help=command.summary)(_placeholder)
+    examples = _examples(command.examples[0] for command in commands.values())
+    app.add_typer(group, name=name, help=spec.summary, epilog=examples)
+
+
 for _name, _spec in COMMANDS.items():
-    app.command(_name, help=_spec.summary)(_placeholder)
+    if " " not in _name:
+        app.command(_name, help=_spec.summary)(_placeholder)
+for _name in GROUPS:
+    _add_group(_name)
 
 
 def run() -> None:

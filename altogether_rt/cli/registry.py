@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["COMMANDS", "EXTRA_OF_PACKAGE", "CommandSpec"]
+__all__ = ["COMMANDS", "EXTRA_OF_PACKAGE", "GROUPS", "CommandSpec", "GroupSpec"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,20 @@ class CommandSpec:
     extra: str  # installs what the command needs beyond the base installation
 
 
-#: A key of two words ("scenes score") is a command within a command.
+@dataclass(frozen=True)
+class GroupSpec:
+    """A command with sub-commands, such as `altogether-rt scenes score`."""
+
+    summary: str  # one line, shown by `altogether-rt --help`
+    default: str = ""  # the sub-command to use if the first word names none
+
+
+#: Their sub-commands are in COMMANDS under keys of two words ("scenes score").
+GROUPS: dict[str, GroupSpec] = {
+    "annotate": GroupSpec("Let people re-align texts with their images, in rounds."),
+    "scenes": GroupSpec("Draw scenes whose facts are known, and score captions of them.", "draw"),
+}
+
 COMMANDS: dict[str, CommandSpec] = {
     "caption": CommandSpec(
         "altogether_rt.cli.commands.caption:caption_command",
@@ -115,12 +128,68 @@ COMMANDS: dict[str, CommandSpec] = {
         ),
         "eval",
     ),
-    "scenes": CommandSpec(
+    "annotate start": CommandSpec(
+        "altogether_rt.cli.commands.annotate:start_command",
+        "Start: round 1 is the alt-texts, round 2 is open.",
+        (
+            "altogether-rt annotate start photos/ --alt alts.jsonl --out work",
+            "altogether-rt annotate start photos/ --alt alts.jsonl --out work "
+            "--annotators anna,ben --overlap 0.1 --gold scenes/",
+            "altogether-rt annotate start photos/ --from captions.jsonl --out work",
+        ),
+        "cpu",
+    ),
+    "annotate serve": CommandSpec(
+        "altogether_rt.cli.commands.annotate:serve_command",
+        "Serve the page on which one person answers.",
+        (
+            "altogether-rt annotate serve work --as anna",
+            "altogether-rt annotate serve work --as anna --instead-of ben --port 8000",
+        ),
+        "cpu",
+    ),
+    "annotate next": CommandSpec(
+        "altogether_rt.cli.commands.annotate:next_command",
+        "Close the open round, and open the one that starts from its answers.",
+        ("altogether-rt annotate next work", "altogether-rt annotate next work --partial"),
+        "cpu",
+    ),
+    "annotate pack": CommandSpec(
+        "altogether_rt.cli.commands.annotate_files:pack_command",
+        "Pack one person's images into one HTML file, to answer without Python.",
+        ("altogether-rt annotate pack work --as ben --out ben.html",),
+        "cpu",
+    ),
+    "annotate import": CommandSpec(
+        "altogether_rt.cli.commands.annotate_files:import_command",
+        "Import answers from a packed page or from Label Studio.",
+        (
+            "altogether-rt annotate import work answers-ben-round2.jsonl",
+            "altogether-rt annotate import work label-studio.json --as ben",
+        ),
+        "cpu",
+    ),
+    "annotate report": CommandSpec(
+        "altogether_rt.cli.commands.annotate_files:report_command",
+        "Report how much was changed, how carefully, and how far annotators agree.",
+        ("altogether-rt annotate report work", "altogether-rt annotate report work --json"),
+        "cpu",
+    ),
+    "annotate export": CommandSpec(
+        "altogether_rt.cli.commands.annotate_files:export_command",
+        "Export rows for train, or the open round for Label Studio.",
+        (
+            "altogether-rt annotate export work --out train.jsonl",
+            "altogether-rt annotate export work --format label-studio --out tasks.json",
+        ),
+        "cpu",
+    ),
+    "scenes draw": CommandSpec(
         "altogether_rt.cli.commands.scenes:scenes_command",
         "Draw scenes with alt-texts, facts and reference captions.",
         (
+            "altogether-rt scenes draw examples --num 24 --seed 7",
             "altogether-rt scenes examples --num 24 --seed 7",
-            "altogether-rt scenes score captions.jsonl examples/references.jsonl",
         ),
         "cpu",
     ),

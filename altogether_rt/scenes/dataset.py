@@ -14,7 +14,7 @@ from altogether_rt.scenes.names import Split
 from altogether_rt.scenes.score import Scores
 from altogether_rt.scenes.text import Sample, make_sample
 
-__all__ = ["score_files", "write_scenes"]
+__all__ = ["read_references", "score_files", "write_scenes"]
 
 
 def reference_row(file_name: str, sample: Sample) -> dict[str, Any]:
@@ -66,14 +66,22 @@ def score_files(captions: Path, references: Path) -> Scores:
     written = {row.get("file_name"): row.get("caption") or "" for row in _read(captions)}
     scores = Scores()
     num_found = 0
-    for row in _read(references):
-        if not {"facts", "rounds", "file_name"} <= row.keys():
-            raise AltogetherError(f"{references} is not the references.jsonl of a scenes folder.")
-        num_found += row["file_name"] in written
-        scores.add(str(written.get(row["file_name"], "")), row)
+    for name, row in read_references(references).items():
+        num_found += name in written
+        scores.add(str(written.get(name, "")), row)
     if not num_found:
         raise AltogetherError(f"{captions} has no caption of any image in {references}.")
     return scores
+
+
+def read_references(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a scenes folder's references.jsonl, by file name. Raises AltogetherError."""
+    rows = {}
+    for row in _read(path):
+        if not {"facts", "rounds", "file_name"} <= row.keys():
+            raise AltogetherError(f"{path} is not the references.jsonl of a scenes folder.")
+        rows[str(row["file_name"])] = row
+    return rows
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

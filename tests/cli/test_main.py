@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from altogether_rt import __version__
 from altogether_rt.cli import registry as commands
 from altogether_rt.cli.main import app
-from altogether_rt.cli.registry import COMMANDS, CommandSpec
+from altogether_rt.cli.registry import COMMANDS, GROUPS, CommandSpec
 from altogether_rt.errors import AltogetherError
 
 pytestmark = pytest.mark.lean
@@ -41,8 +41,26 @@ def add_command(monkeypatch: pytest.MonkeyPatch) -> AddCommand:
 def test_help_lists_every_command() -> None:
     result = runner.invoke(app, ["--help"], terminal_width=200)
     assert result.exit_code == 0
-    for name in COMMANDS:
-        assert name in result.stdout
+    listed = {line.split()[1] for line in result.stdout.splitlines() if line.startswith("│ ")}
+    assert {name for name in COMMANDS if " " not in name} | set(GROUPS) <= listed
+
+
+@pytest.mark.parametrize("group", sorted(GROUPS))
+def test_help_of_a_group_lists_its_commands_with_an_example_each(group: str) -> None:
+    result = runner.invoke(app, [group, "--help"], terminal_width=200)
+    assert result.exit_code == 0
+    for name, spec in COMMANDS.items():
+        if name.startswith(f"{group} "):
+            assert f"│ {name.removeprefix(group).strip()} " in result.stdout
+            assert " ".join(spec.examples[0].split()) in " ".join(result.stdout.split())
+    assert runner.invoke(app, [group]).exit_code == 2
+
+
+def test_every_command_of_a_group_has_its_group() -> None:
+    assert {name.partition(" ")[0] for name in COMMANDS if " " in name} == set(GROUPS)
+    assert not set(GROUPS) & set(COMMANDS)
+    for group, spec in GROUPS.items():
+        assert not spec.default or f"{group} {spec.default}" in COMMANDS
 
 
 def test_version() -> None:
@@ -76,6 +94,22 @@ def test_command_within_a_command(add_command: AddCommand) -> None:
 
     add_command(score, "scenes score")
     assert runner.invoke(app, ["scenes", "score", "c.jsonl"]).stdout == "score c.jsonl\n"
+    usage = runner.invoke(app, ["scenes", "score", "-h"], prog_name="altogether-rt").stdout
+    assert "altogether-rt scenes score [OPTIONS]" in usage
+
+
+@pytest.mark.parametrize(
+    "arguments", [["draw", "out"], ["out"], ["--num", "3", "out"], ["draw", "score"]]
+)
+def test_a_group_may_have_a_command_that_goes_without_saying(
+    add_command: AddCommand, arguments: list[str]
+) -> None:
+    def draw(out: str, num: int = 3) -> None:
+        print("draw", out, num)
+
+    add_command(draw, "scenes draw")
+    found = runner.invoke(app, ["scenes", *arguments])
+    assert found.stdout == f"draw {arguments[-1]} 3\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Files of the annotation page; read with importlib.resources."""

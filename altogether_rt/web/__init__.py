@@ -1,0 +1,1 @@
+"""A small web server for pages on this machine: sites, images, append-only answer files."""

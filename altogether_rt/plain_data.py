@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     missing key or a value of the wrong type.
     """
     _require(isinstance(data, Mapping), f"{where or cls.__name__} must be a table of keys.")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(typing.cast("Any", cls))
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
     unknown = sorted(set(data) - set(fields))
@@ -40,6 +41,12 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     ]
     _require(not missing, f"missing key {prefix}{missing[0] if missing else ''}.")
     return cls(**values)
+
+
+@functools.cache
+def _type_hints(cls: type[Any]) -> Mapping[str, Any]:
+    """Kept, because a study's tasks are thousands of one class and its annotations are strings."""
+    return typing.get_type_hints(cls)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

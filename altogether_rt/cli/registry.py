@@ -33,6 +33,7 @@ class GroupSpec:
 GROUPS: dict[str, GroupSpec] = {
     "annotate": GroupSpec("Let people re-align texts with their images, in rounds."),
     "scenes": GroupSpec("Draw scenes whose facts are known, and score captions of them.", "draw"),
+    "compare": GroupSpec("Let people judge, blind, which of two captions is better.", "start"),
 }
 
 COMMANDS: dict[str, CommandSpec] = {
@@ -197,6 +198,32 @@ COMMANDS: dict[str, CommandSpec] = {
         "altogether_rt.cli.commands.scenes:score_command",
         "Score captions of scenes against the known facts.",
         ("altogether-rt scenes score captions.jsonl examples/references.jsonl",),
+        "cpu",
+    ),
+    "compare start": CommandSpec(
+        "altogether_rt.cli.commands.compare:start_command",
+        "Make a blind study of the captions of two or more systems.",
+        (
+            "altogether-rt compare start A.jsonl B.jsonl --images photos/ --out sxs/",
+            "altogether-rt compare A.jsonl B.jsonl --images photos/ --out sxs/",
+            "altogether-rt compare start A.jsonl B.jsonl C.jsonl --images photos/ --out sxs/ "
+            "--limit 400 --annotators ann,ben --overlap 0.25",
+        ),
+        "cpu",
+    ),
+    "compare serve": CommandSpec(
+        "altogether_rt.cli.commands.compare:serve_command",
+        "Serve the page on which one annotator judges.",
+        ("altogether-rt compare serve sxs/ --as ann",),
+        "cpu",
+    ),
+    "compare report": CommandSpec(
+        "altogether_rt.cli.commands.compare:report_command",
+        "Report which system wins, how certain that is, how reliable the annotators are.",
+        (
+            "altogether-rt compare report sxs/ --plot sxs.svg",
+            "altogether-rt compare report sxs/ --json",
+        ),
         "cpu",
     ),
 }

@@ -1,0 +1,1 @@
+"""Files of the page; read with importlib.resources."""

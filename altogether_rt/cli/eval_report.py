@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from altogether_rt import __version__
 from altogether_rt.cli.output import Output
-from altogether_rt.evaluation.evaluate import Difference, Evaluation, Results
-from altogether_rt.evaluation.metric import Bootstrap, Metric
+from altogether_rt.evaluation.evaluate import Evaluation, Results
+from altogether_rt.evaluation.metric import Bootstrap, Difference, Metric
 from altogether_rt.evaluation.options import EvaluationOptions
 from altogether_rt.metrics import TOKENIZER
 

@@ -10,13 +10,21 @@ from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
 from altogether_rt.evaluation.inputs import Captions, References
 from altogether_rt.evaluation.meteor import meteor_metric
-from altogether_rt.evaluation.metric import Bootstrap, Estimate, Metric, Unavailable
+from altogether_rt.evaluation.metric import (
+    Bootstrap,
+    Difference,
+    Estimate,
+    Metric,
+    Unavailable,
+    differences,
+    estimates,
+)
 from altogether_rt.evaluation.options import EvaluationOptions
 from altogether_rt.evaluation.overlap import overlap_metrics
 from altogether_rt.evaluation.phrases import phrase_metrics
 from altogether_rt.evaluation.reference_free import reference_free_metrics
 
-__all__ = ["Difference", "Evaluation", "Results", "evaluate", "results"]
+__all__ = ["Evaluation", "Results", "evaluate", "results"]
 
 
 @dataclass
@@ -78,16 +86,6 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A metric of two systems on the images that both have captioned."""
-
-    metric: Metric
-    ours: Estimate
-    theirs: Estimate
-    difference: Estimate  # ours - theirs
-
-
-@dataclass(frozen=True)
 class Results:
     """The estimates of one system, and the differences to another system if there is one."""
 
@@ -131,25 +129,12 @@ def evaluate(
 
 def results(evaluation: Evaluation, against: Evaluation | None, bootstrap: Bootstrap) -> Results:
     """The estimates with their intervals, and the paired differences to `against`."""
-    estimates = {key: each.estimate(bootstrap) for key, each in evaluation.metrics.items()}
+    metrics = evaluation.metrics
+    values = dict(zip(metrics, estimates(list(metrics.values()), bootstrap), strict=True))
     if against is None:
-        return Results(evaluation, estimates)
-    differences = []
-    for key, metric in evaluation.metrics.items():
-        other = against.metrics.get(key)
-        shared = set(metric.images).intersection(other.images if other is not None else ())
-        if other is None or not shared:
-            continue
-        ours, theirs = metric.only(shared), other.only(shared)
-        differences.append(
-            Difference(
-                metric,
-                ours.estimate(bootstrap),
-                theirs.estimate(bootstrap),
-                ours.difference(theirs, bootstrap),
-            )
-        )
-    return Results(evaluation, estimates, against, tuple(differences))
+        return Results(evaluation, values)
+    pairs = [(metrics[key], against.metrics[key]) for key in metrics if key in against.metrics]
+    return Results(evaluation, values, against, tuple(differences(pairs, bootstrap)))
 
 
 def _take(evaluation: Evaluation, metrics: Iterable[Metric | Unavailable]) -> None:

@@ -5,7 +5,7 @@ Every metric is a function of totals over images, so that a bootstrap can resamp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,10 +16,21 @@ from altogether_rt.statistics import (
     DEFAULT_LEVEL,
     DEFAULT_RESAMPLES,
     Interval,
-    bootstrap_interval,
+    percentile_interval,
+    resampled_totals,
 )
 
-__all__ = ["Bootstrap", "Estimate", "Metric", "Unavailable", "mean_metric", "percent_metric"]
+__all__ = [
+    "Bootstrap",
+    "Difference",
+    "Estimate",
+    "Metric",
+    "Unavailable",
+    "differences",
+    "estimates",
+    "mean_metric",
+    "percent_metric",
+]
 
 Unit = Literal["score", "points", "percent", "words"]
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -76,42 +87,27 @@ class Metric:
     remark: str = ""  # shown beside the value: what the definition depends on in this evaluation
 
     def estimate(self, bootstrap: Bootstrap) -> Estimate:
-        return Estimate(
-            _of_sum(self.rows, self.statistic),
-            _interval(self.rows, self.statistic, bootstrap),
-            int(self._counts().sum()),
-        )
+        """The metric of all images, with its interval."""
+        return estimates([self], bootstrap)[0]
 
-    def _counts(self) -> NDArray[np.bool_]:
+    @property
+    def value(self) -> float:
+        """The metric of all images; NaN if undefined."""
+        return float(self.statistic(self.rows.sum(axis=0, keepdims=True))[0])
+
+    @property
+    def contributing(self) -> NDArray[np.bool_]:
         """Which images contribute: a ratio of names does not depend on captions without names."""
         if self.each is None:
             return np.ones(len(self.images), np.bool_)
         return ~np.isnan(self.each)
 
-    def only(self, images: Container[str]) -> Metric:
-        """The metric restricted to those of its images that are in `images`."""
-        kept = [index for index, image in enumerate(self.images) if image in images]
-        return replace(
-            self,
-            images=tuple(self.images[index] for index in kept),
-            rows=self.rows[kept],
-            each=None if self.each is None else self.each[kept],
-        )
-
-    def difference(self, other: Metric, bootstrap: Bootstrap) -> Estimate:
-        """This minus the other, paired by image. Both must have the same images."""
-        row_of = {image: row for row, image in enumerate(other.images)}
-        assert len(row_of) == len(self.images), "take `only` the images that both have"
-        order = [row_of[image] for image in self.images]
-        rows = np.hstack([self.rows, other.rows[order]])
-        split = self.rows.shape[1]
-
-        def statistic(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-            return self.statistic(totals[:, :split]) - other.statistic(totals[:, split:])
-
-        value = _of_sum(rows, statistic)
-        num_images = int((self._counts() | other._counts()[order]).sum())
-        return Estimate(value, _interval(rows, statistic, bootstrap), num_images)
+    def of(self, images: Sequence[str]) -> Metric:
+        """The metric of `images` alone, which must be some of its images, in that order."""
+        row_of = {image: row for row, image in enumerate(self.images)}
+        order = [row_of[image] for image in images]
+        each = None if self.each is None else self.each[order]
+        return replace(self, images=tuple(images), rows=self.rows[order], each=each)
 
     def shown(self, value: float, *, signed: bool = False) -> str:
         """A value with its unit; "–" for NaN. signed: a difference, whose percents are points."""
@@ -127,6 +123,76 @@ class Metric:
         if np.isnan(interval.low):
             return "–"
         return " … ".join(self.shown(end, signed=signed) for end in interval)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of two systems on the images that both have captioned."""
+
+    metric: Metric
+    ours: Estimate
+    theirs: Estimate
+    difference: Estimate  # ours - theirs, paired by image
+
+
+def estimates(metrics: Sequence[Metric], bootstrap: Bootstrap) -> list[Estimate]:
+    """The value and interval of each metric."""
+    samples = _resample(metrics, bootstrap)
+    return [
+        _estimate(metric, each, bootstrap) for metric, each in zip(metrics, samples, strict=True)
+    ]
+
+
+def differences(pairs: Iterable[tuple[Metric, Metric]], bootstrap: Bootstrap) -> list[Difference]:
+    """The paired difference of each two metrics, without those that have no image in common."""
+    aligned: list[tuple[Metric, Metric]] = []
+    for ours, theirs in pairs:
+        known = set(theirs.images)
+        if shared := [image for image in ours.images if image in known]:
+            aligned.append((ours.of(shared), theirs.of(shared)))
+    samples = iter(_resample([metric for pair in aligned for metric in pair], bootstrap))
+    found = []
+    for ours, theirs in aligned:
+        our_samples, their_samples = next(samples), next(samples)
+        difference = Estimate(
+            ours.value - theirs.value,
+            percentile_interval(our_samples - their_samples, bootstrap.level),
+            int((ours.contributing | theirs.contributing).sum()),
+        )
+        found.append(
+            Difference(
+                ours,
+                _estimate(ours, our_samples, bootstrap),
+                _estimate(theirs, their_samples, bootstrap),
+                difference,
+            )
+        )
+    return found
+
+
+def _estimate(metric: Metric, samples: NDArray[np.float64], bootstrap: Bootstrap) -> Estimate:
+    interval = percentile_interval(samples, bootstrap.level)
+    return Estimate(metric.value, interval, int(metric.contributing.sum()))
+
+
+def _resample(metrics: Sequence[Metric], bootstrap: Bootstrap) -> list[NDArray[np.float64]]:
+    """The value of each metric in every resample, (num_resamples,) each.
+
+    Metrics of the same images are computed from the same draws, which are made once.
+    """
+    samples = [np.full(bootstrap.num_resamples, np.nan) for _ in metrics]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, metric in enumerate(metrics):
+        groups.setdefault(metric.images, []).append(index)
+    for images, indices in groups.items():
+        if not images:
+            continue
+        rows = np.hstack([metrics[index].rows for index in indices])
+        totals = resampled_totals(rows, num_resamples=bootstrap.num_resamples, seed=bootstrap.seed)
+        ends = np.cumsum([metrics[index].rows.shape[1] for index in indices])
+        for index, part in zip(indices, np.split(totals, ends[:-1], axis=1), strict=True):
+            samples[index] = metrics[index].statistic(part)
+    return samples
 
 
 def mean_metric(
@@ -158,19 +224,3 @@ def _ratio(totals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _percent(totals: NDArray[np.float64]) -> NDArray[np.float64]:
     return 100 * _ratio(totals)
-
-
-def _of_sum(rows: NDArray[np.float64], statistic: Statistic) -> float:
-    return float(statistic(rows.sum(axis=0, keepdims=True))[0])
-
-
-def _interval(rows: NDArray[np.float64], statistic: Statistic, bootstrap: Bootstrap) -> Interval:
-    if not len(rows):
-        return Interval(float("nan"), float("nan"))
-    return bootstrap_interval(
-        rows,
-        statistic,
-        level=bootstrap.level,
-        num_resamples=bootstrap.num_resamples,
-        seed=bootstrap.seed,
-    )

@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from altogether_rt.evaluation.metric import Bootstrap, Metric, mean_metric, percent_metric
+from altogether_rt.evaluation.metric import (
+    Bootstrap,
+    Metric,
+    differences,
+    estimates,
+    mean_metric,
+    percent_metric,
+)
 from altogether_rt.evaluation.overlap import overlap_metrics
 from altogether_rt.metrics import bleu, cider_d, rouge_l
 from altogether_rt.statistics import Interval
@@ -72,18 +79,39 @@ def test_differences_are_paired() -> None:
     hard = dict(zip("abcdefgh", np.linspace(0, 100, 8).tolist(), strict=True))
     ours = mean_metric("x", "x", "", "score", {k: v + 0.01 for k, v in hard.items()})
     theirs = mean_metric("x", "x", "", "score", dict(reversed(hard.items())))  # another order
-    difference = ours.difference(theirs, QUICK)
-    assert difference.value == pytest.approx(0.01)
-    assert difference.interval == pytest.approx((0.01, 0.01))
-    assert theirs.difference(ours, QUICK).value == pytest.approx(-0.01)
+    there, back = differences([(ours, theirs), (theirs, ours)], QUICK)
+    assert there.difference.value == pytest.approx(0.01)
+    assert there.difference.interval == pytest.approx((0.01, 0.01))
+    assert back.difference.value == pytest.approx(-0.01)
 
 
-def test_only_keeps_images_with_their_numbers() -> None:
+def test_differences_are_of_the_images_that_both_have() -> None:
+    ours = mean_metric("x", "x", "", "score", {"a": 1.0, "b": 2.0, "c": 6.0})
+    theirs = mean_metric("x", "x", "", "score", {"c": 4.0, "z": 9.0, "b": 3.0})
+    (found,) = differences([(ours, theirs)], QUICK)
+    assert (found.ours.value, found.theirs.value, found.difference.value) == (4, 3.5, 0.5)
+    assert found.difference.num_images == 2
+    other = mean_metric("x", "x", "", "score", {"y": 1.0})
+    assert differences([(ours, other)], QUICK) == []
+
+
+def test_metrics_together_have_the_intervals_of_each_alone() -> None:
+    """One draw of the images serves them all."""
+    captions, references = corpus(4)
+    metrics = [m for m in overlap_metrics(captions, references) if isinstance(m, Metric)]
+    metrics.append(mean_metric("x", "x", "", "score", {"a": 1.0, "b": 2.0}))  # of other images
+    alone = [metric.estimate(QUICK) for metric in metrics]
+    for together, single in zip(estimates(metrics, QUICK), alone, strict=True):
+        assert together.value == single.value
+        assert together.interval == pytest.approx(single.interval)
+
+
+def test_some_of_its_images() -> None:
     metric = mean_metric("x", "x", "", "score", {"a": 1.0, "b": 2.0, "c": 6.0})
-    kept = metric.only({"c", "a", "z"})
-    assert kept.images == ("a", "c")
-    assert kept.estimate(QUICK).value == 3.5
-    assert kept.each is not None and kept.each.tolist() == [1, 6]
+    kept = metric.of(["c", "a"])
+    assert kept.images == ("c", "a")
+    assert kept.value == 3.5
+    assert kept.each is not None and kept.each.tolist() == [6, 1]
 
 
 def test_shares_are_of_sums() -> None:
@@ -97,8 +125,8 @@ def test_differences_of_shares_are_of_all_images() -> None:
     """Also of those where only one of the two systems has something to count."""
     ours = percent_metric("x", "x", "", {"a": (1, 1), "b": (0, 0), "c": (0, 0)})
     theirs = percent_metric("x", "x", "", {"a": (0, 0), "b": (1, 2), "c": (0, 0)})
-    difference = ours.difference(theirs, QUICK)
-    assert (difference.value, difference.num_images) == (50, 2)
+    (found,) = differences([(ours, theirs)], QUICK)
+    assert (found.difference.value, found.difference.num_images) == (50, 2)
 
 
 def test_figures_as_they_are_shown() -> None:

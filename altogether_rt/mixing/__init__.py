@@ -1,0 +1,1 @@
+"""Texts for training CLIP and image generators: alt-texts with a share of captions."""

@@ -1,0 +1,136 @@
+"""A small CLIP trained on pictures with mixed texts, and nothing but its contrastive loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from altogether_rt.config import EncoderConfig
+from altogether_rt.mixing.draw import MixDraw, mix_text
+from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.train.data import example_order
+from altogether_rt.train.recipe import Optimization
+
+__all__ = ["Clip", "ClipTask", "Pictures", "resized"]
+
+_BATCH = 256
+
+
+def resized(encoder: EncoderConfig, image_size: int, text_length: int) -> EncoderConfig:
+    """`encoder` for smaller images and shorter texts."""
+    assert encoder.model is not None
+    model = dict(encoder.model)
+    model["vision_cfg"] = {**model["vision_cfg"], "image_size": image_size}
+    model["text_cfg"] = {**model["text_cfg"], "context_length": text_length}
+    return dataclasses.replace(encoder, image_size=image_size, model=model)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Training pictures with their texts, in one order."""
+
+    keys: Sequence[str]
+    pixels: NDArray[np.uint8]  # (N, H, W, 3)
+    alts: Sequence[Sequence[str]]  # each has one or more
+    captions: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class Clip:
+    """Both towers, from pictures and texts to embeddings of length 1."""
+
+    def __init__(
+        self, config: EncoderConfig, module: nn.Module, tokenizer: PromptTokenizer, eos_id: int
+    ) -> None:
+        assert config.model is not None
+        self.module: Any = module
+        self._tokenizer = tokenizer
+        self._eos_id = eos_id
+        self._text_length = int(config.model["text_cfg"]["context_length"])
+        self._mean = torch.tensor(config.mean).view(1, 3, 1, 1)
+        self._std = torch.tensor(config.std).view(1, 3, 1, 1)
+
+    def images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Pixels (B, H, W, 3) to embeddings (B, E)."""
+        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        image: Tensor = self.module.encode_image((scaled - self._mean) / self._std)
+        return F.normalize(image, dim=-1)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts to embeddings (B, E). What does not fit is cut, as CLIP cuts it."""
+        ids = torch.full((len(texts), self._text_length), self._eos_id, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            tokens = self._tokenizer.encode(text)[: self._text_length - 1]
+            ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+        text: Tensor = self.module.encode_text(ids)
+        return F.normalize(text, dim=-1)
+
+    @torch.no_grad()
+    def embed_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `images`, a batch at a time and in evaluation mode."""
+        self.module.eval()
+        starts = range(0, len(pixels), _BATCH)
+        return np.concatenate([self.images(pixels[i : i + _BATCH]).numpy() for i in starts])
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As `texts`, a batch at a time and in evaluation mode."""
+        self.module.eval()
+        starts = range(0, len(texts), _BATCH)
+        return np.concatenate([self.texts(texts[i : i + _BATCH]).numpy() for i in starts])
+
+
+class ClipTask:
+    """A task of `train.loop`: every epoch draws anew which texts are captions."""
+
+    name = "clip"
+
+    def __init__(
+        self, optimization: Optimization, clip: Clip, pictures: Pictures, draw: MixDraw
+    ) -> None:
+        self.optimization = optimization
+        self._clip = clip
+        self._pictures = pictures
+        self._draw = draw
+        self.num_captions = self.num_texts = 0
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self._clip.module
+        return module
+
+    def loss(self, step: int, micro_batch: int) -> Tensor:
+        """CLIP's loss (Radford et al. 2021, arXiv 2103.00020) among the samples of a batch."""
+        size = self.optimization.batch_size // self.optimization.accumulation
+        first = step * self.optimization.batch_size + micro_batch * size
+        order = example_order(self._draw.seed, len(self._pictures), first, size)
+        image = self._clip.images(self._pictures.pixels[[index for _, index in order]])
+        text = self._clip.texts([self.text(index, epoch) for epoch, index in order])
+        scale = self._clip.module.logit_scale.exp().clamp(max=100)
+        logits = scale * image @ text.T  # (B, B)
+        target = torch.arange(len(order))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    def text(self, index: int, epoch: int) -> str:
+        """What a picture is trained with in an epoch."""
+        pictures = self._pictures
+        mixed = mix_text(
+            self._draw, pictures.keys[index], pictures.alts[index], pictures.captions[index], epoch
+        )
+        assert mixed is not None, "pictures without an alt-text are left out before"
+        self.num_texts += 1
+        self.num_captions += mixed.source == "caption"
+        return mixed.text
+
+    def sample(self, step: int) -> str:
+        """The share of captions so far."""
+        return f"captions {self.num_captions / max(1, self.num_texts):.3f}"

@@ -1,0 +1,113 @@
+"""What a CLIP can do on held-out scenes: classify without having been taught to, and retrieve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.config import EncoderConfig
+from altogether_rt.preprocess import Preprocessor
+from altogether_rt.scenes.draw import render
+from altogether_rt.scenes.text import Sample, make_sample
+from altogether_rt.scenes.world import COLOURS, KINDS, plural
+from studies.clip import Clip
+
+__all__ = ["CLASSES", "HeldOut", "evaluate", "make_held_out", "recall", "right_classes"]
+
+#: Every kind in every colour.
+CLASSES = tuple((kind, colour) for kind in KINDS for colour in COLOURS)
+
+#: What a class is called; a class's embedding is the mean over these, as CLIP's own evaluation has
+#: it. Neither the wording of the alt-texts nor that of the captions: some of both.
+TEMPLATES = ("{one}", "a {one}", "two {many}", "three {many}", "a photo of a {one}.")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scenes of the `test` split; neither they nor their names occur in training."""
+
+    single_pixels: NDArray[np.uint8]  # (M, H, W, 3), scenes with one group
+    single_classes: NDArray[np.int64]  # (M,), rows of CLASSES
+    pixels: NDArray[np.uint8]  # (N, H, W, 3), scenes of any kind
+    captions: Sequence[str]  # what an annotator who knows no names writes, one a scene
+    alts: Sequence[str]  # what the web says
+
+
+def make_held_out(encoder: EncoderConfig, num: int, seed: int) -> HeldOut:
+    """`num` scenes with one group, and `num` of any kind that have an alt-text."""
+    preprocessor = Preprocessor(encoder)
+
+    def pixels(samples: Sequence[Sample]) -> NDArray[np.uint8]:
+        return np.stack([preprocessor.pixels(render(sample.scene)) for sample in samples])
+
+    single: list[Sample] = []
+    scenes: list[Sample] = []
+    index = 0
+    while len(single) < num or len(scenes) < num:
+        sample = make_sample(seed, index, "test")
+        index += 1
+        if len(sample.scene.groups) == 1 and len(single) < num:
+            single.append(sample)
+        elif sample.alts[0] and len(scenes) < num:
+            scenes.append(sample)
+    groups = [sample.scene.groups[0] for sample in single]
+    classes = [CLASSES.index((group.kind, group.colour)) for group in groups]
+    return HeldOut(
+        pixels(single),
+        np.array(classes, np.int64),
+        pixels(scenes),
+        [sample.visual_caption for sample in scenes],
+        [" ".join(sample.alts) for sample in scenes],
+    )
+
+
+def evaluate(clip: Clip, held_out: HeldOut) -> dict[str, float]:
+    """Shares from 0 to 1, by name."""
+    both, kind, colour = right_classes(
+        clip.embed_images(held_out.single_pixels) @ _class_embeddings(clip).T,
+        held_out.single_classes,
+    )
+    figures = {"zero_shot": both, "zero_shot_kind": kind, "zero_shot_colour": colour}
+    images = clip.embed_images(held_out.pixels)
+    for name, texts in (("caption", held_out.captions), ("alt", held_out.alts)):
+        similarity = images @ clip.embed_texts(texts).T  # (images, texts)
+        for top in (1, 5):
+            figures[f"image_to_{name}_r{top}"] = recall(similarity, texts, top)
+            figures[f"{name}_to_image_r{top}"] = recall(similarity.T, texts, top)
+    return figures
+
+
+def _class_embeddings(clip: Clip) -> NDArray[np.float32]:
+    """(classes, E), the mean over TEMPLATES."""
+    texts = [
+        template.format(one=f"{colour} {kind}", many=f"{colour} {plural(kind)}")
+        for kind, colour in CLASSES
+        for template in TEMPLATES
+    ]
+    embeddings = clip.embed_texts(texts).reshape(len(CLASSES), len(TEMPLATES), -1).mean(1)
+    normalised: NDArray[np.float32] = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return normalised
+
+
+def right_classes(
+    similarity: NDArray[np.float32], classes: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """Shares of pictures whose most similar class is right: whole, in its kind, in its colour."""
+    found = similarity.argmax(1)
+    kind = found // len(COLOURS) == classes // len(COLOURS)
+    colour = found % len(COLOURS) == classes % len(COLOURS)
+    return float((kind & colour).mean()), float(kind.mean()), float(colour.mean())
+
+
+def recall(similarity: NDArray[np.float32], texts: Sequence[str], top: int) -> float:
+    """Share of rows that have a right column among the `top` most similar.
+
+    Row and column i belong together, and so do rows and columns whose texts are equal.
+    """
+    ids = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    labels = np.array([ids[text] for text in texts])
+    best = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
+    return float((labels[best] == labels[:, None]).any(1).mean())

@@ -46,8 +46,7 @@ class MixDraw:
         # surrogatepass: names of files may hold bytes that are no UTF-8.
         name = f"{purpose}\0{self.seed}\0{epoch}\0{key}".encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(name, digest_size=8).digest()
-        bits: int = int.from_bytes(digest, "big") >> (64 - _DRAW_BITS)
-        return bits / 2**_DRAW_BITS
+        return (int.from_bytes(digest, "big") >> (64 - _DRAW_BITS)) / float(1 << _DRAW_BITS)
 
 
 @dataclass(frozen=True)

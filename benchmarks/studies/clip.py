@@ -1,4 +1,8 @@
-"""A small CLIP trained on pictures with mixed texts, and nothing but its contrastive loss."""
+"""A small CLIP trained on pictures with mixed texts, and nothing but its contrastive loss.
+
+Its image tower is trained too, or locked (Zhai et al. 2022, arXiv 2111.07991): then pictures are
+embeddings that were made before, and the text tower learns what to say of them.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from altogether_rt.config import EncoderConfig
-from altogether_rt.mixing.draw import MixDraw, mix_text
+from altogether_rt.mixing.draw import MixDraw, MixedText, mix_text
+from altogether_rt.model.encoder import build_clip
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.train.data import example_order
 from altogether_rt.train.recipe import Optimization
 
-__all__ = ["Clip", "ClipTask", "Pictures", "resized"]
+__all__ = ["Clip", "ClipTask", "Images", "Pictures", "resized"]
 
 _BATCH = 256
 
+#: Pixels (N, H, W, 3) uint8, or embeddings (N, E) float32 of a locked image tower.
+Images = NDArray[np.uint8] | NDArray[np.float32]
+
 
 def resized(encoder: EncoderConfig, image_size: int, text_length: int) -> EncoderConfig:
-    """`encoder` for smaller images and shorter texts."""
+    """`encoder` for images of another size and shorter texts."""
     assert encoder.model is not None
     model = dict(encoder.model)
     model["vision_cfg"] = {**model["vision_cfg"], "image_size": image_size}
@@ -37,7 +45,7 @@ class Pictures:
     """Training pictures with their texts, in one order."""
 
     keys: Sequence[str]
-    pixels: NDArray[np.uint8]  # (N, H, W, 3)
+    images: Images
     alts: Sequence[Sequence[str]]  # each has one or more
     captions: Sequence[str | None]
 
@@ -49,20 +57,25 @@ class Clip:
     """Both towers, from pictures and texts to embeddings of length 1."""
 
     def __init__(
-        self, config: EncoderConfig, module: nn.Module, tokenizer: PromptTokenizer, eos_id: int
+        self, config: EncoderConfig, tokenizer: PromptTokenizer, eos_id: int, *, locked: bool
     ) -> None:
+        """Random weights, which torch's generator decides. locked: there is no image tower."""
         assert config.model is not None
-        self.module: Any = module
+        self.module: Any = build_clip(config)
+        if locked:
+            del self.module.visual
         self._tokenizer = tokenizer
         self._eos_id = eos_id
         self._text_length = int(config.model["text_cfg"]["context_length"])
         self._mean = torch.tensor(config.mean).view(1, 3, 1, 1)
         self._std = torch.tensor(config.std).view(1, 3, 1, 1)
 
-    def images(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Pixels (B, H, W, 3) to embeddings (B, E)."""
-        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-        image: Tensor = self.module.encode_image((scaled - self._mean) / self._std)
+    def images(self, images: Images) -> Tensor:
+        """Pixels, or embeddings of any length, to embeddings (B, E)."""
+        image = torch.from_numpy(images)
+        if image.dtype == torch.uint8:
+            scaled = image.permute(0, 3, 1, 2).float() / 255
+            image = self.module.encode_image((scaled - self._mean) / self._std)
         return F.normalize(image, dim=-1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -71,15 +84,15 @@ class Clip:
         for row, text in enumerate(texts):
             tokens = self._tokenizer.encode(text)[: self._text_length - 1]
             ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-        text: Tensor = self.module.encode_text(ids)
-        return F.normalize(text, dim=-1)
+        embedded: Tensor = self.module.encode_text(ids)
+        return F.normalize(embedded, dim=-1)
 
     @torch.no_grad()
-    def embed_images(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed_images(self, images: Images) -> NDArray[np.float32]:
         """As `images`, a batch at a time and in evaluation mode."""
         self.module.eval()
-        starts = range(0, len(pixels), _BATCH)
-        return np.concatenate([self.images(pixels[i : i + _BATCH]).numpy() for i in starts])
+        starts = range(0, len(images), _BATCH)
+        return np.concatenate([self.images(images[i : i + _BATCH]).numpy() for i in starts])
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -101,7 +114,6 @@ class ClipTask:
         self._clip = clip
         self._pictures = pictures
         self._draw = draw
-        self.num_captions = self.num_texts = 0
 
     @property
     def module(self) -> nn.Module:
@@ -113,24 +125,28 @@ class ClipTask:
         size = self.optimization.batch_size // self.optimization.accumulation
         first = step * self.optimization.batch_size + micro_batch * size
         order = example_order(self._draw.seed, len(self._pictures), first, size)
-        image = self._clip.images(self._pictures.pixels[[index for _, index in order]])
-        text = self._clip.texts([self.text(index, epoch) for epoch, index in order])
+        image = self._clip.images(self._pictures.images[[index for _, index in order]])
+        text = self._clip.texts([self.mixed(index, epoch).text for epoch, index in order])
         scale = self._clip.module.logit_scale.exp().clamp(max=100)
         logits = scale * image @ text.T  # (B, B)
         target = torch.arange(len(order))
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-    def text(self, index: int, epoch: int) -> str:
+    def mixed(self, index: int, epoch: int) -> MixedText:
         """What a picture is trained with in an epoch."""
         pictures = self._pictures
         mixed = mix_text(
             self._draw, pictures.keys[index], pictures.alts[index], pictures.captions[index], epoch
         )
         assert mixed is not None, "pictures without an alt-text are left out before"
-        self.num_texts += 1
-        self.num_captions += mixed.source == "caption"
-        return mixed.text
+        return mixed
+
+    def share_of_captions(self) -> float:
+        """Among the texts of all steps."""
+        total = self.optimization.num_steps * self.optimization.batch_size
+        order = example_order(self._draw.seed, len(self._pictures), 0, total)
+        return sum(self.mixed(i, epoch).source == "caption" for epoch, i in order) / total
 
     def sample(self, step: int) -> str:
-        """The share of captions so far."""
-        return f"captions {self.num_captions / max(1, self.num_texts):.3f}"
+        """A text that it was trained with."""
+        return self.mixed(step % len(self._pictures), 0).text

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
-from altogether_rt.config import EncoderConfig
-from altogether_rt.preprocess import Preprocessor
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import Sample, make_sample
 from altogether_rt.scenes.world import COLOURS, KINDS, plural
-from studies.clip import Clip
+from studies.clip import Clip, Images
 
 __all__ = ["CLASSES", "HeldOut", "evaluate", "make_held_out", "recall", "right_classes"]
 
@@ -29,36 +28,33 @@ TEMPLATES = ("{one}", "a {one}", "two {many}", "three {many}", "a photo of a {on
 class HeldOut:
     """Scenes of the `test` split; neither they nor their names occur in training."""
 
-    single_pixels: NDArray[np.uint8]  # (M, H, W, 3), scenes with one group
-    single_classes: NDArray[np.int64]  # (M,), rows of CLASSES
-    pixels: NDArray[np.uint8]  # (N, H, W, 3), scenes of any kind
+    single: Images  # M scenes with one group
+    classes: NDArray[np.int64]  # (M,), their rows of CLASSES
+    scenes: Images  # N scenes of any kind
     captions: Sequence[str]  # what an annotator who knows no names writes, one a scene
     alts: Sequence[str]  # what the web says
 
 
-def make_held_out(encoder: EncoderConfig, num: int, seed: int) -> HeldOut:
-    """`num` scenes with one group, and `num` of any kind that have an alt-text."""
-    preprocessor = Preprocessor(encoder)
+def make_held_out(prepare: Callable[[Sequence[Image]], Images], num: int, seed: int) -> HeldOut:
+    """`num` scenes with one group, and `num` others of any kind that have an alt-text.
 
-    def pixels(samples: Sequence[Sample]) -> NDArray[np.uint8]:
-        return np.stack([preprocessor.pixels(render(sample.scene)) for sample in samples])
-
+    prepare: from pictures to what the CLIP reads.
+    """
     single: list[Sample] = []
     scenes: list[Sample] = []
     index = 0
     while len(single) < num or len(scenes) < num:
         sample = make_sample(seed, index, "test")
         index += 1
-        if len(sample.scene.groups) == 1 and len(single) < num:
+        if len(sample.scene.groups) == 1 and len(single) < num and len(scenes) >= num:
             single.append(sample)
         elif sample.alts[0] and len(scenes) < num:
             scenes.append(sample)
     groups = [sample.scene.groups[0] for sample in single]
-    classes = [CLASSES.index((group.kind, group.colour)) for group in groups]
     return HeldOut(
-        pixels(single),
-        np.array(classes, np.int64),
-        pixels(scenes),
+        prepare([render(sample.scene) for sample in single]),
+        np.array([CLASSES.index((group.kind, group.colour)) for group in groups], np.int64),
+        prepare([render(sample.scene) for sample in scenes]),
         [sample.visual_caption for sample in scenes],
         [" ".join(sample.alts) for sample in scenes],
     )
@@ -67,11 +63,11 @@ def make_held_out(encoder: EncoderConfig, num: int, seed: int) -> HeldOut:
 def evaluate(clip: Clip, held_out: HeldOut) -> dict[str, float]:
     """Shares from 0 to 1, by name."""
     both, kind, colour = right_classes(
-        clip.embed_images(held_out.single_pixels) @ _class_embeddings(clip).T,
-        held_out.single_classes,
+        clip.embed_images(held_out.single) @ _class_embeddings(clip).T,
+        held_out.classes,
     )
     figures = {"zero_shot": both, "zero_shot_kind": kind, "zero_shot_colour": colour}
-    images = clip.embed_images(held_out.pixels)
+    images = clip.embed_images(held_out.scenes)
     for name, texts in (("caption", held_out.captions), ("alt", held_out.alts)):
         similarity = images @ clip.embed_texts(texts).T  # (images, texts)
         for top in (1, 5):

@@ -1,0 +1,194 @@
+"""From captions and alt-texts to the files that trainers read, an epoch each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from altogether_rt.data.alts import clean_text, iter_alts
+from altogether_rt.data.problems import Problems
+from altogether_rt.errors import AltogetherError
+from altogether_rt.mixing.captions import iter_captions, read_caption_object, shard_paths
+from altogether_rt.mixing.draw import MixDraw, mix_text
+from altogether_rt.mixing.formats import Format, MixFile, epoch_path
+from altogether_rt.mixing.table import Sample, SampleTable
+
+__all__ = ["MAX_EPOCHS", "MixPlan", "MixSummary", "mix"]
+
+#: Files that are open at once.
+MAX_EPOCHS: Final = 512
+
+Advance = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class MixPlan:
+    """What is to be written."""
+
+    draw: MixDraw
+    layout: Format = "rows"
+    num_epochs: int = 1
+    only_captions: bool = False  # samples whose text is not a caption are left out
+    images: str = ""  # open-clip: what goes before a file's name
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_epochs <= MAX_EPOCHS:
+            raise AltogetherError(
+                f"{self.num_epochs} epochs cannot be mixed at once: from 1 to {MAX_EPOCHS} can."
+            )
+
+
+@dataclass
+class MixSummary:
+    """What was read, and what was written in all epochs together."""
+
+    num_samples: int = 0
+    num_without_caption: int = 0  # samples, errors among them
+    num_failed: int = 0  # error rows
+    num_without_alt: int = 0  # samples
+    num_repeated: int = 0  # further captions of a sample that has one
+    problems: Problems = field(default_factory=Problems)  # lines that could not be read
+    num_captions: int = 0  # texts
+    num_alts: int = 0  # texts
+    num_missing_captions: int = 0  # alt-texts for which a caption was drawn and is not there
+    num_left_out: int = 0  # texts that were not written, since there is none
+
+    @property
+    def share(self) -> float | None:
+        """Captions among the texts that were written."""
+        total = self.num_captions + self.num_alts
+        return self.num_captions / total if total else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "samples": self.num_samples,
+            "without_caption": self.num_without_caption,
+            "errors": self.num_failed,
+            "without_alt": self.num_without_alt,
+            "repeated": self.num_repeated,
+            "unreadable": self.problems.count,
+            "captions": self.num_captions,
+            "alts": self.num_alts,
+            "missing_captions": self.num_missing_captions,
+            "left_out": self.num_left_out,
+            "share": self.share,
+        }
+
+
+def mix(
+    captions: Path,
+    out: Path,
+    plan: MixPlan,
+    *,
+    alts: Path | None = None,
+    overwrite: bool = False,
+    advance: Advance = lambda: None,
+) -> MixSummary:
+    """Writes `out`, or a file for each epoch beside it; all of them appear when all are written.
+
+    alts: a file of alt-texts, which then replace those that stand beside the captions. A folder of
+    MetaCLIP's caption shards is written as such a folder, if that is the layout. `advance` is
+    called for every sample. Raises AltogetherError.
+    """
+    paths = [epoch_path(out, epoch, plan.num_epochs) for epoch in range(plan.num_epochs)]
+    _check_paths(paths, [captions, *([alts] if alts else [])], overwrite)
+    summary = MixSummary()
+    if plan.layout == "metaclip" and captions.is_dir():
+        _mix_shards(captions, paths, plan, summary, advance)
+        return summary
+    with SampleTable() as table:
+        _fill(table, captions, alts, summary)
+        if not len(table):
+            raise AltogetherError(f"{captions} has no captions: {summary.problems or 'no rows'}.")
+        _write(table, paths, plan, summary, advance)
+    return summary
+
+
+def _check_paths(paths: Sequence[Path], inputs: Sequence[Path], overwrite: bool) -> None:
+    for path in paths:
+        if any(path.exists() and path.samefile(other) for other in inputs if other.exists()):
+            raise AltogetherError(f"{path} is read: give another --out.")
+        if path.exists() and not overwrite:
+            raise AltogetherError(f"{path} exists already: give another --out, or --overwrite.")
+        if path.is_dir() and overwrite:
+            raise AltogetherError(f"{path} is a folder: remove it, or give another --out.")
+
+
+def _fill(table: SampleTable, captions: Path, alts: Path | None, summary: MixSummary) -> None:
+    """Reads everything."""
+    for record in iter_captions(captions, summary.problems):
+        known = () if alts is not None else record.alts
+        added = table.add(record.key, known, record.caption)
+        summary.num_repeated += not added
+        summary.num_failed += record.failed and added
+    if alts is not None:
+        for name, texts in iter_alts(alts, summary.problems):
+            table.add_alts(name, texts)
+
+
+def _write(
+    samples: Iterable[Sample],
+    paths: Sequence[Path],
+    plan: MixPlan,
+    summary: MixSummary,
+    advance: Advance,
+) -> None:
+    files: list[MixFile] = []
+    with ExitStack() as stack:
+        for epoch, path in enumerate(paths):
+            files.append(MixFile(path, plan.layout, epoch, plan.images))
+            stack.callback(files[-1].discard)
+        for sample in samples:
+            summary.num_samples += 1
+            summary.num_without_caption += sample.caption is None
+            summary.num_without_alt += not sample.alts
+            for epoch, file in enumerate(files):
+                _write_text(file, sample, plan, epoch, summary)
+            advance()
+        for file in files:
+            file.close()
+        for file in files:
+            file.finish()
+
+
+def _write_text(
+    file: MixFile, sample: Sample, plan: MixPlan, epoch: int, summary: MixSummary
+) -> None:
+    alts: tuple[str, ...] = sample.alts
+    if plan.layout == "metaclip":
+        alts = ("",)  # whatever they are, its loader has them
+    mixed = mix_text(plan.draw, sample.key, alts, sample.caption, epoch)
+    if mixed is None or (plan.only_captions and mixed.source == "alt"):
+        summary.num_left_out += 1
+        return
+    summary.num_captions += mixed.source == "caption"
+    summary.num_alts += mixed.source == "alt"
+    summary.num_missing_captions += mixed.missing_caption
+    file.write(sample.key, mixed)
+
+
+def _mix_shards(
+    captions: Path,
+    paths: Sequence[Path],
+    plan: MixPlan,
+    summary: MixSummary,
+    advance: Advance,
+) -> None:
+    """MetaCLIP's folder of shards, one at a time. Each epoch's folder appears when all are."""
+    temporaries = [path.with_name(path.name + ".tmp") for path in paths]
+    for temporary in temporaries:
+        if temporary.exists():
+            raise AltogetherError(f"{temporary} is left from a run that was stopped: remove it.")
+    for shard in shard_paths(captions):
+        samples = (
+            Sample(key, (), clean_text(caption or "") or None)
+            for key, caption in read_caption_object(shard, summary.problems).items()
+        )
+        name = shard.relative_to(captions)
+        _write(samples, [path / name for path in temporaries], plan, summary, advance)
+    for temporary, path in zip(temporaries, paths, strict=True):
+        temporary.rename(path)

@@ -116,10 +116,10 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 
 
 _LIMITS = (
-    "What it cannot show: a world of 24 kinds has no long tail of names, so alt-texts know nothing",
-    "that a classifier is asked for; the names in them are of single things and never seen again.",
-    "The captions' wording is one template's, which the captions to retrieve share. These are",
-    "scenes, not ImageNet, and a CLIP of a few million parameters after minutes, not days.",
+    "What it cannot show: the world of scenes has 24 kinds and no long tail, so alt-texts name",
+    "nothing that a classifier is asked for, and their names, of single things, are never seen",
+    "again. The starter's captions are nearly free of errors and all of one wording, which the",
+    "captions to retrieve share. On the web, captions are less sure and alt-texts know more.",
 )
 
 
@@ -131,16 +131,21 @@ def _about(result: Mapping[str, Any]) -> str:
 
 def _how(settings: Mapping[str, Any], result: Mapping[str, Any]) -> str:
     minutes = sum(run["cpu_s"] for run in result["runs"]) / 60
+    tower = (
+        "the image tower is the starter's, locked, and the text tower starts from nothing"
+        if settings["image_tower"] == "locked"
+        else f"both towers start from nothing, at {settings['image_size']} pixels"
+    )
     return (
         f"{settings['scenes']} scenes of the train split (seed {settings['scenes_seed']}), "
         f"captioned by the starter; the {settings['scenes_with_alt_text']} that have an alt-text "
-        f"are trained on, at {settings['image_size']} pixels, {settings['steps']} steps of "
-        f"{settings['batch_size']}, contrastive loss alone. Texts are drawn as `altogether-rt mix` "
-        "draws them, anew every epoch; a seed has the same initial weights and the same order of "
-        f"pictures at every share. Evaluated on {settings['held_out']} scenes with one group "
-        f"(classes: 24 kinds × 10 colours, chance 0.4 %) and {settings['held_out']} of any kind "
-        f"(test split, seed {settings['held_out_seed']}), where equal texts count as equal. "
-        f"{minutes:.0f} minutes of processor time."
+        f"are trained on, {settings['steps']} steps of {settings['batch_size']}, contrastive loss "
+        f"alone; {tower}. Texts are drawn as `altogether-rt mix` draws them, anew every epoch; a "
+        "seed has the same initial weights and the same order of pictures at every share. "
+        f"Evaluated on {settings['held_out']} scenes with one group (classes: 24 kinds × 10 "
+        f"colours, chance 0.4 %) and {settings['held_out']} of any kind (test split, seed "
+        f"{settings['held_out_seed']}), where equal texts count as equal. {minutes:.0f} minutes "
+        "of processor time."
     )
 
 
@@ -160,7 +165,7 @@ def to_svg(result: Mapping[str, Any]) -> str:
         for title, figures in _PANELS.items()
     ]
     note = (
-        "Scenes, not ImageNet: a small CLIP trained on drawn scenes whose texts are alt-texts or "
+        "Scenes, not ImageNet: a small CLIP, trained on drawn scenes whose texts are alt-texts or "
         "the starter's captions, evaluated on held-out scenes. Lines are means over seeds, bars "
         "their 95 % intervals (Student's t), dots the seeds."
     )

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra train")
-pytest.importorskip("open_clip", reason="needs the extra train")
 
 import mixing
 from studies.held_out import CLASSES, recall, right_classes

@@ -89,10 +89,10 @@ def mix_command(
     out = out or Path(_DEFAULT_OUT[layout])
     with output.progress(None, "images") as progress:
         summary = mix(captions, out, plan, alts=alt, overwrite=overwrite, advance=progress.advance)
-    data = {"out": str(out), "ratio": ratio, "seed": seed, "epochs": epochs, **summary.to_dict()}
-    output.result(data, _sentences(out, plan, summary))
+    asked = {"out": str(out), "format": layout, "ratio": ratio, "seed": seed, "epochs": epochs}
+    output.result({**asked, **summary.to_dict()}, _sentences(out, plan, summary))
     if summary.problems:
-        output.note(f"{summary.problems.count} lines were left out: {summary.problems}.")
+        output.note(f"left out, unreadable: {summary.problems}")
 
 
 def _sentences(out: Path, plan: MixPlan, summary: MixSummary) -> str:
@@ -100,13 +100,13 @@ def _sentences(out: Path, plan: MixPlan, summary: MixSummary) -> str:
     epochs = "" if plan.num_epochs == 1 else f" in {plan.num_epochs} epochs"
     share = "" if summary.share is None else f", {100 * summary.share:.2f} % captions"
     lines = [f"{out}: {summary.num_captions + summary.num_alts} texts{epochs}{share}."]
-    counted = (
-        (summary.num_missing_captions, "alt-texts stand in for captions that are missing"),
-        (summary.num_left_out, "texts were left out: there is none to take"),
-        (summary.num_failed, "images could not be captioned"),
-        (summary.num_repeated, "further captions of an image were left out"),
-    )
-    lines += [f"{count} {what}." for count, what in counted if count]
+    counted = {
+        "alt-texts taken because the caption is missing": summary.num_missing_captions,
+        "texts left out because there is none": summary.num_left_out,
+        "images that could not be captioned": summary.num_failed,
+        "further captions of an image, left out": summary.num_repeated,
+    }
+    lines += [f"{what}: {count}" for what, count in counted.items() if count]
     if plan.layout == "metaclip":
-        lines.append("The captions alone are listed: let the loader replace whatever is (p = 1).")
+        lines.append("Only drawn captions are listed: the loader is to take all of them (p = 1).")
     return "\n".join(lines)

@@ -36,11 +36,10 @@ from studies.mixing_report import to_markdown, to_svg
 from studies.record import RunStore, write_result, write_whole
 
 from altogether_rt import Captioner
-from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.data.images import load_image
 from altogether_rt.data.rows import read_rows
 from altogether_rt.mixing.draw import MixDraw
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.preprocess import Preprocessor
 from altogether_rt.train.log import TrainLog
 from altogether_rt.train.loop import run_task
 from altogether_rt.train.recipe import Optimization
@@ -111,17 +110,13 @@ class Laboratory:
     def __init__(self, study: Study, work: Path) -> None:
         self.study = study
         self.store = RunStore(work, study.settings())
-        bundle = Bundle.load("starter")
-        self._eos_id = bundle.config.decoder.eos_id
-        size = study.image_size if study.image_tower == "scratch" else None
-        encoder = bundle.config.encoder
-        self._encoder = resized(encoder, size or encoder.image_size, study.text_length)
-        self._preprocessor = Preprocessor(self._encoder)
-        self._tokenizer = PromptTokenizer.from_file(
-            bundle.tokenizer_path, bundle.config.prompt, bundle.config.decoder.pad_id
-        )
         with Captioner.load("starter", threads=1) as starter:
             self._starter = starter
+            scratch = study.image_tower == "scratch"
+            encoder = starter.config.encoder
+            size = study.image_size if scratch else encoder.image_size
+            self._encoder = resized(encoder, size, study.text_length)
+            self._preprocessor = Preprocessor(self._encoder)
             self.pictures = self._read_pictures(caption_scenes(work, study))
             self.held_out = make_held_out(self._prepare, study.held_out, study.held_out_seed)
 
@@ -157,7 +152,8 @@ class Laboratory:
         start = time.process_time()
         torch.manual_seed(seed)
         locked = self.study.image_tower == "locked"
-        clip = Clip(self._encoder, self._tokenizer, self._eos_id, locked=locked)
+        eos_id = self._starter.config.decoder.eos_id
+        clip = Clip(self._encoder, self._starter.tokenizer, eos_id, locked=locked)
         task = ClipTask(self.study.optimization, clip, self.pictures, MixDraw(ratio, seed))
         state = self.store.folder / f"{name}.pt"
         with TrainLog(self.store.folder / "log", lambda line: print(name, line, flush=True)) as log:

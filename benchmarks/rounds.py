@@ -157,7 +157,7 @@ class Laboratory:
                 threads=1,
                 say=lambda line: print(name, line, flush=True),
             )
-        with Captioner.from_checkpoint(checkpoint, device="cpu", threads=1) as captioner:
+        with Captioner.load(checkpoint, device="cpu", threads=1) as captioner:
             run: dict[str, Any] = {"seed": seed, "round": last, "trained_with_alts": with_alts}
             if with_alts:
                 run["told"] = score(captioner, self.held_out, alts_given=True)

@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 from studies.clip import Clip, ClipTask, Images, Pictures, resized
 from studies.held_out import evaluate, make_held_out
@@ -135,7 +136,7 @@ class Laboratory:
         with captions.open("rb") as file:
             rows = [row for _, row, _ in read_rows(file) if row is not None and row["alt"]]
         names = [str(row["file_name"]) for row in rows]
-        parts = []
+        parts: list[NDArray[Any]] = []
         for first in range(0, len(names), _CHUNK):
             paths = [captions.parent / "scenes" / name for name in names[first : first + _CHUNK]]
             parts.append(self._prepare([load_image(path) for path in paths]))

@@ -100,7 +100,8 @@ def _record(row: Mapping[Any, Any], where: str, problems: Problems) -> CaptionRe
         problems.add(f"{where}: no file_name")
         return None
     failed = "error" in row and caption is None
-    if not failed and not isinstance(caption, str):
+    missing = failed or ("caption" in row and caption is None)
+    if not missing and not isinstance(caption, str):
         problems.add(f"{where}: no caption")
         return None
     told = {name for name in ("alt", "alts") if name in row}

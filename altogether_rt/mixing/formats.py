@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TextIO
 
@@ -28,6 +29,10 @@ _PANDAS_MISSING: Final = frozenset(
 )  # fmt: skip
 
 
+#: In a file's name: no UTF-8, or the end of what pandas reads.
+_UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
+
+
 def epoch_path(path: Path, epoch: int, num_epochs: int) -> Path:
     """`mixed.jsonl`, or `mixed-epoch3.jsonl` where there are several."""
     if num_epochs == 1:
@@ -39,7 +44,8 @@ def epoch_path(path: Path, epoch: int, num_epochs: int) -> Path:
 class _Writer(Protocol):
     """Puts texts into an open file in one layout."""
 
-    def write(self, key: str, mixed: MixedText) -> None: ...
+    def write(self, key: str, mixed: MixedText) -> bool:
+        """False, and nothing is written, for a name that the layout cannot hold."""
 
     def end(self) -> None: ...
 
@@ -57,8 +63,9 @@ class MixFile:
             raise AltogetherError(f"{path} cannot be written: {error.strerror}.") from error
         self._writer = _writer(self._file, layout, path, epoch, images)
 
-    def write(self, key: str, mixed: MixedText) -> None:
-        self._writer.write(key, mixed)
+    def write(self, key: str, mixed: MixedText) -> bool:
+        """False, and nothing is written, for a name that the layout cannot hold."""
+        return self._writer.write(key, mixed)
 
     def close(self) -> None:
         """Ends the layout and brings everything to the disk."""
@@ -93,11 +100,12 @@ class _Lines:
         self._file = file
         self._epoch = epoch
 
-    def write(self, key: str, mixed: MixedText) -> None:
+    def write(self, key: str, mixed: MixedText) -> bool:
         row: dict[str, Any] = {"file_name": key, "text": mixed.text}
         if self._epoch is not None:
             row |= {"source": mixed.source, "epoch": self._epoch}
         self._file.write(encode_row(row).decode("utf-8"))
+        return True
 
     def end(self) -> None:
         pass
@@ -112,10 +120,14 @@ class _OpenClip:
         self._rows.writerow(("filepath", "title"))
         self._images = images
 
-    def write(self, key: str, mixed: MixedText) -> None:
+    def write(self, key: str, mixed: MixedText) -> bool:
+        path = os.path.join(self._images, key)
+        if _UNFIT.search(path):
+            return False
         # Its tokenizer strips the space; without it pandas would read a number that is not there.
         text = f" {mixed.text}" if mixed.text in _PANDAS_MISSING else mixed.text
-        self._rows.writerow((os.path.join(self._images, key), text))
+        self._rows.writerow((path, text))
+        return True
 
     def end(self) -> None:
         pass
@@ -129,9 +141,9 @@ class _MetaClip:
         self._file = file
         self._uuids: set[str] = set()
 
-    def write(self, key: str, mixed: MixedText) -> None:
+    def write(self, key: str, mixed: MixedText) -> bool:
         if mixed.source != "caption":
-            return
+            return True
         name = key.rpartition("/")[2]
         uuid = name[: name.rfind(".")] if has_image_suffix(name) else name
         if uuid in self._uuids:
@@ -142,6 +154,7 @@ class _MetaClip:
         self._file.write(",\n" if self._uuids else "{\n")
         self._file.write(f"{json.dumps(uuid)}: {json.dumps(mixed.text, ensure_ascii=False)}")
         self._uuids.add(uuid)
+        return True
 
     def end(self) -> None:
         self._file.write("\n}\n" if self._uuids else "{}\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -54,7 +56,7 @@ class MixSummary:
     num_captions: int = 0  # texts
     num_alts: int = 0  # texts
     num_missing_captions: int = 0  # alt-texts for which a caption was drawn and is not there
-    num_left_out: int = 0  # texts that were not written, since there is none
+    num_left_out: int = 0  # texts that were not written: there is none, or its name does not fit
 
     @property
     def share(self) -> float | None:
@@ -100,11 +102,17 @@ def mix(
     if plan.layout == "metaclip" and captions.is_dir():
         _mix_shards(captions, paths, plan, summary, advance)
         return summary
-    with SampleTable() as table:
-        _fill(table, captions, alts, summary)
-        if not len(table):
-            raise AltogetherError(f"{captions} has no captions: {summary.problems or 'no rows'}.")
-        _write(table, paths, plan, summary, advance)
+    try:
+        with SampleTable() as table:
+            _fill(table, captions, alts, summary)
+            if not len(table):
+                reason = summary.problems or "no rows"
+                raise AltogetherError(f"{captions} has no captions: {reason}.")
+            _write(table, paths, plan, summary, advance)
+    except sqlite3.Error as error:
+        raise AltogetherError(
+            f"the texts cannot be kept on disk ({error}): set SQLITE_TMPDIR to a folder with room."
+        ) from error
     return summary
 
 
@@ -162,13 +170,13 @@ def _write_text(
     if plan.layout == "metaclip":
         alts = ("",)  # whatever they are, its loader has them
     mixed = mix_text(plan.draw, sample.key, alts, sample.caption, epoch)
-    if mixed is None or (plan.only_captions and mixed.source == "alt"):
+    wanted = mixed is not None and not (plan.only_captions and mixed.source == "alt")
+    if mixed is None or not wanted or not file.write(sample.key, mixed):
         summary.num_left_out += 1
         return
     summary.num_captions += mixed.source == "caption"
     summary.num_alts += mixed.source == "alt"
     summary.num_missing_captions += mixed.missing_caption
-    file.write(sample.key, mixed)
 
 
 def _mix_shards(
@@ -183,12 +191,15 @@ def _mix_shards(
     for temporary in temporaries:
         if temporary.exists():
             raise AltogetherError(f"{temporary} is left from a run that was stopped: remove it.")
-    for shard in shard_paths(captions):
-        samples = (
-            Sample(key, (), clean_text(caption or "") or None)
-            for key, caption in read_caption_object(shard, summary.problems).items()
-        )
-        name = shard.relative_to(captions)
-        _write(samples, [path / name for path in temporaries], plan, summary, advance)
-    for temporary, path in zip(temporaries, paths, strict=True):
-        temporary.rename(path)
+    with ExitStack() as stack:
+        for temporary in temporaries:
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        for shard in shard_paths(captions):
+            samples = (
+                Sample(key, (), clean_text(caption or "") or None)
+                for key, caption in read_caption_object(shard, summary.problems).items()
+            )
+            name = shard.relative_to(captions)
+            _write(samples, [path / name for path in temporaries], plan, summary, advance)
+        for temporary, path in zip(temporaries, paths, strict=True):
+            temporary.rename(path)

@@ -29,6 +29,8 @@ def test_rows_of_captions_and_errors(tmp_path: Path) -> None:
         "{broken",
         '{"file_name": "d.png", "caption": 7}',
         '{"caption": "of nothing"}',
+        '{"file_name": "n.png", "alt": "n", "caption": null}',
+        '{"file_name": "m.png", "alt": "m"}',
         '{"file_name": "e.png", "alt": null, "caption": "an e"}',  # no line end
     )
     path.write_text("\n".join(lines))
@@ -37,9 +39,15 @@ def test_rows_of_captions_and_errors(tmp_path: Path) -> None:
         CaptionRecord("a.png", "an a", ("x", "y")),
         CaptionRecord("b.png", None, ("z",), failed=True),
         CaptionRecord("c.png", "a c"),
+        CaptionRecord("n.png", None, ("n",)),
         CaptionRecord("e.png", "an e"),
     ]
-    assert problems.examples == ["line 5: not JSON", "line 6: no caption", "line 7: no file_name"]
+    assert problems.examples == [
+        "line 5: not JSON",
+        "line 6: no caption",
+        "line 7: no file_name",
+        "line 9: no caption",
+    ]
 
 
 def test_plain_and_nested_objects_read_the_same(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.draw import MixDraw
 from altogether_rt.mixing.mixture import MixPlan, MixSummary, mix
+from altogether_rt.mixing.table import SampleTable
 
 pytestmark = pytest.mark.lean
 
@@ -199,6 +201,41 @@ def test_two_images_of_one_uuid_are_refused_and_nothing_is_left(tmp_path: Path) 
     with pytest.raises(AltogetherError, match="two images are called '1'"):
         run(captions, tmp_path / "m.json", 1.0, layout="metaclip")
     assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
+
+
+def test_a_name_that_a_layout_cannot_hold_is_counted(tmp_path: Path) -> None:
+    captions = tmp_path / "c.jsonl"
+    names = ["caf\udce9.png", "b.png"]
+    captions.write_text(
+        "".join(
+            json.dumps({"file_name": name, "alt": "x", "caption": "c"}) + "\n" for name in names
+        )
+    )
+    summary = run(captions, tmp_path / "m.tsv", 0.0, layout="open-clip")
+    assert (tmp_path / "m.tsv").read_text("utf-8") == "filepath\ttitle\nb.png\tx\n"
+    assert summary.num_left_out == 1
+    run(captions, tmp_path / "m.jsonl", 0.0)
+    assert [row["file_name"] for row in rows(tmp_path / "m.jsonl")] == names
+
+
+def test_shards_that_fail_leave_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.json").write_text('{"a": "b"}')
+    (tmp_path / "in" / "2.json").write_text("[")
+    with pytest.raises(AltogetherError, match=r"2\.json is not a JSON file"):
+        run(tmp_path / "in", tmp_path / "out", 1.0, layout="metaclip")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_full_disk_is_one_sentence(
+    tmp_path: Path, captions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bool:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(SampleTable, "add", full)
+    with pytest.raises(AltogetherError, match=r"disk is full.*SQLITE_TMPDIR"):
+        run(captions, tmp_path / "m")
 
 
 def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path, captions: Path) -> None:

@@ -1,17 +1,17 @@
-"""What a share of captions among alt-texts does for CLIP: the paper's Fig. 4 in miniature.
+"""CLIP trained on alt-texts and a share of captions: the paper's Fig. 4 in miniature.
 
     nice -n 19 python benchmarks/mixing.py
     nice -n 19 python benchmarks/mixing.py --image-tower scratch --scenes 12000 --steps 1200
 
 The starter captions scenes that it has not seen. A CLIP is then trained on the same scenes with the
 texts that `altogether-rt mix` would give them, at several shares of captions and seeds, by CLIP's
-loss alone. Held-out scenes show what came of it: zero-shot classification (kind × colour) and
-retrieval. It is about scenes, not ImageNet.
+loss alone. It is evaluated on held-out scenes: zero-shot classification (kind × colour) and
+retrieval. These are scenes, not ImageNet.
 
-The image tower is the starter's, locked, and the text tower starts from nothing: ten minutes of one
-core are enough. With `--image-tower scratch` both towers start from nothing, on smaller images;
-then give it hours. What a run has found is kept in --work when it ends, and its state every hundred
-steps: the same command goes on where it was. Writes benchmarks/results/mixing.json, .md and .svg
+The image tower is the starter's, locked, and the text tower starts from random weights: ten minutes
+of one core are enough. With `--image-tower scratch` both towers start from random weights, on
+smaller images; that takes hours. The figures of a finished run and the state of an unfinished one
+are kept in --work: the same command continues. Writes benchmarks/results/mixing.json, .md and .svg
 after every run.
 """
 
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
-from studies.clip import Clip, ClipTask, Images, Pictures, resized
+from studies.clip import Clip, ClipObjective, Images, Pictures, resized
 from studies.held_out import evaluate, make_held_out
 from studies.mixing_report import to_markdown, to_svg
 from studies.record import RunStore, write_result, write_whole
@@ -42,7 +42,7 @@ from altogether_rt.data.rows import read_rows
 from altogether_rt.mixing.draw import MixDraw
 from altogether_rt.preprocess import Preprocessor
 from altogether_rt.train.log import TrainLog
-from altogether_rt.train.loop import run_task
+from altogether_rt.train.loop import minimize
 from altogether_rt.train.recipe import Optimization
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained, and on what."""
+    """The settings of the study."""
 
     ratios: tuple[float, ...] = (0.0, 0.15, 0.3, 0.5, 0.75, 1.0)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -71,12 +71,12 @@ class Study:
     peak_lr: float = 1e-3
 
     def settings(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The settings as JSON values."""
         settings: dict[str, Any] = json.loads(json.dumps(vars(self)))
         return settings
 
     def runs(self) -> Iterator[tuple[int, float]]:
-        """(seed, ratio), seed by seed: what is there early already shows every ratio."""
+        """(seed, ratio), seed by seed, so that early results have every ratio."""
         return ((seed, ratio) for seed in self.seeds for ratio in self.ratios)
 
     @property
@@ -93,7 +93,7 @@ class Study:
 
 
 def caption_scenes(work: Path, study: Study) -> Path:
-    """Draws the scenes and lets the starter caption them; the file of captions."""
+    """Draw the scenes and caption them with the starter; returns the file of captions."""
     scenes, captions = work / "scenes", work / "captions.jsonl"
     if not (scenes / "alts.jsonl").exists():
         options = ["--num", str(study.scenes), "--seed", str(study.scenes_seed)]
@@ -106,7 +106,7 @@ def caption_scenes(work: Path, study: Study) -> Path:
 
 
 class Laboratory:
-    """What all runs of a study share."""
+    """What the runs of a study share."""
 
     def __init__(self, study: Study, work: Path) -> None:
         self.study = study
@@ -122,7 +122,7 @@ class Laboratory:
             self.held_out = make_held_out(self._prepare, study.held_out, study.held_out_seed)
 
     def _prepare(self, images: Sequence[Image]) -> Images:
-        """Pixels, or what the starter's tower makes of them."""
+        """Pixels, or the embeddings of the starter's image tower."""
         pixels = np.stack([self._preprocessor.pixels(image) for image in images])
         if self.study.image_tower == "scratch":
             return pixels
@@ -132,7 +132,7 @@ class Laboratory:
         return np.concatenate(parts).astype(np.float32)
 
     def _read_pictures(self, captions: Path) -> Pictures:
-        """The pictures that have an alt-text, as those of a web data set do."""
+        """The pictures that have an alt-text, as all pictures of a web data set do."""
         with captions.open("rb") as file:
             rows = [row for _, row, _ in read_rows(file) if row is not None and row["alt"]]
         names = [str(row["file_name"]) for row in rows]
@@ -145,7 +145,7 @@ class Laboratory:
         return Pictures(names, images, alts, [row.get("caption") for row in rows])
 
     def run(self, seed: int, ratio: float) -> dict[str, Any]:
-        """Trains and evaluates one CLIP, unless that was done before."""
+        """Train and evaluate one CLIP, unless that was done before."""
         name = f"ratio-{ratio:g}-seed-{seed}"
         done = self.store.get(name)
         if done is not None:
@@ -155,16 +155,18 @@ class Laboratory:
         locked = self.study.image_tower == "locked"
         eos_id = self._starter.config.decoder.eos_id
         clip = Clip(self._encoder, self._starter.tokenizer, eos_id, locked=locked)
-        task = ClipTask(self.study.optimization, clip, self.pictures, MixDraw(ratio, seed))
+        objective = ClipObjective(
+            self.study.optimization, clip, self.pictures, MixDraw(ratio, seed)
+        )
         state = self.store.folder / f"{name}.pt"
         with TrainLog(self.store.folder / "log", lambda line: print(name, line, flush=True)) as log:
             every = {"save_every_steps": 100, "log_every_steps": 50}
-            run_task(task, state, log, **every, sample_every_steps=self.study.steps)
+            minimize(objective, state, log, **every, sample_every_steps=self.study.steps)
         figures = {key: round(value, 5) for key, value in evaluate(clip, self.held_out).items()}
         run = {
             "ratio": ratio,
             "seed": seed,
-            "captions": round(task.share_of_captions(), 4),
+            "captions": round(objective.share_of_captions(), 4),
             "cpu_s": round(time.process_time() - start, 1),
             **figures,
         }

@@ -1,15 +1,16 @@
-"""What another round of annotation teaches, with and without alt-texts: rounds in miniature.
+"""Captioners fine-tuned on two and on three rounds of annotation, with and without alt-texts.
 
     nice -n 19 python benchmarks/rounds.py
 
-The starter's weights (`altogether-rt import starter`) are fine-tuned on scenes whose last round of
-annotation is the second, or the third, as `altogether-rt train --init` does it: each with the
-alt-text as condition, left out half of the time as in the paper, and without any. Held-out scenes,
-whose names occur in no training, are then captioned and scored by their facts. In a scene with two
-groups, the second round describes the first of them; the third has both and how they stand.
+The starter's weights (`altogether-rt import starter`) are fine-tuned, as by `altogether-rt train
+--init`, on scenes whose annotation ends with the second round, or with the third. In each case they
+are trained with the alt-text as condition, left out half of the time as in the paper, and without.
+Held-out scenes, whose names do not occur in training, are then captioned and scored by their facts.
+If a scene has two groups, its second round describes the first of them; the third round describes
+both, and how they stand to each other.
 
-Takes about a quarter of an hour of one core. A run is kept in --work when it ends, and its state as
-it trains: the same command goes on where it was. Writes benchmarks/results/rounds.json, .md and
+Takes about ten minutes of one core. The figures of a finished run and the state of an unfinished
+one are kept in --work: the same command continues. Writes benchmarks/results/rounds.json, .md and
 .svg after every run.
 """
 
@@ -35,7 +36,7 @@ from altogether_rt.scenes.dataset import reference_row
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.score import Scores
 from altogether_rt.scenes.text import Sample, make_sample
-from altogether_rt.train.recipe import DataRecipe, Optimization, Stage, TrainRecipe
+from altogether_rt.train.recipe import DataRecipe, Optimization, TrainingStage, TrainRecipe
 from altogether_rt.train.run import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +46,7 @@ PROGRAM = [sys.executable, "-m", "altogether_rt.cli.main"]
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained, and on what."""
+    """The settings of the study."""
 
     rounds: tuple[int, ...] = (2, 3)
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -59,7 +60,7 @@ class Study:
     alt_dropout: float = 0.5  # the paper's, where there are alt-texts
 
     def settings(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The settings as JSON values."""
         settings: dict[str, Any] = json.loads(json.dumps(vars(self)))
         return settings
 
@@ -85,7 +86,7 @@ class Study:
             config="starter",
             data=DataRecipe(source="folder"),
             seed=seed,
-            finetune=Stage(optimization, self.alt_dropout if with_alts else 1.0),
+            finetune=TrainingStage(optimization, self.alt_dropout if with_alts else 1.0),
             save_every_steps=50,
             log_every_steps=20,
             sample_every_steps=self.steps,
@@ -93,7 +94,7 @@ class Study:
 
 
 def write_round(folder: Path, last: int) -> Path:
-    """references.jsonl with the rounds up to `last`, beside it: what `train --data` reads."""
+    """Write the rounds up to `last` of references.jsonl, as `train --data` reads them."""
     path = folder / f"round-{last}.jsonl"
     if not path.exists():
         lines = []
@@ -106,13 +107,13 @@ def write_round(folder: Path, last: int) -> Path:
 
 
 def score(captioner: Captioner, samples: Sequence[Sample], *, alts_given: bool) -> dict[str, Any]:
-    """Scores of what a captioner says of scenes, in percent."""
+    """Scores of the captions of scenes, in percent."""
     alts = [list(sample.alts) for sample in samples] if alts_given else None
     scores = Scores()
     images = [render(sample.scene) for sample in samples]
     for sample, caption in zip(samples, captioner.caption(images, alts), strict=True):
         row = reference_row("", sample)
-        if not alts_given:  # whoever saw no alt-text invents every name
+        if not alts_given:  # without an alt-text every name is invented
             row["rounds"] = ["", *row["rounds"]]
         scores.add(caption.text, row)
     return scores.to_dict()
@@ -120,7 +121,7 @@ def score(captioner: Captioner, samples: Sequence[Sample], *, alts_given: bool) 
 
 @dataclass
 class Laboratory:
-    """What all runs of a study share."""
+    """What the runs of a study share."""
 
     study: Study
     work: Path
@@ -140,7 +141,7 @@ class Laboratory:
             subprocess.run([*PROGRAM, "import", "starter", "--out", str(start)], check=True)
 
     def run(self, seed: int, last: int, with_alts: bool) -> dict[str, Any]:
-        """Trains and scores one captioner, unless that was done before."""
+        """Train and score one captioner, unless that was done before."""
         name = f"round-{last}-{'with' if with_alts else 'without'}-alts-seed-{seed}"
         done = self.store.get(name)
         if done is not None:
@@ -160,8 +161,8 @@ class Laboratory:
         with Captioner.load(checkpoint, device="cpu", threads=1) as captioner:
             run: dict[str, Any] = {"seed": seed, "round": last, "trained_with_alts": with_alts}
             if with_alts:
-                run["told"] = score(captioner, self.held_out, alts_given=True)
-            run["blind"] = score(captioner, self.held_out, alts_given=False)
+                run["with_alts"] = score(captioner, self.held_out, alts_given=True)
+            run["without_alts"] = score(captioner, self.held_out, alts_given=False)
         run["cpu_s"] = round(time.process_time() - start, 1)
         self.store.put(name, run)
         shutil.rmtree(checkpoint)
@@ -177,9 +178,11 @@ class Laboratory:
         for sample in self.held_out:
             alts.add(" ".join(sample.alts), reference_row("", sample))
         with Captioner.load("starter", threads=1) as starter:
-            told = score(starter, self.held_out, alts_given=True)
-            blind = score(starter, self.held_out, alts_given=False)
-        found = {"alts": alts.to_dict(), "starter_told": told, "starter_blind": blind}
+            found = {
+                "alts": alts.to_dict(),
+                "starter_with_alts": score(starter, self.held_out, alts_given=True),
+                "starter_without_alts": score(starter, self.held_out, alts_given=False),
+            }
         self.store.put("baselines", found)
         return found
 

@@ -92,7 +92,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "mix": CommandSpec(
         "altogether_rt.cli.commands.mix:mix_command",
-        "Mix captions into the alt-texts that CLIP or an image generator is trained with.",
+        "Mix captions into the alt-texts to train CLIP or an image generator with.",
         (
             "altogether-rt mix captions.jsonl --ratio 0.15 --seed 0 --epochs 8",
             "altogether-rt mix captions.jsonl --format open-clip --images photos --out train.tsv",

@@ -1,1 +1,1 @@
-"""Texts for training CLIP and image generators: alt-texts with a share of captions."""
+"""Texts for the training of CLIP and of image generators: alt-texts and a share of captions."""

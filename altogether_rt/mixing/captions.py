@@ -1,4 +1,4 @@
-"""Reads captions from whatever wrote them: our rows, any JSON lines, MetaCLIP's JSON objects."""
+"""Reads captions: rows of `caption`, other JSON lines and tables, and MetaCLIP's JSON objects."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from altogether_rt.data.alts import alt_texts, iter_json_lines
+from altogether_rt.data.alts import alt_texts, read_records
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
 
 __all__ = ["CaptionRecord", "iter_captions", "read_caption_object", "shard_paths"]
 
-#: Bytes of one JSON object, which must be parsed whole.
+#: Maximum bytes of a JSON object, which must be parsed as a whole.
 _MAX_OBJECT_BYTES: Final = 512 * 1024 * 1024
 
-#: Under which the public Altogether code writes a caption: `{uuid: {"altogether": text}}`.
+#: The key of a caption in files of the public Altogether code: `{uuid: {"altogether": text}}`.
 _NESTED_KEY: Final = "altogether"
 
 
 @dataclass(frozen=True)
 class CaptionRecord:
-    """One image's caption, None where there is none, and the alt-texts that stand beside it."""
+    """An image's caption, None if it is missing, and the alt-texts of the same record."""
 
     key: str
     caption: str | None
     alts: tuple[str, ...] = ()
-    failed: bool = False  # an error row: the image could not be captioned
+    failed: bool = False  # the record is an error row
 
 
 def iter_captions(path: Path, problems: Problems) -> Iterator[CaptionRecord]:
-    """Every record of a file or of a folder of shards, in a stable order.
+    """Every record of a file, or of a folder of shards, in a stable order.
 
     `.json` holds `{name: caption}`, each caption plain or nested as MetaCLIP's Altogether code
-    writes it; anything else is read as JSON lines of `file_name`, `caption` or `error`, and `alt`.
-    What cannot be read goes to `problems`. Raises AltogetherError if nothing can.
+    writes it. JSON lines, `.csv` and `.tsv` have `file_name`, `caption` or `error`, and `alt`.
+    Records that cannot be read go to `problems`. Raises AltogetherError if nothing can be read.
     """
     if path.is_dir():
         for shard in shard_paths(path):
@@ -58,7 +58,10 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def read_caption_object(path: Path, problems: Problems) -> dict[str, str | None]:
-    """name -> caption, None for one that is null or another model's. Raises AltogetherError."""
+    """Captions by name; None if a caption is null or another model's.
+
+    Raises AltogetherError if the file is not a JSON object.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(_MAX_OBJECT_BYTES + 1)
@@ -83,27 +86,26 @@ def read_caption_object(path: Path, problems: Problems) -> dict[str, str | None]
 
 def _rows(path: Path, problems: Problems) -> Iterator[CaptionRecord]:
     try:
-        with path.open("rb") as file:
-            for where, row in iter_json_lines(file, problems):
-                record = _record(row, where, problems)
-                if record is not None:
-                    yield record
+        for where, row in read_records(path, problems):
+            try:
+                yield _record(row)
+            except ValueError as error:
+                problems.add(f"{where}: {error}")
     except FileNotFoundError as error:
         raise AltogetherError(f"there is no file of captions {path}.") from error
     except OSError as error:
         raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _record(row: Mapping[Any, Any], where: str, problems: Problems) -> CaptionRecord | None:
+def _record(row: Mapping[Any, Any]) -> CaptionRecord:
+    """Raises ValueError with the reason if the row is not a caption of an image."""
     key, caption = row.get("file_name"), row.get("caption")
     if not isinstance(key, str) or not key:
-        problems.add(f"{where}: no file_name")
-        return None
+        raise ValueError("no file_name")
+    if not isinstance(caption, str):
+        absent = caption is None or caption != caption  # NaN is how pandas writes null
+        if not absent or not {"caption", "error"} & row.keys():
+            raise ValueError("no caption")
+        caption = None
     failed = "error" in row and caption is None
-    missing = failed or ("caption" in row and caption is None)
-    if not missing and not isinstance(caption, str):
-        problems.add(f"{where}: no caption")
-        return None
-    told = {name for name in ("alt", "alts") if name in row}
-    alts = alt_texts(row, where, problems) if told else []
-    return CaptionRecord(key, caption, tuple(alts or ()), failed)
+    return CaptionRecord(key, caption, alt_texts(row) or (), failed)

@@ -1,8 +1,8 @@
-"""Which text a sample gets: a function of its key, the seed and the epoch alone.
+"""Which text a sample is trained with: a function of its key, the seed and the epoch alone.
 
-Nothing else enters: not the order of the samples, their number, or who asks. A draw does not know
-the ratio either, it is compared with it. So the choices of two ratios are nested: what is a caption
-at one ratio is one at every higher ratio.
+The order of the samples and their number have no influence. A draw does not depend on the ratio
+either; it is compared with it. The choices of two ratios are therefore nested: a sample whose text
+is its caption at one ratio has its caption at every higher ratio.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from altogether_rt.errors import ConfigError
 
 __all__ = ["MixDraw", "MixedText", "mix_text"]
 
-#: A draw keeps as many bits as a float holds exactly, so that no draw is rounded up to 1.
+#: Bits of a draw: as many as a float holds exactly, so that no draw is rounded up to 1.
 _DRAW_BITS: Final = 53
 
 
@@ -32,18 +32,18 @@ class MixDraw:
             raise ConfigError(f"the ratio of captions is {self.ratio}: it must be from 0 to 1.")
 
     def wants_caption(self, key: str, epoch: int = 0) -> bool:
-        """Whether the sample's text is to be its caption; never at ratio 0, always at 1."""
+        """Whether the sample's text should be its caption: never at ratio 0, always at 1."""
         return self._uniform("caption", key, epoch) < self.ratio
 
     def alt(self, alts: Sequence[str], key: str, epoch: int = 0) -> str:
-        """One of several alt-texts, the same whatever the ratio."""
+        """One of several alt-texts; the choice does not depend on the ratio."""
         if len(alts) == 1:
             return alts[0]
         return alts[int(self._uniform("alt", key, epoch) * len(alts))]
 
     def _uniform(self, purpose: str, key: str, epoch: int) -> float:
         """A number in [0, 1), a multiple of 2**-53."""
-        # surrogatepass: names of files may hold bytes that are no UTF-8.
+        # surrogatepass: file names may contain bytes that are not UTF-8.
         name = f"{purpose}\0{self.seed}\0{epoch}\0{key}".encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(name, digest_size=8).digest()
         return (int.from_bytes(digest, "big") >> (64 - _DRAW_BITS)) / float(1 << _DRAW_BITS)
@@ -51,11 +51,11 @@ class MixDraw:
 
 @dataclass(frozen=True)
 class MixedText:
-    """What a sample is trained with."""
+    """The text that a sample is trained with."""
 
     text: str
     source: Literal["alt", "caption"]
-    missing_caption: bool = False  # a caption was drawn and there is none: the alt-text stands in
+    missing_caption: bool = False  # a caption was drawn, but there is none: this is the alt-text
 
 
 def mix_text(
@@ -64,7 +64,7 @@ def mix_text(
     """The text of one sample in one epoch; None if there is none.
 
     A missing caption is replaced by the alt-text, as in the paper. A missing alt-text is not
-    replaced by the caption: at ratio 0 no sample may have been told a caption.
+    replaced by the caption: at ratio 0 nothing is trained with captions.
     """
     wants_caption = draw.wants_caption(key, epoch)
     if wants_caption and caption:

@@ -1,4 +1,4 @@
-"""The files that trainers read, each written whole or not at all."""
+"""The files that trainers read. Each is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from altogether_rt.mixing.draw import MixedText
 
 __all__ = ["Format", "MixFile", "epoch_path"]
 
-#: rows: JSON lines that say which text was taken. open-clip: what its CSV data set reads by
-#: default. imagefolder: Hugging Face's metadata.jsonl. metaclip: captions by name, for its loader.
+#: rows: JSON lines that name the source of each text. open-clip: what its CSV data set reads by
+#: default. imagefolder: Hugging Face's metadata.jsonl. metaclip: captions by uuid, for its loader.
 Format = Literal["rows", "open-clip", "imagefolder", "metaclip"]
 
-#: What pandas takes for a missing value, and open_clip's loader for the text "nan".
+#: Texts that pandas reads as missing values, which open_clip's loader makes the text "nan".
 _PANDAS_MISSING: Final = frozenset(
     (
         "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
@@ -29,12 +29,12 @@ _PANDAS_MISSING: Final = frozenset(
 )  # fmt: skip
 
 
-#: In a file's name: no UTF-8, or the end of what pandas reads.
+#: Characters of a file name that a CSV file cannot hold, or that pandas does not read.
 _UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 def epoch_path(path: Path, epoch: int, num_epochs: int) -> Path:
-    """`mixed.jsonl`, or `mixed-epoch3.jsonl` where there are several."""
+    """`mixed.jsonl`, or `mixed-epoch3.jsonl` if there are several epochs."""
     if num_epochs == 1:
         return path
     digits = len(str(num_epochs - 1))
@@ -42,7 +42,7 @@ def epoch_path(path: Path, epoch: int, num_epochs: int) -> Path:
 
 
 class _Writer(Protocol):
-    """Puts texts into an open file in one layout."""
+    """Writes texts to an open file in one layout."""
 
     def write(self, key: str, mixed: MixedText) -> bool:
         """False, and nothing is written, for a name that the layout cannot hold."""
@@ -51,7 +51,7 @@ class _Writer(Protocol):
 
 
 class MixFile:
-    """The texts of one epoch under construction: `path`.tmp, which `finish` makes `path`."""
+    """The texts of one epoch, written to `path`.tmp, which `finish` renames to `path`."""
 
     def __init__(self, path: Path, layout: Format, epoch: int, images: str) -> None:
         self.path = path
@@ -68,7 +68,7 @@ class MixFile:
         return self._writer.write(key, mixed)
 
     def close(self) -> None:
-        """Ends the layout and brings everything to the disk."""
+        """Write the end of the layout and flush everything to the disk."""
         self._writer.end()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -78,7 +78,7 @@ class MixFile:
         os.replace(self._temporary, self.path)
 
     def discard(self) -> None:
-        """Leaves nothing."""
+        """Remove the temporary file."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -94,7 +94,7 @@ def _writer(file: TextIO, layout: Format, path: Path, epoch: int, images: str) -
 
 
 class _Lines:
-    """JSON lines: `file_name` and `text`, and with an epoch where the text is from."""
+    """JSON lines of `file_name` and `text`; with an epoch, also of `source` and `epoch`."""
 
     def __init__(self, file: TextIO, epoch: int | None) -> None:
         self._file = file
@@ -112,8 +112,8 @@ class _Lines:
 
 
 class _OpenClip:
-    """`filepath` and `title`, tab-separated unless the file is a .csv, as open_clip's options
-    `--csv-img-key`, `--csv-caption-key` and `--csv-separator` have it by default."""
+    """Columns `filepath` and `title`, separated by tabs: the defaults of open_clip's options
+    `--csv-img-key`, `--csv-caption-key` and `--csv-separator`. In a .csv file, by commas."""
 
     def __init__(self, file: TextIO, separator: str, images: str) -> None:
         self._rows = csv.writer(file, delimiter=separator, lineterminator="\n")
@@ -124,7 +124,7 @@ class _OpenClip:
         path = os.path.join(self._images, key)
         if _UNFIT.search(path):
             return False
-        # Its tokenizer strips the space; without it pandas would read a number that is not there.
+        # open_clip's tokenizer strips the space; without it pandas would read a missing value.
         text = f" {mixed.text}" if mixed.text in _PANDAS_MISSING else mixed.text
         self._rows.writerow((path, text))
         return True
@@ -134,8 +134,8 @@ class _OpenClip:
 
 
 class _MetaClip:
-    """One object of plain texts, `{uuid: caption}`: captions alone, for the loader has the
-    alt-texts. The uuid is the file's name without folder and ending."""
+    """One object of plain texts, `{uuid: caption}`, of captions only: the loader has the alt-texts.
+    The uuid is the file name without folder and suffix."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -148,8 +148,8 @@ class _MetaClip:
         uuid = name[: name.rfind(".")] if has_image_suffix(name) else name
         if uuid in self._uuids:
             raise AltogetherError(
-                f"two images are called {uuid!r}: MetaCLIP's layout names them without folder and "
-                "ending, so rename one or mix them apart."
+                f"two images have the uuid {uuid!r}: MetaCLIP's layout names an image without its "
+                "folder and suffix, so rename one of them or write two files."
             )
         self._file.write(",\n" if self._uuids else "{\n")
         self._file.write(f"{json.dumps(uuid)}: {json.dumps(mixed.text, ensure_ascii=False)}")

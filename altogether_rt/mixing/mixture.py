@@ -1,4 +1,4 @@
-"""From captions and alt-texts to the files that trainers read, an epoch each."""
+"""Mixes captions and alt-texts and writes the files that trainers read, one for each epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from altogether_rt.mixing.table import Sample, SampleTable
 
 __all__ = ["MAX_EPOCHS", "MixPlan", "MixSummary", "mix"]
 
-#: Files that are open at once.
+#: Maximum epochs of one call: each has a file, and all of them are open at the same time.
 MAX_EPOCHS: Final = 512
 
 Advance = Callable[[], object]
@@ -28,39 +28,39 @@ Advance = Callable[[], object]
 
 @dataclass(frozen=True)
 class MixPlan:
-    """What is to be written."""
+    """What to write."""
 
     draw: MixDraw
     layout: Format = "rows"
     num_epochs: int = 1
     only_captions: bool = False  # samples whose text is not a caption are left out
-    images: str = ""  # open-clip: what goes before a file's name
+    images: str = ""  # open-clip: the folder that is put before each file name
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_epochs <= MAX_EPOCHS:
             raise AltogetherError(
-                f"{self.num_epochs} epochs cannot be mixed at once: from 1 to {MAX_EPOCHS} can."
+                f"the number of epochs is {self.num_epochs}: it must be from 1 to {MAX_EPOCHS}."
             )
 
 
 @dataclass
 class MixSummary:
-    """What was read, and what was written in all epochs together."""
+    """Counts of what was read, and of what was written in all epochs together."""
 
     num_samples: int = 0
-    num_without_caption: int = 0  # samples, errors among them
+    num_without_caption: int = 0  # samples, error rows included
     num_failed: int = 0  # error rows
     num_without_alt: int = 0  # samples
-    num_repeated: int = 0  # further captions of a sample that has one
-    problems: Problems = field(default_factory=Problems)  # lines that could not be read
+    num_repeated: int = 0  # records that were skipped: their sample had one before
+    problems: Problems = field(default_factory=Problems)  # records that could not be read
     num_captions: int = 0  # texts
     num_alts: int = 0  # texts
-    num_missing_captions: int = 0  # alt-texts for which a caption was drawn and is not there
-    num_left_out: int = 0  # texts that were not written: there is none, or its name does not fit
+    num_missing_captions: int = 0  # alt-texts taken because the caption drawn is missing
+    num_left_out: int = 0  # samples of an epoch without a text, or with a name that does not fit
 
     @property
     def share(self) -> float | None:
-        """Captions among the texts that were written."""
+        """The share of captions among the texts that were written."""
         total = self.num_captions + self.num_alts
         return self.num_captions / total if total else None
 
@@ -90,11 +90,11 @@ def mix(
     overwrite: bool = False,
     advance: Advance = lambda: None,
 ) -> MixSummary:
-    """Writes `out`, or a file for each epoch beside it; all of them appear when all are written.
+    """Write `out`, or one file for each epoch; all of them appear after all are complete.
 
-    alts: a file of alt-texts, which then replace those that stand beside the captions. A folder of
-    MetaCLIP's caption shards is written as such a folder, if that is the layout. `advance` is
-    called for every sample. Raises AltogetherError.
+    alts: a file of alt-texts, which replace those in the records of the captions. If the layout is
+    MetaCLIP's and `captions` a folder of its shards, such a folder is written. `advance` is called
+    after every sample. Raises AltogetherError.
     """
     paths = [epoch_path(out, epoch, plan.num_epochs) for epoch in range(plan.num_epochs)]
     _check_paths(paths, [captions, *([alts] if alts else [])], overwrite)
@@ -119,7 +119,7 @@ def mix(
 def _check_paths(paths: Sequence[Path], inputs: Sequence[Path], overwrite: bool) -> None:
     for path in paths:
         if any(path.exists() and path.samefile(other) for other in inputs if other.exists()):
-            raise AltogetherError(f"{path} is read: give another --out.")
+            raise AltogetherError(f"{path} is an input: give another --out.")
         if path.exists() and not overwrite:
             raise AltogetherError(f"{path} exists already: give another --out, or --overwrite.")
         if path.is_dir() and overwrite:
@@ -127,7 +127,7 @@ def _check_paths(paths: Sequence[Path], inputs: Sequence[Path], overwrite: bool)
 
 
 def _fill(table: SampleTable, captions: Path, alts: Path | None, summary: MixSummary) -> None:
-    """Reads everything."""
+    """Read all captions and alt-texts."""
     for record in iter_captions(captions, summary.problems):
         known = () if alts is not None else record.alts
         added = table.add(record.key, known, record.caption)
@@ -168,7 +168,7 @@ def _write_text(
 ) -> None:
     alts: tuple[str, ...] = sample.alts
     if plan.layout == "metaclip":
-        alts = ("",)  # whatever they are, its loader has them
+        alts = ("",)  # they are not written: the loader has its own
     mixed = mix_text(plan.draw, sample.key, alts, sample.caption, epoch)
     wanted = mixed is not None and not (plan.only_captions and mixed.source == "alt")
     if mixed is None or not wanted or not file.write(sample.key, mixed):
@@ -186,7 +186,7 @@ def _mix_shards(
     summary: MixSummary,
     advance: Advance,
 ) -> None:
-    """MetaCLIP's folder of shards, one at a time. Each epoch's folder appears when all are."""
+    """A folder of MetaCLIP's shards, one at a time. Each epoch's folder appears at the end."""
     temporaries = [path.with_name(path.name + ".tmp") for path in paths]
     for temporary in temporaries:
         if temporary.exists():

@@ -1,4 +1,4 @@
-"""All samples of a mixture with their texts, on disk: memory does not grow with them."""
+"""The texts of all samples, kept on disk so that memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import sqlite3
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-from typing_extensions import Self
+from typing import Self
 
 from altogether_rt.data.alts import MAX_ALT_CHARS, clean_text
 
@@ -17,32 +16,32 @@ __all__ = ["Sample", "SampleTable"]
 
 @dataclass(frozen=True)
 class Sample:
-    """What may be said of one image."""
+    """One image and its texts."""
 
-    key: str  # its file name, or whatever names it
+    key: str  # its file name, or its uuid
     alts: tuple[str, ...]
     caption: str | None
 
 
 class SampleTable:
-    """Samples in the order in which they came; a context manager.
+    """Samples in the order in which they were added; a context manager.
 
-    SQLite keeps them in a temporary file that has no name, so that nothing is left behind, however
-    the process ends. Texts are cleaned to one line; empty ones are none.
+    SQLite keeps them in a temporary file without a name, so that nothing is left on the disk,
+    however the process ends. Texts are cleaned to one line; empty texts are dropped.
     """
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("")
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
-        # Bytes, since names of files may hold what is no UTF-8.
+        # Keys are bytes: file names may contain what is not UTF-8.
         self._db.execute(
             "CREATE TABLE sample (number INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, "
             "alts TEXT NOT NULL, caption TEXT)"
         )
 
     def add(self, key: str, alts: Sequence[str], caption: str | None) -> bool:
-        """A new sample; False, and nothing changes, if there is one of that key."""
+        """Add a sample. Returns False and changes nothing if there is a sample with that key."""
         row = (_encode(key), _join((), alts), clean_text(caption or "") or None)
         done = self._db.execute(
             "INSERT OR IGNORE INTO sample (key, alts, caption) VALUES (?, ?, ?)", row
@@ -50,9 +49,10 @@ class SampleTable:
         return done.rowcount == 1
 
     def add_alts(self, key: str, alts: Sequence[str]) -> bool:
-        """More alt-texts of a sample; a new one, and True, if there is none of that key.
+        """Add alt-texts to a sample. If there is none with that key, add it and return True.
 
-        Composed and decomposed characters name the same file, as on macOS.
+        A key in composed characters also finds the one in decomposed characters, as macOS writes
+        file names, and the other way round.
         """
         forms = {key: None}
         if not key.isascii():
@@ -85,7 +85,7 @@ class SampleTable:
 
 
 def _join(before: Sequence[str], texts: Sequence[str]) -> str:
-    """Alt-texts as JSON: each once, and no more of them than captioning reads."""
+    """Alt-texts as JSON: each of them once, cut to the length that captioning reads."""
     joined = list(before)
     room = MAX_ALT_CHARS - sum(map(len, joined))
     for text in texts:

@@ -1,4 +1,4 @@
-"""Lines over a number, and bars, each with its interval over seeds, as SVG."""
+"""Line plots and bar charts with intervals over seeds, as SVG."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _line(axes: _Axes, line: Mapping[float, Sequence[float]], colour: str) -> li
 
 
 def _ceiling(value: float) -> float:
-    """The end of the axis: the least of some round shares that is not below `value`."""
+    """The end of the axis: the smallest of some round shares that is not below `value`."""
     return next((end for end in (0.04, 0.1, 0.2, 0.4, 0.6, 0.8) if value <= end), 1.0)
 
 

@@ -1,7 +1,7 @@
-"""A small CLIP trained on pictures with mixed texts, and nothing but its contrastive loss.
+"""A small CLIP trained on images with mixed texts, with its contrastive loss alone.
 
-Its image tower is trained too, or locked (Zhai et al. 2022, arXiv 2111.07991): then pictures are
-embeddings that were made before, and the text tower learns what to say of them.
+The image tower is trained as well, or it is locked (Zhai et al. 2022, arXiv 2111.07991): then the
+images are embeddings that were computed before, and only the text tower is trained.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.train.data import example_order
 from altogether_rt.train.recipe import Optimization
 
-__all__ = ["Clip", "ClipTask", "Images", "Pictures", "resized"]
+__all__ = ["Clip", "ClipObjective", "Images", "Pictures", "resized"]
 
 _BATCH = 256
 
@@ -42,7 +42,7 @@ def resized(encoder: EncoderConfig, image_size: int, text_length: int) -> Encode
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Training pictures with their texts, in one order."""
+    """Training images and their texts, in the same order."""
 
     keys: Sequence[str]
     images: Images
@@ -54,12 +54,12 @@ class Pictures:
 
 
 class Clip:
-    """Both towers, from pictures and texts to embeddings of length 1."""
+    """Both towers: from images and texts to embeddings of length 1."""
 
     def __init__(
         self, config: EncoderConfig, tokenizer: PromptTokenizer, eos_id: int, *, locked: bool
     ) -> None:
-        """Random weights, which torch's generator decides. locked: there is no image tower."""
+        """Weights are random, from torch's generator. locked: without an image tower."""
         assert config.model is not None
         self.module: Any = build_clip(config)
         if locked:
@@ -79,7 +79,7 @@ class Clip:
         return F.normalize(image, dim=-1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts to embeddings (B, E). What does not fit is cut, as CLIP cuts it."""
+        """Texts to embeddings (B, E). Longer texts are cut, as in CLIP."""
         ids = torch.full((len(texts), self._text_length), self._eos_id, dtype=torch.int64)
         for row, text in enumerate(texts):
             tokens = self._tokenizer.encode(text)[: self._text_length - 1]
@@ -102,8 +102,8 @@ class Clip:
         return np.concatenate([self.texts(texts[i : i + _BATCH]).numpy() for i in starts])
 
 
-class ClipTask:
-    """A task of `train.loop`: every epoch draws anew which texts are captions."""
+class ClipObjective:
+    """An objective of `train.loop`. In every epoch it is drawn again which texts are captions."""
 
     name = "clip"
 
@@ -121,7 +121,7 @@ class ClipTask:
         return module
 
     def loss(self, step: int, micro_batch: int) -> Tensor:
-        """CLIP's loss (Radford et al. 2021, arXiv 2103.00020) among the samples of a batch."""
+        """CLIP's loss (Radford et al. 2021, arXiv 2103.00020) over the samples of a batch."""
         size = self.optimization.batch_size // self.optimization.accumulation
         first = step * self.optimization.batch_size + micro_batch * size
         order = example_order(self._draw.seed, len(self._pictures), first, size)
@@ -133,20 +133,20 @@ class ClipTask:
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     def mixed(self, index: int, epoch: int) -> MixedText:
-        """What a picture is trained with in an epoch."""
+        """The text that an image is trained with in an epoch."""
         pictures = self._pictures
         mixed = mix_text(
             self._draw, pictures.keys[index], pictures.alts[index], pictures.captions[index], epoch
         )
-        assert mixed is not None, "pictures without an alt-text are left out before"
+        assert mixed is not None, "images without an alt-text are not in the training data"
         return mixed
 
     def share_of_captions(self) -> float:
-        """Among the texts of all steps."""
+        """The share of captions among the texts of all steps."""
         total = self.optimization.num_steps * self.optimization.batch_size
         order = example_order(self._draw.seed, len(self._pictures), 0, total)
         return sum(self.mixed(i, epoch).source == "caption" for epoch, i in order) / total
 
     def sample(self, step: int) -> str:
-        """A text that it was trained with."""
+        """One of the texts that it was trained with."""
         return self.mixed(step % len(self._pictures), 0).text

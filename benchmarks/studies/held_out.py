@@ -1,4 +1,4 @@
-"""What a CLIP can do on held-out scenes: classify without having been taught to, and retrieve."""
+"""Evaluation of a CLIP on held-out scenes: zero-shot classification and retrieval."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["CLASSES", "HeldOut", "evaluate", "make_held_out", "recall", "right_c
 #: Every kind in every colour.
 CLASSES = tuple((kind, colour) for kind in KINDS for colour in COLOURS)
 
-#: What a class is called; a class's embedding is the mean over these, as CLIP's own evaluation has
-#: it. Neither the wording of the alt-texts nor that of the captions: some of both.
+#: Descriptions of a class. Its embedding is the mean over these, as in CLIP's own evaluation. Some
+#: are worded as alt-texts, some as captions.
 TEMPLATES = ("{one}", "a {one}", "two {many}", "three {many}", "a photo of a {one}.")
 
 
@@ -31,14 +31,14 @@ class HeldOut:
     single: Images  # M scenes with one group
     classes: NDArray[np.int64]  # (M,), their rows of CLASSES
     scenes: Images  # N scenes of any kind
-    captions: Sequence[str]  # what an annotator who knows no names writes, one a scene
-    alts: Sequence[str]  # what the web says
+    captions: Sequence[str]  # the caption of an annotator who knows no names, one a scene
+    alts: Sequence[str]  # the alt-texts of a scene, joined
 
 
 def make_held_out(prepare: Callable[[Sequence[Image]], Images], num: int, seed: int) -> HeldOut:
     """`num` scenes with one group, and `num` others of any kind that have an alt-text.
 
-    prepare: from pictures to what the CLIP reads.
+    prepare: turns pictures into the images that the CLIP reads.
     """
     single: list[Sample] = []
     scenes: list[Sample] = []
@@ -91,7 +91,7 @@ def _class_embeddings(clip: Clip) -> NDArray[np.float32]:
 def right_classes(
     similarity: NDArray[np.float32], classes: NDArray[np.int64]
 ) -> tuple[float, float, float]:
-    """Shares of pictures whose most similar class is right: whole, in its kind, in its colour."""
+    """Shares of images whose most similar class has the right kind and colour, kind, colour."""
     found = similarity.argmax(1)
     kind = found // len(COLOURS) == classes // len(COLOURS)
     colour = found % len(COLOURS) == classes % len(COLOURS)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from studies.chart import Panel, lines_svg
-from studies.record import Estimate, estimate, percent, said
+from studies.record import Estimate, choose_words, estimate, percent
 
 __all__ = ["to_markdown", "to_svg", "verdict"]
 
@@ -54,15 +54,16 @@ def by_ratio(runs: Runs, figure: str) -> ByRatio:
 
 
 def difference(values: ByRatio, ratio: float, other: float) -> list[float]:
-    """By how much `ratio` beats `other`, for each seed that both have."""
+    """Figures at `ratio` minus those at `other`, for each seed that has both."""
     common = values[ratio].keys() & values[other].keys()
     return [values[ratio][seed] - values[other][seed] for seed in sorted(common)]
 
 
 def verdict(runs: Runs, figure: str = "zero_shot") -> str:
-    """Whether the figure has the paper's shape: some captions beat none, and only captions lose.
+    """Whether the figure has the paper's shape: a share of captions is better than none, and better
+    than captions alone.
 
-    Said only if the intervals over seeds of the paired differences say so.
+    A difference counts if the interval of the paired differences over seeds does not contain 0.
     """
     values = by_ratio(runs, figure)
     if not {0.0, PAPER_RATIO, 1.0} <= values.keys() or min(map(len, values.values())) < 2:
@@ -70,13 +71,15 @@ def verdict(runs: Runs, figure: str = "zero_shot") -> str:
     best = max(values, key=lambda ratio: estimate(list(values[ratio].values())).mean)
     gain = estimate(difference(values, PAPER_RATIO, 0.0))
     loss = estimate(difference(values, best, 1.0)) if best < 1 else None
-    some = said(gain, "beat none", "do worse than none", "and none do not differ")
+    some = choose_words(
+        gain, "are better than none", "are worse than none", "and none cannot be told apart"
+    )
     text = (
         f"{100 * PAPER_RATIO:g} % of captions {some} ({_points(gain)}); the best share is "
         f"{100 * best:g} %"
     )
     if loss is not None:
-        only = said(loss, "beats", "does worse than", "is not told apart from")
+        only = choose_words(loss, "is better than", "is worse than", "cannot be told apart from")
         text += f", which {only} captions alone ({_points(loss)})"
     shape = gain.low > 0 and loss is not None and loss.low > 0
     return text + (
@@ -92,7 +95,7 @@ def _points(found: Estimate) -> str:
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
-    """The page beside the plot."""
+    """The result as a page."""
     runs, settings = result["runs"], result["settings"]
     lines = [
         "# A share of captions among alt-texts, on scenes",
@@ -108,7 +111,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     for ratio in figures["zero_shot"]:
         cells = (percent(estimate(list(figures[f][ratio].values()))) for f in _COLUMNS)
         lines.append(f"| {100 * ratio:g} % | " + " | ".join(cells) + " |")
-    lines += ["", "![the same as a plot](mixing.svg)", "", "## What it shows", ""]
+    lines += ["", "![the same figures as a plot](mixing.svg)", "", "## Findings", ""]
     for figure in ("zero_shot", "image_to_caption_r1", "alt_to_image_r5"):
         lines.append(f"- **{_COLUMNS[figure]}**: {verdict(runs, figure)}")
     lines += ["", *_LIMITS, "", "## How", "", _how(settings, result), ""]

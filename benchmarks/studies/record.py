@@ -1,4 +1,4 @@
-"""Runs that are kept as they finish, the figures over their seeds, and the files of a result."""
+"""Finished runs kept in files, estimates over seeds, and the files of a result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from altogether_rt.bench.report import describe_machine
 from altogether_rt.errors import AltogetherError
 from altogether_rt.machine.device import installed_version
 
-__all__ = ["Estimate", "RunStore", "estimate", "percent", "said", "write_result", "write_whole"]
+__all__ = [
+    "Estimate",
+    "RunStore",
+    "choose_words",
+    "estimate",
+    "percent",
+    "write_result",
+    "write_whole",
+]
 
 #: Student's t at 97.5 %, by degrees of freedom.
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -27,7 +35,7 @@ _PACKAGES = ("open_clip_torch", "pillow")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, and its 95 % interval by Student's t; NaN ends with a single seed."""
+    """A mean over seeds and its 95 % interval (Student's t), which is NaN for a single seed."""
 
     mean: float
     low: float
@@ -35,7 +43,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Of one to ten values."""
+    """The estimate of one to ten values."""
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Estimate(mean, float("nan"), float("nan"))
@@ -49,8 +57,8 @@ def percent(found: Estimate) -> str:
     return f"{100 * found.mean:.1f}" + ("" if half != half else f" ± {half:.1f}")
 
 
-def said(found: Estimate, above: str, below: str, between: str) -> str:
-    """The word for a difference: `between` if its interval has 0."""
+def choose_words(found: Estimate, above: str, below: str, between: str) -> str:
+    """The words for a difference: `between` if its interval contains 0."""
     return above if found.low > 0 else below if found.high < 0 else between
 
 
@@ -69,7 +77,7 @@ class RunStore:
         write_whole(kept, text)
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """The figures of a finished run."""
+        """The figures of a finished run, or None."""
         path = self._runs / f"{name}.json"
         if not path.exists():
             return None
@@ -77,14 +85,14 @@ class RunStore:
         return run
 
     def put(self, name: str, run: Mapping[str, Any]) -> None:
-        """Keeps a run that has finished."""
+        """Keep the figures of a finished run."""
         write_whole(self._runs / f"{name}.json", json.dumps(run, indent=2) + "\n")
 
 
 def write_result(
     path: Path, settings: Mapping[str, Any], figures: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Writes what was run, where, when and with what, and what came of it; returns that."""
+    """Write the figures with their command, machine, versions and date; returns all of it."""
     machine = describe_machine()
     versions = {name: installed_version(name) for name in _PACKAGES}
     result = {
@@ -102,7 +110,7 @@ def write_result(
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file, or leaves the one of before."""
+    """Write a file completely, or leave the previous one."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, "utf-8")
     os.replace(temporary, path)

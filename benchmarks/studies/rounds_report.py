@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from studies.chart import Bars, bars_svg
-from studies.record import estimate, percent, said
+from studies.record import choose_words, estimate, percent
 
 __all__ = ["contestants", "to_markdown", "to_svg", "verdicts"]
 
@@ -26,13 +26,13 @@ Figures = dict[str, list[float]]
 
 
 def contestants(runs: Runs) -> dict[str, Figures]:
-    """Who writes the captions -> shares from 0 to 1, in order of the seeds."""
+    """Shares from 0 to 1 of each captioner, in order of the seeds."""
     found: dict[str, Figures] = {}
     for last in sorted({run["round"] for run in runs}):
         for label, with_alts, way in (
-            ("trained and told with alt-texts", True, "told"),
-            ("trained with alt-texts, told none", True, "blind"),
-            ("trained and told without", False, "blind"),
+            ("trained and captioning with alt-texts", True, "with_alts"),
+            ("trained with alt-texts, captioning without", True, "without_alts"),
+            ("trained and captioning without alt-texts", False, "without_alts"),
         ):
             scores = [
                 run[way]
@@ -49,19 +49,21 @@ def _shares(scores: Sequence[Mapping[str, Any]]) -> Figures:
 
 
 def verdicts(runs: Runs) -> list[str]:
-    """What differs between the rounds and between alt-texts and none, by intervals over seeds."""
+    """Differences between the rounds, and between alt-texts and none, with intervals over seeds."""
     found = contestants(runs)
-    told = {last: found.get(f"round {last}, trained and told with alt-texts") for last in (2, 3)}
-    blind = {last: found.get(f"round {last}, trained and told without") for last in (2, 3)}
-    if not all((*told.values(), *blind.values())):
+    given, without = (
+        {last: found.get(f"round {last}, trained and captioning {way}") for last in (2, 3)}
+        for way in ("with alt-texts", "without alt-texts")
+    )
+    if not all((*given.values(), *without.values())):
         return ["Too few runs for a verdict."]
     pairs: tuple[tuple[str, str, Figures | None, Figures | None], ...] = (
-        ("visual_facts_right", "Round 3 after round 2, with alt-texts", told[3], told[2]),
-        ("relation_right", "Round 3 after round 2, with alt-texts", told[3], told[2]),
-        ("names_kept", "Round 3 after round 2, with alt-texts", told[3], told[2]),
-        ("names_kept", "Alt-texts or none, round 3", told[3], blind[3]),
-        ("visual_facts_right", "Alt-texts or none, round 3", told[3], blind[3]),
-        ("invented", "Alt-texts or none, round 3", told[3], blind[3]),
+        ("visual_facts_right", "Round 3 against round 2, with alt-texts", given[3], given[2]),
+        ("relation_right", "Round 3 against round 2, with alt-texts", given[3], given[2]),
+        ("names_kept", "Round 3 against round 2, with alt-texts", given[3], given[2]),
+        ("names_kept", "With against without alt-texts, round 3", given[3], without[3]),
+        ("visual_facts_right", "With against without alt-texts, round 3", given[3], without[3]),
+        ("invented", "With against without alt-texts, round 3", given[3], without[3]),
     )
     lines = []
     for column, what, one, other in pairs:
@@ -71,7 +73,7 @@ def verdicts(runs: Runs) -> list[str]:
         if len(difference) < 2:
             return ["Too few seeds for a verdict."]
         gain = estimate(difference)
-        word = said(gain, "more", "fewer", "not told apart")
+        word = choose_words(gain, "more", "fewer", "no difference that can be told")
         lines.append(
             f"{what}: {_COLUMNS[column]}, {word} ({100 * gain.mean:+.1f} points, 95 % "
             f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f})."
@@ -80,7 +82,7 @@ def verdicts(runs: Runs) -> list[str]:
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
-    """The page beside the plot."""
+    """The result as a page."""
     runs, settings = result["runs"], result["settings"]
     lines = [
         "# Rounds of annotation, on scenes",
@@ -95,7 +97,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     for label, figures in _all(result).items():
         cells = (percent(estimate(figures[key])) for key in _COLUMNS)
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    lines += ["", "![the same as a plot](rounds.svg)", "", "## What it shows", ""]
+    lines += ["", "![the same figures as a plot](rounds.svg)", "", "## Findings", ""]
     lines += [f"- {line}" for line in verdicts(runs)]
     lines += ["", *_LIMITS, "", "## How", "", _how(settings, runs), ""]
     return "\n".join(lines)
@@ -105,9 +107,9 @@ _LIMITS = (
     "The paper's claims of this kind are that a further round makes captions better, and that a",
     "captioner that reads alt-texts knows what no picture shows. Here a round is better by",
     "construction: what the second leaves out is known, and a captioner learns to leave it out. So",
-    "this shows that training follows its annotation, not what people would write. `Told` none, a",
-    "captioner cannot know a name; one that was taught captions with names all the same makes some",
-    "up.",
+    "this shows that training follows its annotation, not what people would write. Without",
+    "alt-texts a captioner cannot know a name; trained on captions with names all the same, it",
+    "invents some.",
 )
 
 
@@ -115,8 +117,8 @@ def _all(result: Mapping[str, Any]) -> dict[str, Figures]:
     baselines = result["baselines"]
     return {
         "the alt-texts themselves": _shares([baselines["alts"]]),
-        "the starter, with alt-texts": _shares([baselines["starter_told"]]),
-        "the starter, without": _shares([baselines["starter_blind"]]),
+        "the starter, with alt-texts": _shares([baselines["starter_with_alts"]]),
+        "the starter, without": _shares([baselines["starter_without_alts"]]),
         **contestants(result["runs"]),
     }
 
@@ -140,7 +142,7 @@ def _how(settings: Mapping[str, Any], runs: Runs) -> str:
 
 
 def to_svg(result: Mapping[str, Any]) -> str:
-    """A group of bars for each column that the rounds or the alt-texts can change."""
+    """A group of bars for some of the columns."""
     figures = _all(result)
     shown = ("visual_facts_right", "relation_right", "names_kept", "invented")
     note = (

@@ -49,7 +49,7 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("trains again")
 
-    monkeypatch.setattr(mixing, "run_task", fail)
+    monkeypatch.setattr(mixing, "minimize", fail)
     assert run(tmp_path)["runs"] == before["runs"]
     with pytest.raises(AltogetherError, match="other settings"):
         run(tmp_path, "--steps", "3")
@@ -66,9 +66,9 @@ def test_recall_counts_equal_texts_as_equal() -> None:
 
 def test_a_class_is_right_whole_or_in_part() -> None:
     truth = np.array([CLASSES.index(("boat", "red"))] * 3)
-    said = [("boat", "red"), ("boat", "blue"), ("car", "red")]
+    found = [("boat", "red"), ("boat", "blue"), ("car", "red")]
     similarity = np.zeros((3, len(CLASSES)), np.float32)
-    for row, name in enumerate(said):
+    for row, name in enumerate(found):
         similarity[row, CLASSES.index(name)] = 1
     shares = right_classes(similarity, truth)
     assert shares == pytest.approx((1 / 3, 2 / 3, 2 / 3))
@@ -95,20 +95,24 @@ def made_up(shape: dict[float, float]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("shape", "said", "papers"),
+    ("shape", "words", "papers"),
     [
-        ({0.0: 0.3, 0.15: 0.6, 0.5: 0.7, 1.0: 0.4}, "best share is 50 %, which beats", True),
+        (
+            {0.0: 0.3, 0.15: 0.6, 0.5: 0.7, 1.0: 0.4},
+            "best share is 50 %, which is better than",
+            True,
+        ),
         ({0.0: 0.3, 0.15: 0.5, 0.5: 0.6, 1.0: 0.9}, "best share is 100 %", False),
-        ({0.0: 0.6, 0.15: 0.5, 0.5: 0.4, 1.0: 0.3}, "do worse than none", False),
-        ({0.0: 0.5, 0.15: 0.5, 0.5: 0.5, 1.0: 0.2}, "and none do not differ", False),
+        ({0.0: 0.6, 0.15: 0.5, 0.5: 0.4, 1.0: 0.3}, "are worse than none", False),
+        ({0.0: 0.5, 0.15: 0.5, 0.5: 0.5, 1.0: 0.2}, "and none cannot be told apart", False),
     ],
 )
-def test_verdict_follows_the_figures(shape: dict[float, float], said: str, papers: bool) -> None:
+def test_verdict_follows_the_figures(shape: dict[float, float], words: str, papers: bool) -> None:
     runs = made_up(shape)
-    if "differ" in said:  # a seed that turns the other way
+    if "told apart" in words:  # a seed that turns the other way
         runs[0]["zero_shot"] += 0.1
     text = verdict(runs)
-    assert said in text
+    assert words in text
     assert ("This is the paper's shape" in text) == papers
 
 

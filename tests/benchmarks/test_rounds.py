@@ -32,9 +32,11 @@ def test_every_captioner_is_trained_scored_and_kept(
         (3, True),
         (3, False),
     ]
-    assert all(run["blind"]["captions"] == 4 for run in runs)
-    assert [("told" in run) for run in runs] == [True, False, True, False]
-    assert "| round 3, trained and told without |" in (tmp_path / "out.md").read_text("utf-8")
+    assert all(run["without_alts"]["captions"] == 4 for run in runs)
+    assert [("with_alts" in run) for run in runs] == [True, False, True, False]
+    assert "| round 3, trained and captioning without alt-texts |" in (
+        tmp_path / "out.md"
+    ).read_text("utf-8")
     ElementTree.fromstring((tmp_path / "out.svg").read_text("utf-8"))
     left = {path.name for path in work.iterdir()}
     assert left == {"runs", "scenes", "settings.json", "starter"}
@@ -79,26 +81,34 @@ def made_up(seeds: int = 3) -> list[dict[str, Any]]:
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
         for last in (2, 3):
-            told = score(relation_right=80.0 * (last - 2) + seed, names_kept=90.0 + seed)
-            blind = score(names_kept=0.0)
+            given = score(relation_right=80.0 * (last - 2) + seed, names_kept=90.0 + seed)
+            without = score(names_kept=0.0)
             common = {"seed": seed, "round": last, "cpu_s": 1.0}
-            runs.append({**common, "trained_with_alts": True, "told": told, "blind": blind})
-            runs.append({**common, "trained_with_alts": False, "blind": blind})
+            runs.append(
+                {**common, "trained_with_alts": True, "with_alts": given, "without_alts": without}
+            )
+            runs.append({**common, "trained_with_alts": False, "without_alts": without})
     return runs
 
 
 def test_verdicts_follow_the_figures() -> None:
-    told = verdicts(made_up())
+    lines = verdicts(made_up())
     assert any(
         "relations, more (+80.0 points, 95 % +80.0 to +80.0)" in line
-        for line in told
-        if line.startswith("Round 3 after round 2")
+        for line in lines
+        if line.startswith("Round 3 against round 2")
     )
     assert any(
-        line.startswith("Alt-texts or none") and "names kept, more (+91.0 points" in line
-        for line in told
+        line.startswith("With against without") and "names kept, more (+91.0 points" in line
+        for line in lines
     )
-    assert sum("visual facts right, not told apart (+0.0 points" in line for line in told) == 2
+    assert (
+        sum(
+            "visual facts right, no difference that can be told (+0.0 points" in line
+            for line in lines
+        )
+        == 2
+    )
     assert verdicts(made_up(1)) == ["Too few seeds for a verdict."]
     assert verdicts(made_up()[:2]) == ["Too few runs for a verdict."]
 
@@ -106,7 +116,11 @@ def test_verdicts_follow_the_figures() -> None:
 def test_contestants_keep_their_seeds_in_order() -> None:
     found = contestants(made_up()[::-1])
     assert len(found) == 6
-    assert found["round 2, trained and told with alt-texts"]["names_kept"] == [0.9, 0.91, 0.92]
+    assert found["round 2, trained and captioning with alt-texts"]["names_kept"] == [
+        0.9,
+        0.91,
+        0.92,
+    ]
 
 
 def test_a_page_names_command_machine_and_date() -> None:
@@ -115,7 +129,7 @@ def test_a_page_names_command_machine_and_date() -> None:
         "machine": {"date": "2026-01-02", "processor": "A Processor"},
         "versions": {"torch": "2.9"},
         "settings": rounds.Study().settings(),
-        "baselines": dict.fromkeys(("alts", "starter_told", "starter_blind"), score()),
+        "baselines": dict.fromkeys(("alts", "starter_with_alts", "starter_without_alts"), score()),
         "runs": made_up(),
     }
     for text in (to_markdown(result), to_svg(result)):

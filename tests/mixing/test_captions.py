@@ -31,6 +31,8 @@ def test_rows_of_captions_and_errors(tmp_path: Path) -> None:
         '{"caption": "of nothing"}',
         '{"file_name": "n.png", "alt": "n", "caption": null}',
         '{"file_name": "m.png", "alt": "m"}',
+        '{"file_name": "o.png", "alt": [7], "caption": "an o"}',
+        '{"file_name": "p.png", "caption": NaN}',
         '{"file_name": "e.png", "alt": null, "caption": "an e"}',  # no line end
     )
     path.write_text("\n".join(lines))
@@ -40,6 +42,7 @@ def test_rows_of_captions_and_errors(tmp_path: Path) -> None:
         CaptionRecord("b.png", None, ("z",), failed=True),
         CaptionRecord("c.png", "a c"),
         CaptionRecord("n.png", None, ("n",)),
+        CaptionRecord("p.png", None),
         CaptionRecord("e.png", "an e"),
     ]
     assert problems.examples == [
@@ -47,7 +50,14 @@ def test_rows_of_captions_and_errors(tmp_path: Path) -> None:
         "line 6: no caption",
         "line 7: no file_name",
         "line 9: no caption",
+        "line 10: alt is neither a text nor a list of texts",
     ]
+
+
+def test_a_table_has_the_columns_of_rows(tmp_path: Path) -> None:
+    path = tmp_path / "c.tsv"
+    path.write_text('file_name\talt\tcaption\na.png\tx\t"an a, ""quoted"""\n')
+    assert read(path)[0] == [CaptionRecord("a.png", 'an a, "quoted"', ("x",))]
 
 
 def test_plain_and_nested_objects_read_the_same(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_two_images_of_one_uuid_are_refused_and_nothing_is_left(tmp_path: Path) 
     captions.write_text(
         '{"file_name": "x/1.png", "caption": "a"}\n{"file_name": "y/1.jpg", "caption": "b"}\n'
     )
-    with pytest.raises(AltogetherError, match="two images are called '1'"):
+    with pytest.raises(AltogetherError, match="two images have the uuid '1'"):
         run(captions, tmp_path / "m.json", 1.0, layout="metaclip")
     assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
 
@@ -246,7 +246,7 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path, captions: Pat
     assert out.read_text() == "mine"
     run(captions, out, overwrite=True)
     assert len(rows(out)) == 200
-    with pytest.raises(AltogetherError, match="is read"):
+    with pytest.raises(AltogetherError, match="is an input"):
         run(captions, captions, overwrite=True)
 
 

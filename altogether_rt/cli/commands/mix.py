@@ -30,20 +30,20 @@ def mix_command(
         Path,
         typer.Argument(
             metavar="CAPTIONS",
-            help="Rows of caption, any JSON lines with file_name and caption, {uuid: caption} in a "
-            ".json, or MetaCLIP's folder of such.",
+            help="Rows of `caption`, other JSON lines or tables with file_name and caption, a "
+            ".json file of {uuid: caption}, or MetaCLIP's folder of such files.",
         ),
     ],
     alt: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Alt-texts, instead of those in the rows."),
+        typer.Option(metavar="FILE", help="A file of alt-texts that replace those in CAPTIONS."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where the texts go. Default: mixed.jsonl, mixed.tsv, metadata.jsonl or "
-            "mixed.json, by format. open-clip: comma-separated if it ends in .csv.",
+            help="The file to write. Default: mixed.jsonl, mixed.tsv, metadata.jsonl or "
+            "mixed.json, depending on the format. open-clip: a .csv has commas for tabs.",
         ),
     ] = None,
     layout: Annotated[
@@ -51,7 +51,7 @@ def mix_command(
         typer.Option(
             "--format",
             help="rows: file_name, text, source, epoch. open-clip: filepath, title. imagefolder: "
-            "metadata.jsonl of file_name, text. metaclip: {uuid: caption} of the drawn captions.",
+            "metadata.jsonl of file_name, text. metaclip: {uuid: caption} of the captions drawn.",
         ),
     ] = "rows",
     ratio: Annotated[
@@ -62,29 +62,31 @@ def mix_command(
             help="Probability that a text is the caption. Default: 0.15; with --only-captions 1.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same choices.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same choices.")] = 0,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Draw so many times: a file each, OUT-epoch0 and so on.")
+        int, typer.Option(min=1, help="Number of draws, each in a file: OUT-epoch0 and so on.")
     ] = 1,
     only_captions: Annotated[
         bool, typer.Option("--only-captions", help="Leave out images that have no caption.")
     ] = False,
     images: Annotated[
-        str, typer.Option(metavar="DIR", help="open-clip: what goes before a file's name.")
+        str, typer.Option(metavar="DIR", help="open-clip: the folder to put before file names.")
     ] = "",
-    overwrite: Annotated[bool, typer.Option(help="Replace files that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace existing files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Write the texts that CLIP, or a generator of images, is trained with: alt-texts, a share of
-    them replaced by captions. Whether a text is the caption depends on image, seed and epoch alone,
-    and what is a caption at one ratio is one at every higher ratio.
+    """Write the texts to train CLIP or an image generator with: alt-texts, a share of which is
+    replaced by captions. Whether the text of an image is its caption depends on its name, the seed
+    and the epoch alone; an image that has its caption at one ratio has it at every higher ratio.
     """
     output = Output(as_json=as_json, quiet=quiet)
     if ratio is None:
         ratio = 1.0 if only_captions else DEFAULT_RATIO
     if images and layout != "open-clip":
-        raise AltogetherError("--images goes with --format open-clip: drop one of them.")
+        raise AltogetherError(
+            "--images is an option of --format open-clip: remove it, or use that format."
+        )
     plan = MixPlan(MixDraw(ratio, seed), layout, epochs, only_captions, images)
     out = out or Path(_DEFAULT_OUT[layout])
     with output.progress(None, "images") as progress:
@@ -92,21 +94,23 @@ def mix_command(
     asked = {"out": str(out), "format": layout, "ratio": ratio, "seed": seed, "epochs": epochs}
     output.result({**asked, **summary.to_dict()}, _sentences(out, plan, summary))
     if summary.problems:
-        output.note(f"left out, unreadable: {summary.problems}")
+        output.note(f"records that cannot be read: {summary.problems}")
 
 
 def _sentences(out: Path, plan: MixPlan, summary: MixSummary) -> str:
-    """What was written, in words."""
+    """The summary as text."""
     epochs = "" if plan.num_epochs == 1 else f" in {plan.num_epochs} epochs"
     share = "" if summary.share is None else f", {100 * summary.share:.2f} % captions"
     lines = [f"{out}: {summary.num_captions + summary.num_alts} texts{epochs}{share}."]
     counted = {
         "alt-texts taken because the caption is missing": summary.num_missing_captions,
-        "texts left out because there is none": summary.num_left_out,
+        "images left out of an epoch because there is no text": summary.num_left_out,
         "images that could not be captioned": summary.num_failed,
-        "further captions of an image, left out": summary.num_repeated,
+        "records skipped because the image had one before": summary.num_repeated,
     }
     lines += [f"{what}: {count}" for what, count in counted.items() if count]
     if plan.layout == "metaclip":
-        lines.append("Only drawn captions are listed: the loader is to take all of them (p = 1).")
+        lines.append(
+            "It has only the captions drawn: let the loader use all of them (probability 1)."
+        )
     return "\n".join(lines)

@@ -21,7 +21,7 @@ def run(*arguments: object) -> Result:
 def captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "captions.jsonl"
-    rows = [
+    rows: list[dict[str, object]] = [
         {"file_name": f"{i}.png", "alt": f"alt {i}", "caption": f"caption {i}"} for i in range(40)
     ]
     rows[7] = {"file_name": "7.png", "alt": "alt 7", "error": {"class": "c", "message": "m"}}
@@ -64,7 +64,7 @@ def test_result_in_words(captions: Path) -> None:
         "alt-texts taken because the caption is missing: 1",
         "images that could not be captioned: 1",
     ]
-    assert "left out, unreadable: line 41: not JSON" in done.stderr
+    assert "records that cannot be read: line 41: not JSON" in done.stderr
     quiet = run(captions, "--ratio", 1, "--overwrite", "--quiet")
     assert (quiet.stdout, quiet.stderr) == ("", "")
 
@@ -92,7 +92,7 @@ def test_every_format_has_a_file_of_its_own(captions: Path, layout: str, name: s
         (["--ratio", "nan"], 2, "--ratio"),
         (["--epochs", 0], 2, "epochs"),
         (["--format", "parquet"], 2, "parquet"),
-        (["--images", "photos"], 1, "--images goes with --format open-clip"),
+        (["--images", "photos"], 1, "--images is an option of --format open-clip"),
         (["--alt", "none.jsonl"], 1, "no alt-text file"),
         (["--out", "."], 1, "exists already"),
         (["--out", ".", "--overwrite"], 1, "is a folder"),

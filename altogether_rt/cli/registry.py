@@ -104,6 +104,18 @@ COMMANDS: dict[str, CommandSpec] = {
         ),
         "train",
     ),
+    "mix": CommandSpec(
+        "altogether_rt.cli.commands.mix:mix_command",
+        "Mix captions into the alt-texts to train CLIP or an image generator with.",
+        (
+            "altogether-rt mix captions.jsonl --ratio 0.15 --seed 0 --epochs 8",
+            "altogether-rt mix captions.jsonl --format open-clip --images photos --out train.tsv",
+            "altogether-rt mix captions.jsonl --format imagefolder --only-captions "
+            "--out photos/metadata.jsonl",
+            "altogether-rt mix captions/ --format metaclip --ratio 1 --out plain/",
+        ),
+        "cpu",
+    ),
     "import": CommandSpec(
         "altogether_rt.cli.commands.import_:import_command",
         "Import weights of ClipCap or Altogether, or a bundle, as a checkpoint.",

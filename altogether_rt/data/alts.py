@@ -29,6 +29,7 @@ __all__ = [
     "Alts",
     "alt_texts",
     "clean_text",
+    "iter_alts",
     "read_alts",
     "read_json",
     "read_records",
@@ -118,16 +119,29 @@ def read_alts(path: str | Path, root: str | Path | None = None) -> AltTable:
 
     Raises AltogetherError if the file cannot be read at all.
     """
-    path = Path(path)
     table = AltTable()
+    for name, texts in iter_alts(path, table.problems, root):
+        table.add(name, texts)
+    return table
+
+
+def iter_alts(
+    path: str | Path, problems: Problems, root: str | Path | None = None
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The file name and the alt-texts of each record, as they are written; none are kept.
+
+    Records that cannot be read go to `problems`. `root` and errors are those of `read_alts`.
+    """
+    path = Path(path)
     try:
         if not path.is_file():
             raise AltogetherError(f"there is no alt-text file {path}.")
-        for where, record in read_records(path, table.problems):
-            _add_record(table, where, record, root)
+        for where, record in read_records(path, problems):
+            texts = _texts(where, record, problems)
+            if texts is not None:
+                yield _relative(record["file_name"], root), texts
     except OSError as error:
         raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
-    return table
 
 
 def alt_texts(record: Mapping[Any, Any]) -> tuple[str, ...] | None:
@@ -259,22 +273,20 @@ def _csv_records(
         yield where, dict(itertools.zip_longest(header, cells[: len(header)]))
 
 
-def _add_record(
-    table: AltTable, where: str, record: Mapping[Any, Any], root: str | Path | None
-) -> None:
+def _texts(where: str, record: Mapping[Any, Any], problems: Problems) -> tuple[str, ...] | None:
+    """The alt-texts of a record that names its file; otherwise None, and a problem more."""
     name = record.get("file_name")
     if not isinstance(name, str) or not name:
-        table.problems.add(f"{where}: no file_name")
-        return
+        problems.add(f"{where}: no file_name")
+        return None
     try:
         texts = alt_texts(record)
     except ValueError as error:
-        table.problems.add(f"{where}: {error}")
-        return
+        problems.add(f"{where}: {error}")
+        return None
     if texts is None:
-        table.problems.add(f"{where}: no {', '.join(_TEXT_KEYS)}")
-    else:
-        table.add(_relative(name, root), texts)
+        problems.add(f"{where}: no {', '.join(_TEXT_KEYS)}")
+    return texts
 
 
 def _relative(name: str, root: str | Path | None) -> str:

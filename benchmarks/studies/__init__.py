@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/mixing.py` and `benchmarks/rounds.py`."""

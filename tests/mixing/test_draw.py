@@ -1,0 +1,97 @@
+"""Which text a sample gets."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from altogether_rt.errors import ConfigError
+from altogether_rt.mixing.draw import MixDraw, mix_text
+
+pytestmark = pytest.mark.lean
+
+NUM = 100_000
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.15, 0.5, 0.97])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_observed_ratio_is_within_three_sigma(ratio: float, seed: int) -> None:
+    draw = MixDraw(ratio, seed)
+    found = sum(draw.wants_caption(f"{number:06d}.jpg") for number in range(NUM))
+    sigma = (NUM * ratio * (1 - ratio)) ** 0.5
+    assert abs(found - NUM * ratio) < 3 * sigma
+
+
+def test_ratios_nought_and_one_are_exact() -> None:
+    keys = [str(number) for number in range(10_000)]
+    assert not any(MixDraw(0.0).wants_caption(key) for key in keys)
+    assert all(MixDraw(1.0).wants_caption(key) for key in keys)
+
+
+def test_choices_are_nested() -> None:
+    keys = [str(number) for number in range(5000)]
+    ratios = (0.0, 0.05, 0.15, 0.3, 0.31, 0.75, 1.0)
+    drawn = [{k for k in keys if MixDraw(ratio, 3).wants_caption(k, epoch=2)} for ratio in ratios]
+    for lower, higher in pairwise(drawn):
+        assert lower < higher
+
+
+def test_seeds_epochs_and_keys_draw_apart() -> None:
+    """Two draws at ratio one half agree on half of the keys, within five sigma."""
+    keys = [str(number) for number in range(10_000)]
+
+    def chosen(seed: int, epoch: int) -> list[bool]:
+        return [MixDraw(0.5, seed).wants_caption(key, epoch) for key in keys]
+
+    first = chosen(0, 0)
+    # (0, 11) and (1, 1): a seed and an epoch that read alike when put together.
+    for other in (chosen(1, 0), chosen(0, 1), chosen(0, 11), chosen(1, 1), chosen(-1, 0)):
+        equal = sum(a == b for a, b in zip(first, other, strict=True))
+        assert abs(equal - 5000) < 250
+
+
+def test_draws_are_those_of_any_machine_and_version() -> None:
+    """BLAKE2b of the text below, its first 53 bits as a fraction: worked out with b2sum's digest.
+
+    printf 'caption\\0000\\0000\\000a.jpg' | b2sum -l 64
+    """
+    import hashlib
+
+    digest = hashlib.blake2b(b"caption\x000\x000\x00a.jpg", digest_size=8).hexdigest()
+    share = int(digest, 16) / 2**64
+    assert MixDraw(share + 1e-9, 0).wants_caption("a.jpg")
+    assert not MixDraw(share - 1e-9, 0).wants_caption("a.jpg")
+
+
+@pytest.mark.parametrize("ratio", [-0.01, 1.01, float("nan")])
+def test_ratio_outside_nought_and_one_is_refused(ratio: float) -> None:
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        MixDraw(ratio)
+
+
+def test_a_missing_caption_is_the_alt_text_and_says_so() -> None:
+    for caption in (None, ""):
+        mixed = mix_text(MixDraw(1.0), "a", ["the alt"], caption)
+        assert mixed is not None
+        assert (mixed.text, mixed.source, mixed.missing_caption) == ("the alt", "alt", True)
+    mixed = mix_text(MixDraw(0.0), "a", ["the alt"], None)
+    assert mixed is not None and not mixed.missing_caption
+
+
+def test_a_missing_alt_text_is_not_the_caption() -> None:
+    assert mix_text(MixDraw(0.0), "a", [], "a caption") is None
+    mixed = mix_text(MixDraw(1.0), "a", [], "a caption")
+    assert mixed is not None and mixed.text == "a caption"
+
+
+def test_several_alt_texts_take_turns_whatever_the_ratio() -> None:
+    alts = ["one", "two", "three"]
+    found = [MixDraw(0.0).alt(alts, "a", epoch) for epoch in range(3000)]
+    assert found == [MixDraw(0.9).alt(alts, "a", epoch) for epoch in range(3000)]
+    for alt in alts:
+        assert abs(found.count(alt) - 1000) < 5 * (3000 * 2 / 9) ** 0.5
+
+
+def test_names_that_are_no_utf8_are_drawn_too() -> None:
+    assert MixDraw(1.0).wants_caption("caf\udce9.jpg")

@@ -142,7 +142,7 @@ COMMANDS: dict[str, CommandSpec] = {
         "eval",
     ),
     "annotate start": CommandSpec(
-        "altogether_rt.cli.commands.annotate:start_command",
+        "altogether_rt.cli.commands.annotate.rounds:start_command",
         "Start: round 1 is the alt-texts, round 2 is open.",
         (
             "altogether-rt annotate start photos/ --alt alts.jsonl --out work",
@@ -153,7 +153,7 @@ COMMANDS: dict[str, CommandSpec] = {
         "cpu",
     ),
     "annotate serve": CommandSpec(
-        "altogether_rt.cli.commands.annotate:serve_command",
+        "altogether_rt.cli.commands.annotate.rounds:serve_command",
         "Serve the page on which one person answers.",
         (
             "altogether-rt annotate serve work --as anna",
@@ -162,19 +162,19 @@ COMMANDS: dict[str, CommandSpec] = {
         "cpu",
     ),
     "annotate next": CommandSpec(
-        "altogether_rt.cli.commands.annotate:next_command",
+        "altogether_rt.cli.commands.annotate.rounds:next_command",
         "Close the open round, and open the one that starts from its answers.",
         ("altogether-rt annotate next work", "altogether-rt annotate next work --partial"),
         "cpu",
     ),
     "annotate pack": CommandSpec(
-        "altogether_rt.cli.commands.annotate_files:pack_command",
+        "altogether_rt.cli.commands.annotate.files:pack_command",
         "Pack one person's images into one HTML file, to answer without Python.",
         ("altogether-rt annotate pack work --as ben --out ben.html",),
         "cpu",
     ),
     "annotate import": CommandSpec(
-        "altogether_rt.cli.commands.annotate_files:import_command",
+        "altogether_rt.cli.commands.annotate.files:import_command",
         "Import answers from a packed page or from Label Studio.",
         (
             "altogether-rt annotate import work answers-ben-round2.jsonl",
@@ -183,13 +183,13 @@ COMMANDS: dict[str, CommandSpec] = {
         "cpu",
     ),
     "annotate report": CommandSpec(
-        "altogether_rt.cli.commands.annotate_files:report_command",
+        "altogether_rt.cli.commands.annotate.files:report_command",
         "Report how much was changed, how carefully, and how far annotators agree.",
         ("altogether-rt annotate report work", "altogether-rt annotate report work --json"),
         "cpu",
     ),
     "annotate export": CommandSpec(
-        "altogether_rt.cli.commands.annotate_files:export_command",
+        "altogether_rt.cli.commands.annotate.files:export_command",
         "Export rows for train, or the open round for Label Studio.",
         (
             "altogether-rt annotate export work --out train.jsonl",

@@ -16,7 +16,12 @@ from altogether_rt.annotation.pack import DEFAULT_MAX_SIDE, tasks_to_pack, write
 from altogether_rt.annotation.report import report_work
 from altogether_rt.annotation.work import Work, write_rows
 from altogether_rt.artifacts.files import write_whole
-from altogether_rt.cli.commands.annotate import JsonOption, QuietOption, WorkFolder, split_names
+from altogether_rt.cli.commands.annotate.rounds import (
+    JsonOption,
+    QuietOption,
+    WorkFolder,
+    split_names,
+)
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.errors import AltogetherError
 

@@ -52,7 +52,9 @@ class Tally:
     def add(self, task: Task, answer: Row) -> None:
         change = change_between(task.text, answer["text"])
         words = plain_words(answer["text"])
-        names = self.finder.names(task.text)
+        # Joined alt-texts would join the names where they meet.
+        texts = task.alts if task.text == " ".join(task.alts) else (task.text,)
+        names = {name for text in texts for name in self.finder.names(text)}
         self.answers += 1
         self.unchanged += answer["text"] == task.text
         self.words_kept += change.kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_a_tally_counts() -> None:
         "flags": {"cannot_verify": 1, "private": 0, "unusable": 1},
     }
     assert Tally(NameFinder([])).to_dict()["unchanged"] is None
+
+
+def test_names_of_joined_alt_texts_are_not_joined() -> None:
+    joined = dataclasses.replace(
+        task("a boat at Shailey Bay Shailey Bay"), alts=("a boat at Shailey Bay", "Shailey Bay")
+    )
+    tally = Tally(NameFinder(joined.alts))
+    tally.add(joined, {"text": "A red boat at Shailey Bay.", "flags": [], "seconds": 9.0})
+    assert (tally.names, tally.names_lost) == (1, 0)
 
 
 def test_too_fast_is_a_second_and_a_tenth_for_each_word() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -51,7 +52,7 @@ class PhraseFinder:
                 f"needs spaCy's model {model}: python -m spacy download {model}"
             ) from error
         self.name = f"{model} {self._model.meta.get('version', '')}".strip()
-        self.version = f"spaCy {spacy.__version__}"
+        self.version = f"spaCy {version('spacy')}"
         self._form = form
 
     @property

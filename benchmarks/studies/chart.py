@@ -14,7 +14,7 @@ __all__ = ["Bars", "Panel", "bars_svg", "lines_svg"]
 _WIDTH, _HEIGHT = 340, 240  # of a panel, labels included
 _LEFT, _TOP, _BOTTOM, _RIGHT = 46, 34, 40, 14
 _COLOURS = ("#1b7f5c", "#b5542c", "#3d5a98")
-_LETTERS = 118  # of 11 pixels' height, in a line of the notes
+_LETTER = 5.9  # pixels: mean width of a letter of the notes
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Bars:
 
 
 def lines_svg(
-    title: str, x_label: str, panels: Sequence[Panel], notes: Sequence[str], columns: int = 2
+    title: str, x_label: str, panels: Sequence[Panel], notes: Sequence[str], columns: int = 3
 ) -> str:
-    """Panels in rows of `columns`, the heading above and the notes below."""
+    """Panels in rows of `columns`, with a heading above and notes below."""
     body: list[str] = []
     y = 36
     for first in range(0, len(panels), columns):
@@ -49,9 +49,9 @@ def lines_svg(
 
 
 def bars_svg(title: str, panels: Sequence[Bars], notes: Sequence[str]) -> str:
-    """Panels one below the other, their names at the left."""
+    """Panels one below the other, with the names of the bars at the left."""
     body: list[str] = []
-    y, left, width = 40, 270, 700
+    y, left, width = 40, 310, 760
     for panel in panels:
         y += 20
         body.append(_text(14, y, panel.title, size=12, weight="bold"))
@@ -84,7 +84,7 @@ def _page(title: str, width: int, y: int, body: list[str], notes: Sequence[str])
     """The heading, what was drawn down to `y`, and the notes below."""
     body = [_text(14, 26, title, size=15, weight="bold"), *body]
     for note in notes:
-        for line in textwrap.wrap(note, _LETTERS):
+        for line in textwrap.wrap(note, int((width - 28) / _LETTER)):
             y += 15
             body.append(_text(14, y, line, size=11))
         y += 4
@@ -131,9 +131,10 @@ def _panel(panel: Panel, x_label: str) -> list[str]:
     body.append(_text(middle, _HEIGHT - _BOTTOM + 29, x_label, size=10, anchor="middle"))
     for number, (name, line) in enumerate(panel.lines.items()):
         body += _line(axes, line, _COLOURS[number % len(_COLOURS)])
-        if len(panel.lines) > 1:
+        if len(panel.lines) > 1:  # names stand at the lower right, one below the other
+            y = _HEIGHT - _BOTTOM - 8 - 13 * (len(panel.lines) - 1 - number)
             colour = _COLOURS[number % len(_COLOURS)]
-            body.append(_text(_LEFT + 8, _TOP + 10 + 13 * number, name, size=10, colour=colour))
+            body.append(_text(_WIDTH - _RIGHT - 8, y, name, size=10, anchor="end", colour=colour))
     return body
 
 

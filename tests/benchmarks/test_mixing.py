@@ -102,6 +102,7 @@ def made_up(shape: dict[float, float]) -> list[dict[str, Any]]:
             "best share is 50 %, which is better than",
             True,
         ),
+        ({0.0: 0.3, 0.15: 0.7, 0.5: 0.6, 1.0: 0.4}, "best share is 15 %, which is better", True),
         ({0.0: 0.3, 0.15: 0.5, 0.5: 0.6, 1.0: 0.9}, "best share is 100 %", False),
         ({0.0: 0.6, 0.15: 0.5, 0.5: 0.4, 1.0: 0.3}, "are worse than none", False),
         ({0.0: 0.5, 0.15: 0.5, 0.5: 0.5, 1.0: 0.2}, "and none cannot be told apart", False),
@@ -114,6 +115,7 @@ def test_verdict_follows_the_figures(shape: dict[float, float], words: str, pape
     text = verdict(runs)
     assert words in text
     assert ("This is the paper's shape" in text) == papers
+    assert ("the best share is a larger one" in text) == (papers and "15 %, which" not in words)
 
 
 def test_one_seed_is_no_verdict() -> None:

@@ -102,7 +102,7 @@ def test_agrees_with_torchmetrics(folder: Path) -> None:
 def published_scores(folder: Path) -> list[float]:
     from torchmetrics.functional.multimodal.clip_score import _clip_score_update
 
-    model = Features(hugging_face_model(torch.load(folder / "small.pt")))
+    model: Any = Features(hugging_face_model(torch.load(folder / "small.pt")))
     images = [
         torch.from_numpy(np.asarray(Image.open(folder / name)).copy()).permute(2, 0, 1)
         for name in CAPTIONS

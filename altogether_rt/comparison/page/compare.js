@@ -178,7 +178,7 @@
   }
 
   async function send(answer) {
-    const seconds = Math.round(clock.seconds() * 100) / 100;
+    const seconds = Math.round(clock.seconds() * 1000) / 1000;
     await postJson("answer", { task: task.id, seconds, ...answer });
     tasks[position].done = true;
     byId("status").textContent = `Pair ${position + 1} saved.`;

@@ -14,6 +14,7 @@ __all__ = [
     "UNSUPPORTED",
     "has_image_suffix",
     "sniff_format",
+    "unsupported_name",
     "webp_size",
 ]
 
@@ -51,6 +52,51 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (rb"\x00\x00[\x01\x02]\x00[^\x00]\x00|.{4}[\x11\x12]\xaf|\x59\xa6\x6a\x95", UNSUPPORTED),
     (rb"\s*(<\?xml[^>]*>\s*)?<svg", UNSUPPORTED),
 )
+#: Formats that are recognised so that they can be named; "an" or "a" belongs to the name.
+_NAMES: tuple[tuple[bytes, str], ...] = (
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file"),
+    (rb"icns", "an Apple icon"),
+    (rb"DDS ", "a DDS texture"),
+    (rb"qoif", "a QOI image"),
+    (rb"\x00\x00\x01\x00[^\x00]\x00", "a Windows icon"),
+    (rb"\x00\x00\x02\x00[^\x00]\x00(?!.{10}[\x08\x0f\x10\x18\x20])", "a Windows cursor"),
+    (rb".{4}[\x11\x12]\xaf", "an FLI animation"),
+    (rb"\x59\xa6\x6a\x95", "a Sun raster image"),
+    (rb"\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]", "a PCX image"),
+    (rb"\xb1\x68\xde\x3a", "a DCX image"),
+    (rb"\x01\xda[\x00\x01][\x01\x02]", "an SGI image"),
+    (rb"\s*/\* XPM \*/", "an XPM image"),
+    (rb"#define \S+_width \d", "an XBM image"),
+    (rb"#\?(RADIANCE|RGBE)", "a Radiance HDR image"),
+    (rb"\x76\x2f\x31\x01", "an OpenEXR image"),
+    (rb"SDPX|XPDS", "a DPX image"),
+    (rb"\x80\x2a\x5f\xd7", "a Cineon image"),
+    (rb"SIMPLE  =", "a FITS image"),
+    (rb"id=ImageMagick", "a MIFF image"),
+    (rb"P7\s", "a PAM image"),
+    (rb"gimp xcf", "a GIMP image"),
+    (rb"\xd7\xcd\xc6\x9a|\x01\x00\x09\x00\x00\x03", "a Windows metafile"),
+    (rb"\x01\x00\x00\x00.{36} EMF", "an enhanced metafile"),
+    (rb"II\xbc[\x00\x01]", "a JPEG XR image"),
+    (rb".{128}DICM", "a DICOM image"),
+    (rb"\x8aMNG\r\n|\x8bJNG\r\n", "an MNG or JNG image"),
+    (rb"\x97JB2\r\n", "a JBIG2 image"),
+    (rb"VIEW|\xab\x01", "a VIFF image"),
+    (
+        # What may come before the root element, without going back over any of it.
+        rb"(?:\xef\xbb\xbf)?(?>\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE\s+svg\b[^\[>]*(?:\[.*?\]\s*)?>)*+"
+        rb"<(?:\w+:)?svg\b",
+        "an SVG drawing",
+    ),
+    (  # no identification, colour maps or none, a kind that exists, 8 to 32 bits a pixel
+        rb".(?:\x00[\x02\x03\x0a\x0b]\x00{2}..[\x00\x08\x0f\x10\x18\x20]"
+        rb"|\x01[\x01\x09].{4}[\x0f\x10\x18\x20]).{8}[\x08\x0f\x10\x18\x20].",
+        "a TGA image",
+    ),
+)
+_NAMED = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in _NAMES)
+
 _FORMATS = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in _MAGIC)
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIF_BRANDS = frozenset(
@@ -77,6 +123,14 @@ def sniff_format(head: bytes) -> str | None:
             return "AVIF"
         return "HEIF" if brands & _HEIF_BRANDS else None
     return next((name for pattern, name in _FORMATS if pattern.match(head)), None)
+
+
+def unsupported_name(head: bytes) -> str | None:
+    """The format of an image that no decoder here reads: "an SVG drawing".
+
+    head: the first 4,096 bytes of the file. None if it is not recognised.
+    """
+    return next((name for pattern, name in _NAMED if pattern.match(head)), None)
 
 
 def webp_size(head: bytes) -> tuple[int, int] | None:

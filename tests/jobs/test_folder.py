@@ -317,7 +317,7 @@ def test_odd_folder(shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixt
     summary = run(shared_data / "odd", out, alts=None)
     rows = rows_of(out)
     assert len(rows) == 63
-    assert summary.captioned == 39 + NUM_READABLE_HEIC
+    assert summary.captioned == 41 + NUM_READABLE_HEIC
     assert summary.captioned + summary.num_failed == 63
     assert capfd.readouterr().err == ""
 

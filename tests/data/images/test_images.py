@@ -446,4 +446,4 @@ def test_odd_files(shared_data: Path) -> None:
     assert outcome["pil_rot1mir0.avif"] == (640, 427)
     assert outcome["pil_hopper_bad_exif.jpg"] == (500, 500)
     assert outcome["made_cmyk.jpg"] == (640, 427)
-    assert sum(isinstance(value, tuple) for value in outcome.values()) == 39 + NUM_READABLE_HEIC
+    assert sum(isinstance(value, tuple) for value in outcome.values()) == 41 + NUM_READABLE_HEIC

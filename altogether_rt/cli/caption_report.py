@@ -14,6 +14,9 @@ from altogether_rt.jobs.folder import CaptionJob, CaptionSummary
 
 __all__ = ["report"]
 
+#: Share of unusable lines of the alt-text file above which the summary shows them too.
+_MANY_UNUSABLE = 0.05
+
 
 def report(
     job: CaptionJob, source: Source, summary: CaptionSummary, sheet: Path | None, output: Output
@@ -27,7 +30,9 @@ def report(
             f"{summary.embeddings_missing:,} captions were there without an embedding, so "
             f"{job.embeddings.save} lacks theirs: --overwrite makes all of them again."
         )
-    output.result(_summary_data(job, source, summary, sheet), _sentence(job, summary))
+    output.result(
+        _summary_data(job, source, summary, sheet), _sentence(job, summary) + _unusable(source)
+    )
     if sheet is not None:
         output.show(f"Look at them in {sheet}.")
     if summary.num_failed and not summary.captioned and not summary.skipped:
@@ -49,6 +54,18 @@ def _sentence(job: CaptionJob, summary: CaptionSummary) -> str:
     return f"{job.out}: {', '.join(parts)}."
 
 
+def _unusable(source: Source) -> str:
+    """A sentence about lines of the alt-text file, if many cannot be used."""
+    problems = source.unused().get("alt_lines_unusable", Problems())
+    total = problems.count + source.figures().get("alt_lines_used", 0)
+    if problems.count <= _MANY_UNUSABLE * total:
+        return ""
+    return (
+        f" {problems.count:,} of {total:,} lines of the alt-text file could not be used: "
+        f"{problems}."
+    )
+
+
 def _summary_data(
     job: CaptionJob, source: Source, summary: CaptionSummary, sheet: Path | None
 ) -> dict[str, Any]:
@@ -64,6 +81,7 @@ def _summary_data(
         **{name: round(getattr(summary.stats, name), 3) for name in STAGE_SECONDS},
         "other_files": figures["other_files"],
         **{name: _problems_data(problems) for name, problems in source.unused().items()},
+        "alt_lines_used": figures.get("alt_lines_used", 0),
         "alts_truncated": figures["alts_truncated"],
         "embeddings_missing": summary.embeddings_missing,
         "sidecars_kept": _problems_data(summary.sidecars_kept),

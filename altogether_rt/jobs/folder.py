@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from altogether_rt.captions import Answer, CaptionParams
+from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
@@ -49,6 +50,8 @@ class CaptionJob:
     folder: Path
     out: Path
     alts: Path | None = None
+    columns: Columns = field(default_factory=Columns)  # of the alt-text file
+    strict: bool = False  # every line of the alt-text file must be usable
     recursive: bool = True
     limit: int | None = None  # the first so many images
     sidecar: str | None = None  # suffix of the text files beside the images
@@ -59,12 +62,24 @@ class CaptionJob:
     embeddings: EmbeddingFiles | None = None
 
 
-def open_folder(job: CaptionJob) -> FolderSource:
-    """The source of a job. Quick, and before any model is loaded.
+def open_folder(
+    job: CaptionJob, on_records: Callable[[int], None] = lambda count: None
+) -> FolderSource:
+    """The source of a job, before any model is loaded.
 
-    Raises AltogetherError if there is nothing to caption, or a file cannot be read.
+    on_records: told how many records of the alt-text file are read, now and then. Raises
+    AltogetherError if there is nothing to caption, or a file cannot be read.
     """
-    return FolderSource(job.folder, job.alts, recursive=job.recursive, limit=job.limit, out=job.out)
+    return FolderSource(
+        job.folder,
+        job.alts,
+        recursive=job.recursive,
+        limit=job.limit,
+        out=job.out,
+        columns=job.columns,
+        strict=job.strict,
+        on_records=on_records,
+    )
 
 
 def caption_folder(

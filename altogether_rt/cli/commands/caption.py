@@ -15,6 +15,7 @@ from altogether_rt.captions import CaptionParams
 from altogether_rt.cli.caption_report import report
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, Progress
+from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.sinks.sheet import write_sheet
 from altogether_rt.data.sources.base import Source
@@ -40,8 +41,17 @@ Alts = Annotated[
         "--alt",
         metavar="FILE",
         help="Alt-texts: JSON lines with file_name and alt (one text or a list), metadata.jsonl, "
-        ".json or .csv. Looked for here, then in DIR.",
+        ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in DIR.",
     ),
+]
+AltKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column or key of the alt-texts in the file.")
+]
+ImageKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column or key of the file names in the file.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop if any line of the alt-text file cannot be used.")
 ]
 BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="Output file, one row per image.")]
@@ -115,6 +125,9 @@ class _Options:
 def caption_command(
     folder: Folder,
     alt: Alts = None,
+    alt_key: AltKey = None,
+    image_key: ImageKey = None,
+    strict: Strict = False,
     bundle: BundleName = "starter",
     out: Out = Path("captions.jsonl"),
     recursive: Recursive = True,
@@ -150,6 +163,8 @@ def caption_command(
         folder=folder,
         out=out,
         alts=alt,
+        columns=Columns(image_key, alt_key),
+        strict=strict,
         recursive=recursive,
         limit=limit,
         sidecar=sidecar,
@@ -186,7 +201,8 @@ def _run(job: CaptionJob, options: _Options, output: Output) -> None:
     from altogether_rt.opening import resolve_captioner
 
     check_gpu(options.device)
-    source = open_folder(job)
+    with output.progress(None, "alt-texts") as progress:
+        source = open_folder(job, lambda count: progress.advance(count - progress.done))
     for note in source.notes():
         output.note(note)
     captioner = resolve_captioner(options.bundle, device=options.device)

@@ -188,14 +188,14 @@ def _absent(value: Any) -> bool:
 def _relative_to(root: str | Path | None) -> Callable[[str], str]:
     """A function that makes absolute names within `root` relative to it."""
     if root is None:
-        return posixpath.normpath
+        return _plain
     # As the user named the folder, and without links.
     prefixes = {
         path.as_posix().rstrip("/") + "/" for path in (Path(root).absolute(), Path(root).resolve())
     }
 
     def relative(name: str) -> str:
-        name = posixpath.normpath(name)
+        name = _plain(name)
         if name.startswith("/"):
             for prefix in prefixes:
                 if name.startswith(prefix):
@@ -203,3 +203,7 @@ def _relative_to(root: str | Path | None) -> Callable[[str], str]:
         return name
 
     return relative
+
+
+def _plain(name: str) -> str:
+    return name if "://" in name else posixpath.normpath(name)

@@ -105,9 +105,9 @@ def _match_loosely(
         if image is not None and image not in taken:
             texts_of.setdefault(image, []).extend(texts)
             names[image] = name
-    for image, texts in texts_of.items():
+    for image, collected in texts_of.items():
         if matches.is_clear(image):
-            found.table.add(image, texts)
+            found.table.add(image, collected)
             found.matched_loosely.add(f"{names[image]} is {image}")
     return {name for image, name in names.items() if matches.is_clear(image)}
 

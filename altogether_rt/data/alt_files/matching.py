@@ -26,6 +26,8 @@ _URL: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]+://")
 def plain_name(name: str) -> str:
     """The name with "/" between folders, without `./`, `%20`, `file://` and spaces around it."""
     name = name.strip().removeprefix("file://").replace("\\", "/")
+    if _URL.match(name):
+        return name
     if "%" in name:
         name = unquote(name)
     return unicodedata.normalize("NFC", posixpath.normpath(name))

@@ -17,6 +17,13 @@ __all__ = ["report"]
 #: Share of unusable lines of the alt-text file above which the summary shows them too.
 _MANY_UNUSABLE = 0.05
 
+#: What the summary says of captions, by `caption_fault`.
+_FAULTS = {
+    "empty": "empty",
+    "loop": "cut at the length limit in a loop",
+    "same_as_alt": "equal to the alt-text",
+}
+
 
 def report(
     job: CaptionJob, source: Source, summary: CaptionSummary, sheet: Path | None, output: Output
@@ -29,6 +36,11 @@ def report(
         output.note(
             f"{summary.embeddings_missing:,} captions were there without an embedding, so "
             f"{job.embeddings.save} lacks theirs: --overwrite makes all of them again."
+        )
+    if summary.errors_skipped and not job.retry_errors:
+        output.note(
+            f"{summary.errors_skipped:,} images failed in an earlier run and were skipped: "
+            "--retry-errors tries them again."
         )
     output.result(
         _summary_data(job, source, summary, sheet), _sentence(job, summary) + _unusable(source)
@@ -46,6 +58,12 @@ def _sentence(job: CaptionJob, summary: CaptionSummary) -> str:
     rate = summary.captioned / summary.seconds if summary.seconds > 0 else 0.0
     took = f" in {format_duration(summary.seconds)} ({rate:.1f} images/s)"
     parts = [f"{summary.captioned:,} captioned" + (took if summary.captioned else "")]
+    parts += [
+        f"{problems.count:,} of them {_FAULTS[fault]} ({problems})"
+        for fault, problems in summary.doubtful.items()
+    ]
+    if summary.updated:
+        parts.append(f"{summary.updated:,} of them anew, from other alt-texts")
     if summary.skipped:
         parts.append(f"{summary.skipped:,} skipped (already there)")
     if summary.num_failed:
@@ -75,7 +93,12 @@ def _summary_data(
         "sheet": None if sheet is None else str(sheet),
         "images": figures["images"],
         "captioned": summary.captioned,
+        "updated": summary.updated,
+        "doubtful": {
+            fault: _problems_data(summary.doubtful.get(fault, Problems())) for fault in _FAULTS
+        },
         "skipped": summary.skipped,
+        "errors_skipped": summary.errors_skipped,
         "failed": dict(summary.failed),
         "seconds": round(summary.seconds, 3),
         **{name: round(getattr(summary.stats, name), 3) for name in STAGE_SECONDS},

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from altogether_rt.captions import Answer, CaptionParams
@@ -51,12 +52,14 @@ class CaptionJob:
     out: Path
     alts: Path | None = None
     columns: Columns = field(default_factory=Columns)  # of the alt-text file
+    beside: str | None = None  # alt-texts from files beside the images: ".txt", "metadata.jsonl"
     strict: bool = False  # every line of the alt-text file must be usable
     recursive: bool = True
     limit: int | None = None  # the first so many images
     sidecar: str | None = None  # suffix of the text files beside the images
     overwrite: bool = False
     retry_errors: bool = False
+    update: bool = False  # caption again where the alt-texts have changed
     limits: ImageLimits = field(default_factory=ImageLimits)
     fast_jpeg: bool = False
     embeddings: EmbeddingFiles | None = None
@@ -78,6 +81,8 @@ def open_folder(
         out=job.out,
         columns=job.columns,
         strict=job.strict,
+        beside=job.beside,
+        sidecar=job.sidecar,
         on_records=on_records,
     )
 
@@ -105,8 +110,12 @@ def caption_folder(
             sink, _open_embeddings(job, source, stack), _sidecars(job, source), stamp, summary
         )
         done = sink.recover(
-            row_check(source, stamp), overwrite=job.overwrite, retry_errors=job.retry_errors
+            row_check(source, stamp),
+            overwrite=job.overwrite,
+            retry_errors=job.retry_errors,
+            is_stale=partial(output.is_stale, source) if job.update else lambda row: False,
         )
+        summary.errors_skipped = len(sink.error_names & done)
         if done:
             output.review(source)
         on_start(source.num_samples(without=done))

@@ -13,14 +13,14 @@ from altogether_rt.errors import AltogetherError
 pytestmark = pytest.mark.lean
 
 
-def source(tmp_path: Path, images: list[str], names: list[str], **options: bool) -> FolderSource:
+def source(tmp_path: Path, images: list[str], names: list[str]) -> FolderSource:
     root = tmp_path / "photos"
     for image in images:
         (root / image).parent.mkdir(parents=True, exist_ok=True)
         (root / image).write_bytes(b"x")
     path = tmp_path / "alts.csv"
     path.write_text("file_name,alt\n" + "".join(f"{name},of {name}\n" for name in names))
-    return FolderSource(root, path, **options)
+    return FolderSource(root, path)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,14 @@ Alts = Annotated[
         ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in DIR.",
     ),
 ]
+AltBeside = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SUFFIX",
+        help="Alt-texts from files beside the images: .txt, .json, or metadata.jsonl in each "
+        "folder.",
+    ),
+]
 AltKey = Annotated[
     str | None, typer.Option(metavar="KEY", help="Column or key of the alt-texts in the file.")
 ]
@@ -77,6 +85,9 @@ SaveEmbeddings = Annotated[
     typer.Option(metavar="FILE", help="Also save the embeddings of the images (.npy, .parquet)."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")]
+Update = Annotated[
+    bool, typer.Option("--update", help="Caption again those images whose alt-texts changed.")
+]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
 Workers = Annotated[
     int, typer.Option(min=1, help="Number of processes; the captions are the same.")
@@ -125,6 +136,7 @@ class _Options:
 def caption_command(
     folder: Folder,
     alt: Alts = None,
+    alt_beside: AltBeside = None,
     alt_key: AltKey = None,
     image_key: ImageKey = None,
     strict: Strict = False,
@@ -143,6 +155,7 @@ def caption_command(
     save_embeddings: SaveEmbeddings = None,
     overwrite: Overwrite = False,
     retry_errors: RetryErrors = False,
+    update: Update = False,
     device: DeviceOption = "auto",
     threads: Threads = None,
     workers: Workers = 1,
@@ -159,17 +172,23 @@ def caption_command(
     """
     if embeddings is not None and save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
+    if alt is not None and alt_beside is not None:
+        raise typer.BadParameter("it goes without --alt.", param_hint="--alt-beside")
+    if alt_beside is not None and alt_beside == sidecar:
+        raise typer.BadParameter("--sidecar would write over them.", param_hint="--alt-beside")
     job = CaptionJob(
         folder=folder,
         out=out,
         alts=alt,
         columns=Columns(image_key, alt_key),
+        beside=alt_beside,
         strict=strict,
         recursive=recursive,
         limit=limit,
         sidecar=sidecar,
         overwrite=overwrite,
         retry_errors=retry_errors,
+        update=update,
         limits=ImageLimits(max_pixels=max_pixels),
         fast_jpeg=fast_jpeg,
     )

@@ -41,7 +41,7 @@ def delimited_records(
     """
     lines = _Lines(text_lines(file, problems, notes, keep_blank=True))
     columns = columns or Columns()
-    form = _sniff(lines, tabs, columns)
+    form = _sniff(lines, tabs, columns, notes)
     if form is None:
         return
     notes.columns.update(dict.fromkeys(form.columns))
@@ -50,7 +50,7 @@ def delimited_records(
     while (line := lines.next_nonblank()) is not None:
         number, text = line
         where = f"line {number}"
-        cells = _cells(text, lines, form)
+        cells = _cells(text, lines, form, notes)
         if isinstance(cells, str):
             problems.add(f"{where}: {cells}")
             continue
@@ -99,7 +99,7 @@ class _Lines:
         self._back.extendleft(reversed(lines))
 
 
-def _sniff(lines: _Lines, tabs: bool, columns: Columns) -> _Form | None:
+def _sniff(lines: _Lines, tabs: bool, columns: Columns, notes: FileNotes) -> _Form | None:
     """The layout, from the first lines; reads the header, if there is one. None: no lines."""
     first = lines.next_nonblank()
     if first is None:
@@ -107,6 +107,7 @@ def _sniff(lines: _Lines, tabs: bool, columns: Columns) -> _Form | None:
     head = first[1].rstrip("\r\n")
     if not tabs and head.lower().startswith("sep=") and len(head) == 5:  # Excel's own line
         delimiter = head[4]
+        notes.num_header_lines += 1
         first = lines.next_nonblank()
         if first is None:
             return None
@@ -117,6 +118,7 @@ def _sniff(lines: _Lines, tabs: bool, columns: Columns) -> _Form | None:
         lines.put_back(seen[1:])
         delimiter = _delimiter([text for _, text in seen], tabs)
     quotes = not tabs
+    notes.num_header_lines += 1
     header = [cell.strip() for cell in _split(first[1], delimiter, quotes)]
     if _is_header(header, columns):
         name = find_key(header, (columns.name,) if columns.name else NAME_KEYS)
@@ -126,6 +128,7 @@ def _sniff(lines: _Lines, tabs: bool, columns: Columns) -> _Form | None:
     if not images and not {columns.name, columns.text} & set(numbers):
         return _Form(delimiter, quotes, tuple(header), None)  # a header of unknown names
     lines.put_back([first])
+    notes.num_header_lines -= 1
     name_column = images[0] if len(images) == 1 else None
     if name_column is not None and columns.name is None:
         numbers[name_column] = NAME_KEYS[0]
@@ -167,7 +170,7 @@ def _split(text: str, delimiter: str, quotes: bool) -> list[str]:
         return text.split(delimiter)
 
 
-def _cells(text: str, lines: _Lines, form: _Form) -> list[str] | str:
+def _cells(text: str, lines: _Lines, form: _Form, notes: FileNotes) -> list[str] | str:
     """The cells of the record that begins with the line `text`, or why there are none."""
     text = text.rstrip("\r\n") if '"' not in text else text
     if not form.quotes or '"' not in text:
@@ -180,7 +183,7 @@ def _cells(text: str, lines: _Lines, form: _Form) -> list[str] | str:
         return _strict(text, form)
     except csv.Error as error:
         if "unexpected end" in str(error):
-            return _record_of_lines(text, lines, form)
+            return _record_of_lines(text, lines, form, notes)
         if "field limit" in str(error):
             return str(error)
     # Text with quotes of its own, as `"Big" boat`: taken as it stands, if its cells are clear.
@@ -196,7 +199,7 @@ def _strict(text: str, form: _Form) -> list[str]:
     return rows[0] if len(rows) == 1 else text.split(form.delimiter)
 
 
-def _record_of_lines(text: str, lines: _Lines, form: _Form) -> list[str] | str:
+def _record_of_lines(text: str, lines: _Lines, form: _Form, notes: FileNotes) -> list[str] | str:
     """A record whose quoted text goes over several lines, if it does; if not, the lines after the
     first are put back."""
     taken: list[tuple[int, str]] = []
@@ -219,6 +222,7 @@ def _record_of_lines(text: str, lines: _Lines, form: _Form) -> list[str] | str:
             break
         if len(cells) != len(form.columns):
             break
+        notes.num_continued += sum(bool(line.strip()) for _, line in taken)
         return cells
     lines.put_back(taken)
     return "a quote is opened and not closed"

@@ -42,6 +42,8 @@ class FileNotes:
     windows_1252: Problems = field(default_factory=Problems)  # lines that were read as such
     joined: Problems = field(default_factory=Problems)  # texts with unquoted delimiters
     num_records: int = 0
+    num_header_lines: int = 0
+    num_continued: int = 0  # lines, blank ones aside, that continue the record before them
 
     def sentences(self, path: Path) -> list[str]:
         """What the user should know, a sentence each."""

@@ -47,7 +47,8 @@ class JsonlSink:
         #: in both. Nothing is kept of this run's rows, which may be millions.
         self._in_output: dict[str, int] = {}
         self._in_journal: dict[str, int] = {}
-        self.num_errors = 0  # rows of OUT that carry an error, after `recover`
+        #: Names whose row carries an error, after `recover`.
+        self.error_names: set[str] = set()
         self._last_key: Any = None  # order key of the journal's last row
         self._needs_merge = False  # the journal alone cannot become the output
 
@@ -76,7 +77,7 @@ class JsonlSink:
                 lambda row: None if is_stale(row) else check(row)
             ):
                 self._in_output[row["file_name"]] = offset
-                self.num_errors += "error" in row
+                self._note_error(row)
                 if (retry_errors and "error" in row) or is_stale(row):
                     retried.add(row["file_name"])
         for offset, row, _ in self._journal.recover(parse_row):
@@ -85,6 +86,7 @@ class JsonlSink:
                 self._check(row, check, self._journal.path)
             self._place_in_journal(row["file_name"], offset)
             self._note_order(row["file_name"])
+            self._note_error(row)
             if stale:
                 retried.add(row["file_name"])
             else:
@@ -152,6 +154,12 @@ class JsonlSink:
     def _place_in_journal(self, name: str, offset: int) -> None:
         self._in_output.pop(name, None)
         self._in_journal[name] = offset
+
+    def _note_error(self, row: Row) -> None:
+        if "error" in row:
+            self.error_names.add(row["file_name"])
+        else:
+            self.error_names.discard(row["file_name"])
 
     def _note_order(self, name: str) -> None:
         """A journal that is not in input order cannot become the output as it is."""

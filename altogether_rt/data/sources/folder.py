@@ -6,6 +6,7 @@ import os
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
+from altogether_rt.data.alt_files.beside import METADATA_NAMES, beside_hints, read_alts_beside
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.alt_files.folder_alts import FolderAlts, OnRecords, read_folder_alts
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts
@@ -25,6 +26,12 @@ def find_alts(path: Path, folder: Path) -> Path:
     raise AltogetherError(f"there is no alt-text file {path}, neither here nor in {folder}.")
 
 
+def _lies_deeper(name: str, scan: FolderScan) -> bool:
+    """Whether there is a `metadata.jsonl` in subfolders only."""
+    deeper = any(other.endswith("/" + name) for other in scan.texts)
+    return name in METADATA_NAMES and deeper and not (scan.root / name).exists()
+
+
 class FolderSource(Source):
     """The images in a folder, or a single image. A shard is an image."""
 
@@ -40,14 +47,18 @@ class FolderSource(Source):
         out: Path | None = None,
         columns: Columns | None = None,
         strict: bool = False,
+        beside: str | None = None,
+        sidecar: str | None = None,
         on_records: OnRecords = lambda count: None,
     ) -> None:
         """Scan the folder and read the alt-texts; no image is decoded.
 
         alts: looked for here, then in the folder. limit: only the first so many images. out: a file
         that must not be the alt-text file. columns: of the alt-text file. strict: every line of it
-        must be usable. on_records: told how many of its records are read. Raises AltogetherError if
-        there is nothing to caption, a file cannot be read, or no alt-text is for an image here.
+        must be usable. beside: take alt-texts from files beside the images instead, `.txt` or
+        `metadata.jsonl`. sidecar: suffix of files that the run writes there itself. on_records:
+        told how many records are read. Raises AltogetherError if there is nothing to caption, a
+        file cannot be read, or no alt-text is for an image here.
         """
         scan = scan_folder(folder, recursive=recursive)
         if not scan.names:
@@ -55,18 +66,24 @@ class FolderSource(Source):
             raise AltogetherError(f"there are no images in {folder}{deeper}.")
         self.alt_file: Path | None = None
         given = FolderAlts()
+        if alts is not None and not alts.exists() and _lies_deeper(str(alts), scan):
+            beside, alts = str(alts), None
+        if beside is not None and alts is None:
+            given = read_alts_beside(beside, scan.root, scan.names, scan.texts, columns)
+            self.alt_file = Path(beside)
+        self._sidecar = sidecar
         if alts is not None:
             path = find_alts(alts, scan.root)
             if out is not None and out.exists() and os.path.samefile(path, out):
                 raise AltogetherError(f"--out is the alt-text file {path}: choose another.")
             given = read_folder_alts(path, scan.root, scan.names, columns, on_records)
             self.alt_file = path
-            problems = given.table.problems
-            if strict and problems:
-                raise AltogetherError(
-                    f"{problems.count:,} lines of {path} cannot be used, and --strict is given: "
-                    f"{problems}."
-                )
+        problems = given.table.problems
+        if strict and problems:
+            raise AltogetherError(
+                f"{problems.count:,} lines of {self.alt_file} cannot be used, and --strict is "
+                f"given: {problems}."
+            )
         self._set(scan, given, scan.names[:limit])
 
     def _set(self, scan: FolderScan, given: FolderAlts, names: list[str]) -> None:
@@ -90,6 +107,7 @@ class FolderSource(Source):
         part = object.__new__(FolderSource)
         part._set(self._scan, self._given, self.names[rank::num_parts])
         part.alt_file = self.alt_file
+        part._sidecar = self._sidecar
         return part
 
     def order_key(self, key: str) -> str:
@@ -141,6 +159,12 @@ class FolderSource(Source):
                 if (self.root / name).is_file():
                     notes.append(
                         f"{self.root} holds {name}: give --alt {name} to use its alt-texts."
+                    )
+            for kind, count in beside_hints(self.names, self._scan.texts):
+                if kind != self._sidecar:
+                    notes.append(
+                        f"{count:,} {kind} files lie beside the images: give --alt-beside {kind} "
+                        "to use their texts as alt-texts."
                     )
         return notes
 

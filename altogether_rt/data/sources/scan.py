@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from altogether_rt.data.alt_files.beside import is_text_name
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sniff import SNIFF_BYTES, has_image_suffix, sniff_format
 from altogether_rt.errors import AltogetherError
@@ -39,6 +40,7 @@ class FolderScan:
     root: Path
     names: list[str] = field(default_factory=list)  # of images, in input order
     num_other: int = 0  # files that are not images by name or by content
+    texts: list[str] = field(default_factory=list)  # other files that may hold alt-texts
     litter: Problems = field(default_factory=Problems)  # files and folders that systems left
     problems: Problems = field(default_factory=Problems)  # folders left out, and why
 
@@ -75,6 +77,8 @@ def scan_folder(path: str | Path, *, recursive: bool = True) -> FolderScan:
             scan.names.append(name)
         else:
             scan.num_other += 1
+            if is_text_name(name):
+                scan.texts.append(name)
     return scan
 
 

@@ -56,6 +56,10 @@ def test_tsv_has_no_quotes(tmp_path: Path) -> None:
     path = tmp_path / "alts.tsv"
     path.write_text('file_name\talt\na.png\t"open\nb.png\tsaid "hi"\n')
     assert texts(path) == {"a.png": ('"open',), "b.png": ('said "hi"',)}
+    path.write_text('file_name\talt\na.png\t"said ""hi"""\nb.png\t"hi"\n')
+    assert texts(path) == {"a.png": ('said "hi"',), "b.png": ('"hi"',)}
+    path.write_text('"file_name"\t"alt"\n"a.png"\t"hi"\n')
+    assert texts(path) == {"a.png": ("hi",)}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])

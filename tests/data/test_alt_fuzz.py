@@ -24,8 +24,10 @@ from altogether_rt.errors import AltogetherError
 pytestmark = pytest.mark.lean
 
 TEXTS = ("a boat", "Zoë, 5 €", "日本 🙂", 'said "hi"', "", "two; parts | here", "line\u2028end")
-INSERTED = (b'"', b'""', b",", b"\t", b"\n", b"\r\n", b"\xff", b"\xe9", b"\x00", b"{", b"}", b"[")
-INSERTED += (b"\xef\xbb\xbf", b"\\", b"nan", b"\xe2\x80\xa8", b";", b"\n\n", b"null", b"\xc3")
+INSERTED = (
+    *(b'"', b'""', b",", b"\t", b"\n", b"\r\n", b"\xff", b"\xe9", b"\x00", b"{", b"}", b"["),
+    *(b"\xef\xbb\xbf", b"\\", b"nan", b"\xe2\x80\xa8", b";", b"\n\n", b"null", b"\xc3"),
+)
 
 
 def valid_file(rng: random.Random, suffix: str) -> bytes:

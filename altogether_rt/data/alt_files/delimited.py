@@ -73,6 +73,7 @@ class _Form:
     delimiter: str
     quotes: bool
     columns: tuple[str, ...]
+    all_quoted: bool  # a file without quotes whose writer put each cell in them
     name_column: int | None  # where the file name is, if that is known
 
     def missing(self, num_cells: int) -> dict[str, None]:
@@ -120,13 +121,19 @@ def _sniff(lines: _Lines, tabs: bool, columns: Columns, notes: FileNotes) -> _Fo
     quotes = not tabs
     notes.num_header_lines += 1
     header = [cell.strip() for cell in _split(first[1], delimiter, quotes)]
+    all_quoted = not quotes and all(cell[:1] == cell[-1:] == '"' for cell in header)
+    if all_quoted:
+        header = [cell[1:-1] for cell in header]
     if _is_header(header, columns):
         name = find_key(header, (columns.name,) if columns.name else NAME_KEYS)
-        return _Form(delimiter, quotes, tuple(header), None if name is None else header.index(name))
+        index = None if name is None else header.index(name)
+        return _Form(delimiter, quotes, tuple(header), all_quoted, index)
     images = [index for index, cell in enumerate(header) if has_image_suffix(cell)]
     numbers = [str(index + 1) for index in range(len(header))]
     if not images and not {columns.name, columns.text} & set(numbers):
-        return _Form(delimiter, quotes, tuple(header), None)  # a header of unknown names
+        return _Form(
+            delimiter, quotes, tuple(header), all_quoted, None
+        )  # a header of unknown names
     lines.put_back([first])
     notes.num_header_lines -= 1
     name_column = images[0] if len(images) == 1 else None
@@ -134,7 +141,7 @@ def _sniff(lines: _Lines, tabs: bool, columns: Columns, notes: FileNotes) -> _Fo
         numbers[name_column] = NAME_KEYS[0]
         if columns.text is None and len(header) == 2:
             numbers[1 - name_column] = ALT_KEYS[0]
-    return _Form(delimiter, quotes, tuple(numbers), name_column)
+    return _Form(delimiter, quotes, tuple(numbers), all_quoted, name_column)
 
 
 def _is_header(cells: list[str], columns: Columns) -> bool:
@@ -178,7 +185,7 @@ def _cells(text: str, lines: _Lines, form: _Form, notes: FileNotes) -> list[str]
         limit = csv.field_size_limit()
         if len(text) > limit and max(map(len, cells)) > limit:
             return f"field larger than field limit ({limit})"
-        return cells
+        return cells if '"' not in text else [_unquoted(cell, form) for cell in cells]
     try:
         return _strict(text, form)
     except csv.Error as error:
@@ -189,6 +196,15 @@ def _cells(text: str, lines: _Lines, form: _Form, notes: FileNotes) -> list[str]
     # Text with quotes of its own, as `"Big" boat`: taken as it stands, if its cells are clear.
     plain = text.rstrip("\r\n").split(form.delimiter)
     return plain if len(plain) == len(form.columns) else "quotes that are not in pairs"
+
+
+def _unquoted(cell: str, form: _Form) -> str:
+    """A cell of a file without quotes: as it stands, unless quotes within are doubled, which only
+    a writer of CSV does."""
+    inner = cell[1:-1]
+    if len(cell) < 2 or not cell[0] == cell[-1] == '"' or '"' in inner.replace('""', ""):
+        return cell
+    return inner.replace('""', '"') if form.all_quoted or '""' in inner else cell
 
 
 def _strict(text: str, form: _Form) -> list[str]:

@@ -25,7 +25,7 @@ HEAVY = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensor
 #: All that the lean part may import besides the standard library and itself.
 LEAN_PACKAGES = {
     *("numpy", "onnxruntime", "PIL", "pillow_heif", "platformdirs", "pyarrow", "rich"),
-    *("tokenizers", "typer"),
+    *("tokenizers", "typer", "zstandard"),
     *("cuda",),  # where the runtime for it is opened
     *("pycocoevalcap", "spacy"),  # where `eval` takes the measures that need them
 }

@@ -14,6 +14,16 @@ from altogether_rt.jobs.folder import CaptionJob, CaptionSummary
 
 __all__ = ["report"]
 
+#: Share of unusable lines of the alt-text file above which the summary shows them too.
+_MANY_UNUSABLE = 0.05
+
+#: What the summary says of captions, by `caption_fault`.
+_FAULTS = {
+    "empty": "empty",
+    "loop": "cut at the length limit in a loop",
+    "same_as_alt": "equal to the alt-text",
+}
+
 
 def report(
     job: CaptionJob, source: Source, summary: CaptionSummary, sheet: Path | None, output: Output
@@ -27,7 +37,14 @@ def report(
             f"{summary.embeddings_missing:,} captions were there without an embedding, so "
             f"{job.embeddings.save} lacks theirs: --overwrite makes all of them again."
         )
-    output.result(_summary_data(job, source, summary, sheet), _sentence(job, summary))
+    if summary.errors_skipped and not job.retry_errors:
+        output.note(
+            f"{summary.errors_skipped:,} images failed in an earlier run and were skipped: "
+            "--retry-errors tries them again."
+        )
+    output.result(
+        _summary_data(job, source, summary, sheet), _sentence(job, summary) + _unusable(source)
+    )
     if sheet is not None:
         output.show(f"Look at them in {sheet}.")
     if summary.num_failed and not summary.captioned and not summary.skipped:
@@ -41,12 +58,30 @@ def _sentence(job: CaptionJob, summary: CaptionSummary) -> str:
     rate = summary.captioned / summary.seconds if summary.seconds > 0 else 0.0
     took = f" in {format_duration(summary.seconds)} ({rate:.1f} images/s)"
     parts = [f"{summary.captioned:,} captioned" + (took if summary.captioned else "")]
+    parts += [
+        f"{problems.count:,} of them {_FAULTS[fault]} ({problems})"
+        for fault, problems in summary.doubtful.items()
+    ]
+    if summary.updated:
+        parts.append(f"{summary.updated:,} of them anew, from other alt-texts")
     if summary.skipped:
         parts.append(f"{summary.skipped:,} skipped (already there)")
     if summary.num_failed:
         classes = ", ".join(f"{count:,} {kind}" for kind, count in summary.failed.most_common())
         parts.append(f"{summary.num_failed:,} failed ({classes})")
     return f"{job.out}: {', '.join(parts)}."
+
+
+def _unusable(source: Source) -> str:
+    """A sentence about lines of the alt-text file, if many cannot be used."""
+    problems = source.unused().get("alt_lines_unusable", Problems())
+    total = problems.count + source.figures().get("alt_lines_used", 0)
+    if problems.count <= _MANY_UNUSABLE * total:
+        return ""
+    return (
+        f" {problems.count:,} of {total:,} lines of the alt-text file could not be used: "
+        f"{problems}."
+    )
 
 
 def _summary_data(
@@ -58,12 +93,18 @@ def _summary_data(
         "sheet": None if sheet is None else str(sheet),
         "images": figures["images"],
         "captioned": summary.captioned,
+        "updated": summary.updated,
+        "doubtful": {
+            fault: _problems_data(summary.doubtful.get(fault, Problems())) for fault in _FAULTS
+        },
         "skipped": summary.skipped,
+        "errors_skipped": summary.errors_skipped,
         "failed": dict(summary.failed),
         "seconds": round(summary.seconds, 3),
         **{name: round(getattr(summary.stats, name), 3) for name in STAGE_SECONDS},
         "other_files": figures["other_files"],
         **{name: _problems_data(problems) for name, problems in source.unused().items()},
+        "alt_lines_used": figures.get("alt_lines_used", 0),
         "alts_truncated": figures["alts_truncated"],
         "embeddings_missing": summary.embeddings_missing,
         "sidecars_kept": _problems_data(summary.sidecars_kept),

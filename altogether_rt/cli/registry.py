@@ -43,6 +43,8 @@ COMMANDS: dict[str, CommandSpec] = {
         (
             "altogether-rt caption photos/ --alt alts.jsonl",
             "altogether-rt caption photos/ --bundle my-bundle --out captions.jsonl --temperature 0",
+            "altogether-rt caption photos/ --alt shop.csv --image-key Photo --alt-key Title",
+            "altogether-rt caption photos/ --alt alts.jsonl --update",
             "altogether-rt caption photos/ --sidecar .txt --sheet captions.html --limit 100",
         ),
         "cpu",

@@ -142,6 +142,11 @@ class _NpyTable:
     def __init__(self, path: Path, stamp: EncoderStamp) -> None:
         self._path = path
         names = names_path(path)
+        if path.is_file() and not names.exists():
+            raise AltogetherError(
+                f"{path} has no {names.name} beside it, which says whose embeddings they are: "
+                "give a file that --save-embeddings wrote."
+            )
         try:
             with names.open("rb") as file:
                 stamp.check(_parse(file.readline(_MAX_LINE_BYTES)), path)

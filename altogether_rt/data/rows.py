@@ -16,6 +16,7 @@ __all__ = [
     "Row",
     "RunStamp",
     "as_row",
+    "caption_fault",
     "caption_row",
     "encode_row",
     "error_row",
@@ -54,6 +55,36 @@ def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row
         **stamp.fields(),
         "seed": caption.seed,
     }
+
+
+def caption_fault(row: Row) -> str | None:
+    """Why a caption is hardly one: `empty`, `loop` (cut at the length limit while it repeats
+    itself) or `same_as_alt`; None for all others.
+    """
+    words = row["caption"].split()
+    if not words:
+        return "empty"
+    if row.get("finish_reason") == "length" and _repeats(words):
+        return "loop"
+    alt = row.get("alt") or ""
+    plain = _comparable(row["caption"])
+    same = any(_comparable(text) == plain for text in ([alt] if isinstance(alt, str) else alt))
+    return "same_as_alt" if same else None
+
+
+def _repeats(words: list[str]) -> bool:
+    """Whether the words end with three times the same, but for a part of another time."""
+    for cut in range(min(8, len(words))):
+        kept = words[: len(words) - cut]
+        for size in range(max(1, cut), len(kept) // 3 + 1):
+            last = kept[-size:]
+            if kept[-3 * size :] == last * 3 and words[len(kept) :] == last[:cut]:
+                return True
+    return False
+
+
+def _comparable(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".!")
 
 
 def error_row(name: str, alts: Alts, error: ImageError) -> Row:

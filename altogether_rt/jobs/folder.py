@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from altogether_rt.captions import Answer, CaptionParams
+from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
@@ -49,22 +51,40 @@ class CaptionJob:
     folder: Path
     out: Path
     alts: Path | None = None
+    columns: Columns = field(default_factory=Columns)  # of the alt-text file
+    beside: str | None = None  # alt-texts from files beside the images: ".txt", "metadata.jsonl"
+    strict: bool = False  # every line of the alt-text file must be usable
     recursive: bool = True
     limit: int | None = None  # the first so many images
     sidecar: str | None = None  # suffix of the text files beside the images
     overwrite: bool = False
     retry_errors: bool = False
+    update: bool = False  # caption again where the alt-texts have changed
     limits: ImageLimits = field(default_factory=ImageLimits)
     fast_jpeg: bool = False
     embeddings: EmbeddingFiles | None = None
 
 
-def open_folder(job: CaptionJob) -> FolderSource:
-    """The source of a job. Quick, and before any model is loaded.
+def open_folder(
+    job: CaptionJob, on_records: Callable[[int], None] = lambda count: None
+) -> FolderSource:
+    """The source of a job, before any model is loaded.
 
-    Raises AltogetherError if there is nothing to caption, or a file cannot be read.
+    on_records: told how many records of the alt-text file are read, now and then. Raises
+    AltogetherError if there is nothing to caption, or a file cannot be read.
     """
-    return FolderSource(job.folder, job.alts, recursive=job.recursive, limit=job.limit, out=job.out)
+    return FolderSource(
+        job.folder,
+        job.alts,
+        recursive=job.recursive,
+        limit=job.limit,
+        out=job.out,
+        columns=job.columns,
+        strict=job.strict,
+        beside=job.beside,
+        sidecar=job.sidecar,
+        on_records=on_records,
+    )
 
 
 def caption_folder(
@@ -90,8 +110,12 @@ def caption_folder(
             sink, _open_embeddings(job, source, stack), _sidecars(job, source), stamp, summary
         )
         done = sink.recover(
-            row_check(source, stamp), overwrite=job.overwrite, retry_errors=job.retry_errors
+            row_check(source, stamp),
+            overwrite=job.overwrite,
+            retry_errors=job.retry_errors,
+            is_stale=partial(output.is_stale, source) if job.update else lambda row: False,
         )
+        summary.errors_skipped = len(sink.error_names & done)
         if done:
             output.review(source)
         on_start(source.num_samples(without=done))

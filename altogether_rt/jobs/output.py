@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from altogether_rt.captions import Answer
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.rows import Row, RunStamp, caption_row, error_row
+from altogether_rt.data.rows import Row, RunStamp, caption_fault, caption_row, error_row
 from altogether_rt.data.sinks.base import Sink
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
 from altogether_rt.data.sinks.jsonl import JsonlSink
@@ -30,6 +30,9 @@ class CaptionSummary:
     failed: Counter[str] = field(default_factory=Counter)  # by class of error
     seconds: float = 0.0
     sidecars_kept: Problems = field(default_factory=Problems)
+    errors_skipped: int = 0  # rows of earlier runs that carry an error
+    updated: int = 0  # rows made again, from other alt-texts
+    doubtful: dict[str, Problems] = field(default_factory=dict)  # by `caption_fault`
     embeddings_missing: int = 0  # rows of earlier runs, which did not save them
     stats: EngineStats = field(default_factory=EngineStats)  # of all workers together
 
@@ -47,13 +50,25 @@ class JobOutput(Sink):
     sidecars: Sidecars | None
     stamp: RunStamp
     summary: CaptionSummary
+    stale: dict[str, str] = field(default_factory=dict)  # captions of rows that are made again
+
+    def is_stale(self, source: Source, row: Row) -> bool:
+        """Whether a row was written from other alt-texts; its caption is remembered."""
+        name = row["file_name"]
+        alts = source.alts_of(name)
+        if alts is None or row.get("alt") == alts.json or not source.has_sample(name):
+            self.stale.pop(name, None)
+            return False
+        self.stale[name] = row.get("caption", "")
+        return True
 
     def review(self, source: Source) -> None:
         """Write what earlier runs, which may not have been asked for it, left out."""
         if self.sidecars is None and self.embeddings is None:
             return
         for row in self.rows.rows():
-            if "error" in row or not source.has_sample(row["file_name"]):
+            name = row["file_name"]
+            if "error" in row or name in self.stale or not source.has_sample(name):
                 continue
             if self.sidecars is not None:
                 self._write_sidecar(self.sidecars, row)
@@ -68,10 +83,15 @@ class JobOutput(Sink):
         else:
             self.summary.captioned += 1
             row = caption_row(key, alts, answer, self.stamp)
-            if self.embeddings is not None and answer.embedded is not None:
+            fault = caption_fault(row)
+            if fault is not None:
+                self.summary.doubtful.setdefault(fault, Problems()).add(key)
+            new = self.embeddings is not None and key not in self.embeddings
+            if new and self.embeddings is not None and answer.embedded is not None:
                 self.embeddings.write(key, answer.embedded)
             if self.sidecars is not None:
                 self._write_sidecar(self.sidecars, row)
+        self.summary.updated += key in self.stale
         self.rows.write(row)
 
     def finish(self) -> None:
@@ -81,7 +101,8 @@ class JobOutput(Sink):
         self.rows.finish()
 
     def _write_sidecar(self, sidecars: Sidecars, row: Row) -> None:
-        sidecars.write(row["file_name"], row["caption"])
+        name = row["file_name"]
+        sidecars.write(name, row["caption"], former=self.stale.get(name))
         self.summary.sidecars_kept = sidecars.kept
 
 
@@ -93,7 +114,7 @@ def row_check(source: Source, stamp: RunStamp) -> Callable[[Row], str | None]:
         name = row["file_name"]
         alts = source.alts_of(name)
         if alts is not None and row.get("alt") != alts.json:
-            return f"written from other alt-texts ({name} for one)"
+            return f"written from other alt-texts ({name} for one), which --update makes again"
         if "error" in row:
             return None
         if row.get("bundle") != expected["bundle"]:

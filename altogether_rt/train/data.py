@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from altogether_rt.artifacts.files import NewFile
 from altogether_rt.config import EncoderConfig
-from altogether_rt.data.alts import alt_texts, read_records
+from altogether_rt.data.alt_files.lines import FileNotes
+from altogether_rt.data.alts import alt_texts, image_name, read_records
 from altogether_rt.data.images import load_image
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError, ImageError
@@ -81,14 +82,18 @@ class FolderDataset:
     alt-texts in `alt`, `alts` or `text`, and its caption: the last of `rounds`, or `caption`.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises AltogetherError, which names the first bad lines, if a record cannot be used."""
+    def __init__(self, path: Path, say: Callable[[str], None] = lambda sentence: None) -> None:
+        """Raises AltogetherError, which names the first bad lines, if a record cannot be used.
+
+        say: told what else there is to say about the file.
+        """
         if not path.is_file():
             raise AltogetherError(f"there is no training file {path}.")
         self._rows: list[tuple[Path, Example]] = []
         problems = Problems()
+        notes = FileNotes()
         try:
-            for where, record in read_records(path, problems):
+            for where, record in read_records(path, problems, notes):
                 try:
                     self._rows.append((path.parent / _file_name(record), _example(record)))
                 except ValueError as error:
@@ -99,6 +104,8 @@ class FolderDataset:
             raise AltogetherError(f"{path} cannot be trained on: {problems}.")
         if not self._rows:
             raise AltogetherError(f"{path} has no rows to train on.")
+        for sentence in notes.sentences(path):
+            say(sentence)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -121,8 +128,8 @@ class FolderDataset:
 
 
 def _file_name(record: Mapping[Any, Any]) -> str:
-    name = record.get("file_name")
-    if not isinstance(name, str) or not name:
+    name = image_name(record)
+    if name is None:
         raise ValueError("no file_name")
     return name
 

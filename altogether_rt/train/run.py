@@ -90,7 +90,7 @@ class _Run:
         self.say = say
         self.start = start
         self.config: CaptionerConfig = start.config if start else load_config(recipe.config)
-        self.dataset = _dataset(recipe, data)
+        self.dataset = _dataset(recipe, data, say)
         self.tokenizer_path = self._tokenizer_file()
         self.tokenizer = PromptTokenizer.from_file(
             self.tokenizer_path, self.config.prompt, self.config.decoder.pad_id
@@ -195,9 +195,9 @@ class _Run:
         save_checkpoint(out, self.config, state, self.tokenizer_path, about)
 
 
-def _dataset(recipe: TrainRecipe, data: Path | None) -> Dataset:
+def _dataset(recipe: TrainRecipe, data: Path | None, say: Say) -> Dataset:
     if data is not None:
-        return FolderDataset(data)
+        return FolderDataset(data, say)
     if recipe.data.source == "folder":
-        return FolderDataset(Path(recipe.data.path))
+        return FolderDataset(Path(recipe.data.path), say)
     return ScenesDataset(recipe.data.num_scenes, recipe.data.scenes_seed)

@@ -110,7 +110,7 @@ def test_bad_lines_are_counted_and_left_out(tmp_path: Path) -> None:
 
 
 def test_endless_line_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("altogether_rt.data.alts._MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr("altogether_rt.data.alt_files.lines._MAX_LINE_BYTES", 1000)
     path = write_lines(
         tmp_path / "alts.jsonl",
         {"file_name": "a.jpg", "alt": "x" * 5000},
@@ -174,9 +174,10 @@ def test_json_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("suffix", "comma"), [(".csv", ","), (".tsv", "\t")])
 def test_csv_file(tmp_path: Path, suffix: str, comma: str) -> None:
     path = tmp_path / f"alts{suffix}"
+    two_lines = '"two\nlines"' if suffix == ".csv" else "two lines"  # no quotes in TSV
     rows = [
         ("file_name", "text"),
-        ("a.jpg", '"two\nlines"'),
+        ("a.jpg", two_lines),
         ("b.jpg", "x" * 200_000),
         ("c.jpg", "ok"),
     ]

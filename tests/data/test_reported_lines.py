@@ -42,7 +42,7 @@ def test_lines_of_json_are_counted_from_one_and_blank_ones_count(tmp_path: Path)
 def test_a_line_that_is_too_long_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("altogether_rt.data.alts._MAX_LINE_BYTES", 50)
+    monkeypatch.setattr("altogether_rt.data.alt_files.lines._MAX_LINE_BYTES", 50)
     text = f"{GOOD}\n{'x' * 120}\n{{\n{'y' * 49}\n{'z' * 50}\n{{"
     assert problems(tmp_path / "alts.jsonl", text) == [
         "line 2: longer than 50 bytes",
@@ -124,7 +124,8 @@ def test_rows_of_a_table_may_be_shorter_or_longer_than_its_header(tmp_path: Path
     path.write_text("file_name,alt\na.jpg\nb.jpg,x,more\n")
     table = read_alts(path)
     assert not table.problems
-    assert (table.get("a.jpg").texts, table.get("b.jpg").texts) == ((), ("x",))
+    assert (table.get("a.jpg").texts, table.get("b.jpg").texts) == ((), ("x,more",))
+    assert table.notes.joined.examples == ["line 3"]
 
 
 def test_a_json_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

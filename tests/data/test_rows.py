@@ -8,7 +8,7 @@ import pytest
 
 from altogether_rt.captions import Caption, CaptionParams
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts, AltTable
-from altogether_rt.data.rows import RunStamp, caption_row, encode_row, parse_row
+from altogether_rt.data.rows import RunStamp, caption_fault, caption_row, encode_row, parse_row
 
 pytestmark = pytest.mark.lean
 
@@ -91,3 +91,23 @@ def test_names_in_either_unicode_form(stored: str, asked: str) -> None:
     names = {"NFC": "caf\u00e9.jpg", "NFD": "cafe\u0301.jpg"}
     table = AltTable({names[stored]: Alts(("coffee",))})
     assert table.get(names[asked]).texts == ("coffee",)
+
+
+@pytest.mark.parametrize(
+    ("caption", "reason", "alt", "fault"),
+    [
+        ("", "eos", "", "empty"),
+        (" ", "length", "", "empty"),
+        ("a boat a boat a boat", "length", "", "loop"),
+        ("Red: a boat and a boat and a boat and a", "length", "", "loop"),
+        ("no no no", "eos", "", None),  # it came to an end by itself
+        ("a boat on a lake with a boat", "length", "", None),
+        ("My Boat.", "eos", "my boat", "same_as_alt"),
+        ("My boat", "eos", ["x", "my boat"], "same_as_alt"),
+        ("My boat at sea", "eos", "my boat", None),
+    ],
+)
+def test_captions_that_are_hardly_any(
+    caption: str, reason: str, alt: str | list[str], fault: str | None
+) -> None:
+    assert caption_fault({"caption": caption, "finish_reason": reason, "alt": alt}) == fault

@@ -327,3 +327,36 @@ def test_published_alts(shared_data: Path, tmp_path: Path) -> None:
     summary = run(shared_data / "alts", out)
     assert (summary.captioned, summary.num_failed) == (93, 0)
     assert sum(row["alt"] == "" for row in rows_of(out)) == 5
+
+
+def test_update_makes_again_what_has_other_alts(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.jsonl"
+    run(folder, out, sidecar=".txt")
+    (folder / "03.txt").write_text("by hand\n")
+    before = rows_of(out)
+    alts = folder / "alts.jsonl"
+    for old, new in (("alt 1", "alt one"), ("alt 3", "alt three"), ("alt 4", "alt four")):
+        alts.write_text(alts.read_text().replace(old, new))
+    with pytest.raises(AltogetherError, match="which --update makes again"):
+        run(folder, out, sidecar=".txt")
+    captioner = FakeCaptioner()
+    captioner.interrupt_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, out, captioner, sidecar=".txt", update=True)
+    summary = run(folder, out, sidecar=".txt", update=True)
+    rows = rows_of(out)
+    assert [row["file_name"] for row in rows] == [row["file_name"] for row in before]
+    changed = {a["file_name"] for a, b in zip(rows, before, strict=True) if a != b}
+    assert changed == {"01.png", "03.png", "04.png"}
+    assert (folder / "01.txt").read_text() == rows[1]["caption"] + "\n"
+    assert "alt one" in rows[1]["caption"]
+    assert (folder / "03.txt").read_text() == "by hand\n"
+    assert summary.sidecars_kept.count == 1
+    assert run(folder, out, sidecar=".txt", update=True).updated == 0
+
+
+def test_old_errors_are_counted(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.jsonl"
+    assert run(folder, out).errors_skipped == 0
+    assert run(folder, out).errors_skipped == 3
+    assert run(folder, out, retry_errors=True).errors_skipped == 0

@@ -15,6 +15,7 @@ from altogether_rt.captions import CaptionParams
 from altogether_rt.cli.caption_report import report
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, Progress
+from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.sinks.sheet import write_sheet
 from altogether_rt.data.sources.base import Source
@@ -40,8 +41,25 @@ Alts = Annotated[
         "--alt",
         metavar="FILE",
         help="Alt-texts: JSON lines with file_name and alt (one text or a list), metadata.jsonl, "
-        ".json or .csv. Looked for here, then in DIR.",
+        ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in DIR.",
     ),
+]
+AltBeside = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SUFFIX",
+        help="Alt-texts from files beside the images: .txt, .json, or metadata.jsonl in each "
+        "folder.",
+    ),
+]
+AltKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column or key of the alt-texts in the file.")
+]
+ImageKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column or key of the file names in the file.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop if any line of the alt-text file cannot be used.")
 ]
 BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
 Out = Annotated[Path, typer.Option(metavar="FILE", help="Output file, one row per image.")]
@@ -67,6 +85,9 @@ SaveEmbeddings = Annotated[
     typer.Option(metavar="FILE", help="Also save the embeddings of the images (.npy, .parquet)."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")]
+Update = Annotated[
+    bool, typer.Option("--update", help="Caption again those images whose alt-texts changed.")
+]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
 Workers = Annotated[
     int, typer.Option(min=1, help="Number of processes; the captions are the same.")
@@ -115,6 +136,10 @@ class _Options:
 def caption_command(
     folder: Folder,
     alt: Alts = None,
+    alt_beside: AltBeside = None,
+    alt_key: AltKey = None,
+    image_key: ImageKey = None,
+    strict: Strict = False,
     bundle: BundleName = "starter",
     out: Out = Path("captions.jsonl"),
     recursive: Recursive = True,
@@ -130,6 +155,7 @@ def caption_command(
     save_embeddings: SaveEmbeddings = None,
     overwrite: Overwrite = False,
     retry_errors: RetryErrors = False,
+    update: Update = False,
     device: DeviceOption = "auto",
     threads: Threads = None,
     workers: Workers = 1,
@@ -146,15 +172,23 @@ def caption_command(
     """
     if embeddings is not None and save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
+    if alt is not None and alt_beside is not None:
+        raise typer.BadParameter("it goes without --alt.", param_hint="--alt-beside")
+    if alt_beside is not None and alt_beside == sidecar:
+        raise typer.BadParameter("--sidecar would write over them.", param_hint="--alt-beside")
     job = CaptionJob(
         folder=folder,
         out=out,
         alts=alt,
+        columns=Columns(image_key, alt_key),
+        beside=alt_beside,
+        strict=strict,
         recursive=recursive,
         limit=limit,
         sidecar=sidecar,
         overwrite=overwrite,
         retry_errors=retry_errors,
+        update=update,
         limits=ImageLimits(max_pixels=max_pixels),
         fast_jpeg=fast_jpeg,
     )
@@ -186,7 +220,8 @@ def _run(job: CaptionJob, options: _Options, output: Output) -> None:
     from altogether_rt.opening import resolve_captioner
 
     check_gpu(options.device)
-    source = open_folder(job)
+    with output.progress(None, "alt-texts") as progress:
+        source = open_folder(job, lambda count: progress.advance(count - progress.done))
     for note in source.notes():
         output.note(note)
     captioner = resolve_captioner(options.bundle, device=options.device)

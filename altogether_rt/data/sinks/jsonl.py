@@ -47,16 +47,24 @@ class JsonlSink:
         #: in both. Nothing is kept of this run's rows, which may be millions.
         self._in_output: dict[str, int] = {}
         self._in_journal: dict[str, int] = {}
+        #: Names whose row carries an error, after `recover`.
+        self.error_names: set[str] = set()
         self._last_key: Any = None  # order key of the journal's last row
         self._needs_merge = False  # the journal alone cannot become the output
 
     def recover(
-        self, check: CheckRow, *, overwrite: bool = False, retry_errors: bool = False
+        self,
+        check: CheckRow,
+        *,
+        overwrite: bool = False,
+        retry_errors: bool = False,
+        is_stale: Callable[[Row], bool] = lambda row: False,
     ) -> set[str]:
         """The names whose rows are there already. Cuts off a half-written last row.
 
         overwrite: take no row as done; OUT is left alone until `finish` replaces it. retry_errors:
-        do not count rows of OUT that carry an error. Raises AltogetherError if a file holds
+        do not count rows of OUT that carry an error. is_stale: rows that are to be made again; they
+        are not checked, and the new ones replace them. Raises AltogetherError if a file holds
         anything other than rows, or rows that `check` refuses.
         """
         if overwrite:
@@ -65,15 +73,24 @@ class JsonlSink:
         retried = set()
         if self.path.exists():
             self._needs_merge = True
-            for offset, row in self._finished_rows(check):
+            for offset, row in self._finished_rows(
+                lambda row: None if is_stale(row) else check(row)
+            ):
                 self._in_output[row["file_name"]] = offset
-                if retry_errors and "error" in row:
+                self._note_error(row)
+                if (retry_errors and "error" in row) or is_stale(row):
                     retried.add(row["file_name"])
         for offset, row, _ in self._journal.recover(parse_row):
-            self._check(row, check, self._journal.path)
+            stale = is_stale(row)
+            if not stale:
+                self._check(row, check, self._journal.path)
             self._place_in_journal(row["file_name"], offset)
             self._note_order(row["file_name"])
-            retried.discard(row["file_name"])
+            self._note_error(row)
+            if stale:
+                retried.add(row["file_name"])
+            else:
+                retried.discard(row["file_name"])
         return (self._in_output.keys() | self._in_journal.keys()) - retried
 
     def rows(self) -> Iterator[Row]:
@@ -137,6 +154,12 @@ class JsonlSink:
     def _place_in_journal(self, name: str, offset: int) -> None:
         self._in_output.pop(name, None)
         self._in_journal[name] = offset
+
+    def _note_error(self, row: Row) -> None:
+        if "error" in row:
+            self.error_names.add(row["file_name"])
+        else:
+            self.error_names.discard(row["file_name"])
 
     def _note_order(self, name: str) -> None:
         """A journal that is not in input order cannot become the output as it is."""

@@ -34,12 +34,17 @@ class Sidecars:
         stem = name[: name.rfind(".")] if has_image_suffix(name) else name
         return self.root / (stem + self.suffix)
 
-    def write(self, name: str, caption: str) -> None:
-        """Write the sidecar of an image, unless it exists with another text."""
+    def write(self, name: str, caption: str, former: str | None = None) -> None:
+        """Write the sidecar of an image, unless it exists with another text.
+
+        former: the caption that an earlier run gave; a file with that text may be replaced.
+        """
         path = self.path(name)
         text = (caption + "\n").encode("utf-8")
         if path.exists() and not self.overwrite:
-            if not path.is_file() or path.read_bytes() != text:
-                self.kept.add(str(path))
-            return
+            held = path.read_bytes() if path.is_file() else None
+            if held is None or former is None or held != (former + "\n").encode("utf-8"):
+                if held != text:
+                    self.kept.add(str(path))
+                return
         write_whole(path, text, sync=False)  # there may be millions; they can be written again

@@ -6,7 +6,10 @@ import os
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
-from altogether_rt.data.alts import MAX_ALT_CHARS, Alts, AltTable, read_alts
+from altogether_rt.data.alt_files.beside import METADATA_NAMES, beside_hints, read_alts_beside
+from altogether_rt.data.alt_files.columns import Columns
+from altogether_rt.data.alt_files.folder_alts import FolderAlts, OnRecords, read_folder_alts
+from altogether_rt.data.alts import MAX_ALT_CHARS, Alts
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sources.base import Sample, Source
 from altogether_rt.data.sources.scan import FolderScan, order_key, scan_folder
@@ -23,6 +26,12 @@ def find_alts(path: Path, folder: Path) -> Path:
     raise AltogetherError(f"there is no alt-text file {path}, neither here nor in {folder}.")
 
 
+def _lies_deeper(name: str, scan: FolderScan) -> bool:
+    """Whether there is a `metadata.jsonl` in subfolders only."""
+    deeper = any(other.endswith("/" + name) for other in scan.texts)
+    return name in METADATA_NAMES and deeper and not (scan.root / name).exists()
+
+
 class FolderSource(Source):
     """The images in a folder, or a single image. A shard is an image."""
 
@@ -36,34 +45,56 @@ class FolderSource(Source):
         recursive: bool = True,
         limit: int | None = None,
         out: Path | None = None,
+        columns: Columns | None = None,
+        strict: bool = False,
+        beside: str | None = None,
+        sidecar: str | None = None,
+        on_records: OnRecords = lambda count: None,
     ) -> None:
         """Scan the folder and read the alt-texts; no image is decoded.
 
         alts: looked for here, then in the folder. limit: only the first so many images. out: a file
-        that must not be the alt-text file. Raises AltogetherError if there is nothing to caption,
-        or a file cannot be read.
+        that must not be the alt-text file. columns: of the alt-text file. strict: every line of it
+        must be usable. beside: take alt-texts from files beside the images instead, `.txt` or
+        `metadata.jsonl`. sidecar: suffix of files that the run writes there itself. on_records:
+        told how many records are read. Raises AltogetherError if there is nothing to caption, a
+        file cannot be read, or no alt-text is for an image here.
         """
         scan = scan_folder(folder, recursive=recursive)
         if not scan.names:
             deeper = "" if recursive else " itself (its subfolders were left out)"
             raise AltogetherError(f"there are no images in {folder}{deeper}.")
-        table = AltTable()
+        self.alt_file: Path | None = None
+        given = FolderAlts()
+        if alts is not None and not alts.exists() and _lies_deeper(str(alts), scan):
+            beside, alts = str(alts), None
+        if beside is not None and alts is None:
+            given = read_alts_beside(beside, scan.root, scan.names, scan.texts, columns)
+            self.alt_file = Path(beside)
+        self._sidecar = sidecar
         if alts is not None:
             path = find_alts(alts, scan.root)
             if out is not None and out.exists() and os.path.samefile(path, out):
                 raise AltogetherError(f"--out is the alt-text file {path}: choose another.")
-            table = read_alts(path, scan.root)
-        self._set(scan, table, scan.names[:limit])
-        self.alts_without_image = table.without_image(scan.names)
-        self.has_alt_file = alts is not None
+            given = read_folder_alts(path, scan.root, scan.names, columns, on_records)
+            self.alt_file = path
+        problems = given.table.problems
+        if strict and problems:
+            raise AltogetherError(
+                f"{problems.count:,} lines of {self.alt_file} cannot be used, and --strict is "
+                f"given: {problems}."
+            )
+        self._set(scan, given, scan.names[:limit])
 
-    def _set(self, scan: FolderScan, table: AltTable, names: list[str]) -> None:
+    def _set(self, scan: FolderScan, given: FolderAlts, names: list[str]) -> None:
         self.root = scan.root
         self.names = names  # of the images to caption, in order
+        self.alts_without_image = given.without_image
         self._scan = scan
-        self._table = table
+        self._given = given
+        self._table = given.table
         self._in_folder = set(scan.names)
-        self._listed = set(names)
+        self._listed = self._in_folder if len(names) == len(scan.names) else set(names)
 
     def samples(self) -> Iterator[Sample]:
         return (Sample(name, self._table.get(name), self.root / name) for name in self.names)
@@ -74,9 +105,9 @@ class FolderSource(Source):
 
     def part(self, rank: int, num_parts: int) -> FolderSource:
         part = object.__new__(FolderSource)
-        part._set(self._scan, self._table, self.names[rank::num_parts])
-        part.alts_without_image = self.alts_without_image
-        part.has_alt_file = self.has_alt_file
+        part._set(self._scan, self._given, self.names[rank::num_parts])
+        part.alt_file = self.alt_file
+        part._sidecar = self._sidecar
         return part
 
     def order_key(self, key: str) -> str:
@@ -95,6 +126,11 @@ class FolderSource(Source):
         notes = []
         if self._scan.problems:
             notes.append(f"Left out in {self.root}: {self._scan.problems}.")
+        if self._scan.litter:
+            count = self._scan.litter.count
+            notes.append(
+                f"{count:,} files and folders of the system were left out: {self._scan.litter}."
+            )
         if self._table.problems:
             count = self._table.problems.count
             notes.append(
@@ -105,34 +141,47 @@ class FolderSource(Source):
             notes.append(
                 f"{count:,} alt-texts have no image in the folder: {self.alts_without_image}."
             )
-        if 0 < self.alts_without_image.count == len(self._table.by_name):
+        if self._given.matched_loosely:
+            matched = self._given.matched_loosely
             notes.append(
-                f"So no image gets an alt-text: the file's names must be relative to "
-                f"{self.root}, as {self.names[0]} is."
+                f"{matched.count:,} alt-texts have names spelled otherwise, or relative to "
+                f"another folder, and were matched: {matched}."
             )
+        if self.alt_file is not None:
+            notes += self._table.notes.sentences(self.alt_file)
         if self._table.num_truncated:
             notes.append(
                 f"{self._table.num_truncated:,} images have alt-texts of more than "
                 f"{MAX_ALT_CHARS:,} characters: the rest is left out, and the rows say so."
             )
-        if not self.has_alt_file:
+        if self.alt_file is None:
             for name in ("alts.jsonl", "metadata.jsonl"):
                 if (self.root / name).is_file():
                     notes.append(
                         f"{self.root} holds {name}: give --alt {name} to use its alt-texts."
+                    )
+            for kind, count in beside_hints(self.names, self._scan.texts):
+                if kind != self._sidecar:
+                    notes.append(
+                        f"{count:,} {kind} files lie beside the images: give --alt-beside {kind} "
+                        "to use their texts as alt-texts."
                     )
         return notes
 
     def unused(self) -> Mapping[str, Problems]:
         return {
             "folders_left_out": self._scan.problems,
+            "system_litter": self._scan.litter,
             "alt_lines_unusable": self._table.problems,
             "alts_without_image": self.alts_without_image,
+            "alts_matched_loosely": self._given.matched_loosely,
+            "alt_lines_windows_1252": self._table.notes.windows_1252,
         }
 
     def figures(self) -> Mapping[str, int]:
         return {
             "images": len(self.names),
             "other_files": self._scan.num_other,
+            "alt_lines_used": self._table.num_used,
             "alts_truncated": self._table.num_truncated,
         }

@@ -13,11 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from altogether_rt.data.alt_files.beside import is_text_name
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sniff import SNIFF_BYTES, has_image_suffix, sniff_format
 from altogether_rt.errors import AltogetherError
 
-__all__ = ["FolderScan", "order_key", "scan_folder"]
+__all__ = ["FolderScan", "is_litter", "order_key", "scan_folder"]
+
+#: What systems leave in folders: names of files and of folders, in lower case.
+_LITTER: Final = frozenset(
+    {
+        *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", ".appledouble"),
+        *(".thumbnails", ".trashes", ".spotlight-v100", ".fseventsd"),
+    }
+)
 
 #: A file without an image's name is looked into, but no decoder starts in less than this.
 _MIN_IMAGE_BYTES: Final = 16
@@ -30,7 +40,14 @@ class FolderScan:
     root: Path
     names: list[str] = field(default_factory=list)  # of images, in input order
     num_other: int = 0  # files that are not images by name or by content
+    texts: list[str] = field(default_factory=list)  # other files that may hold alt-texts
+    litter: Problems = field(default_factory=Problems)  # files and folders that systems left
     problems: Problems = field(default_factory=Problems)  # folders left out, and why
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder is one that systems make for themselves: `._photo.jpg`, `@eaDir`."""
+    return name.startswith("._") or name.lower() in _LITTER
 
 
 def order_key(name: str) -> str:
@@ -60,6 +77,8 @@ def scan_folder(path: str | Path, *, recursive: bool = True) -> FolderScan:
             scan.names.append(name)
         else:
             scan.num_other += 1
+            if is_text_name(name):
+                scan.texts.append(name)
     return scan
 
 
@@ -75,6 +94,9 @@ def _walk(scan: FolderScan, recursive: bool) -> Iterator[tuple[str, os.DirEntry[
             prefixes.pop()
             continue
         name = prefixes[-1] + entry.name
+        if is_litter(entry.name):
+            scan.litter.add(name)
+            continue
         if not _is_folder(entry):
             yield name, entry
         elif recursive and not entry.name.startswith("."):

@@ -74,11 +74,18 @@ def test_folder_with_alts(folder: Path, captioner: FakeCaptioner) -> None:
 def test_hint_of_names_that_are_not_relative_to_the_folder(
     folder: Path, captioner: FakeCaptioner
 ) -> None:
-    (folder / "alts.jsonl").write_text('{"file_name": "photos/a.png", "alt": "a boat"}')
+    (folder / "alts.jsonl").write_text('{"file_name": "elsewhere/x.png", "alt": "a boat"}')
     done = caption("photos", "--alt", "alts.jsonl")
+    assert done.exit_code == 1
     assert "the file's names must be relative to photos, as a.png is." in done.stderr
     done = caption("photos/c.gif", "--alt", "photos/alts.jsonl", "--out", "one.jsonl")
+    assert done.exit_code == 1
     assert "must be relative to photos, as c.gif is." in done.stderr
+    (folder / "alts.jsonl").write_text('{"file_name": "photos/a.png", "alt": "a boat"}')
+    done = caption("photos", "--alt", "alts.jsonl")
+    assert "were matched: photos/a.png is a.png." in done.stderr
+    assert rows()[0]["alt"] == "a boat"
+    Path("captions.jsonl").unlink()
     (folder / "alts.jsonl").write_text('{"file_name": "a.png", "alt": "a boat"}')
     assert "must be relative" not in caption("photos", "--alt", "alts.jsonl").stderr
 

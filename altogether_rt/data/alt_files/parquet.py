@@ -1,0 +1,61 @@
+"""Records of Parquet files, a few at a time; columns of pixels are never read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from altogether_rt.data.alt_files.lines import FileNotes
+from altogether_rt.data.embeddings import import_parquet
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["parquet_records"]
+
+_BATCH_ROWS: Final = 4096
+
+
+def parquet_records(
+    path: Path, file: BinaryIO, notes: FileNotes
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """(where, record) of each row, "row 7", with its texts, lists of texts and numbers.
+
+    Of an image object (Hugging Face's `{bytes, path}`) only the path is read. Raises
+    AltogetherError if the file is not Parquet, MissingDependencyError without pyarrow.
+    """
+    parquet = import_parquet()
+    import pyarrow
+
+    number = 0
+    try:
+        opened = parquet.ParquetFile(file, pre_buffer=False)
+        schema = opened.schema_arrow
+        notes.columns.update(dict.fromkeys(schema.names))
+        wanted = [name for field in schema for name in _readable(field, pyarrow.types)]
+        if not wanted:
+            return
+        for batch in opened.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
+            for record in batch.to_pylist():
+                number += 1
+                yield f"row {number}", record
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise AltogetherError(f"{path} cannot be read as Parquet: {reason}.") from error
+
+
+def _readable(field: Any, types: Any) -> Iterator[str]:
+    """The column of a field if it can hold names or texts; of an image object, its path."""
+    kind = field.type
+    if types.is_struct(kind):
+        if kind.get_field_index("path") >= 0:
+            yield f"{field.name}.path"
+        return
+    if types.is_list(kind) or types.is_large_list(kind):
+        kind = kind.value_type
+        if types.is_struct(kind):
+            return
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_list(kind)
+    if not binary:
+        yield field.name

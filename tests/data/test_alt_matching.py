@@ -1,0 +1,106 @@
+"""Alt-texts and images whose names are not spelled alike."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from altogether_rt.data.sources.folder import FolderSource
+from altogether_rt.errors import AltogetherError
+
+pytestmark = pytest.mark.lean
+
+
+def source(tmp_path: Path, images: list[str], names: list[str]) -> FolderSource:
+    root = tmp_path / "photos"
+    for image in images:
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        (root / image).write_bytes(b"x")
+    path = tmp_path / "alts.csv"
+    path.write_text("file_name,alt\n" + "".join(f"{name},of {name}\n" for name in names))
+    return FolderSource(root, path)
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("sub/a b.png", "sub\\a b.png"),
+        ("a b.png", "a%20b.png"),
+        ("a.png", "./x/../a.png"),
+        ("sub/a.png", "photos/sub/a.png"),
+        ("sub/a.png", "/data/photos/sub/a.png"),
+        ("sub/a.png", "C:\\data\\photos\\sub\\a.png"),
+        ("sub/a.png", "SUB/A.PNG"),
+        ("sub/a.png", "a.png"),
+        ("a.png", "somewhere/else/a.png"),
+        ("sub/a.png", "sub/a"),
+        (unicodedata.normalize("NFD", "é.png"), "é.png"),
+        ("é.png", unicodedata.normalize("NFD", "É.png")),
+    ],
+)
+def test_one_image_is_meant(tmp_path: Path, image: str, name: str) -> None:
+    found = source(tmp_path, [image, "other.png"], [name])
+    assert found.alts_of(image).texts == (f"of {name}",)  # type: ignore[union-attr]
+    assert not found.alts_without_image
+
+
+@pytest.mark.parametrize(
+    ("images", "names", "reason"),
+    [
+        (["A.png", "a.png"], ["x/y.png"], "must be relative to"),
+        (["A.png", "a.PNG"], ["a.png"], "upper and lower case only"),
+        (["x/a.png", "y/a.png"], ["a.png"], "in several folders"),
+        (["a.png"], ["x/a.png", "y/a.png"], "several lines mean one file"),
+        (["a.png"], ["a.jpg"], "the endings differ"),
+        (["a.png"], ["https://x.org/a.png"], "name the column of file names by --image-key"),
+    ],
+)
+def test_no_image_is_meant(
+    tmp_path: Path, images: list[str], names: list[str], reason: str
+) -> None:
+    with pytest.raises(AltogetherError, match=reason) as caught:
+        source(tmp_path, images, names)
+    assert names[0] in str(caught.value) and images[0] in str(caught.value)
+
+
+def test_an_exact_name_goes_before_one_in_other_case(tmp_path: Path) -> None:
+    found = source(tmp_path, ["a.png", "b.png"], ["A.PNG", "a.png"])
+    assert found.alts_of("a.png").texts == ("of a.png",)  # type: ignore[union-attr]
+    assert found.alts_without_image.examples == ["A.PNG"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "columns found: none"),
+        ("nr,beschreibung\n1,my boat\n", "columns found: nr, beschreibung; wanted: a file name in"),
+        ("file_name,beschreibung\na.png,my boat\n", "name yours by --image-key and --alt-key"),
+        ("file_name,alt\na.png,\n", "all are empty"),
+    ],
+)
+def test_nothing_that_can_be_used(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "alts.csv").write_text(text)
+    with pytest.raises(AltogetherError, match=sentence):
+        FolderSource(tmp_path, tmp_path / "alts.csv")
+
+
+def test_strict(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "alts.csv").write_text('file_name,alt\na.png,x\nb.png,"y\n')
+    assert FolderSource(tmp_path, tmp_path / "alts.csv").figures()["alt_lines_used"] == 1
+    with pytest.raises(AltogetherError, match=r"1 lines of .* and --strict is given: line 3"):
+        FolderSource(tmp_path, tmp_path / "alts.csv", strict=True)
+
+
+def test_litter_of_systems_is_left_out_and_counted(tmp_path: Path) -> None:
+    litter = ["._a.png", "__MACOSX/a.png", "sub/@eaDir/a.png/t.jpg", "Thumbs.db", ".DS_Store"]
+    for name in ("a.png", *litter):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = FolderSource(tmp_path)
+    assert found.names == ["a.png"]
+    assert found.unused()["system_litter"].count == 5
+    assert "5 files and folders of the system were left out" in found.notes()[0]

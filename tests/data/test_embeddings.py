@@ -170,7 +170,7 @@ def test_hostile_names(tmp_path: Path, line: str) -> None:
     with pytest.raises(AltogetherError, match="does not hold embeddings saved by"):
         SavedEmbeddings(path, STAMP)
     names.unlink()
-    with pytest.raises(AltogetherError, match=r"e\.names\.jsonl: No such file"):
+    with pytest.raises(AltogetherError, match=r"has no e\.names\.jsonl beside it"):
         SavedEmbeddings(path, STAMP)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from altogether_rt.cli.commands.learn import _caption_rows
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.alts import read_alts
 from altogether_rt.errors import AltogetherError, MissingDependencyError
@@ -193,3 +194,15 @@ def test_parquet(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(AltogetherError, match="cannot be read as Parquet"):
         read_alts(path)
+
+
+def test_learn_reads_rows_as_alt_texts_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "captions.jsonl"
+    rows = ['{"file_name": "a", "alt": "x", "caption": "A\u2028boat."}', "?"]
+    path.write_text(rows[0], "utf-16")
+    assert [(row["caption"], alts) for row, alts in _caption_rows(path)] == [
+        ("A\u2028boat.", ("x",))
+    ]
+    path.write_text("\n".join(rows), "utf-8-sig")
+    with pytest.raises(AltogetherError, match=r"line 2 of .* is not a caption row"):
+        list(_caption_rows(path))

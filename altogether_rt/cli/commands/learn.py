@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from altogether_rt.cli.output import Output, format_bytes
-from altogether_rt.data.alts import alt_texts
+from altogether_rt.data.alts import alt_texts, read_records
 from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
-from altogether_rt.data.rows import Row, read_rows
+from altogether_rt.data.problems import Problems
+from altogether_rt.data.rows import Row, as_row
 from altogether_rt.errors import AltogetherError, ImageError
 
 if TYPE_CHECKING:
@@ -112,19 +113,26 @@ def _caption_rows(path: Path) -> Iterator[tuple[Row, tuple[str, ...]]]:
 
     Raises AltogetherError for an invalid line.
     """
+    problems = Problems()
     try:
-        with path.open("rb") as file:
-            for number, (_, row, _) in enumerate(read_rows(file), 1):
-                try:
-                    texts = None if row is None else alt_texts(row) or ()
-                except ValueError:
-                    texts = None
-                if row is None or texts is None:
-                    raise AltogetherError(
-                        f"line {number} of {path} is not a caption row: give the output of "
-                        "altogether-rt caption."
-                    )
-                if "error" not in row:
-                    yield row, tuple(text for text in texts if text)
+        for where, record in read_records(path, problems):
+            row = as_row(record)
+            try:
+                texts = None if row is None else alt_texts(row) or ()
+            except ValueError:
+                texts = None
+            if problems or row is None or texts is None:
+                raise _not_a_row(path, problems, where)
+            if row.get("error") is None:
+                yield row, tuple(text for text in texts if text)
     except OSError as error:
         raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
+    if problems:
+        raise _not_a_row(path, problems, "")
+
+
+def _not_a_row(path: Path, problems: Problems, where: str) -> AltogetherError:
+    where = problems.examples[0].partition(":")[0] if problems else where
+    return AltogetherError(
+        f"{where} of {path} is not a caption row: give the output of altogether-rt caption."
+    )

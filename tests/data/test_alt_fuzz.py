@@ -70,7 +70,8 @@ def num_lines(raw: bytes) -> int:
         raw = raw.removeprefix(b"\xef\xbb\xbf")
         ends = b"\r" if b"\r" in raw and b"\n" not in raw else b"\n"
         return sum(bool(line.strip()) for line in raw.split(ends))
-    return sum(bool(line.strip()) for line in raw.decode(encoding, "replace").split("\n"))
+    text = raw.decode(encoding, "replace")
+    return sum(bool(line.strip(" \t\r\x0b\x0c")) for line in text.split("\n"))
 
 
 def check(folder: Path, suffix: str, raw: bytes, compressed: bool = False) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 from altogether_rt.data.alt_files.columns import ALT_KEYS, NAME_KEYS, Columns, find_key
-from altogether_rt.data.alt_files.lines import FileNotes, text_lines
+from altogether_rt.data.alt_files.lines import BLANKS, FileNotes, text_lines
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sniff import has_image_suffix
 
@@ -92,7 +92,7 @@ class _Lines:
         return self._back.popleft() if self._back else next(self._lines, None)
 
     def next_nonblank(self) -> tuple[int, str] | None:
-        while (line := self.next()) is not None and not line[1].strip():
+        while (line := self.next()) is not None and not line[1].strip(BLANKS):
             pass
         return line
 
@@ -238,7 +238,7 @@ def _record_of_lines(text: str, lines: _Lines, form: _Form, notes: FileNotes) ->
             break
         if len(cells) != len(form.columns):
             break
-        notes.num_continued += sum(bool(line.strip()) for _, line in taken)
+        notes.num_continued += sum(bool(line.strip(BLANKS)) for _, line in taken)
         return cells
     lines.put_back(taken)
     return "a quote is opened and not closed"

@@ -16,8 +16,18 @@ from typing import IO, Any, BinaryIO, Final, cast
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 
-__all__ = ["FileNotes", "head_of", "open_plain", "plain_suffix", "text_encoding", "text_lines"]
+__all__ = [
+    "BLANKS",
+    "FileNotes",
+    "head_of",
+    "open_plain",
+    "plain_suffix",
+    "text_encoding",
+    "text_lines",
+]
 
+#: A line of nothing else is blank. (U+2028 is no blank: it is part of a text.)
+BLANKS: Final = " \t\r\n\x0b\x0c"
 #: Maximum bytes of one line.
 _MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 _BUFFER_BYTES: Final = 1 << 18
@@ -150,6 +160,8 @@ def text_lines(
         elif keep_blank or line.strip():
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
+                if not line.strip() and not keep_blank:
+                    continue
             text = _decode(line, number, problems, notes)
             if text is not None:
                 yield number, text
@@ -193,7 +205,7 @@ def _wide_lines(
             problems.add(f"line {number}: longer than {limit:,} characters")
         elif _SURROGATES.search(line):
             problems.add(f"line {number}: not {encoding[:6].upper()}")
-        elif keep_blank or line.strip():
+        elif keep_blank or line.strip(BLANKS):
             yield number, line
     text.detach()
 

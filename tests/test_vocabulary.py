@@ -20,7 +20,9 @@ RETIRED: dict[str, str] = {
         r"\"(decoder\.)?places\""
     ),
     r"\bguess(es|ed|er|ers|ing)?\b": r"[\"'.`]guesses|\bguesses:|guesses=|guesses names|\bkey\b",
-    r"\bphrase(s|book)?\b": r"\.phrase\b|[Nn]oun phrases|no-phrases|[\"'.`]phrases|group_phrase|\bkey\b",
+    r"\bphrase(s|book)?\b": (
+        r"\.phrase\b|[Nn]oun phrases|no-phrases|[\"'.`]phrases|group_phrase|\bkey\b"
+    ),
     r"\bPhraseBook\b|\bTokenPictures\b|\bWorkerPool\b|\bCaptionJob\(folder,": "",
     r"\b_?MAX_GUESSES\b|\bMAX_DRAFT\b|\b_MAX_VERIFIED\b|\bVERIFY_CHUNK\b": "",
     r"\bnoted down\b|\btwins?'?s?\b": "",

@@ -6,10 +6,11 @@ Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -49,7 +50,7 @@ class RootGroup(CommandGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # now, while a closed pipe can be told from a failure
+            _flush_stdout()  # now, while a closed pipe can be told from a failure
             return result
         except AltogetherError as error:
             code, message = 1, str(error)
@@ -110,6 +111,12 @@ def _explain_missing(error: ModuleNotFoundError, name: str, spec: CommandSpec) -
     return MissingDependencyError(package, extra, f"altogether-rt {name}")
 
 
+def _flush_stdout() -> None:
+    stdout: TextIO | None = sys.stdout  # None where the program was started with stdout closed
+    if stdout is not None:
+        stdout.flush()
+
+
 def _discard_stdout() -> None:
     """Redirect stdout to the null device, so that the flush at exit cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -167,11 +174,15 @@ for _name in GROUPS:
 
 def run() -> None:
     """Entry point of the `altogether-rt` script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets its escape instead of ending the run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="altogether-rt")
     finally:
         try:
-            sys.stdout.flush()
+            _flush_stdout()
         except BrokenPipeError:
             _discard_stdout()
 

@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["Output", "Progress", "format_bytes", "format_duration", "printable"]
+__all__ = ["Output", "Progress", "format_bytes", "format_duration", "json_line", "printable"]
 
 #: Seconds between progress lines if stderr is not a terminal.
 LOG_INTERVAL_S = 15.0
@@ -31,6 +31,12 @@ _CONTROLS = {
 }
 
 
+def json_line(data: Mapping[str, Any]) -> str:
+    """`data` as one line of JSON that stdout can hold, whatever its encoding."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    return json.dumps(data, ensure_ascii=encoding not in ("utf-8", "utf8"))
+
+
 class Output:
     """Output of one command. as_json: no human output. quiet: errors only."""
 
@@ -41,7 +47,7 @@ class Output:
     def result(self, data: Mapping[str, Any], human: Table | str | None = None) -> None:
         """Print the result: `data` as one JSON line with --json, otherwise `human` if given."""
         if self.as_json:
-            print(json.dumps(data, ensure_ascii=False))
+            print(json_line(data))
         elif human is not None:
             self.show(human)
 
@@ -88,7 +94,9 @@ class Output:
         from rich.console import Console
 
         # In a pipe or a file, tables are not cut at 80 columns.
-        return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        stdout: TextIO | None = sys.stdout  # None where the program was started with it closed
+        on_terminal = stdout is not None and stdout.isatty()
+        return Console(width=None if on_terminal else 160, highlight=False)
 
 
 class Progress:

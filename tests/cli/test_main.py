@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -198,3 +199,26 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     assert process.stderr.read() == ""
     assert process.wait(30) == 1
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("redirect", "encoding"), [(">&-", "utf-8"), ("2>&-", "utf-8"), ("", "ascii")]
+)
+def test_closed_streams_and_narrow_encodings_end_no_run(redirect: str, encoding: str) -> None:
+    code = (
+        "import sys, types; from altogether_rt.cli import main, registry as commands\n"
+        "def command(): print('caf\\u00e9'); print('caf\\u00e9', file=sys.stderr)\n"
+        "m = types.ModuleType('stand_in'); m.command = command; sys.modules['stand_in'] = m\n"
+        "commands.COMMANDS['bench'] = commands.CommandSpec('stand_in:command', '', (), 'cpu')\n"
+        "sys.argv = ['altogether-rt', 'bench']; main.run()\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f'exec "$0" -c "$1" {redirect}', sys.executable, code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    if encoding == "ascii":
+        assert done.stdout == "caf\\xe9\n"

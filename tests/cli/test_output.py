@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 
 import pytest
 
 from altogether_rt.cli import output
-from altogether_rt.cli.output import Output, Progress, format_bytes, format_duration, printable
+from altogether_rt.cli.output import (
+    Output,
+    Progress,
+    format_bytes,
+    format_duration,
+    json_line,
+    printable,
+)
 
 pytestmark = pytest.mark.lean
 
@@ -115,3 +123,10 @@ def test_format_bytes(count: float, text: str) -> None:
 def test_format_duration() -> None:
     assert format_duration(65.4) == "01:05"
     assert format_duration(7265) == "2:01:05"
+
+
+def test_json_stays_json_on_a_narrow_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    assert json.loads(json_line({"name": "café"})) == {"name": "café"}
+    assert json_line({"name": "café"}).isascii()

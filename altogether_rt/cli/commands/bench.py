@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from altogether_rt.cli.device import DeviceOption, check_gpu
-from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.cli.output import Output, format_bytes, json_line
 from altogether_rt.errors import AltogetherError
 from altogether_rt.speculation.planner import Speculation
 
@@ -90,7 +89,7 @@ def bench_command(
             f"memory {ceilings.bytes_per_s / 1e9:.1f} GB/s\n"
             f"{report.to_dict()['formula']}"
         )
-    line = json.dumps(report.to_dict(), ensure_ascii=False)
+    line = json_line(report.to_dict())
     if out is not None:
         _write(out, line + "\n")
     print(line)

@@ -16,10 +16,11 @@ pytestmark = [pytest.mark.lean, pytest.mark.slow]
 MAX_BYTES = 1_000_000_000
 
 PROGRAM = """
-import resource, sys
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from altogether_rt.data.images import ImageLimits, open_image
 from altogether_rt.data.memory import PixelGate, free_large_images
+from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.errors import ImageError
 free_large_images()
 limits = ImageLimits()
@@ -32,7 +33,7 @@ def read(path):
         return error.kind
 with ThreadPoolExecutor(int(sys.argv[1])) as pool:
     list(pool.map(read, sys.argv[2:] * 2))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_memory_bytes())
 """
 
 

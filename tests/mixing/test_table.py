@@ -56,14 +56,14 @@ def test_endless_alt_texts_are_cut() -> None:
 
 
 _GROWTH = """
-import resource
+from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.mixing.table import SampleTable
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory_bytes()
 with SampleTable() as table:
     for number in range(30_000):
         table.add(str(number), [f"{number} " + "a" * 2000], f"{number} " + "c" * 2000)
     assert sum(len(sample.caption or "") > 2000 for sample in table) == 30_000
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print((peak_memory_bytes() - before) // 1024)
 """
 
 

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("artifacts", "captions", "data", "generation", "opening", "preprocess", "speculation"),
     },
     "web": {"artifacts", "data"},
-    "mixing": {"data"},
+    "mixing": {"artifacts", "data"},
     "comparison": {"artifacts", "data", "evaluation", "statistics", "web"},
     "annotation": {"artifacts", "data", "evaluation", "scenes", "statistics", "web"},
     "jobs": {"captioner", "captions", "data", "generation", "opening", "runtime", "speculation"},

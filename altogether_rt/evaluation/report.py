@@ -6,7 +6,6 @@ Like a contact sheet (`data/sinks/sheet.py`), it contains its thumbnails and fet
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from altogether_rt.artifacts.files import new_file
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sinks.sheet import image_html, sheet_css, text_html
 from altogether_rt.errors import ImageError
@@ -56,12 +56,10 @@ class Report:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Writes the page to a temporary file and renames it."""
+    """Write the page whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", errors="replace") as file:
-        file.writelines(_page(report))
-    os.replace(temporary, path)
+    with new_file(path) as file:
+        file.writelines(part.encode("utf-8", "replace") for part in _page(report))
 
 
 def _page(report: Report) -> Iterator[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TextIO
 
+from altogether_rt.artifacts.files import NewFile
 from altogether_rt.data.rows import encode_row
 from altogether_rt.data.sniff import has_image_suffix
 from altogether_rt.errors import AltogetherError
@@ -51,14 +53,16 @@ class _Writer(Protocol):
 
 
 class MixFile:
-    """The texts of one epoch, written to `path`.tmp, which `finish` renames to `path`."""
+    """The texts of one epoch in a temporary file, which `finish` makes `path`."""
 
     def __init__(self, path: Path, layout: Format, epoch: int, images: str) -> None:
         self.path = path
-        self._temporary = path.with_name(path.name + ".tmp")
+        # `close` waits for the disk, so that of several files none appears if one does not fit.
+        self._new = NewFile(path, sync=False)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._temporary.open("w", encoding="utf-8", newline="")
+            self._new.__enter__()
+            self._file = io.TextIOWrapper(self._new.file, encoding="utf-8", newline="")
         except OSError as error:
             raise AltogetherError(f"{path} cannot be written: {error.strerror}.") from error
         self._writer = _writer(self._file, layout, path, epoch, images)
@@ -75,12 +79,12 @@ class MixFile:
         self._file.close()
 
     def finish(self) -> None:
-        os.replace(self._temporary, self.path)
+        self._new.commit()
 
     def discard(self) -> None:
         """Remove the temporary file."""
         self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        self._new.__exit__()
 
 
 def _writer(file: TextIO, layout: Format, path: Path, epoch: int, images: str) -> _Writer:

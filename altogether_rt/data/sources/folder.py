@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
@@ -104,10 +105,8 @@ class FolderSource(Source):
         return len(self.names)
 
     def part(self, rank: int, num_parts: int) -> FolderSource:
-        part = object.__new__(FolderSource)
+        part = copy.copy(self)
         part._set(self._scan, self._given, self.names[rank::num_parts])
-        part.alt_file = self.alt_file
-        part._sidecar = self._sidecar
         return part
 
     def order_key(self, key: str) -> str:

@@ -111,3 +111,18 @@ def test_mistakes_are_one_sentence(
 
 def test_help_has_examples() -> None:
     assert "altogether-rt mix captions.jsonl --ratio 0.15" in run("--help").stdout
+
+
+def test_a_link_at_a_temporary_name_is_not_written_through(tmp_path: Path) -> None:
+    """The names that temporaries of `mix` once had; a data set may bring links of any name."""
+    rows = tmp_path / "captions.jsonl"
+    rows.write_text('{"file_name": "a.png", "alt": "an alt", "caption": "A caption."}\n')
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    out = tmp_path / "mixed.jsonl"
+    for name in ("mixed.jsonl.tmp", ".mixed.jsonl.tmp"):
+        (tmp_path / name).symlink_to(mine)
+    done = CliRunner().invoke(app, ["mix", str(rows), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert out.read_text().count("\n") == 1
+    assert mine.read_text() == "mine"

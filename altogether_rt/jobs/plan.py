@@ -142,6 +142,8 @@ class CaptionPlan:
 
         def read(task: Task) -> CaptionRequest:
             sample = task.sample
+            if isinstance(sample.image, ImageError):
+                raise sample.image
             return CaptionRequest(None, sample.alts.texts, embedded=saved.get(sample.key))
 
         return read
@@ -153,6 +155,8 @@ class CaptionPlan:
 
         def read(task: Task) -> CaptionRequest:
             sample = task.sample
+            if isinstance(sample.image, ImageError):
+                raise sample.image
             name = sample.key if isinstance(sample.image, bytes) else None
             try:
                 with open_image(

@@ -10,6 +10,7 @@ from typing import Any
 
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.problems import Problems
+from altogether_rt.errors import ImageError
 
 __all__ = ["Sample", "Source"]
 
@@ -20,7 +21,8 @@ class Sample:
 
     key: str  # names its row; unique within the source
     alts: Alts
-    image: Path | bytes  # the file, or its bytes; both are opened under the same limits
+    #: The file, or its bytes, opened under the same limits; or why there is no image to open.
+    image: Path | bytes | ImageError
 
 
 class Source(ABC):

@@ -1,0 +1,1 @@
+"""Datasets in shards: WebDataset tars, Parquet files, on a disk or an object store."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from altogether_rt.errors import AltogetherError, MissingDependencyError
@@ -23,10 +25,12 @@ __all__ = [
     "check_cuda_python",
     "check_driver",
     "check_onnxruntime_gpu",
+    "check_providers",
     "check_tensorrt",
     "find_gpu",
     "has_module",
     "installed_version",
+    "onnxruntime_providers",
     "parse_device",
 ]
 
@@ -95,20 +99,48 @@ def check_driver() -> None:
 
 
 def check_onnxruntime_gpu() -> None:
-    """Raise AltogetherError unless the installed onnxruntime is the build for CUDA."""
-    cpu, cuda = installed_version("onnxruntime"), installed_version("onnxruntime-gpu")
-    if cuda is None and cpu is None and not has_module("onnxruntime"):
+    """Raise AltogetherError unless the onnxruntime that is found brings its CUDA kernels.
+
+    The files decide, not the distributions' names: a build of one's own may have any name.
+    """
+    if not has_module("onnxruntime"):
         raise MissingDependencyError("onnxruntime-gpu", "gpu", "captioning on CUDA")
-    if cuda is None:
-        raise AltogetherError(
-            f"the installed onnxruntime {cpu or ''} does not support CUDA: run "
-            "pip uninstall -y onnxruntime, then pip install 'altogether-rt[gpu]'."
-        )
-    if cpu is not None:
-        raise AltogetherError(
+    if "cuda" not in onnxruntime_providers():
+        raise _without_provider("CUDAExecutionProvider")
+
+
+def check_providers(available: Sequence[str], wanted: str) -> None:
+    """Raise AltogetherError unless `wanted` is among the providers that onnxruntime reports.
+
+    The kernels' library may be there and yet not be used: where two builds are installed, the
+    module of one lies over that of the other.
+    """
+    if wanted not in available:
+        raise _without_provider(wanted)
+
+
+def onnxruntime_providers() -> tuple[str, ...]:
+    """Execution providers of the installed onnxruntime, by their libraries; it always has `cpu`."""
+    spec = importlib.util.find_spec("onnxruntime") if has_module("onnxruntime") else None
+    if spec is None or spec.origin is None:
+        return ()
+    libraries = Path(spec.origin).parent.glob("capi/*onnxruntime_providers_*")
+    found = {re.sub(r"^.*providers_(\w+)\..*$", r"\1", path.name) for path in libraries}
+    return ("cpu", *sorted(found - {"shared"}))
+
+
+def _without_provider(provider: str) -> AltogetherError:
+    cpu, cuda = installed_version("onnxruntime"), installed_version("onnxruntime-gpu")
+    if cpu is not None and cuda is not None:
+        return AltogetherError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: run "
             "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'altogether-rt[gpu]'."
         )
+    version = f"onnxruntime {cpu}" if cpu else "onnxruntime"
+    return AltogetherError(
+        f"the installed {version} has no {provider}: run "
+        "pip uninstall -y onnxruntime, then pip install 'altogether-rt[gpu]'."
+    )
 
 
 def check_tensorrt() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import platform
 import re
 import tomllib
@@ -14,7 +13,12 @@ from pathlib import Path
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.machine.cpuinfo import CPUINFO, cpu_features, read_cpuinfo
-from altogether_rt.machine.device import check_onnxruntime_gpu, has_module, installed_version
+from altogether_rt.machine.device import (
+    check_onnxruntime_gpu,
+    has_module,
+    installed_version,
+    onnxruntime_providers,
+)
 from altogether_rt.machine.gpu import GpuReport, find_gpus
 
 __all__ = [
@@ -83,7 +87,7 @@ def examine(cores: int) -> Machine:
         processor=read_processor(cores),
         gpu=gpu,
         packages={name: version for name, version in versions.items() if version is not None},
-        providers=_providers(),
+        providers=onnxruntime_providers(),
         abilities=tuple(_abilities(gpu)),
     )
 
@@ -136,13 +140,14 @@ def _missing_for_cpu() -> list[str]:
 
 
 def _missing_for_cuda() -> list[str]:
-    if installed_version("onnxruntime-gpu") is None and installed_version("onnxruntime") is None:
+    if not has_module("onnxruntime"):
         return missing_packages("gpu")
     try:
         check_onnxruntime_gpu()
     except AltogetherError as error:
         return [str(error).rstrip(".")]
-    return missing_packages("gpu")
+    # A build of one's own need not be called onnxruntime-gpu.
+    return [line for line in missing_packages("gpu") if line != "onnxruntime-gpu is not installed"]
 
 
 def missing_packages(extra: str) -> list[str]:
@@ -187,16 +192,6 @@ def _declared() -> list[str]:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
-
-
-def _providers() -> tuple[str, ...]:
-    """Execution providers of the installed onnxruntime, by their libraries; it always has `cpu`."""
-    spec = importlib.util.find_spec("onnxruntime") if has_module("onnxruntime") else None
-    if spec is None or spec.origin is None:
-        return ()
-    libraries = Path(spec.origin).parent.glob("capi/*onnxruntime_providers_*")
-    found = {re.sub(r"^.*providers_(\w+)\..*$", r"\1", path.name) for path in libraries}
-    return ("cpu", *sorted(found - {"shared"}))
 
 
 def read_processor(cores: int, cpuinfo: Path = CPUINFO) -> Processor:

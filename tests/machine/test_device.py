@@ -30,10 +30,14 @@ DRIVER_SENTENCE = r"there is no NVIDIA driver \(libcuda.so.1 cannot be loaded\):
 
 
 def pretend_packages(
-    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], modules: tuple[str, ...] = ()
+    monkeypatch: pytest.MonkeyPatch,
+    versions: dict[str, str],
+    modules: tuple[str, ...] = (),
+    providers: tuple[str, ...] = ("cpu",),
 ) -> None:
     monkeypatch.setattr(device_module, "installed_version", versions.get)
     monkeypatch.setattr(device_module, "has_module", lambda name: name in modules)
+    monkeypatch.setattr(device_module, "onnxruntime_providers", lambda: providers)
 
 
 @pytest.fixture
@@ -136,7 +140,7 @@ def test_a_driver_that_is_too_old(runtime: str, monkeypatch: pytest.MonkeyPatch)
         (
             {"onnxruntime": "1.32.0"},
             ("onnxruntime",),
-            r"the installed onnxruntime 1.32.0 does not support CUDA: "
+            r"the installed onnxruntime 1.32.0 has no CUDAExecutionProvider: "
             r"run pip uninstall -y onnxruntime, "
             r"then pip install 'altogether-rt\[gpu\]'\.",
         ),
@@ -157,13 +161,49 @@ def test_onnxruntime_without_cuda(
     pretend_packages(monkeypatch, versions, modules)
     with pytest.raises(AltogetherError, match=sentence):
         check_device(bundle_for("onnxruntime", "cuda"))
-    pretend_packages(monkeypatch, {"onnxruntime-gpu": "1.31.1"}, ("onnxruntime",))
+
+
+@pytest.mark.parametrize(
+    "versions",
+    [
+        {"onnxruntime-gpu": "1.31.1"},
+        {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"},  # as long as its kernels are there
+        {},  # a build of one's own
+    ],
+)
+def test_the_kernels_decide_not_the_name_of_the_distribution(
+    versions: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpus(monkeypatch, 89)
+    kernels = ("cpu", "cuda", "tensorrt")
+    pretend_packages(monkeypatch, versions, ("onnxruntime",), kernels)
     with pytest.raises(MissingDependencyError, match=r"needs cuda-python, .*altogether-rt\[gpu\]"):
         check_device(bundle_for("onnxruntime", "cuda"))
-    modules = ("onnxruntime", "cuda.bindings")
-    pretend_packages(monkeypatch, {"onnxruntime-gpu": "1.31.1"}, modules)
+    pretend_packages(monkeypatch, versions, ("onnxruntime", "cuda.bindings"), kernels)
     assert check_device(bundle_for("onnxruntime", "cuda")) == Device("cuda")
     assert check_device(bundle_for("onnxruntime", "cuda"), "cuda:0") == Device("cuda", 0)
+
+
+def test_providers_are_found_by_their_libraries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    capi = tmp_path / "onnxruntime" / "capi"
+    capi.mkdir(parents=True)
+    (tmp_path / "onnxruntime" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert device_module.onnxruntime_providers() == ("cpu",)
+    for part in ("shared", "tensorrt", "cuda"):
+        (capi / f"libonnxruntime_providers_{part}.so").touch()
+    assert device_module.onnxruntime_providers() == ("cpu", "cuda", "tensorrt")
+
+
+def test_what_onnxruntime_reports_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    device_module.check_providers(
+        ["CUDAExecutionProvider", "CPUExecutionProvider"], "CUDAExecutionProvider"
+    )
+    pretend_packages(monkeypatch, {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"})
+    with pytest.raises(AltogetherError, match="both installed and overwrite each other"):
+        device_module.check_providers(["CPUExecutionProvider"], "CUDAExecutionProvider")
 
 
 @pytest.mark.parametrize(

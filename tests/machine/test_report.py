@@ -59,7 +59,13 @@ def pretend(
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: DECLARED)
     for module in (machine_module, device_module):
         monkeypatch.setattr(module, "installed_version", versions.get)
-        monkeypatch.setattr(module, "has_module", lambda name: False)
+        monkeypatch.setattr(module, "has_module", lambda name: name in _modules(versions))
+    providers = ("cpu", "cuda") if "onnxruntime-gpu" in versions else ("cpu",)
+    monkeypatch.setattr(device_module, "onnxruntime_providers", lambda: providers)
+
+
+def _modules(versions: dict[str, str]) -> set[str]:
+    return {"onnxruntime"} if {"onnxruntime", "onnxruntime-gpu"} & set(versions) else set()
 
 
 def doctor(*arguments: str) -> Result:
@@ -87,7 +93,7 @@ def test_a_machine_that_has_all_but_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     }
     assert "there is no NVIDIA driver" in found["caption on a GPU with TensorRT"][1]
     assert (
-        "the installed onnxruntime 1.32.0 does not support CUDA: run pip uninstall"
+        "the installed onnxruntime 1.32.0 has no CUDAExecutionProvider: run pip uninstall"
         in (found["caption on a GPU with ONNX Runtime"][1])
     )
 
@@ -141,7 +147,7 @@ def test_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_either_tensorrt_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, {"cuda-python": "13.1", "tensorrt": "11.4"}, 90)
     monkeypatch.setattr(machine_module, "has_module", lambda name: name == "tensorrt")
-    monkeypatch.setattr(machine_module, "_providers", lambda: ())
+    monkeypatch.setattr(machine_module, "onnxruntime_providers", lambda: ())
     assert abilities(doctor("--json"))["caption on a GPU with TensorRT"][0]
 
 

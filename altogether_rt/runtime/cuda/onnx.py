@@ -15,7 +15,8 @@ import numpy as np
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.errors import AltogetherError, BundleError
-from altogether_rt.machine.device import Device, find_gpu
+from altogether_rt.machine.device import Device, check_providers, find_gpu
+from altogether_rt.machine.gpu import DRIVER_LIBRARY
 from altogether_rt.runtime.base import PREFILL_TOKENS
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.bindings import CudaPython
@@ -27,7 +28,7 @@ from altogether_rt.runtime.ort_session import import_onnxruntime
 
 __all__ = ["OrtGraph", "call_limits", "missing_library", "onnx_gpu_runtime", "open_onnx_gpu"]
 
-_ERROR, _SILENT = 3, 5
+_FATAL = 4  # the highest that onnxruntime takes
 #: Maximum images of one encoder or mapper call.
 _MAX_IMAGES = 32
 _DTYPES = {
@@ -49,6 +50,8 @@ def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int) -> DeviceRunti
     ort = import_onnxruntime()
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA libraries that pip installed, which are on no loader path
+    wanted = "TensorrtExecutionProvider" if device.kind == "tensorrt" else "CUDAExecutionProvider"
+    check_providers(ort.get_available_providers(), wanted)
     cuda = CudaPython(gpu.index)
 
     def load(name: str, stream: int) -> OrtGraph:
@@ -112,13 +115,13 @@ def _open_session(
         cached = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(path.parent)}
         providers.insert(0, ("TensorrtExecutionProvider", {**shared, **cached}))
     options = ort.SessionOptions()
-    options.log_severity_level = _ERROR
+    options.log_severity_level = _FATAL  # errors are reported below, in a sentence
     if decoder:
         # Nodes on the CPU would stall every step and cannot be part of a captured graph. Encoder
         # and mapper compute a few shapes there.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     wanted = providers[0][0]
-    ort.set_default_logger_severity(_SILENT)  # errors are reported below, in a sentence
+    ort.set_default_logger_severity(_FATAL)
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
         running = session.get_providers()[0]
@@ -141,6 +144,11 @@ def _not_loaded(provider: str, library: str | None) -> AltogetherError:
         return AltogetherError(
             f"onnxruntime could not start {provider}: check that the driver's CUDA version (see "
             "altogether-rt doctor) is at least the one that onnxruntime was built for."
+        )
+    if library == DRIVER_LIBRARY:
+        return AltogetherError(
+            f"onnxruntime could not start {provider}: there is no NVIDIA driver ({library} cannot "
+            "be loaded): install it."
         )
     package = "tensorrt" if library.startswith("libnv") else "'onnxruntime-gpu[cuda,cudnn]'"
     return AltogetherError(

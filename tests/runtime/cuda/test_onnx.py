@@ -40,7 +40,10 @@ class FakeOnnxruntime:
         self.entries: dict[str, str] = {}
 
     def set_default_logger_severity(self, severity: int) -> None:
-        assert severity == 5  # beyond fatal: nothing
+        import onnxruntime  # whatever is installed: it refuses what is out of range
+
+        onnxruntime.set_default_logger_severity(severity)
+        onnxruntime.set_default_logger_severity(2)
 
     def SessionOptions(self) -> SimpleNamespace:
         return SimpleNamespace(add_session_config_entry=self.entries.__setitem__)
@@ -106,6 +109,11 @@ def test_tensorrt_stands_before_cuda() -> None:
             True,
             "could not start TensorrtExecutionProvider: libnvinfer.so.10 is missing. Run pip "
             r"install tensorrt\.",
+        ),
+        (
+            "libcuda.so.1",
+            False,
+            r"could not start CUDAExecutionProvider: there is no NVIDIA driver \(libcuda.so.1",
         ),
         (
             None,

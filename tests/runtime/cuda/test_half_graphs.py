@@ -15,8 +15,7 @@ from tests.runtime.cpu.test_runtime import VISUAL, history
 from tests.runtime.rows import Row, run_step
 from tests.tiny import tiny_config, tiny_model
 
-#: Those with learned positions.
-FAMILIES = ("opt", "opt-350m", "gpt2")
+FAMILIES = ("opt", "opt-350m", "gpt2", "llama")
 TARGET = "tensorrt-fp16"
 
 

@@ -65,7 +65,7 @@ def test_a_bundle_opens_as_far_as_the_missing_libraries_let_it(bundle_of: Bundle
 
 
 @pytest.mark.parametrize("target", ["cuda-fp16", "cuda-int8"])
-@pytest.mark.parametrize("family", ["opt", "gpt2"])
+@pytest.mark.parametrize("family", ["opt", "llama"])
 def test_its_version_reads_the_graphs(bundle_of: BundleOf, family: str, target: str) -> None:
     """On its CPU kernels where it has them; a node that it does not know is an error there too."""
     code = """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +14,7 @@ from onnx import TensorProto, helper
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineProfile
-from altogether_rt.config import named_config
+from altogether_rt.config import CaptionerConfig, named_config
 from altogether_rt.errors import BundleError
 from altogether_rt.export.bundling import write_bundle
 from altogether_rt.export.recipes import find_recipe
@@ -21,12 +23,21 @@ from altogether_rt.runtime.tensorrt.compiler import Builder, EngineError, open_b
 from altogether_rt.runtime.tensorrt.engine_files import find_engines
 from altogether_rt.runtime.tensorrt.profiles import profiles_for
 from tests.runtime.tensorrt.graphs import write_random_graphs
-from tests.tiny import tiny_config, tiny_encoder_traced_once, tiny_samples, tiny_source
+from tests.tiny import FAMILIES, tiny_config, tiny_encoder_traced_once, tiny_samples, tiny_source
 
 pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt (Linux on x86-64)")
 
 SMS = (80, 86, 89, 120)
-CONFIGS = ("starter", pytest.param("altogether-opt-125m", marks=pytest.mark.slow))
+CONFIGS = ("starter", "llama-like", pytest.param("altogether-opt-125m", marks=pytest.mark.slow))
+
+
+def config_of(name: str) -> CaptionerConfig:
+    """A named configuration; `llama-like`: the starter with rotary positions and grouped heads."""
+    if name != "llama-like":
+        return named_config(name)
+    config = named_config("starter")
+    family: dict[str, Any] = {**FAMILIES["llama"], "position_offset": 0}
+    return replace(config, decoder=replace(config.decoder, **family))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +47,7 @@ def builder() -> Builder:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_all_graphs_compile(name: str, builder: Builder) -> None:
-    config = named_config(name)
+    config = config_of(name)
     with TemporaryDirectory() as path:  # a gigabyte that nobody needs afterwards
         folder = Path(path)
         write_random_graphs(config, "tensorrt-fp16", folder)

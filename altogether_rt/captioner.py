@@ -207,7 +207,7 @@ class Captioner:
         Yields None if none is ready while captions are being generated, and waits otherwise.
         """
         keys = itertools.count()
-        vision = VisionStage(self.runtime, self.stats)
+        vision = VisionStage(self.runtime, self.stats, self.config.encoder.embedding_shape)
         while True:
             start_s, idle = time.perf_counter(), not held
             batch = source.take(self.runtime.num_slots, wait=idle)
@@ -232,7 +232,8 @@ class Captioner:
                     temperature=params.temperature,
                     top_p=params.top_p,
                     alt_ids=prompt.alt_ids,
-                    embedding=image.embedded.embedding,
+                    embedding=image.pooled,
+                    before_ids=self.config.prompt.before_ids,
                 )
 
     def _finish(self, completion: Completion, held: _Held, keep_embedding: bool) -> Caption:

@@ -28,6 +28,7 @@ __all__ = [
     "GenerationConfig",
     "MapperConfig",
     "PromptConfig",
+    "VitConfig",
     "load_config",
     "named_config",
     "named_configs",
@@ -50,23 +51,76 @@ def _require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """The frozen image encoder: any open_clip model, used for its pooled, projected embedding."""
+class VitConfig:
+    """A vision transformer whose patch tokens are the embedding: SigLIP's tower, without pooling.
 
-    name: str  # open_clip's model name or hub id; a label only when `model` is given
-    embed_dim: int
+    Pre-norm blocks with biases, learned positions, no class token, a final norm of every patch.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    ffn_width: int
+    patch_size: int
+    activation: Literal["gelu", "gelu_tanh"] = "gelu_tanh"
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "ffn_width", "patch_size"):
+            _require(getattr(self, name) > 0, f"encoder.vit.{name} must be positive.")
+        _require(0 < self.norm_eps < 1, "encoder.vit.norm_eps must be between 0 and 1.")
+        _require(
+            self.width % self.heads == 0,
+            "encoder.vit.width must be a multiple of encoder.vit.heads.",
+        )
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The frozen image encoder.
+
+    Any open_clip model, used for its pooled, projected embedding; or, with `vit`, a vision
+    transformer of this package, used for its patch tokens.
+    """
+
+    name: str  # open_clip's model name or hub id; a label only when `model` or `vit` is given
+    embed_dim: int  # width of the embedding, or of each patch token
     image_size: int = 224
     resize: Literal["squash", "shortest_center_crop"] = "shortest_center_crop"
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     normalize: bool = True  # L2-normalise the embedding
     model: Mapping[str, Any] | None = None  # open_clip custom configuration (its JSON format)
+    vit: VitConfig | None = None  # instead of an open_clip model
 
     def __post_init__(self) -> None:
         _require(self.image_size > 0, "encoder.image_size must be positive.")
         _require(self.embed_dim > 0, "encoder.embed_dim must be positive.")
         _require(all(s > 0 for s in self.std), "encoder.std must be positive.")
+        if self.vit is not None:
+            _require(self.model is None, "encoder.model and encoder.vit exclude each other.")
+            _require(not self.normalize, "encoder.normalize is for pooled embeddings.")
+            _require(
+                self.embed_dim == self.vit.width, "encoder.embed_dim must be encoder.vit.width."
+            )
+            _require(
+                self.image_size >= self.vit.patch_size,
+                "encoder.image_size must be at least encoder.vit.patch_size.",
+            )
+
+    @property
+    def grid(self) -> int | None:
+        """Patches along each side of the image; None for a pooled embedding.
+
+        Pixels beyond the last whole patch are not seen (SigLIP's 384 px in patches of 14).
+        """
+        return None if self.vit is None else self.image_size // self.vit.patch_size
+
+    @property
+    def embedding_shape(self) -> tuple[int, ...]:
+        """Shape of one image's embedding: (E,), or (patches, E)."""
+        return (self.embed_dim,) if self.grid is None else (self.grid**2, self.embed_dim)
 
     @property
     def vision_cfg(self) -> Mapping[str, Any] | None:
@@ -82,18 +136,26 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class MapperConfig:
-    """Turns one image embedding (embed_dim) into `prefix_length` visual tokens (decoder width)."""
+    """Turns one image's embedding into `prefix_length` visual tokens of the decoder's width.
 
-    kind: Literal["transformer", "mlp"] = "transformer"
+    `transformer` and `mlp` take a pooled embedding; `patches` projects every patch token, or every
+    block of `shuffle` × `shuffle` of them, by one linear layer or, with `hidden`, by two.
+    """
+
+    kind: Literal["transformer", "mlp", "patches"] = "transformer"
     prefix_length: int = 40  # visual tokens that the decoder reads
     clip_length: int = 40  # positions the embedding is unfolded into (transformer only)
     layers: int = 8  # transformer only
     heads: int = 8  # transformer only
     mlp_ratio: float = 2.0  # transformer only
+    shuffle: int = 1  # patches only: side of the blocks that become one visual token
+    hidden: int | None = None  # patches only: width between two layers; None: one layer
+    bias: bool = True  # patches only
 
     def __post_init__(self) -> None:
-        for name in ("prefix_length", "clip_length", "layers", "heads", "mlp_ratio"):
+        for name in ("prefix_length", "clip_length", "layers", "heads", "mlp_ratio", "shuffle"):
             _require(0 < getattr(self, name) < math.inf, f"mapper.{name} must be positive.")
+        _require(self.hidden is None or self.hidden > 0, "mapper.hidden must be positive.")
 
 
 @dataclass(frozen=True)
@@ -160,7 +222,13 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """What precedes the caption: visual tokens, then the alt-text."""
+    """What precedes the caption: visual tokens, then the alt-text, with fixed tokens around them.
+
+        before_ids, visual tokens, after_ids, alt-text, suffix_ids
+
+    Without an alt-text, `no_alt_ids` take the place of everything after the visual tokens. Fixed
+    tokens are ids, so that no alt-text can pass for one of them.
+    """
 
     max_alt_tokens: int = 128
     #: `attended_left`: the alt-text is padded on the left to `max_alt_tokens` and the padding is
@@ -169,6 +237,10 @@ class PromptConfig:
     alt_separator: str = " "  # joins several alt-texts of one image, first occurrence kept
     #: Tokens between alt-text and caption; empty in the published model.
     suffix_ids: tuple[int, ...] = ()
+    before_ids: tuple[int, ...] = ()  # before the visual tokens
+    after_ids: tuple[int, ...] = ()  # between visual tokens and alt-text
+    alt_prefix: str = ""  # tokenized together with the alt-text: a space, after other text
+    no_alt_ids: tuple[int, ...] | None = None  # None: the pieces around an empty alt-text
     #: False: the alt-text is never given to the decoder (ClipCap).
     use_alt: bool = True
 
@@ -212,21 +284,45 @@ class CaptionerConfig:
                 self.decoder.token_width % self.mapper.heads == 0,
                 "the decoder's token width must be a multiple of mapper.heads.",
             )
-        special = (*self.prompt.suffix_ids, *self.generation.stop_ids)
-        _require(
-            all(0 <= token < self.decoder.vocab_size for token in special),
-            "prompt.suffix_ids or generation.stop_ids has an id outside the vocabulary.",
-        )
+        for name, ids in (
+            ("prompt.before_ids", self.prompt.before_ids),
+            ("prompt.after_ids", self.prompt.after_ids),
+            ("prompt.suffix_ids", self.prompt.suffix_ids),
+            ("prompt.no_alt_ids", self.prompt.no_alt_ids or ()),
+            ("generation.stop_ids", self.generation.stop_ids),
+        ):
+            _require(
+                all(0 <= token < self.decoder.vocab_size for token in ids),
+                f"{name} has an id outside the vocabulary.",
+            )
+        self._check_patches()
         _require(
             self.max_prompt_tokens < self.decoder.max_positions,
             "decoder.max_positions leaves no room for a caption after the prompt.",
         )
 
+    def _check_patches(self) -> None:
+        grid, mapper = self.encoder.grid, self.mapper
+        _require(
+            (grid is not None) == (mapper.kind == "patches"),
+            "mapper.kind must be patches with encoder.vit, and only with it.",
+        )
+        if grid is not None:
+            _require(
+                grid % mapper.shuffle == 0
+                and mapper.prefix_length == (grid // mapper.shuffle) ** 2,
+                f"mapper.prefix_length must be the number of blocks of {mapper.shuffle} × "
+                f"{mapper.shuffle} among {grid} × {grid} patches.",
+            )
+
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt, in tokens: visual tokens, alt-text, suffix."""
-        alt = self.prompt.max_alt_tokens if self.prompt.use_alt else 0
-        return self.mapper.prefix_length + alt + len(self.prompt.suffix_ids)
+        """Longest prompt, in tokens: fixed tokens, visual tokens and the longest alt-text."""
+        prompt = self.prompt
+        alt = prompt.max_alt_tokens if prompt.use_alt else 0
+        text = len(prompt.after_ids) + alt + len(prompt.suffix_ids)
+        text = max(text, len(prompt.no_alt_ids or ()))
+        return len(prompt.before_ids) + self.mapper.prefix_length + text
 
     @property
     def max_caption_tokens(self) -> int:

@@ -74,12 +74,17 @@ class ResolvedCaptioner:
 
     def encoder_stamp(self, *, fast_jpeg: bool) -> EncoderStamp:
         """What embeddings of this captioner are marked with. Raises AltogetherError for a
-        checkpoint, whose encoder has no graph to identify it.
+        checkpoint, whose encoder has no graph to identify it, and for an encoder of patch tokens.
         """
         if self.bundle is None:
             raise AltogetherError(
                 f"{self.name} is a checkpoint, and embeddings are saved with bundles: export it "
                 "first with altogether-rt export."
+            )
+        if self.config.encoder.grid is not None:
+            raise AltogetherError(
+                f"{self.name} reads patch tokens, too many of each image to be saved: leave out "
+                "--embeddings and --save-embeddings."
             )
         manifest = self.bundle.manifest
         decoding = "fast-jpeg" if fast_jpeg else "exact"

@@ -16,7 +16,11 @@ from altogether_rt.errors import AltogetherError
 
 __all__ = ["Preprocessor", "Prompt", "PromptTokenizer", "join_alts"]
 
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 #: An image that would be enlarged to more than this many times the target area is not enlarged as a
 #: whole, only the part that is kept. (An image that shrinks is smaller than its source.)
@@ -114,7 +118,7 @@ class Prompt:
 
     ids: tuple[int, ...]
     alt_truncated: bool
-    alt_ids: tuple[int, ...] = ()  # of these, the alt-text, without padding and suffix
+    alt_ids: tuple[int, ...] = ()  # of these, the alt-text, without padding and fixed tokens
 
 
 class PromptTokenizer:
@@ -161,11 +165,15 @@ class PromptTokenizer:
         truncated = False
         if rules.use_alt:
             text = join_alts(alts, rules.alt_separator)
+            text = rules.alt_prefix + text if text else ""
             max_chars = rules.max_alt_tokens * _MAX_CHARS_PER_TOKEN
             ids = self.encode(text[:max_chars])
             truncated = len(ids) > rules.max_alt_tokens or len(text) > max_chars
             ids = ids[: rules.max_alt_tokens]
+        if not ids and rules.no_alt_ids is not None:
+            return Prompt(rules.no_alt_ids, truncated)
         padding: list[int] = []
         if rules.use_alt and rules.padding == "attended_left":
             padding = [self._pad_id] * (rules.max_alt_tokens - len(ids))
-        return Prompt((*padding, *ids, *rules.suffix_ids), truncated, tuple(ids))
+        text_ids = (*rules.after_ids, *padding, *ids, *rules.suffix_ids)
+        return Prompt(text_ids, truncated, tuple(ids))

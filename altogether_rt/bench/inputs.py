@@ -24,7 +24,7 @@ class BenchInputs:
 
     requests: list[CaptionRequest]
     prompts: list[tuple[int, ...]]  # token ids after the visual tokens, one tuple per request
-    num_visual: int  # visual tokens before them
+    num_before: int  # tokens before them: fixed and visual ones
 
     def pixels(self, rows: int) -> NDArray[np.uint8]:
         """Pixels of the first `rows` requests, (rows, H, W, 3)."""
@@ -33,7 +33,7 @@ class BenchInputs:
 
     def prompt_lengths(self, rows: int) -> list[int]:
         """Number of tokens of each row's prompt, including the visual ones."""
-        return [self.num_visual + len(ids) for ids in self.prompts[:rows]]
+        return [self.num_before + len(ids) for ids in self.prompts[:rows]]
 
 
 def make_inputs(captioner: Captioner, count: int) -> BenchInputs:
@@ -44,7 +44,9 @@ def make_inputs(captioner: Captioner, count: int) -> BenchInputs:
         pixels = captioner.preprocessor.pixels(render(sample.scene).convert("RGB"))
         requests.append(CaptionRequest(pixels, sample.alts))
     prompts = [tuple(captioner.tokenizer.prompt(request.alts).ids) for request in requests]
-    return BenchInputs(requests, prompts, captioner.config.mapper.prefix_length)
+    config = captioner.config
+    num_before = len(config.prompt.before_ids) + config.mapper.prefix_length
+    return BenchInputs(requests, prompts, num_before)
 
 
 def admitted_parts(lengths: Sequence[int], max_tokens: int) -> list[slice]:

@@ -22,10 +22,20 @@ def mapper_cost(config: CaptionerConfig, images: int, weight_bytes: int) -> Cost
       attention 2 · images · layers · 2 S² W          (scores and weighted sum, every pair)
     MLP through a hidden width H = prefix_length · W / 2:
       linear    2 · images · (embed_dim · H + H · prefix_length · W)
+    Patches in blocks of s² through a hidden width H, or through none:
+      linear    2 · images · prefix_length · (s² embed_dim · H + H · W)
     bytes b · weights.
     """
     mapper, width = config.mapper, config.decoder.token_width
     embed = config.encoder.embed_dim
+    if mapper.kind == "patches":
+        block = embed * mapper.shuffle**2
+        weights = block * width
+        if mapper.hidden is not None:
+            weights = mapper.hidden * (block + width)
+        return Cost(
+            linear=2 * images * mapper.prefix_length * weights, bytes=weight_bytes * weights
+        )
     if mapper.kind == "mlp":
         hidden = mapper.prefix_length * width // 2
         weights = embed * hidden + hidden * mapper.prefix_length * width

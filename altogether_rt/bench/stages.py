@@ -84,8 +84,9 @@ class StageRunner:
     def _mapper(self, batch: int) -> StageResult:
         config, runtime = self.captioner.config, self.captioner.runtime
         rng = np.random.default_rng(batch)
-        embeddings = rng.standard_normal((batch, config.encoder.embed_dim), np.float32)
-        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+        shape = (batch, *config.encoder.embedding_shape)
+        embeddings = rng.standard_normal(shape, np.float32)
+        embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
         timing = self._measure(lambda: runtime.map(embeddings))
         cost = mapper_cost(config, batch, self.weight_bytes)
         return StageResult("mapper", batch, timing, 0, (cost,))
@@ -95,7 +96,11 @@ class StageRunner:
         visual = runtime.map(runtime.encode(self.inputs.pixels(batch)))
         lengths = self.inputs.prompt_lengths(batch)
         parts = admitted_parts(lengths, runtime.prefill_tokens)
-        calls = [prefill_batch(visual[part], self.inputs.prompts[part]) for part in parts]
+        before = self.captioner.config.prompt.before_ids
+        calls = [
+            prefill_batch(visual[part], self.inputs.prompts[part], before_ids=before)
+            for part in parts
+        ]
         timing = self._measure(lambda: [runtime.step(call) for call in calls])
         costs = tuple(
             decoder_cost(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from altogether_rt.bench.cost import Cost
-from altogether_rt.config import EncoderConfig
+from altogether_rt.config import EncoderConfig, VitConfig
 
 __all__ = ["encoder_cost"]
 
@@ -14,8 +14,12 @@ __all__ = ["encoder_cost"]
 def encoder_cost(encoder: EncoderConfig, images: int, weight_bytes: int) -> Cost | None:
     """Cost of one call of the encoder; None if the config names a model without describing it.
 
-    Counts open_clip's own vision transformers and ResNets, not models of other libraries.
+    Counts encoders of patch tokens and open_clip's own vision transformers and ResNets, not models
+    of other libraries.
     """
+    if encoder.vit is not None:
+        macs, attention, weights = _patches(encoder.vit, encoder.embedding_shape[0])
+        return Cost(2 * images * macs, 2 * images * attention, weight_bytes * weights)
     vision = encoder.vision_cfg
     if vision is None:
         return None
@@ -46,6 +50,13 @@ def _transformer(
         layers * 2 * positions**2 * width,
         stem + layers * layer + head,
     )
+
+
+def _patches(vit: VitConfig, patches: int) -> tuple[int, int, int]:
+    """`_transformer`, for a tower that gives its patch tokens: no class token and no head."""
+    layer = 4 * vit.width**2 + 2 * vit.width * vit.ffn_width
+    weights = 3 * vit.patch_size**2 * vit.width + vit.layers * layer
+    return patches * weights, vit.layers * 2 * patches**2 * vit.width, weights
 
 
 def _resnet(

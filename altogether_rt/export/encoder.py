@@ -30,7 +30,7 @@ EXAMPLE_BATCH = 2
 def build_encoder(
     g: GraphBuilder, config: EncoderConfig, module: torch.nn.Module, lowering: Lowering
 ) -> None:
-    """Add the encoder to `g`: uint8 pixels (N, H, W, 3) to embeddings (N, E).
+    """Add the encoder to `g`: uint8 pixels (N, H, W, 3) to embeddings (N, E) or (N, patches, E).
 
     `module` computes embeddings from pixels, both normalisations included. Products with a constant
     matrix become the target's linear layers; all other nodes are kept as torch exported them.
@@ -38,7 +38,7 @@ def build_encoder(
     size = config.image_size
     g.input("pixels", np.uint8, ["N", size, size, 3])
     result = _Transcriber(g, lowering).transcribe(trace_encoder(module, size))
-    g.output(result, "embeddings", np.float32, ["N", config.embed_dim])
+    g.output(result, "embeddings", np.float32, ["N", *config.embedding_shape])
 
 
 def trace_encoder(module: torch.nn.Module, image_size: int) -> ir.Graph:

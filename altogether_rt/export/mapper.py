@@ -1,4 +1,4 @@
-"""Writes the mapper's graph: embeddings (N, E) to visual tokens (N, P, W).
+"""Writes the mapper's graph: embeddings (N, E) or (N, patches, E) to visual tokens (N, P, W).
 
 The layouts of the weights are those of `altogether_rt.model.mapper`.
 """
@@ -21,10 +21,12 @@ def build_mapper(
     g: GraphBuilder, config: CaptionerConfig, weights: WeightSource, lowering: Lowering
 ) -> None:
     """Add the mapper to `g`."""
-    embeddings = g.input("embeddings", np.float32, ["N", config.encoder.embed_dim])
+    embeddings = g.input("embeddings", np.float32, ["N", *config.encoder.embedding_shape])
     emit = _MapperEmitter(g, config, weights, lowering)
     x = lowering.activations.narrow(g, embeddings)
-    tokens = emit.mlp(x) if config.mapper.kind == "mlp" else emit.transformer(x)
+    tokens = {"mlp": emit.mlp, "patches": emit.patches, "transformer": emit.transformer}[
+        config.mapper.kind
+    ](x)
     shape: Shape = ["N", config.mapper.prefix_length, config.decoder.token_width]
     g.output(lowering.activations.widen(g, tokens), "visual_tokens", np.float32, shape)
 
@@ -35,6 +37,8 @@ class _MapperEmitter:
     ) -> None:
         self.g = g
         self.mapper = config.mapper
+        self.grid = config.encoder.grid or 0
+        self.embed_dim = config.encoder.embed_dim
         self.width = config.decoder.token_width
         self.weights = weights
         self.lowering = lowering
@@ -43,6 +47,19 @@ class _MapperEmitter:
     def mlp(self, embeddings: str) -> str:
         hidden = self.g.op("Tanh", self.linear(embeddings, "fc1"))
         return self._unfold(self.linear(hidden, "fc2"), self.mapper.prefix_length)
+
+    def patches(self, embeddings: str) -> str:
+        """Blocks of patch tokens side by side, through one linear layer or two with GELU."""
+        g, grid, side = self.g, self.grid, self.mapper.shuffle
+        x = embeddings
+        if side > 1:
+            blocks = grid // side
+            split = g.constant([-1, blocks, side, blocks, side, self.embed_dim], np.int64)
+            x = g.op("Transpose", g.op("Reshape", x, split), perm=[0, 1, 3, 2, 4, 5])
+            joined = g.constant([-1, blocks**2, side**2 * self.embed_dim], np.int64)
+            x = g.op("Reshape", x, joined)
+        x = self.linear(x, "linear")
+        return x if self.mapper.hidden is None else self.linear(g.op("Gelu", x), "out")
 
     def transformer(self, embeddings: str) -> str:
         g = self.g

@@ -27,6 +27,7 @@ class Samples:
     pixels: NDArray[np.uint8]  # (N, H, W, 3)
     prompt_ids: tuple[tuple[int, ...], ...]
     origin: str  # where the images come from; recorded in the manifest
+    before_ids: tuple[int, ...] = ()  # tokens of every prompt before the visual ones
 
 
 def draw_samples(config: CaptionerConfig, tokenizer: PromptTokenizer) -> Samples:
@@ -77,4 +78,4 @@ def _samples(
     prompts = tuple(tokenizer.prompt(row).ids for row in alts)
     # The tokenizer's vocabulary may be larger than the model's.
     assert all(token < config.decoder.vocab_size for ids in prompts for token in ids)
-    return Samples(np.stack(pixels), prompts, origin)
+    return Samples(np.stack(pixels), prompts, origin, config.prompt.before_ids)

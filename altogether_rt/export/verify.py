@@ -8,7 +8,7 @@ memory at the same time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Recording:
     """Inputs and outputs of the reference."""
 
     samples: Samples
-    embeddings: Floats  # (N, E)
+    embeddings: Floats  # (N, E) or (N, patches, E)
     visual_tokens: Floats  # (N, P, W)
     steps: tuple[StepBatch, ...]  # prefill, then decode
     logits: tuple[Floats, ...]  # one array for each step
@@ -58,10 +58,12 @@ class Agreement:
 def record(reference: Runtime, samples: Samples) -> Recording:
     """Run the reference on `samples`: encode, map, one ragged prefill, then greedy decode steps."""
     rows = min(len(samples.pixels), reference.num_slots)
-    samples = Samples(samples.pixels[:rows], samples.prompt_ids[:rows], samples.origin)
+    samples = replace(samples, pixels=samples.pixels[:rows], prompt_ids=samples.prompt_ids[:rows])
     embeddings = reference.encode(samples.pixels)
     visual_tokens = reference.map(embeddings)
-    batch = prefill_batch(visual_tokens, samples.prompt_ids, after_each_token=True)
+    batch = prefill_batch(
+        visual_tokens, samples.prompt_ids, after_each_token=True, before_ids=samples.before_ids
+    )
     steps, logits = [batch], [_logits(reference, batch)]
     ends = np.cumsum([len(ids) + 1 for ids in samples.prompt_ids]) - 1
     chosen = logits[0][ends].argmax(axis=-1)
@@ -82,7 +84,7 @@ def compare(recording: Recording, candidate: Runtime) -> dict[str, Agreement]:
     logits = [_logits(candidate, batch) for batch in recording.steps]
     width = visual_tokens.shape[-1]
     agreements = {
-        "encoder": _agreement(recording.embeddings, embeddings),
+        "encoder": _agreement(_vectors(recording.embeddings), _vectors(embeddings)),
         "mapper": _agreement(
             recording.visual_tokens.reshape(-1, width), visual_tokens.reshape(-1, width)
         ),
@@ -114,6 +116,11 @@ def check_parity(
         for stage in STAGES
         if stage in agreements
     }
+
+
+def _vectors(embeddings: Floats) -> Floats:
+    """Every embedding or patch token as a row."""
+    return embeddings.reshape(-1, embeddings.shape[-1])
 
 
 def _logits(runtime: Runtime, batch: StepBatch) -> Floats:

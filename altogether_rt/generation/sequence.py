@@ -33,11 +33,12 @@ class SequenceRequest:
     top_p: float = 1.0
     alt_ids: Sequence[int] = ()  # the alt-text, which the caption may copy: for drafting
     embedding: NDArray[np.float32] | None = None  # (E,) of the image: for drafting
+    before_ids: Sequence[int] = ()  # before the visual tokens
 
     @property
     def prompt_length(self) -> int:
         """Tokens of the prompt, visual tokens included."""
-        return len(self.visual_tokens) + len(self.prompt_ids)
+        return len(self.before_ids) + len(self.visual_tokens) + len(self.prompt_ids)
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ class ActiveSequence:
         num_choices = 1 + len(draft_tokens)
         if self.prefilled:
             return StepRow((self.ids[-1], *draft_tokens), self.length, None, num_choices)
-        ids = (*self.request.prompt_ids, *draft_tokens)
-        return StepRow(ids, 0, self.request.visual_tokens, num_choices)
+        request = self.request
+        ids = (*request.prompt_ids, *draft_tokens)
+        return StepRow(ids, 0, request.visual_tokens, num_choices, request.before_ids)
 
     def propose(self, planner: DraftPlanner, token_cost: float, max_chunk: int) -> Draft:
         """Draft the next tokens.

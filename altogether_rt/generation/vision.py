@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from altogether_rt.runtime.base import Runtime
 
 __all__ = ["MappedImage", "VisionStage"]
 
-#: Embeddings remembered, should an image come again: 16 MB of the widest ones.
-_MAX_REMEMBERED = 4096
+#: Bytes of embeddings remembered, should an image come again: 4096 pooled ones of the widest, or
+#: five of 1,024 patches.
+_BYTES_REMEMBERED = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,28 @@ class MappedImage:
     visual_tokens: NDArray[np.float32]  # (P, W)
     embedded: EmbeddedImage
 
+    @property
+    def pooled(self) -> NDArray[np.float32]:
+        """One vector of the image, (E,): its embedding, or the mean of its patch tokens."""
+        embedding = self.embedded.embedding
+        if embedding.ndim == 1:
+            return embedding
+        mean: NDArray[np.float32] = embedding.mean(axis=0)
+        return mean
+
 
 class VisionStage:
     """Encoder and mapper of a runtime, with a memory of the last embeddings."""
 
-    def __init__(self, runtime: Runtime, stats: EngineStats) -> None:
+    def __init__(
+        self, runtime: Runtime, stats: EngineStats, embedding_shape: tuple[int, ...]
+    ) -> None:
         """stats: where the seconds of encoder and mapper are counted."""
+        embedding_bytes = 4 * math.prod(embedding_shape)
         self._runtime = runtime
         self._stats = stats
-        self._recent = Recent[bytes, NDArray[np.float32]](_MAX_REMEMBERED)
+        max_remembered = max(1, _BYTES_REMEMBERED // embedding_bytes)
+        self._recent = Recent[bytes, NDArray[np.float32]](max_remembered)
 
     def run(self, batch: Sequence[CaptionRequest]) -> list[MappedImage]:
         """The images of `batch`, in order; identical ones are computed once."""
@@ -53,7 +68,7 @@ class VisionStage:
     def _encode(
         self, batch: Sequence[CaptionRequest], contents: Sequence[bytes]
     ) -> dict[bytes, NDArray[np.float32]]:
-        """Embeddings of a batch, each (E,), by content hash."""
+        """Embeddings of a batch by content hash."""
         found: dict[bytes, NDArray[np.float32]] = {}
         missing: dict[bytes, NDArray[np.uint8]] = {}
         for request, content in zip(batch, contents, strict=True):

@@ -20,7 +20,7 @@ from altogether_rt.importing.structure import tie_head
 from altogether_rt.importing.weights import read_folder
 from altogether_rt.plain_data import from_dict
 
-__all__ = ["decoder_from_hf", "hub_folder"]
+__all__ = ["decoder_from_hf", "hub_folder", "llama_structure", "read_json"]
 
 #: Hugging Face's name of an activation -> the name in `DecoderConfig`.
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
@@ -38,7 +38,7 @@ def decoder_from_hf(source: str) -> tuple[DecoderConfig, dict[str, Tensor]]:
     AltogetherError if it cannot be read or fetched, or if the decoder does not support it.
     """
     folder = hub_folder(source, weights=True)
-    about = _read_config(folder / "config.json")
+    about = read_json(folder / "config.json")
     family = str(about.get("model_type"))
     if family not in _FAMILIES:
         raise AltogetherError(
@@ -92,7 +92,8 @@ def hub_folder(source: str, *, weights: bool) -> Path:
     return folder
 
 
-def _read_config(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A configuration file. Raises AltogetherError if it is not a JSON object."""
     try:
         about = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -141,7 +142,8 @@ def _gpt2(about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _llama(about: Mapping[str, Any]) -> dict[str, Any]:
+def llama_structure(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a `DecoderConfig` for the configuration of a Llama-like model."""
     width, heads = about["hidden_size"], about["num_attention_heads"]
     bias = about.get("attention_bias", False)
     # transformers 5 combines the former rope_theta and rope_scaling.
@@ -172,7 +174,7 @@ def _llama(about: Mapping[str, Any]) -> dict[str, Any]:
 _FAMILIES: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], NameTable]] = {
     "opt": (_opt, OPT),
     "gpt2": (_gpt2, GPT2),
-    "llama": (_llama, LLAMA),
+    "llama": (llama_structure, LLAMA),
 }
 
 

@@ -22,6 +22,8 @@ __all__ = [
     "GPT2",
     "LLAMA",
     "OPT",
+    "PATCH_PROJECTOR",
+    "SIGLIP",
     "NameTable",
     "rename",
 ]
@@ -29,7 +31,7 @@ __all__ = [
 _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 #: Names of parameters, as opposed to modules with weight and bias.
-_PARAMETERS = ("prefix",)
+_PARAMETERS = ("prefix", "positions", "linear.weight", "linear.bias")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class NameTable:
     prefixes: tuple[str, ...] = ("",)  # prefixes that the names may have, the longest first
     transposed: tuple[str, ...] = ()  # our names of matrices stored (in, out): GPT-2's Conv1D
     ignored: tuple[str, ...] = ()  # buffers in old files, which are computed when needed
+    ignored_prefixes: tuple[str, ...] = ()  # parts that a captioner does not use
 
 
 OPT = NameTable(
@@ -104,6 +107,36 @@ LLAMA = NameTable(
     ignored=("layers.#.self_attn.rotary_emb.inv_freq",),
 )
 
+SIGLIP = NameTable(
+    "SigLIP's vision tower",
+    {
+        "embeddings.patch_embedding": "patch",
+        "embeddings.position_embedding.weight": "positions",
+        "encoder.layers.#.layer_norm1": "layers.#.norm1",
+        "encoder.layers.#.self_attn.q_proj": "layers.#.q",
+        "encoder.layers.#.self_attn.k_proj": "layers.#.k",
+        "encoder.layers.#.self_attn.v_proj": "layers.#.v",
+        "encoder.layers.#.self_attn.out_proj": "layers.#.out",
+        "encoder.layers.#.layer_norm2": "layers.#.norm2",
+        "encoder.layers.#.mlp.fc1": "layers.#.fc1",
+        "encoder.layers.#.mlp.fc2": "layers.#.fc2",
+        "post_layernorm": "norm",
+    },
+    ignored_prefixes=("head.",),  # pools the patches, which is not wanted
+)
+
+#: Idefics3's connector; DistilViT2's linear or two-layer projection.
+PATCH_PROJECTOR = NameTable(
+    "a projector of patch tokens",
+    {
+        "proj": "linear",
+        "weight": "linear.weight",
+        "bias": "linear.bias",
+        "0": "linear",
+        "3": "out",
+    },
+)
+
 CLIPCAP_TRANSFORMER = NameTable(
     "ClipCap's transformer mapper",
     {
@@ -130,7 +163,7 @@ def rename(table: NameTable, weights: Mapping[str, Tensor]) -> dict[str, Tensor]
     renamed: dict[str, Tensor] = {}
     for full_name, weight in weights.items():
         name = full_name.removeprefix(next(p for p in table.prefixes if full_name.startswith(p)))
-        if _LAYER.sub("#", name) in table.ignored:
+        if _LAYER.sub("#", name) in table.ignored or name.startswith(table.ignored_prefixes):
             continue
         targets = _targets(table, name)
         if not targets:
@@ -140,7 +173,7 @@ def rename(table: NameTable, weights: Mapping[str, Tensor]) -> dict[str, Tensor]
             )
         # GPT-2's Conv1D is stored (in, out), so the last axis is split for weights and biases.
         plain = weight.is_floating_point() and weight.layout == torch.strided
-        if not plain or weight.ndim not in (1, 2) or weight.shape[-1] % len(targets):
+        if not plain or weight.ndim not in (1, 2, 4) or weight.shape[-1] % len(targets):
             raise AltogetherError(
                 f"the weight {full_name!r} is {weight.dtype} of shape {tuple(weight.shape)}, which "
                 f"does not fit {table.family}: the file is damaged or of another kind."

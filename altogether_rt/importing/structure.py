@@ -15,6 +15,7 @@ from torch import Tensor
 from altogether_rt.config import CaptionerConfig, DecoderConfig, MapperConfig
 from altogether_rt.errors import AltogetherError
 from altogether_rt.model.captioner import CaptionerModel
+from altogether_rt.model.vit import Vit
 from altogether_rt.plain_data import from_dict
 
 __all__ = ["check_fit", "decoder_structure", "mapper_structure", "tie_head"]
@@ -117,10 +118,17 @@ def mapper_structure(
 
 
 def check_fit(config: CaptionerConfig, state: Mapping[str, Tensor]) -> None:
-    """Raises AltogetherError unless `state` has the weights of `config`, the encoder's aside."""
+    """Raises AltogetherError unless `state` has the weights of `config`.
+
+    An open_clip encoder is left aside: it is checked where it is loaded.
+    """
+    patches = config.encoder.vit is not None
     with torch.device("meta"):  # names and shapes, without memory
         wanted = {name: tuple(t.shape) for name, t in CaptionerModel(config).state_dict().items()}
-    given = {n: tuple(t.shape) for n, t in state.items() if not n.startswith("encoder.")}
+        if patches:
+            tower = Vit(config.encoder).state_dict()
+            wanted |= {f"encoder.{name}": tuple(t.shape) for name, t in tower.items()}
+    given = {n: tuple(t.shape) for n, t in state.items() if patches or not n.startswith("encoder.")}
     for name in sorted(wanted.keys() | given.keys()):
         if wanted.get(name) != given.get(name):
             raise AltogetherError(

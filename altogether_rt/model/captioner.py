@@ -34,33 +34,38 @@ class CaptionerModel(nn.Module):
         return self
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Preprocessed images, uint8 (N, H, W, 3), -> embeddings (N, E); no gradient."""
+        """uint8 pixels (N, H, W, 3) -> embeddings (N, E) or (N, patches, E); no gradient."""
         assert self.encoder is not None, "this captioner was built without its encoder"
         with torch.no_grad():
             embeddings: Tensor = self.encoder(pixels)
         return embeddings
 
     def visual_tokens(self, embeddings: Tensor) -> Tensor:
-        """embeddings (B, E) -> visual tokens (B, P, W)."""
+        """embeddings, as `encode` gives them -> visual tokens (B, P, W)."""
         tokens: Tensor = self.mapper(embeddings)
         return tokens
 
     def hidden(self, visual_tokens: Tensor, token_ids: Tensor) -> Tensor:
-        """Decoder states (B, P + T, W) of the sequences [visual tokens, token ids].
+        """Decoder states (B, F + P + T, W) of the sequences [before_ids, visual tokens, token ids].
 
-        token_ids is int64 (B, T), padded on the right with any valid id: attention is causal, so
-        padding on the right changes nothing before it.
+        F is the number of `prompt.before_ids`, which is 0 in most captioners. token_ids is int64
+        (B, T), padded on the right with any valid id: attention is causal, so padding on the right
+        changes nothing before it.
         """
         embedded = self.decoder.embed(token_ids)
-        states: Tensor = self.decoder(torch.cat([visual_tokens.to(embedded.dtype), embedded], 1))
+        parts = [visual_tokens.to(embedded.dtype), embedded]
+        if before := self.config.prompt.before_ids:
+            ids = torch.tensor(before, device=token_ids.device).expand(len(token_ids), -1)
+            parts.insert(0, self.decoder.embed(ids))
+        states: Tensor = self.decoder(torch.cat(parts, 1))
         return states
 
     def logits(
         self, visual_tokens: Tensor, token_ids: Tensor, positions: Tensor | None = None
     ) -> Tensor:
-        """Next-token logits of [visual tokens (B, P, W), token ids (B, T)].
+        """Next-token logits of [before_ids, visual tokens (B, P, W), token ids (B, T)].
 
-        Without `positions`: (B, P + T, vocab). With `positions`, int64 (N, 2) of pairs (row,
+        Without `positions`: (B, F + P + T, vocab). With `positions`, int64 (N, 2) of pairs (row,
         position in the sequence): (N, vocab). The logits at position p predict the token at
         position p + 1, so a loss on the caption asks for the positions just before its tokens, and
         the head runs on those alone.

@@ -1,4 +1,4 @@
-"""The frozen image encoder: the vision tower of any open_clip model."""
+"""The frozen image encoder: the vision tower of any open_clip model, or one that gives patches."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.model.quiet import quiet_logging
+from altogether_rt.model.vit import Vit
 
 __all__ = [
     "Encoder",
@@ -35,7 +36,7 @@ _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layer
 
 
 class Encoder(nn.Module):
-    """Pixels to the pooled, projected embedding, which is normalised if `config` says so."""
+    """Pixels to the embedding: pooled, and normalised if `config` says so; or the patch tokens."""
 
     mean: Tensor
     std: Tensor
@@ -49,7 +50,7 @@ class Encoder(nn.Module):
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (N, H, W, 3) -> embeddings (N, E)."""
+        """uint8 pixels (N, H, W, 3) -> embeddings (N, E) or (N, patches, E)."""
         image = pixels.permute(0, 3, 1, 2).to(self.mean.dtype) / 255
         embeddings = self.visual((image - self.mean) / self.std)
         if isinstance(embeddings, tuple):  # CoCa's tower also returns its patch tokens
@@ -87,9 +88,14 @@ def build_clip(config: EncoderConfig, weights: str | None = None) -> nn.Module:
 def build_encoder(config: EncoderConfig, weights: str | None = None) -> Encoder:
     """The encoder of `config`, frozen; arguments and errors as for `build_clip`.
 
-    Raises ConfigError if the sizes of the model's images or embeddings differ from `config`.
+    Weights are those of an open_clip model; with `config.vit` they are random. Raises ConfigError
+    if the sizes of the model's images or embeddings differ from `config`.
     """
     clip: Any
+    if config.vit is not None:
+        if weights is not None:
+            raise AltogetherError(f"{weights} cannot be the weights of an encoder of patch tokens.")
+        return Encoder(config, Vit(config)).eval().requires_grad_(False)
     if weights is None and (config.model is not None or not is_published(config.name)):
         clip = _build_vision(config)  # random weights: the text tower is not needed
     else:
@@ -179,7 +185,7 @@ def with_architecture(config: EncoderConfig) -> EncoderConfig:
 
     With it, a bundle describes its encoder without open_clip; `bench` counts operations from it.
     """
-    if config.model is not None:
+    if config.model is not None or config.vit is not None:
         return config
     open_clip = _open_clip()
     if config.name not in open_clip.list_models():  # from elsewhere; asking would go to the hub

@@ -1,10 +1,14 @@
 """From one image embedding to the visual tokens that the decoder reads.
 
 `TransformerMapper` is the mapping network of ClipCap (Mokady et al. 2021, arXiv 2111.09734) as
-Altogether configures it; `MlpMapper` is ClipCap's smaller alternative.
+Altogether configures it; `MlpMapper` is ClipCap's smaller alternative. `PatchMapper` is what joins
+an encoder of patch tokens to a language model, as in LLaVA (a layer or two for every patch) and
+Idefics3 (Laurençon et al. 2024, arXiv 2408.12637: blocks of patches become one token).
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 
 from altogether_rt.config import CaptionerConfig
 
-__all__ = ["MapperBlock", "MlpMapper", "TransformerMapper", "build_mapper"]
+__all__ = ["Mapper", "MapperBlock", "MlpMapper", "PatchMapper", "TransformerMapper", "build_mapper"]
 
 #: Scale of the initial weights; the visual tokens then start at the scale of token embeddings.
 INIT_STD = 0.02
@@ -94,12 +98,45 @@ class MlpMapper(nn.Module):
         return tokens.view(embeddings.shape[0], self.prefix_length, -1)
 
 
-def build_mapper(config: CaptionerConfig) -> TransformerMapper | MlpMapper:
+class PatchMapper(nn.Module):
+    """Blocks of patch tokens side by side, projected by one linear layer or by two with GELU."""
+
+    def __init__(
+        self, embed_dim: int, width: int, shuffle: int, hidden: int | None, bias: bool
+    ) -> None:
+        super().__init__()
+        self.shuffle = shuffle
+        block = embed_dim * shuffle**2
+        self.linear = nn.Linear(block, width if hidden is None else hidden, bias=bias)
+        self.out = None if hidden is None else nn.Linear(hidden, width, bias=bias)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """embeddings (B, patches, E) -> visual tokens (B, prefix_length, W)."""
+        x = self.linear(self.blocks(embeddings))
+        if self.out is not None:
+            x = self.out(F.gelu(x))
+        tokens: Tensor = x
+        return tokens
+
+    def blocks(self, patches: Tensor) -> Tensor:
+        """(B, G², E) -> (B, (G / s)², s² E): each block's patches, row by row, as one vector."""
+        batch, count, width = patches.shape
+        side, s = math.isqrt(count), self.shuffle
+        grid = patches.view(batch, side // s, s, side // s, s, width)
+        return grid.transpose(2, 3).reshape(batch, -1, s * s * width)
+
+
+Mapper = TransformerMapper | MlpMapper | PatchMapper
+
+
+def build_mapper(config: CaptionerConfig) -> Mapper:
     """The mapper that `config` describes, freshly initialised."""
     mapper, width = config.mapper, config.decoder.token_width
     embed_dim = config.encoder.embed_dim
-    module: TransformerMapper | MlpMapper
-    if mapper.kind == "mlp":
+    module: Mapper
+    if mapper.kind == "patches":
+        module = PatchMapper(embed_dim, width, mapper.shuffle, mapper.hidden, mapper.bias)
+    elif mapper.kind == "mlp":
         module = MlpMapper(embed_dim, width, mapper.prefix_length)
     else:
         module = TransformerMapper(

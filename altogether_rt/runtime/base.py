@@ -28,6 +28,7 @@ class StepRow(NamedTuple):
     past_length: int = 0  # tokens already in its slot
     visual_tokens: NDArray[np.float32] | None = None  # (P, W)
     num_choices: int = 1  # next tokens to choose: after each of the row's last `num_choices` tokens
+    before_ids: Sequence[int] = ()  # before the visual tokens
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,12 @@ class StepBatch:
         visual = [np.zeros((0, token_width), np.float32)]
         visual_index: list[int] = []
         logit_index: list[int] = []
-        for token_ids, past_length, visual_tokens, num_choices in rows:
+        for token_ids, past_length, visual_tokens, num_choices, before_ids in rows:
             start = len(ids)
+            ids += before_ids
             if visual_tokens is not None:
                 visual.append(visual_tokens)
-                visual_index += range(start, start + len(visual_tokens))
+                visual_index += range(len(ids), len(ids) + len(visual_tokens))
                 ids += [0] * len(visual_tokens)
             ids += token_ids
             query_lengths.append(len(ids) - start)
@@ -121,10 +123,10 @@ class Runtime(Protocol):
         """The device it actually runs on, as `--device` names it: `cpu`, `cuda:0`."""
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels (N, H, W, 3) to embeddings (N, E); N >= 1."""
+        """Pixels (N, H, W, 3) to embeddings (N, E), or (N, patches, E); N >= 1."""
 
     def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Embeddings (N, E) to visual tokens (N, P, W); N >= 1."""
+        """Embeddings, as `encode` gives them, to visual tokens (N, P, W); N >= 1."""
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """Run the decoder over `batch`, writing keys and values of its tokens into the slots.

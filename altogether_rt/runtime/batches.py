@@ -17,16 +17,17 @@ def prefill_batch(
     prompts: Sequence[Sequence[int]],
     *,
     after_each_token: bool = False,
+    before_ids: Sequence[int] = (),
 ) -> StepBatch:
     """The call that reads whole prompts.
 
     visual_tokens: (B, P, W). prompts: B lists of the token ids that follow them.
     after_each_token: choose a next token after the last visual token and after each text token of
-    a prompt, instead of only after its last token.
+    a prompt, instead of only after its last token. before_ids: before the visual tokens of each.
     """
     return StepBatch.from_rows(
         (
-            StepRow(ids, 0, visual, 1 + len(ids) if after_each_token else 1)
+            StepRow(ids, 0, visual, 1 + len(ids) if after_each_token else 1, before_ids)
             for visual, ids in zip(visual_tokens, prompts, strict=True)
         ),
         visual_tokens.shape[-1],

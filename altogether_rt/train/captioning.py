@@ -57,7 +57,7 @@ class CaptioningObjective:
         self._config: CaptionerConfig = captioner.config
         self._tokenizer = tokenizer
         self._dataset = dataset
-        self._embeddings = embeddings  # (N, E)
+        self._embeddings = embeddings  # (N, E) or (N, patches, E)
         self._alt_dropout = stage.alt_dropout
         self._texts = pretrain_texts if name == "pretrain" else finetune_texts
         self._seed = seed
@@ -71,7 +71,7 @@ class CaptioningObjective:
         """Mean cross-entropy over the caption tokens of one micro-batch."""
         size = self.optimization.batch_size // self.optimization.accumulation
         batch = self.batch(step)[micro_batch * size : (micro_batch + 1) * size]
-        prefix = self._config.mapper.prefix_length
+        prefix = len(self._config.prompt.before_ids) + self._config.mapper.prefix_length
         length = max(len(example) for example in batch)
         # The last caption token predicts nothing, so it is not part of the input.
         ids = np.full((len(batch), max(1, length - 1)), self._config.decoder.pad_id, np.int64)
@@ -136,7 +136,8 @@ class CaptioningObjective:
         caption: list[int] = []
         for _ in range(self._config.max_caption_tokens):
             tokens = torch.tensor([ids + caption], dtype=torch.int64)
-            last = visual_tokens.shape[1] + tokens.shape[1] - 1
+            before = len(self._config.prompt.before_ids)
+            last = before + visual_tokens.shape[1] + tokens.shape[1] - 1
             logits = self._captioner.logits(visual_tokens, tokens, torch.tensor([[0, last]]))
             token = int(logits.argmax())
             if token == self._config.decoder.eos_id:

@@ -178,7 +178,7 @@ class _Run:
             digest.update(tensor.numpy().tobytes())
         path = self.folder / "cache" / f"embeddings-{len(pixels)}-{digest.hexdigest()[:16]}.npy"
         if not path.exists():
-            embeddings = np.empty((len(pixels), self.config.encoder.embed_dim), np.float32)
+            embeddings = np.empty((len(pixels), *self.config.encoder.embedding_shape), np.float32)
             with torch.no_grad():
                 for first in range(0, len(pixels), _EMBEDDING_BATCH):
                     batch = torch.from_numpy(pixels[first : first + _EMBEDDING_BATCH].copy())

@@ -10,6 +10,7 @@ and a prompt of 60 tokens 225 ms in calls of 4 and 253 ms in calls of 32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from altogether_rt.config import CaptionerConfig, EncoderConfig
@@ -27,6 +28,8 @@ _UNKNOWN = 4
 
 def images_per_call(encoder: EncoderConfig) -> int:
     """Number of images per call of the encoder."""
+    if encoder.vit is not None:
+        return _fitting(encoder.embedding_shape[0] * encoder.vit.ffn_width)
     vision = encoder.vision_cfg
     if vision is None:
         return _UNKNOWN
@@ -42,6 +45,8 @@ def images_per_call(encoder: EncoderConfig) -> int:
 def embeddings_per_call(config: CaptionerConfig) -> int:
     """Number of embeddings per call of the mapper."""
     mapper, width = config.mapper, config.decoder.token_width
+    if mapper.kind == "patches":
+        return _fitting(math.prod(config.encoder.embedding_shape))
     if mapper.kind == "mlp":
         return _fitting(mapper.prefix_length * width)
     positions = mapper.clip_length + mapper.prefix_length

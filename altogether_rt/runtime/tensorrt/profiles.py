@@ -31,7 +31,7 @@ def profiles_for(graph: str, config: CaptionerConfig) -> tuple[EngineProfile, ..
     if graph == "decoder":
         return _decoder_profiles(config)
     size = config.encoder.image_size
-    item = {"encoder": (size, size, 3), "mapper": (config.encoder.embed_dim,)}[graph]
+    item = {"encoder": (size, size, 3), "mapper": config.encoder.embedding_shape}[graph]
     shapes = tuple((n, *item) for n in (1, OPT_IMAGES, MAX_IMAGES))
     name = {"encoder": "pixels", "mapper": "embeddings"}[graph]
     return (EngineProfile("all", {name: (shapes[0], shapes[1], shapes[2])}),)

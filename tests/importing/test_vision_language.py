@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.captioner import Captioner
 from altogether_rt.captions import CaptionRequest, caption_params
+from altogether_rt.cli.main import app
 from altogether_rt.errors import AltogetherError
 from altogether_rt.export.from_checkpoint import export_checkpoint
 from altogether_rt.export.recipes import find_recipe
@@ -25,78 +28,26 @@ from altogether_rt.importing.vision_language import (
 )
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.preprocess import PromptTokenizer
-
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<fake_token_around_image>", "<image>")
-SPECIAL = (*SPECIAL, "<global-img>", "<end_of_utterance>")
-TEXT = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 100000.0,
-    "pad_token_id": 2,
-}
-VISION = {
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "patch_size": 4,
-    "image_size": 34,  # two pixels beyond the last patch are not seen
-}
+from tests.importing.small_vlm import (
+    SPECIAL,
+    TEXT,
+    VISION,
+    byte_tokenizer,
+    random_weights,
+    write_smolvlm,
+)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def torchvision() -> None:
-    make_torchvision_importable()
-
-
-def byte_tokenizer() -> Tokenizer:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate((*SPECIAL, *alphabet))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    return tokenizer
-
-
-def random_weights(model: nn.Module) -> None:
-    """Large enough that every part matters to the logits."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn_like(parameter)
-            if parameter.ndim == 1:
-                parameter.copy_(0.1 * noise + ("norm" in name and name.endswith("weight")))
-            else:
-                parameter.copy_(0.15 * noise)
-
-
-@pytest.fixture(params=["idefics3", "smolvlm"])
+@pytest.fixture(params=["Idefics3", "SmolVLM"])
 def smolvlm(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any]:
-    import transformers
-
-    kind = {"idefics3": "Idefics3", "smolvlm": "SmolVLM"}[request.param]
-    tokenizer = byte_tokenizer()
-    config = getattr(transformers, f"{kind}Config")(
-        text_config={"model_type": "llama", "vocab_size": tokenizer.get_vocab_size(), **TEXT},
-        vision_config=VISION,
-        scale_factor=2,
-        image_token_id=tokenizer.token_to_id("<image>"),
-        tie_word_embeddings=False,
-    )
-    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
-    random_weights(model)
     folder = tmp_path / "published"
-    model.save_pretrained(folder)
-    eos = tokenizer.token_to_id("<end_of_utterance>")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder, model
+    return folder, write_smolvlm(folder, request.param)
+
+
+def image_token(tokenizer: Tokenizer) -> int:
+    token = tokenizer.token_to_id("<image>")
+    assert token is not None
+    return token
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str, count: int) -> list[int]:
@@ -136,7 +87,7 @@ def test_logits_are_those_of_transformers(smolvlm: tuple[Path, Any], tmp_path: P
         with torch.no_grad():
             tokens = ours.visual_tokens(ours.encode(torch.from_numpy(pixels)))
             found = ours.logits(tokens, torch.tensor([prompt]))[0]
-        image = tokenizer.token_to_id("<image>")
+        image = image_token(tokenizer)
         ids = [*config.prompt.before_ids, *[image] * 16, *prompt]
         # An alt-text cannot name a special token, so its ids are compared by what they decode to.
         wanted = published_logits(published, pixels, ids)
@@ -147,7 +98,7 @@ def test_logits_are_those_of_transformers(smolvlm: tuple[Path, Any], tmp_path: P
 def test_the_prompt_is_the_published_one(smolvlm: tuple[Path, Any]) -> None:
     config, _, tokenizer = import_vision_language(smolvlm[0], "tiny")
     rules = PromptTokenizer(tokenizer, config.prompt, config.decoder.pad_id)
-    image = tokenizer.token_to_id("<image>")
+    image = image_token(tokenizer)
     for alts in ((), ("A boat",)):
         ids = [*config.prompt.before_ids, *[image] * 16, *rules.prompt(alts).ids]
         tokenizer.encode_special_tokens = False
@@ -179,7 +130,7 @@ def test_captions_are_those_of_transformers(smolvlm: tuple[Path, Any], tmp_path:
         params = caption_params(config, max_new_tokens=12, temperature=0.0)
         requests = [CaptionRequest(p, a) for p, a in zip(pixels, alts, strict=True)]
         found = [caption.text for caption in captioner.stream(requests, params)]
-    image = tokenizer.token_to_id("<image>")
+    image = image_token(tokenizer)
     for row, text in enumerate(found):
         ids = [*config.prompt.before_ids, *[image] * 16, *rules.prompt(alts[row]).ids]
         written: list[int] = []
@@ -195,8 +146,8 @@ def test_captions_are_those_of_transformers(smolvlm: tuple[Path, Any], tmp_path:
 @pytest.fixture(params=["linear", "mlp"])
 def distilvit(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any]:
     """A folder as it is published, and a function from pixels and ids to logits."""
+    make_torchvision_importable()
     import transformers
-    from safetensors.torch import save_file
 
     tokenizer = byte_tokenizer()
     vision = {**VISION, "image_size": 32}
@@ -280,7 +231,7 @@ def test_distilvit_is_that_of_transformers(distilvit: tuple[Path, Any], tmp_path
     assert caption.text == rules.decode(written)
 
 
-@pytest.mark.parametrize("smolvlm", ["smolvlm"], indirect=True)
+@pytest.mark.parametrize("smolvlm", ["SmolVLM"], indirect=True)
 @pytest.mark.parametrize("target", ["cpu-fp32", "cpu-int8", "cuda-fp16"])
 def test_every_target_takes_patch_tokens(
     smolvlm: tuple[Path, Any], target: str, tmp_path: Path
@@ -317,3 +268,20 @@ def test_adapters_are_added_to_their_layers() -> None:
     assert torch.allclose(merged["q.weight"], base + 0.5 * b @ a)
     with pytest.raises(AltogetherError, match="without the layer"):
         merge_lora({"q.lora_B.default.weight": b}, 1.0)
+
+
+def test_the_command_imports_a_folder(tmp_path: Path) -> None:
+    write_smolvlm(tmp_path / "published")
+    run = CliRunner().invoke
+    out = str(tmp_path / "ckpt")
+    done = run(app, ["import", str(tmp_path / "published"), "--out", out])
+    assert done.exit_code == 0, done.stderr
+    assert "16 visual tokens of 64 patches" in done.stdout.replace("\n", " ")
+    assert Checkpoint.load(tmp_path / "ckpt").has_encoder
+    about = json.loads((tmp_path / "published" / "config.json").read_text())
+    about["text_config"]["qk_layer_norms"] = True
+    (tmp_path / "published" / "config.json").write_text(json.dumps(about))
+    done = run(app, ["import", str(tmp_path / "published"), "--out", str(tmp_path / "other")])
+    assert done.exit_code == 1
+    assert "qk_layer_norms is not supported" in done.stderr
+    assert not (tmp_path / "other").exists()

@@ -20,8 +20,8 @@ def import_command(
         Path,
         typer.Argument(
             metavar="SRC",
-            help="Weights: a file of torch.save or safetensors. Or a bundle for the CPU: its "
-            "folder, or `starter`.",
+            help="Weights: a file of torch.save or safetensors; the folder of a SmolVLM or a "
+            "DistilViT2 as Hugging Face has it; or a bundle for the CPU, its folder or `starter`.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
@@ -67,9 +67,10 @@ def import_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Convert the weights of ClipCap or of Altogether's public code to a checkpoint.
+    """Convert published weights to a checkpoint.
 
-    A bundle for the CPU can be converted to a checkpoint too, to export it for other targets. The
+    A file holds the weights of ClipCap or of Altogether's public code; a folder is a SmolVLM or a
+    DistilViT2, encoder and tokenizer included. A bundle for the CPU can be converted to a checkpoint too, to export it for other targets. The
     weights of an int8 bundle keep its rounding. The options that describe weights do not apply to
     bundles.
     """
@@ -77,6 +78,7 @@ def import_command(
     from altogether_rt.artifacts.checkpoint import save_checkpoint
     from altogether_rt.importing.captioner import import_captioner, read_captioner
     from altogether_rt.importing.encoders import embedded_encoder, encoder_reference
+    from altogether_rt.importing.vision_language import is_vision_language
 
     output = Output(as_json=as_json, quiet=quiet)
     if out.exists():
@@ -84,6 +86,9 @@ def import_command(
     bundle = find_source(source)
     if bundle is not None:
         _recover(bundle, out, output)
+        return
+    if is_vision_language(source):
+        _import_folder(source, out, output)
         return
     weights = read_captioner(source)
     loaded_tokenizer = Tokenizer.from_str(
@@ -115,6 +120,21 @@ def import_command(
         f"checkpoint in {out}: {config.mapper.kind} mapper of {config.mapper.prefix_length} visual "
         f"tokens, {config.decoder.family} of {config.decoder.layers} layers, encoder "
         f"{config.encoder.name} {where}\naltogether-rt export --ckpt {out}",
+    )
+
+
+def _import_folder(source: Path, out: Path, output: Output) -> None:
+    from altogether_rt.artifacts.checkpoint import save_checkpoint
+    from altogether_rt.importing.vision_language import import_vision_language
+
+    config, state, tokenizer = import_vision_language(source, source.resolve().name)
+    save_checkpoint(out, config, state, tokenizer, {"imported_from": source.resolve().name})
+    mapper, decoder = config.mapper, config.decoder
+    output.result(
+        {"checkpoint": str(out), "config": config.to_dict(), "encoder_embedded": True},
+        f"checkpoint in {out}: {mapper.prefix_length} visual tokens of "
+        f"{config.encoder.embedding_shape[0]} patches, {decoder.family} of {decoder.layers} "
+        f"layers, encoder embedded\naltogether-rt export --ckpt {out}",
     )
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from altogether_rt.config import VitConfig
 from altogether_rt.export.calibration.observe import observe
 from altogether_rt.export.calibration.smooth_encoder import smooth_encoder
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_encoder
+from altogether_rt.model.vit import VitBlock
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.export.test_encoder import export, run
 from tests.tiny import tiny_config
@@ -36,7 +38,7 @@ def _encoder(vision: dict[str, Any]) -> Encoder:
 def _with_outliers(encoder: Encoder) -> Encoder:
     rng = np.random.default_rng(3)
     for name, module in encoder.named_modules():
-        if name.endswith(("ln_1", "ln_2")):
+        if name.endswith(("ln_1", "ln_2", "norm1", "norm2")):
             where = torch.from_numpy(rng.choice(len(module.weight), 2, replace=False))
             with torch.no_grad():
                 module.weight[where] *= 30
@@ -65,6 +67,48 @@ def _embed(encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     dots = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return float(dots.mean())
+
+
+def _tower() -> Encoder:
+    torch.manual_seed(0)
+    vit = VitConfig(width=64, layers=3, heads=4, ffn_width=128, patch_size=8)
+    config = replace(
+        tiny_config("opt").encoder, vit=vit, embed_dim=64, image_size=16, normalize=False
+    )
+    return build_encoder(config).eval()
+
+
+def test_a_tower_of_patch_tokens_computes_the_same() -> None:
+    encoder = _with_outliers(_tower())
+    smoothed = copy.deepcopy(encoder)
+    before = {
+        name: (block.norm1.weight.abs().max() / block.norm1.weight.abs().median()).item()
+        for name, block in encoder.visual.named_modules()
+        if isinstance(block, VitBlock)
+    }
+    norms = {
+        f"{name}.{part}": _seen(getattr(block, part), encoder)
+        for name, block in encoder.named_modules()
+        if isinstance(block, VitBlock)
+        for part in ("norm1", "norm2")
+    }
+    smooth_encoder(smoothed, norms, 0.75)
+    pixels = _pixels(16, 9)
+    np.testing.assert_allclose(_embed(smoothed, pixels), _embed(encoder, pixels), atol=1e-4)
+    assert len(before) == 3
+    for name, ratio in before.items():
+        weight = smoothed.visual.get_submodule(name).norm1.weight.abs()
+        assert (weight.max() / weight.median()).item() < 0.4 * ratio
+
+
+def _seen(norm: torch.nn.Module, encoder: Encoder) -> NDArray[np.float32]:
+    """Largest absolute output of a norm over some pixels, (channels,)."""
+    found = []
+    hook = norm.register_forward_hook(lambda module, args, output: found.append(output))
+    _embed(encoder, _pixels(encoder.config.image_size))
+    hook.remove()
+    largest: NDArray[np.float32] = found[0].abs().amax(dim=(0, 1)).numpy()
+    return largest
 
 
 def test_it_computes_the_same_with_smaller_outliers() -> None:

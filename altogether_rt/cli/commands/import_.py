@@ -70,9 +70,9 @@ def import_command(
     """Convert published weights to a checkpoint.
 
     A file holds the weights of ClipCap or of Altogether's public code; a folder is a SmolVLM or a
-    DistilViT2, encoder and tokenizer included. A bundle for the CPU can be converted to a checkpoint too, to export it for other targets. The
-    weights of an int8 bundle keep its rounding. The options that describe weights do not apply to
-    bundles.
+    DistilViT2, encoder and tokenizer included. A bundle for the CPU can be converted to a
+    checkpoint too, to export it for other targets; the weights of an int8 bundle keep its rounding.
+    The options that describe weights apply to files only.
     """
     from altogether_rt.artifacts.bundle import find_source, hash_file
     from altogether_rt.artifacts.checkpoint import save_checkpoint

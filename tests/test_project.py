@@ -26,6 +26,7 @@ HEAVY = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensor
 LEAN_PACKAGES = {
     *("numpy", "onnxruntime", "PIL", "pillow_heif", "platformdirs", "pyarrow", "rich"),
     *("tokenizers", "typer", "zstandard"),
+    *("fsspec", "py3langid"),  # where a URL is opened, where languages are told apart
     *("cuda",),  # where the runtime for it is opened
     *("pycocoevalcap", "spacy"),  # where `eval` takes the measures that need them
 }

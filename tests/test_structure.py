@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "web": {"artifacts", "data"},
     "mixing": {"artifacts", "data"},
+    "publishing": {"artifacts", "data", "mixing"},
     "comparison": {"artifacts", "data", "evaluation", "statistics", "web"},
     "annotation": {"artifacts", "data", "evaluation", "scenes", "statistics", "web"},
     "jobs": {"captioner", "captions", "data", "generation", "opening", "runtime", "speculation"},

@@ -118,6 +118,19 @@ COMMANDS: dict[str, CommandSpec] = {
         ),
         "cpu",
     ),
+    "export-captions": CommandSpec(
+        "altogether_rt.cli.commands.export_captions:export_captions_command",
+        "Write the captions of a sharded run as MetaCLIP, WebDataset or datasets read them.",
+        (
+            "altogether-rt export-captions run/ tars/ --format webdataset --shards s3://bucket/in",
+            "altogether-rt export-captions run/ tars/ --format webdataset --shards in/ --into txt "
+            "--ratio 0.15",
+            "altogether-rt export-captions run/ metaclip/ --format metaclip",
+            "altogether-rt export-captions s3://bucket/run s3://bucket/data --format parquet",
+            "altogether-rt export-captions run/ captions.jsonl --format jsonl",
+        ),
+        "parquet",
+    ),
     "import": CommandSpec(
         "altogether_rt.cli.commands.import_:import_command",
         "Import weights of ClipCap or Altogether, or a bundle, as a checkpoint.",

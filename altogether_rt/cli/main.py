@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, TextIO
@@ -135,6 +136,11 @@ def _flush_stdout() -> None:
         stdout.flush()
 
 
+def _safe_warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
+    """A library's warning as one line; it may repeat what a file holds."""
+    return printable(f"{category.__name__}: {message}") + "\n"
+
+
 def _discard_stdout() -> None:
     """Redirect stdout to the null device, so that the flush at exit cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -192,13 +198,16 @@ for _name in GROUPS:
 
 def run() -> None:
     """Entry point of the `altogether-rt` script."""
-    sys.excepthook = lambda kind, error, frames: print_traceback(error)
+    warnings.formatwarning = _safe_warning
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape instead of ending the run.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="altogether-rt")
+    except Exception as error:  # a bug; its message may hold anything
+        print_traceback(error)
+        sys.exit(1)
     finally:
         try:
             _flush_stdout()

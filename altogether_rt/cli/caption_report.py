@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from altogether_rt.cli.output import Output, format_duration
+from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.sources.base import Source
-from altogether_rt.errors import AltogetherError
+from altogether_rt.data.sources.base import Sample, Source
+from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import STAGE_SECONDS
 from altogether_rt.jobs.folder import CaptionJob, CaptionSummary
+from altogether_rt.monitoring.state import RunState
 
-__all__ = ["report"]
+__all__ = ["dry_run", "error_lines", "report"]
 
 #: Share of unusable lines of the alt-text file above which the summary shows them too.
 _MANY_UNUSABLE = 0.05
@@ -26,7 +28,12 @@ _FAULTS = {
 
 
 def report(
-    job: CaptionJob, source: Source, summary: CaptionSummary, sheet: Path | None, output: Output
+    job: CaptionJob,
+    source: Source,
+    summary: CaptionSummary,
+    sheet: Path | None,
+    output: Output,
+    state: RunState,
 ) -> None:
     """The summary; exits with 1 if not one image could be captioned."""
     if summary.sidecars_kept:
@@ -43,7 +50,8 @@ def report(
             "--retry-errors tries them again."
         )
     output.result(
-        _summary_data(job, source, summary, sheet), _sentence(job, summary) + _unusable(source)
+        {**_summary_data(job, source, summary, sheet), "failed_examples": state.error_examples},
+        [_sentence(job, summary) + _unusable(source), *error_lines(state)],
     )
     if sheet is not None:
         output.show(f"Look at them in {sheet}.")
@@ -52,6 +60,53 @@ def report(
             f"none of the {summary.num_failed:,} images could be captioned: "
             f"{job.out} says why for each."
         )
+
+
+def error_lines(state: RunState) -> list[str]:
+    """A line for each class of error, the most frequent first, with its first examples."""
+    lines = []
+    for kind, count in state.errors.most_common():
+        examples = state.error_examples[kind]
+        more = f" (and {count - len(examples):,} more)" if count > len(examples) else ""
+        lines.append(f"  {kind}: {' '.join(examples)}{more}")
+    return lines
+
+
+def dry_run(job: CaptionJob, source: Source, run: RunOutput) -> None:
+    """Read and decode every image, and say what captioning would meet."""
+    from altogether_rt.captions import CaptionParams
+    from altogether_rt.jobs.dry_run import read_samples
+    from altogether_rt.jobs.plan import CaptionPlan
+
+    num_with_alts = 0
+    plan = CaptionPlan(CaptionParams(1, 0.0, 1.0), job.limits, job.fast_jpeg)
+    with run.output.progress(source.num_samples(), "images", run.observers) as monitor:
+
+        def on_sample(sample: Sample, error: ImageError | None) -> None:
+            nonlocal num_with_alts
+            num_with_alts += bool(sample.alts.texts)
+            monitor.answered(sample.key, error)
+
+        read_samples(monitor.drawn(source.samples()), plan, on_sample)
+    state = monitor.state()
+    readable = state.done - state.errors.total()
+    problems = {name: _problems_data(each) for name, each in source.unused().items()}
+    data = {
+        "dry_run": True,
+        "images": state.done,
+        "readable": readable,
+        "with_alt_texts": num_with_alts,
+        "failed": dict(state.errors),
+        "failed_examples": state.error_examples,
+        "seconds": round(state.elapsed_s, 3),
+        "alt_lines_used": source.figures().get("alt_lines_used", 0),
+        **problems,
+    }
+    sentence = (
+        f"dry run, nothing is written: {state.done:,} images, {num_with_alts:,} with alt-texts; "
+        f"{readable:,} can be read, {state.errors.total():,} cannot."
+    )
+    run.output.result(data, [sentence + _unusable(source), *error_lines(state)])
 
 
 def _sentence(job: CaptionJob, summary: CaptionSummary) -> str:

@@ -26,9 +26,10 @@ __all__ = [
 
 Row = Mapping[str, Any]
 
-#: Characters that some readers take for a line end, or that UTF-8 cannot represent. A row that
-#: contains one (a file name may) is written in ASCII.
-_NEEDS_ASCII: Final = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+#: Characters that some readers take for a line end, that UTF-8 cannot represent, or that would move
+#: a terminal's cursor or turn its text around. A row that contains one (a file name may) is written
+#: in ASCII, which keeps its value.
+_NEEDS_ASCII: Final = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,11 +26,13 @@ from altogether_rt.data.sinks.jsonl import JsonlSink
 from altogether_rt.data.sinks.sidecars import Sidecars
 from altogether_rt.data.sources.base import Source
 from altogether_rt.data.sources.folder import FolderSource
+from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import Executor
 from altogether_rt.jobs.output import CaptionSummary, JobOutput, row_check
 from altogether_rt.jobs.plan import CaptionPlan, EmbeddingFile
 from altogether_rt.jobs.samples import caption_samples
+from altogether_rt.monitoring.monitor import RunMonitor
 
 __all__ = ["CaptionJob", "CaptionSummary", "EmbeddingFiles", "caption_folder", "open_folder"]
 
@@ -56,6 +58,7 @@ class CaptionJob:
     strict: bool = False  # every line of the alt-text file must be usable
     recursive: bool = True
     limit: int | None = None  # the first so many images
+    share: KeyShare | None = None  # a share of the images, to try before the big run
     sidecar: str | None = None  # suffix of the text files beside the images
     overwrite: bool = False
     retry_errors: bool = False
@@ -78,6 +81,7 @@ def open_folder(
         job.alts,
         recursive=job.recursive,
         limit=job.limit,
+        share=job.share,
         out=job.out,
         columns=job.columns,
         strict=job.strict,
@@ -92,16 +96,16 @@ def caption_folder(
     source: Source,
     executor: Executor,
     params: CaptionParams,
-    on_start: Callable[[int | None], None] = lambda num_samples: None,
-    on_answer: Callable[[str], None] = lambda key: None,
+    monitor: RunMonitor | None = None,
 ) -> CaptionSummary:
     """Caption the samples of `source` that have no row in `job.out` yet.
 
-    on_start: told the number of samples to caption, None if it is not known. on_answer: told the
-    key of each sample whose row is written. Raises AltogetherError if the output belongs to another
-    run. Whatever stops it, finished rows are kept, and calling it again continues after them.
+    monitor: told the number of samples, and each answer whose row is written. Raises
+    AltogetherError if the output belongs to another run. Whatever stops it, finished rows are kept,
+    and calling it again continues after them.
     """
     start = time.monotonic()
+    monitor = monitor or RunMonitor("images")
     stamp = RunStamp(executor.bundle_id, params, job.fast_jpeg)
     summary = CaptionSummary()
     with ExitStack() as stack:
@@ -118,18 +122,18 @@ def caption_folder(
         summary.errors_skipped = len(sink.error_names & done)
         if done:
             output.review(source)
-        on_start(source.num_samples(without=done))
+        monitor.start(source.num_samples(without=done))
 
         def emit(key: str, alts: Alts, answer: Answer) -> None:
             output.write(key, alts, answer)
-            on_answer(key)
+            monitor.answered(key, answer)
 
         def is_new(key: str) -> bool:
             summary.skipped += key in done
             return key not in done
 
         summary.stats = caption_samples(
-            (sample for sample in source.samples() if is_new(sample.key)),
+            monitor.drawn(sample for sample in source.samples() if is_new(sample.key)),
             executor,
             _plan(job, params),
             emit,

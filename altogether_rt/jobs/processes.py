@@ -123,7 +123,9 @@ class ProcessExecutor(Executor):
         Raises AltogetherError if a worker cannot open its captioner, or workers die again and
         again. The others are ended then, as they are by any exception.
         """
-        plan = dataclasses.replace(plan, read_threads=self._read_threads)
+        plan = dataclasses.replace(
+            plan, read_threads=self._read_threads, num_processes=self.num_workers
+        )
         window = _MAX_AHEAD * self._max_tasks * self.num_workers
         with ExitStack() as stack:
             run = _Run(self, stack, plan, Backlog(tasks, window), emit)
@@ -156,7 +158,8 @@ class _Run:
         self.stats = EngineStats()  # of workers that are done
 
     def start_workers(self) -> None:
-        for number in range(1, self._executor.num_workers + 1):
+        count = self._backlog.at_least(self._executor.num_workers)
+        for number in range(1, max(1, count) + 1):  # none without anything to do
             self._start(number)
 
     def answer_all(self) -> None:

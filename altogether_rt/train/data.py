@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from altogether_rt.data.alts import alt_texts, image_name, read_records
 from altogether_rt.data.images import load_image
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.machine.limits import available_cores
 from altogether_rt.preprocess import Preprocessor
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample, make_scene
@@ -168,7 +168,7 @@ def load_pixels(
         read = partial(dataset.pixels, preprocessor=Preprocessor(encoder))
         with (
             NewFile(path) as new,
-            multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool,
+            multiprocessing.get_context("spawn").Pool(available_cores()) as pool,
         ):
             pixels = np.lib.format.open_memmap(new.path, "w+", np.uint8, shape)
             for index, image in enumerate(pool.imap(read, range(count), chunksize=64)):

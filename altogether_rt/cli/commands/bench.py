@@ -84,10 +84,12 @@ def bench_command(
     )
     if ceilings is not None:
         output.show(
-            f"this machine: int8 {ceilings.int8_per_s / 1e9:.0f} GOP/s, "
-            f"fp32 {ceilings.fp32_per_s / 1e9:.0f} GFLOP/s, "
-            f"memory {ceilings.bytes_per_s / 1e9:.1f} GB/s\n"
-            f"{report.to_dict()['formula']}"
+            [
+                f"this machine: int8 {ceilings.int8_per_s / 1e9:.0f} GOP/s, "
+                f"fp32 {ceilings.fp32_per_s / 1e9:.0f} GFLOP/s, "
+                f"memory {ceilings.bytes_per_s / 1e9:.1f} GB/s",
+                str(report.to_dict()["formula"]),
+            ]
         )
     line = json_line(report.to_dict())
     if out is not None:

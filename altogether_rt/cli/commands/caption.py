@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from altogether_rt.captions import CaptionParams
-from altogether_rt.cli.caption_report import report
+from altogether_rt.cli.caption_report import dry_run, report
 from altogether_rt.cli.device import DeviceOption, check_gpu
-from altogether_rt.cli.output import Output, Progress
+from altogether_rt.cli.run_output import (
+    LogFileOption,
+    LogJsonOption,
+    MetricsFileOption,
+    ProgressOption,
+    Reporting,
+    RunOutput,
+    open_run_output,
+)
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.sinks.sheet import write_sheet
-from altogether_rt.data.sources.base import Source
-from altogether_rt.jobs.executor import Executor
-from altogether_rt.jobs.folder import (
-    CaptionJob,
-    CaptionSummary,
-    EmbeddingFiles,
-    caption_folder,
-    open_folder,
-)
+from altogether_rt.data.sources.sampling import KeyShare
+from altogether_rt.jobs.folder import CaptionJob, EmbeddingFiles, caption_folder, open_folder
+from altogether_rt.monitoring.display import ProgressMode
 from altogether_rt.speculation.planner import Speculation
 
 if TYPE_CHECKING:
@@ -68,8 +68,19 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions generated a
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum caption length in tokens.")]
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="Temperature; 0 is greedy.")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling probability.")]
-Seed = Annotated[int, typer.Option(min=0, help="Sampling seed (temperature > 0).")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of temperature > 0, and of --sample.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Caption only the first N images.")]
+Sample = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Caption only this share of the images, 0.001 for example; by their names and --seed.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Read everything and count errors; load and write nothing."),
+]
 Sidecar = Annotated[
     str | None, typer.Option(metavar=".txt", help="Also write photo.txt beside photo.jpg.")
 ]
@@ -127,13 +138,16 @@ class _Options:
     bundle: str
     device: str
     params: Mapping[str, Any]
+    workers: int
     execution: Mapping[str, Any]  # as `open_executor` takes it
     read_embeddings: Path | None
     save_embeddings: Path | None
     sheet: Path | None
+    dry_run: bool
 
 
 def caption_command(
+    context: typer.Context,
     folder: Folder,
     alt: Alts = None,
     alt_beside: AltBeside = None,
@@ -149,6 +163,8 @@ def caption_command(
     top_p: TopP = None,
     seed: Seed = 0,
     limit: Limit = None,
+    sample: Sample = None,
+    dry_run: DryRun = False,
     sidecar: Sidecar = None,
     sheet: Sheet = None,
     embeddings: Embeddings = None,
@@ -162,6 +178,10 @@ def caption_command(
     speculation: SpeculationOption = "auto",
     max_pixels: MaxPixels = ImageLimits.max_pixels,
     fast_jpeg: FastJpeg = False,
+    progress: ProgressOption = ProgressMode.AUTO,
+    log_file: LogFileOption = None,
+    log_json: LogJsonOption = False,
+    metrics_file: MetricsFileOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -170,12 +190,15 @@ def caption_command(
     Every image gives one row: its caption, or the reason why there is none. A run that was stopped
     continues when the same command is given again; existing captions are kept.
     """
+    if dry_run and embeddings is not None:
+        raise typer.BadParameter("it reads the images.", param_hint="--dry-run")
     if embeddings is not None and save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
     if alt is not None and alt_beside is not None:
         raise typer.BadParameter("it goes without --alt.", param_hint="--alt-beside")
     if alt_beside is not None and alt_beside == sidecar:
         raise typer.BadParameter("--sidecar would write over them.", param_hint="--alt-beside")
+    reporting = Reporting(progress, log_file, log_json, metrics_file)
     job = CaptionJob(
         folder=folder,
         out=out,
@@ -185,6 +208,7 @@ def caption_command(
         strict=strict,
         recursive=recursive,
         limit=limit,
+        share=None if sample is None else KeyShare(sample, seed),
         sidecar=sidecar,
         overwrite=overwrite,
         retry_errors=retry_errors,
@@ -201,8 +225,8 @@ def caption_command(
             "top_p": top_p,
             "seed": seed,
         },
+        workers=workers,
         execution={
-            "workers": workers,
             "threads": threads,
             "num_slots": batch_size,
             "speculation": speculation,
@@ -210,33 +234,54 @@ def caption_command(
         read_embeddings=embeddings,
         save_embeddings=save_embeddings,
         sheet=sheet,
+        dry_run=dry_run,
     )
-    _run(job, options, Output(as_json=as_json, quiet=quiet))
+    used = (out, alt, sheet, embeddings, save_embeddings, out.with_name(out.name + ".part"))
+    with open_run_output(
+        "caption",
+        context.params,
+        reporting,
+        used,
+        as_json=as_json,
+        quiet=quiet,
+        interrupted="Interrupted: the captions so far are kept; give the same command to go on.",
+    ) as run:
+        _run(job, options, run)
 
 
-def _run(job: CaptionJob, options: _Options, output: Output) -> None:
+def _run(job: CaptionJob, options: _Options, run: RunOutput) -> None:
     from altogether_rt.captions import caption_params
-    from altogether_rt.jobs.open import open_executor
+    from altogether_rt.jobs.open import fitting_workers, open_executor
     from altogether_rt.opening import resolve_captioner
 
-    check_gpu(options.device)
+    output = run.output
+    if not options.dry_run:
+        check_gpu(options.device)
     with output.progress(None, "alt-texts") as progress:
         source = open_folder(job, lambda count: progress.advance(count - progress.done))
     for note in source.notes():
         output.note(note)
+    if options.dry_run:
+        dry_run(job, source, run)
+        return
     captioner = resolve_captioner(options.bundle, device=options.device)
     job = _with_embeddings(job, options, captioner)
     params = caption_params(captioner.config, **options.params)
-    try:
-        with open_executor(captioner, **options.execution, on_restart=output.note) as executor:
-            summary = _caption_with_progress(job, source, executor, params, output)
-    except KeyboardInterrupt:
-        output.error("Interrupted: the captions so far are kept; give the same command to go on.")
-        raise typer.Exit(130) from None
+    workers = fitting_workers(captioner, options.workers, source.num_samples(), output.note)
+    output.event(
+        "info", "captioner", f"captions with {captioner.name}", workers=workers,
+        bundle=captioner.bundle_id, target=captioner.target, device=captioner.device,
+    )  # fmt: skip
+    with output.progress(None, "images", run.observers) as monitor:
+        opened = open_executor(
+            captioner, workers=workers, **options.execution, on_restart=monitor.restarted
+        )
+        with opened as executor:
+            summary = caption_folder(job, source, executor, params, monitor)
     shown = None
     if options.sheet is not None:
         shown = write_sheet(job.out, source.root, options.sheet, limits=job.limits)
-    report(job, source, summary, options.sheet if shown else None, output)
+    report(job, source, summary, options.sheet if shown else None, output, monitor.state())
 
 
 def _with_embeddings(
@@ -250,22 +295,3 @@ def _with_embeddings(
         save=options.save_embeddings,
     )
     return dataclasses.replace(job, embeddings=files)
-
-
-def _caption_with_progress(
-    job: CaptionJob,
-    source: Source,
-    executor: Executor,
-    params: CaptionParams,
-    output: Output,
-) -> CaptionSummary:
-    with ExitStack() as stack:
-        progress: list[Progress] = []
-
-        def on_start(num_samples: int | None) -> None:
-            progress.append(stack.enter_context(output.progress(num_samples, "images")))
-
-        def on_answer(key: str) -> None:
-            progress[0].advance()
-
-        return caption_folder(job, source, executor, params, on_start, on_answer)

@@ -188,14 +188,14 @@ _COUNTED = {
 }
 
 
-def _sentences(out: str, summary: ExportSummary) -> str:
+def _sentences(out: str, summary: ExportSummary) -> list[str]:
     """The summary as text."""
     counts = summary.counts.to_dict()
     before = f", {summary.shards_skipped:,} of them before" if summary.shards_skipped else ""
     shards = "shard" if summary.shards == 1 else "shards"
     lines = [f"{out}: {counts['captions']:,} captions in {summary.shards:,} {shards}{before}."]
     lines += [f"{what}: {counts[name]:,}" for name, what in _COUNTED.items() if counts[name]]
-    return "\n".join(lines)
+    return lines
 
 
 def _check_complete(summary: ExportSummary) -> None:

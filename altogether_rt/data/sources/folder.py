@@ -13,6 +13,7 @@ from altogether_rt.data.alt_files.folder_alts import FolderAlts, OnRecords, read
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sources.base import Sample, Source
+from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.data.sources.scan import FolderScan, order_key, scan_folder
 from altogether_rt.errors import AltogetherError
 
@@ -45,6 +46,7 @@ class FolderSource(Source):
         *,
         recursive: bool = True,
         limit: int | None = None,
+        share: KeyShare | None = None,
         out: Path | None = None,
         columns: Columns | None = None,
         strict: bool = False,
@@ -54,12 +56,13 @@ class FolderSource(Source):
     ) -> None:
         """Scan the folder and read the alt-texts; no image is decoded.
 
-        alts: looked for here, then in the folder. limit: only the first so many images. out: a file
-        that must not be the alt-text file. columns: of the alt-text file. strict: every line of it
-        must be usable. beside: take alt-texts from files beside the images instead, `.txt` or
-        `metadata.jsonl`. sidecar: suffix of files that the run writes there itself. on_records:
-        told how many records are read. Raises AltogetherError if there is nothing to caption, a
-        file cannot be read, or no alt-text is for an image here.
+        alts: looked for here, then in the folder. limit: only the first so many images. share: only
+        those whose names it contains. out: a file that must not be the alt-text file. columns: of
+        the alt-text file. strict: every line of it must be usable. beside: take alt-texts from
+        files beside the images instead, `.txt` or `metadata.jsonl`. sidecar: suffix of files that
+        the run writes there itself. on_records: told how many records are read. Raises
+        AltogetherError if there is nothing to caption, a file cannot be read, or no alt-text is for
+        an image here.
         """
         scan = scan_folder(folder, recursive=recursive)
         if not scan.names:
@@ -85,7 +88,13 @@ class FolderSource(Source):
                 f"{problems.count:,} lines of {self.alt_file} cannot be used, and --strict is "
                 f"given: {problems}."
             )
-        self._set(scan, given, scan.names[:limit])
+        names = scan.names if share is None else [name for name in scan.names if name in share]
+        if not names:
+            raise AltogetherError(
+                f"--sample chose none of the {len(scan.names):,} images in {folder}: choose a "
+                "larger share, or another --seed."
+            )
+        self._set(scan, given, names[:limit])
 
     def _set(self, scan: FolderScan, given: FolderAlts, names: list[str]) -> None:
         self.root = scan.root

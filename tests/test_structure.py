@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"artifacts", "captions"},
     "runtime": {"artifacts", "machine", "model"},
     "generation": {"captions", "runtime", "speculation"},
-    "train": {"artifacts", "data", "model", "preprocess", "scenes"},
+    "train": {"artifacts", "data", "metrics", "model", "preprocess", "scenes"},
     "export": {"artifacts", "data", "model", "preprocess", "runtime", "scenes"},
     "importing": {"artifacts", "export", "model", "preprocess", "runtime"},
     "evaluation": {

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"artifacts", "captions"},
     "runtime": {"artifacts", "machine", "model"},
     "generation": {"captions", "runtime", "speculation"},
-    "train": {"artifacts", "data", "machine", "model", "preprocess", "scenes"},
+    "train": {"artifacts", "data", "machine", "metrics", "model", "preprocess", "scenes"},
     "export": {"artifacts", "data", "model", "preprocess", "runtime", "scenes"},
     "importing": {"artifacts", "export", "model", "preprocess", "runtime"},
     "evaluation": {

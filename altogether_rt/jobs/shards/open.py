@@ -9,8 +9,8 @@ from altogether_rt.captioner import open_captioner
 from altogether_rt.jobs.open import open_executor
 from altogether_rt.jobs.shards.engine import LocalShardEngine, ShardEngine
 from altogether_rt.jobs.shards.processes import ProcessShardEngine
+from altogether_rt.machine.limits import available_cores
 from altogether_rt.opening import ResolvedCaptioner
-from altogether_rt.runtime.ort_session import available_cores
 from altogether_rt.speculation.planner import Speculation
 
 __all__ = ["open_shard_engine"]

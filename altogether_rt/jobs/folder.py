@@ -8,6 +8,7 @@ alt-texts.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,15 +23,17 @@ from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.rows import RunStamp
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
-from altogether_rt.data.sinks.jsonl import JsonlSink
 from altogether_rt.data.sinks.sidecars import Sidecars
+from altogether_rt.data.sinks.stream import open_rows
 from altogether_rt.data.sources.base import Source
 from altogether_rt.data.sources.folder import FolderSource
 from altogether_rt.errors import AltogetherError
+from altogether_rt.jobs.changes import Changes, find_changes
 from altogether_rt.jobs.executor import Executor
-from altogether_rt.jobs.output import CaptionSummary, JobOutput, row_check
+from altogether_rt.jobs.output import CaptionSummary, JobOutput, RowSink, row_check
 from altogether_rt.jobs.plan import CaptionPlan, EmbeddingFile
 from altogether_rt.jobs.samples import caption_samples
+from altogether_rt.jobs.watch import watched
 
 __all__ = ["CaptionJob", "CaptionSummary", "EmbeddingFiles", "caption_folder", "open_folder"]
 
@@ -59,7 +62,7 @@ class CaptionJob:
     sidecar: str | None = None  # suffix of the text files beside the images
     overwrite: bool = False
     retry_errors: bool = False
-    update: bool = False  # caption again where the alt-texts have changed
+    update: bool = False  # caption again where the image or its alt-texts have changed
     limits: ImageLimits = field(default_factory=ImageLimits)
     fast_jpeg: bool = False
     embeddings: EmbeddingFiles | None = None
@@ -94,28 +97,38 @@ def caption_folder(
     params: CaptionParams,
     on_start: Callable[[int | None], None] = lambda num_samples: None,
     on_answer: Callable[[str], None] = lambda key: None,
+    on_checked: Callable[[int], None] = lambda num_rows: None,
 ) -> CaptionSummary:
     """Caption the samples of `source` that have no row in `job.out` yet.
 
     on_start: told the number of samples to caption, None if it is not known. on_answer: told the
-    key of each sample whose row is written. Raises AltogetherError if the output belongs to another
-    run. Whatever stops it, finished rows are kept, and calling it again continues after them.
+    key of each sample whose row is written. on_checked: told how many rows of earlier runs have
+    been compared with their images, now and then. Raises AltogetherError if the output belongs to
+    another run, or disappears. Whatever stops it, finished rows are kept, and calling it again
+    continues after them.
     """
     start = time.monotonic()
     stamp = RunStamp(executor.bundle_id, params, job.fast_jpeg)
     summary = CaptionSummary()
     with ExitStack() as stack:
-        sink = stack.enter_context(JsonlSink(job.out, source.order_key))
+        sink: RowSink = open_rows(job.out, source.order_key)
+        stack.enter_context(sink)
         output = JobOutput(
             sink, _open_embeddings(job, source, stack), _sidecars(job, source), stamp, summary
         )
+        changes = _changes(job, source, sink, on_checked)
         done = sink.recover(
-            row_check(source, stamp),
+            row_check(stamp),
             overwrite=job.overwrite,
             retry_errors=job.retry_errors,
-            is_stale=partial(output.is_stale, source) if job.update else lambda row: False,
+            is_stale=partial(output.is_stale, changes) if job.update else lambda row: False,
         )
         summary.errors_skipped = len(sink.error_names & done)
+        summary.lines_set_aside = sink.problems
+        if not job.update:
+            changes.refuse_if_all(sink.path)
+            summary.changes = changes
+        summary.images_unchecked = changes.num_unchecked
         if done:
             output.review(source)
         on_start(source.num_samples(without=done))
@@ -128,16 +141,33 @@ def caption_folder(
             summary.skipped += key in done
             return key not in done
 
-        summary.stats = caption_samples(
-            (sample for sample in source.samples() if is_new(sample.key)),
-            executor,
-            _plan(job, params),
-            emit,
-            live=source.live,
-        )
+        with watched(sink.check):
+            summary.stats = caption_samples(
+                (sample for sample in source.samples() if is_new(sample.key)),
+                executor,
+                _plan(job, params),
+                emit,
+                live=source.live,
+            )
         output.finish()
+        if output.sidecars is not None:
+            summary.sidecars_kept = output.sidecars.kept
+            summary.sidecars_shared = output.sidecars.shared
+            summary.sidecars_failed = output.sidecars.failed
     summary.seconds = time.monotonic() - start
     return summary
+
+
+def _changes(
+    job: CaptionJob, source: Source, sink: RowSink, on_checked: Callable[[int], None]
+) -> Changes:
+    """What has changed since the rows of earlier runs; nothing if they are replaced anyway."""
+    if job.overwrite:
+        return Changes()
+    reads_images = job.embeddings is None or job.embeddings.read is None
+    return find_changes(
+        sink.former_rows(), source, job.limits if reads_images else None, on_checked
+    )
 
 
 def _plan(job: CaptionJob, params: CaptionParams) -> CaptionPlan:
@@ -166,4 +196,10 @@ def _sidecars(job: CaptionJob, source: Source) -> Sidecars | None:
         return None
     if source.root is None:
         raise AltogetherError("--sidecar needs a folder of images to write beside.")
-    return Sidecars(source.root, job.sidecar, job.overwrite)
+    files = [job.out, Path(f"{job.out}.part")]
+    if job.alts is not None:
+        files += [job.alts, source.root / job.alts]
+    sidecars = Sidecars(source.root, job.sidecar, frozenset(map(os.path.realpath, files)))
+    if not source.live:
+        sidecars.assign(sample.key for sample in source.samples())
+    return sidecars

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,8 @@ from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, Progress
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.images import ImageLimits
-from altogether_rt.data.sinks.sheet import write_sheet
+from altogether_rt.data.sinks.sheet import check_sheet, write_sheet
+from altogether_rt.data.sinks.stream import is_standard_output, is_stream
 from altogether_rt.data.sources.base import Source
 from altogether_rt.jobs.executor import Executor
 from altogether_rt.jobs.folder import (
@@ -62,7 +64,10 @@ Strict = Annotated[
     bool, typer.Option("--strict", help="Stop if any line of the alt-text file cannot be used.")
 ]
 BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
-Out = Annotated[Path, typer.Option(metavar="FILE", help="Output file, one row per image.")]
+Out = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Output file, one row per image; - for standard output."),
+]
 Recursive = Annotated[bool, typer.Option(help="Go into subfolders.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions generated at once (32).")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum caption length in tokens.")]
@@ -86,7 +91,7 @@ SaveEmbeddings = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")]
 Update = Annotated[
-    bool, typer.Option("--update", help="Caption again those images whose alt-texts changed.")
+    bool, typer.Option("--update", help="Caption again what changed: images and alt-texts.")
 ]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
 Workers = Annotated[
@@ -172,6 +177,10 @@ def caption_command(
     """
     if embeddings is not None and save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
+    if sheet is not None and is_stream(out):
+        raise typer.BadParameter(
+            "it needs a file of rows: name one by --out.", param_hint="--sheet"
+        )
     if alt is not None and alt_beside is not None:
         raise typer.BadParameter("it goes without --alt.", param_hint="--alt-beside")
     if alt_beside is not None and alt_beside == sidecar:
@@ -222,8 +231,14 @@ def _run(job: CaptionJob, options: _Options, output: Output) -> None:
     check_gpu(options.device)
     with output.progress(None, "alt-texts") as progress:
         source = open_folder(job, lambda count: progress.advance(count - progress.done))
+    if options.sheet is not None:
+        check_sheet(options.sheet)
     for note in source.notes():
         output.note(note)
+    if is_stream(job.out):
+        output.note(
+            f"Rows go to {job.out} as they are made: a run that is stopped cannot be continued."
+        )
     captioner = resolve_captioner(options.bundle, device=options.device)
     job = _with_embeddings(job, options, captioner)
     params = caption_params(captioner.config, **options.params)
@@ -236,7 +251,8 @@ def _run(job: CaptionJob, options: _Options, output: Output) -> None:
     shown = None
     if options.sheet is not None:
         shown = write_sheet(job.out, source.root, options.sheet, limits=job.limits)
-    report(job, source, summary, options.sheet if shown else None, output)
+    with redirect_stdout(sys.stderr) if is_standard_output(job.out) else nullcontext():
+        report(job, source, summary, options.sheet if shown else None, output)
 
 
 def _with_embeddings(
@@ -263,9 +279,14 @@ def _caption_with_progress(
         progress: list[Progress] = []
 
         def on_start(num_samples: int | None) -> None:
+            checked.close()
             progress.append(stack.enter_context(output.progress(num_samples, "images")))
 
         def on_answer(key: str) -> None:
             progress[0].advance()
 
-        return caption_folder(job, source, executor, params, on_start, on_answer)
+        def on_checked(num_rows: int) -> None:
+            checked.advance(num_rows - checked.done)
+
+        checked = stack.enter_context(output.progress(None, "rows compared with their images"))
+        return caption_folder(job, source, executor, params, on_start, on_answer, on_checked)

@@ -12,6 +12,7 @@ from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.alt_files.folder_alts import FolderAlts, OnRecords, read_folder_alts
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.sinks.sidecars import count_own
 from altogether_rt.data.sources.base import Sample, Source
 from altogether_rt.data.sources.scan import FolderScan, order_key, scan_folder
 from altogether_rt.errors import AltogetherError
@@ -73,6 +74,7 @@ class FolderSource(Source):
             given = read_alts_beside(beside, scan.root, scan.names, scan.texts, columns)
             self.alt_file = Path(beside)
         self._sidecar = sidecar
+        self._out = out
         if alts is not None:
             path = find_alts(alts, scan.root)
             if out is not None and out.exists() and os.path.samefile(path, out):
@@ -160,7 +162,9 @@ class FolderSource(Source):
                         f"{self.root} holds {name}: give --alt {name} to use its alt-texts."
                     )
             for kind, count in beside_hints(self.names, self._scan.texts):
-                if kind != self._sidecar:
+                if kind.startswith(".") and self._out is not None:
+                    count -= count_own(self._out, self.root, kind)
+                if kind != self._sidecar and count > 0:
                     notes.append(
                         f"{count:,} {kind} files lie beside the images: give --alt-beside {kind} "
                         "to use their texts as alt-texts."

@@ -7,6 +7,7 @@ from typing import Any
 
 from altogether_rt.cli.output import Output, format_duration
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.sinks.alt_writer import IN_PLACE
 from altogether_rt.data.sources.base import Source
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import STAGE_SECONDS
@@ -29,7 +30,10 @@ def report(
     job: CaptionJob, source: Source, summary: CaptionSummary, sheet: Path | None, output: Output
 ) -> None:
     """The summary; exits with 1 if not one image could be captioned."""
+    alts = summary.alts_written
     for problems, what in (
+        (alts.kept if alts else Problems(), "images have other alt-texts, or are other files"),
+        (alts.failed if alts else Problems(), "images cannot hold their captions"),
         (summary.sidecars_kept, "sidecar files hold other text and were left alone"),
         (summary.sidecars_shared, "images have no sidecar of their own"),
         (summary.sidecars_failed, "sidecar files could not be written"),
@@ -59,6 +63,9 @@ def report(
         )
     sentence = _sentence(job, summary) + _changed(summary) + _unusable(source)
     output.result(_summary_data(job, source, summary, sheet), sentence)
+    if alts is not None:
+        where = "their XMP" if alts.target == IN_PLACE else f"copies of them in {alts.target}"
+        output.show(f"{alts.num_written:,} images have their captions as alt-texts in {where}.")
     if sheet is not None:
         output.show(f"Look at them in {sheet}.")
     if summary.num_failed and not summary.captioned and not summary.skipped:
@@ -141,8 +148,20 @@ def _summary_data(
         "sidecars_kept": _problems_data(summary.sidecars_kept),
         "sidecars_shared": _problems_data(summary.sidecars_shared),
         "sidecars_failed": _problems_data(summary.sidecars_failed),
+        **_alts_data(summary),
     }
 
 
 def _problems_data(problems: Problems) -> dict[str, Any]:
     return {"count": problems.count, "examples": problems.examples}
+
+
+def _alts_data(summary: CaptionSummary) -> dict[str, Any]:
+    alts = summary.alts_written
+    if alts is None:
+        return {}
+    return {
+        "alts_written": alts.num_written,
+        "alts_kept": _problems_data(alts.kept),
+        "alts_failed": _problems_data(alts.failed),
+    }

@@ -18,10 +18,12 @@ from pathlib import Path
 
 from altogether_rt.captions import Answer, CaptionParams
 from altogether_rt.data.alt_files.columns import Columns
+from altogether_rt.data.alt_files.embedded import Embedded
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.rows import RunStamp
+from altogether_rt.data.sinks.alt_writer import AltWriter
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
 from altogether_rt.data.sinks.sidecars import Sidecars
 from altogether_rt.data.sinks.stream import open_rows
@@ -56,6 +58,8 @@ class CaptionJob:
     alts: Path | None = None
     columns: Columns = field(default_factory=Columns)  # of the alt-text file
     beside: str | None = None  # alt-texts from files beside the images: ".txt", "metadata.jsonl"
+    embedded: Embedded | None = None  # alt-texts from the XMP of the images
+    write_alt: str | None = None  # captions into the XMP of copies in this folder, or IN_PLACE
     strict: bool = False  # every line of the alt-text file must be usable
     recursive: bool = True
     limit: int | None = None  # the first so many images
@@ -85,6 +89,7 @@ def open_folder(
         columns=job.columns,
         strict=job.strict,
         beside=job.beside,
+        embedded=job.embedded,
         sidecar=job.sidecar,
         on_records=on_records,
     )
@@ -114,7 +119,12 @@ def caption_folder(
         sink: RowSink = open_rows(job.out, source.order_key)
         stack.enter_context(sink)
         output = JobOutput(
-            sink, _open_embeddings(job, source, stack), _sidecars(job, source), stamp, summary
+            sink,
+            _open_embeddings(job, source, stack),
+            _sidecars(job, source),
+            stamp,
+            summary,
+            _alt_writer(job, source),
         )
         changes = _changes(job, source, sink, on_checked)
         done = sink.recover(
@@ -150,6 +160,8 @@ def caption_folder(
                 live=source.live,
             )
         output.finish()
+        if output.alts is not None:
+            summary.alts_written = output.alts
         if output.sidecars is not None:
             summary.sidecars_kept = output.sidecars.kept
             summary.sidecars_shared = output.sidecars.shared
@@ -203,3 +215,11 @@ def _sidecars(job: CaptionJob, source: Source) -> Sidecars | None:
     if not source.live:
         sidecars.assign(sample.key for sample in source.samples())
     return sidecars
+
+
+def _alt_writer(job: CaptionJob, source: Source) -> AltWriter | None:
+    if job.write_alt is None:
+        return None
+    if source.root is None:
+        raise AltogetherError("--write-alt needs a folder of images.")
+    return AltWriter(source.root, job.write_alt, job.limits)

@@ -10,6 +10,7 @@ from altogether_rt.captions import Answer, Caption
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import Row, RunStamp, caption_fault, caption_row, error_row
+from altogether_rt.data.sinks.alt_writer import AltWriter
 from altogether_rt.data.sinks.base import Sink
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
 from altogether_rt.data.sinks.jsonl import JsonlSink
@@ -37,6 +38,7 @@ class CaptionSummary:
     sidecars_kept: Problems = field(default_factory=Problems)  # they hold other text
     sidecars_shared: Problems = field(default_factory=Problems)  # they are those of other images
     sidecars_failed: Problems = field(default_factory=Problems)
+    alts_written: AltWriter | None = None  # what was written into images
     errors_skipped: int = 0  # rows of earlier runs that carry an error
     updated: int = 0  # rows made again, since their image or alt-texts have changed
     changes: Changes = field(default_factory=Changes)  # that were left as they are
@@ -60,6 +62,7 @@ class JobOutput(Sink):
     sidecars: Sidecars | None
     stamp: RunStamp
     summary: CaptionSummary
+    alts: AltWriter | None = None
     stale: dict[str, str] = field(default_factory=dict)  # captions of rows that are made again
 
     def is_stale(self, changes: Changes, row: Row) -> bool:
@@ -71,7 +74,7 @@ class JobOutput(Sink):
 
     def review(self, source: Source) -> None:
         """Write what earlier runs, which may not have been asked for it, left out."""
-        if self.sidecars is None and self.embeddings is None:
+        if self.sidecars is None and self.embeddings is None and self.alts is None:
             return
         for row in self.rows.rows():
             name = row["file_name"]
@@ -79,6 +82,8 @@ class JobOutput(Sink):
                 continue
             if self.sidecars is not None:
                 self._write_sidecar(self.sidecars, row)
+            if self.alts is not None:
+                self.alts.write(row)
             if self.embeddings is not None:
                 self.summary.embeddings_missing += row["file_name"] not in self.embeddings
 
@@ -96,6 +101,8 @@ class JobOutput(Sink):
             self._write_embedding(key, answer)
             if self.sidecars is not None:
                 self._write_sidecar(self.sidecars, row)
+            if self.alts is not None:
+                self.alts.write(row)
         self.rows.write(row)
         self.summary.updated += key in self.stale
 

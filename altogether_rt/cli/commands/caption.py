@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from altogether_rt.captions import CaptionParams
+from altogether_rt.cli.alt_options import (
+    AltBeside,
+    AltEmbedded,
+    AltKey,
+    Alts,
+    ImageKey,
+    Strict,
+    check_alt_options,
+)
 from altogether_rt.cli.caption_report import report
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, Progress
@@ -37,31 +46,13 @@ if TYPE_CHECKING:
 __all__ = ["caption_command"]
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, or one image.")]
-Alts = Annotated[
-    Path | None,
-    typer.Option(
-        "--alt",
-        metavar="FILE",
-        help="Alt-texts: JSON lines with file_name and alt (one text or a list), metadata.jsonl, "
-        ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in DIR.",
-    ),
-]
-AltBeside = Annotated[
+WriteAlt = Annotated[
     str | None,
     typer.Option(
-        metavar="SUFFIX",
-        help="Alt-texts from files beside the images: .txt, .json, or metadata.jsonl in each "
-        "folder.",
+        metavar="DIR|in-place",
+        help="Also write captions into the XMP of JPEG, PNG and WebP images, as their alt-text: "
+        "of copies in DIR, or of the images themselves.",
     ),
-]
-AltKey = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Column or key of the alt-texts in the file.")
-]
-ImageKey = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Column or key of the file names in the file.")
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop if any line of the alt-text file cannot be used.")
 ]
 BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
 Out = Annotated[
@@ -142,6 +133,7 @@ def caption_command(
     folder: Folder,
     alt: Alts = None,
     alt_beside: AltBeside = None,
+    alt_embedded: AltEmbedded = None,
     alt_key: AltKey = None,
     image_key: ImageKey = None,
     strict: Strict = False,
@@ -155,6 +147,7 @@ def caption_command(
     seed: Seed = 0,
     limit: Limit = None,
     sidecar: Sidecar = None,
+    write_alt: WriteAlt = None,
     sheet: Sheet = None,
     embeddings: Embeddings = None,
     save_embeddings: SaveEmbeddings = None,
@@ -181,16 +174,15 @@ def caption_command(
         raise typer.BadParameter(
             "it needs a file of rows: name one by --out.", param_hint="--sheet"
         )
-    if alt is not None and alt_beside is not None:
-        raise typer.BadParameter("it goes without --alt.", param_hint="--alt-beside")
-    if alt_beside is not None and alt_beside == sidecar:
-        raise typer.BadParameter("--sidecar would write over them.", param_hint="--alt-beside")
+    check_alt_options(alt, alt_beside, alt_embedded, sidecar)
     job = CaptionJob(
         folder=folder,
         out=out,
         alts=alt,
         columns=Columns(image_key, alt_key),
         beside=alt_beside,
+        embedded=alt_embedded,
+        write_alt=write_alt,
         strict=strict,
         recursive=recursive,
         limit=limit,

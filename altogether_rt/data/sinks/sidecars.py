@@ -17,14 +17,14 @@ from altogether_rt.data.rows import read_rows
 from altogether_rt.data.sniff import IMAGE_SUFFIXES, has_image_suffix
 from altogether_rt.errors import AltogetherError
 
-__all__ = ["Sidecars", "count_own", "sidecar_name"]
+__all__ = ["OF_ONE_FILE", "Sidecars", "count_own", "sidecar_name"]
 
 #: Rows whose sidecars are looked at to see whether they are ours.
 _MAX_ROWS_COMPARED: Final = 10_000
 _MAX_FILES_COMPARED: Final = 10
 
 #: What is wrong with one file or folder, so that the others can still be written.
-_OF_ONE_FILE: Final = frozenset(
+OF_ONE_FILE: Final = frozenset(
     {
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOENT),
         *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EILSEQ),
@@ -101,7 +101,7 @@ class Sidecars:
             else:
                 self.kept.add(str(path))
         except OSError as error:
-            if error.errno not in _OF_ONE_FILE:
+            if error.errno not in OF_ONE_FILE:
                 raise
             self.failed.add(f"{path}: {error.strerror}")
 

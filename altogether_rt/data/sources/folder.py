@@ -9,6 +9,7 @@ from pathlib import Path
 
 from altogether_rt.data.alt_files.beside import METADATA_NAMES, beside_hints, read_alts_beside
 from altogether_rt.data.alt_files.columns import Columns
+from altogether_rt.data.alt_files.embedded import Embedded, read_embedded_alts
 from altogether_rt.data.alt_files.folder_alts import FolderAlts, OnRecords, read_folder_alts
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts
 from altogether_rt.data.problems import Problems
@@ -50,6 +51,7 @@ class FolderSource(Source):
         columns: Columns | None = None,
         strict: bool = False,
         beside: str | None = None,
+        embedded: Embedded | None = None,
         sidecar: str | None = None,
         on_records: OnRecords = lambda count: None,
     ) -> None:
@@ -58,9 +60,10 @@ class FolderSource(Source):
         alts: looked for here, then in the folder. limit: only the first so many images. out: a file
         that must not be the alt-text file. columns: of the alt-text file. strict: every line of it
         must be usable. beside: take alt-texts from files beside the images instead, `.txt` or
-        `metadata.jsonl`. sidecar: suffix of files that the run writes there itself. on_records:
-        told how many records are read. Raises AltogetherError if there is nothing to caption, a
-        file cannot be read, or no alt-text is for an image here.
+        `metadata.jsonl`. embedded: take them from the XMP of the images instead. sidecar: suffix of
+        files that the run writes there itself. on_records: told how many records are read. Raises
+        AltogetherError if there is nothing to caption, a file cannot be read, or no alt-text is for
+        an image here.
         """
         scan = scan_folder(folder, recursive=recursive)
         if not scan.names:
@@ -73,6 +76,9 @@ class FolderSource(Source):
         if beside is not None and alts is None:
             given = read_alts_beside(beside, scan.root, scan.names, scan.texts, columns)
             self.alt_file = Path(beside)
+        elif embedded is not None and alts is None:
+            given = read_embedded_alts(scan.root, scan.names, embedded, on_records)
+            self.alt_file = Path("XMP")
         self._sidecar = sidecar
         self._out = out
         if alts is not None:

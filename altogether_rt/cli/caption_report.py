@@ -8,6 +8,7 @@ from typing import Any
 from altogether_rt.cli.output import Output, format_duration
 from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.sinks.alt_writer import IN_PLACE
 from altogether_rt.data.sources.base import Sample, Source
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import STAGE_SECONDS
@@ -36,23 +37,45 @@ def report(
     state: RunState,
 ) -> None:
     """The summary; exits with 1 if not one image could be captioned."""
-    if summary.sidecars_kept:
-        kept = summary.sidecars_kept
-        output.note(f"{kept.count:,} sidecar files hold other text and were left alone: {kept}.")
+    alts = summary.alts_written
+    for problems, what in (
+        (alts.kept if alts else Problems(), "images have other alt-texts, or are other files"),
+        (alts.failed if alts else Problems(), "images cannot hold their captions"),
+        (summary.sidecars_kept, "sidecar files hold other text and were left alone"),
+        (summary.sidecars_shared, "images have no sidecar of their own"),
+        (summary.sidecars_failed, "sidecar files could not be written"),
+    ):
+        if problems:
+            output.note(f"{problems.count:,} {what}: {problems}.")
     if summary.embeddings_missing and job.embeddings is not None:
         output.note(
             f"{summary.embeddings_missing:,} captions were there without an embedding, so "
             f"{job.embeddings.save} lacks theirs: --overwrite makes all of them again."
+        )
+    if summary.lines_set_aside:
+        aside = summary.lines_set_aside
+        output.note(
+            f"{aside.count:,} lines were not rows, or rows of the same image, and are in "
+            f"{job.out}.set-aside now: {aside}."
+        )
+    if summary.images_unchecked:
+        output.note(
+            f"{summary.images_unchecked:,} captions were written without the hash of their image, "
+            "so whether those images have changed is not known: --overwrite makes them again."
         )
     if summary.errors_skipped and not job.retry_errors:
         output.note(
             f"{summary.errors_skipped:,} images failed in an earlier run and were skipped: "
             "--retry-errors tries them again."
         )
+    sentence = _sentence(job, summary) + _changed(summary) + _unusable(source)
     output.result(
         {**_summary_data(job, source, summary, sheet), "failed_examples": state.error_examples},
-        [_sentence(job, summary) + _unusable(source), *error_lines(state)],
+        [sentence, *error_lines(state)],
     )
+    if alts is not None:
+        where = "their XMP" if alts.target == IN_PLACE else f"copies of them in {alts.target}"
+        output.show(f"{alts.num_written:,} images have their captions as alt-texts in {where}.")
     if sheet is not None:
         output.show(f"Look at them in {sheet}.")
     if summary.num_failed and not summary.captioned and not summary.skipped:
@@ -118,13 +141,26 @@ def _sentence(job: CaptionJob, summary: CaptionSummary) -> str:
         for fault, problems in summary.doubtful.items()
     ]
     if summary.updated:
-        parts.append(f"{summary.updated:,} of them anew, from other alt-texts")
+        parts.append(f"{summary.updated:,} made again, since image or alt-texts have changed")
     if summary.skipped:
         parts.append(f"{summary.skipped:,} skipped (already there)")
     if summary.num_failed:
         classes = ", ".join(f"{count:,} {kind}" for kind, count in summary.failed.most_common())
         parts.append(f"{summary.num_failed:,} failed ({classes})")
     return f"{job.out}: {', '.join(parts)}."
+
+
+def _changed(summary: CaptionSummary) -> str:
+    """Sentences about images that were skipped though they, or their alt-texts, have changed."""
+    changes = summary.changes
+    return "".join(
+        f" {len(names):,} {what} ({changes.problems(names)}): --update captions them again."
+        for names, what in (
+            (changes.images, "images have changed since they were captioned"),
+            (changes.alts, "images have other alt-texts than their captions were written from"),
+        )
+        if names
+    )
 
 
 def _unusable(source: Source) -> str:
@@ -153,6 +189,10 @@ def _summary_data(
             fault: _problems_data(summary.doubtful.get(fault, Problems())) for fault in _FAULTS
         },
         "skipped": summary.skipped,
+        "images_changed": _problems_data(summary.changes.problems(summary.changes.images)),
+        "alts_changed": _problems_data(summary.changes.problems(summary.changes.alts)),
+        "images_unchecked": summary.images_unchecked,
+        "lines_set_aside": _problems_data(summary.lines_set_aside),
         "errors_skipped": summary.errors_skipped,
         "failed": dict(summary.failed),
         "seconds": round(summary.seconds, 3),
@@ -163,8 +203,22 @@ def _summary_data(
         "alts_truncated": figures["alts_truncated"],
         "embeddings_missing": summary.embeddings_missing,
         "sidecars_kept": _problems_data(summary.sidecars_kept),
+        "sidecars_shared": _problems_data(summary.sidecars_shared),
+        "sidecars_failed": _problems_data(summary.sidecars_failed),
+        **_alts_data(summary),
     }
 
 
 def _problems_data(problems: Problems) -> dict[str, Any]:
     return {"count": problems.count, "examples": problems.examples}
+
+
+def _alts_data(summary: CaptionSummary) -> dict[str, Any]:
+    alts = summary.alts_written
+    if alts is None:
+        return {}
+    return {
+        "alts_written": alts.num_written,
+        "alts_kept": _problems_data(alts.kept),
+        "alts_failed": _problems_data(alts.failed),
+    }

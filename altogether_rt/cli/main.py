@@ -198,7 +198,7 @@ for _name in GROUPS:
 
 def run() -> None:
     """Entry point of the `altogether-rt` script."""
-    warnings.formatwarning = _safe_warning
+    warnings.formatwarning = _safe_warning  # type: ignore[assignment]  # it takes the same
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape instead of ending the run.
         if isinstance(stream, io.TextIOWrapper):

@@ -13,6 +13,7 @@ from altogether_rt.data.alts import Alts, clean_text
 from altogether_rt.errors import ImageError
 
 __all__ = [
+    "MAX_ROW_BYTES",
     "Row",
     "RunStamp",
     "as_row",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 Row = Mapping[str, Any]
+
+#: Maximum length of a line that may be a row: many times what alt-texts and captions can take.
+MAX_ROW_BYTES: Final = 4 << 20
 
 #: Characters that some readers take for a line end, that UTF-8 cannot represent, or that would move
 #: a terminal's cursor or turn its text around. A row that contains one (a file name may) is written
@@ -55,6 +59,8 @@ def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row
         "alt_truncated": caption.alt_truncated or alts.truncated,
         **stamp.fields(),
         "seed": caption.seed,
+        **({"image_hash": caption.image_hash} if caption.image_hash else {}),
+        **({"notes": list(caption.notes)} if caption.notes else {}),
     }
 
 
@@ -93,6 +99,7 @@ def error_row(name: str, alts: Alts, error: ImageError) -> Row:
         "file_name": name,
         "alt": alts.json,
         "error": {"class": error.kind, "message": str(error)},
+        **({"image_hash": error.image_hash} if error.image_hash else {}),
     }
 
 
@@ -105,9 +112,7 @@ def encode_row(row: Row) -> bytes:
 
 
 def parse_row(line: bytes) -> Row | None:
-    """The row in a line; None if the line is not a row, or not a whole one."""
-    if not line.endswith(b"\n"):
-        return None
+    """The row in a line, with or without its line end; None if the line is not a whole row."""
     try:
         return as_row(json.loads(line))
     except (ValueError, RecursionError):
@@ -125,8 +130,17 @@ def as_row(value: object) -> Row | None:
 
 
 def read_rows(file: BinaryIO) -> Iterator[tuple[int, Row | None, int]]:
-    """(offset, row, bytes) of each line from the file's start; the row is None if it is not one."""
+    """(offset, row, bytes) of each line from the file's start; the row is None if it is not one.
+
+    A line of any length takes little memory.
+    """
     offset = 0
-    for line in file:
-        yield offset, parse_row(line), len(line)
-        offset += len(line)
+    while line := file.readline(MAX_ROW_BYTES):
+        num_bytes = len(line)
+        if num_bytes < MAX_ROW_BYTES or line.endswith(b"\n"):
+            yield offset, parse_row(line), num_bytes
+        else:
+            while not line.endswith(b"\n") and (line := file.readline(MAX_ROW_BYTES)):
+                num_bytes += len(line)
+            yield offset, None, num_bytes
+        offset += num_bytes

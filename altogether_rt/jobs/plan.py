@@ -15,7 +15,8 @@ from PIL import Image
 
 from altogether_rt.captions import Answer, CaptionParams, CaptionRequest, content_hash
 from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
-from altogether_rt.data.images import ImageLimits, open_image
+from altogether_rt.data.file_hash import file_hash
+from altogether_rt.data.images import ImageLimits, image_notes, open_image
 from altogether_rt.data.images.limits import BYTES_PER_PIXEL
 from altogether_rt.data.memory import PixelGate, free_large_images
 from altogether_rt.data.sources.base import Sample
@@ -171,14 +172,26 @@ class CaptionPlan:
             if isinstance(sample.image, ImageError):
                 raise sample.image
             name = sample.key if isinstance(sample.image, bytes) else None
+            # Before it is decoded, so that a change meanwhile is noticed later.
+            image_hash = file_hash(sample.image, self.limits)
             try:
                 with open_image(
                     sample.image, self.limits, gate, name=name, draft_side=draft
                 ) as image:
                     pixels = captioner.preprocessor.pixels(image)
+                    notes = image_notes(image)
             except MemoryError as error:
                 message = f"{sample.key} does not fit into memory."
-                raise ImageError("too_large", message) from error
-            return CaptionRequest(pixels, sample.alts.texts, content=content_hash(pixels))
+                raise ImageError("too_large", message, image_hash) from error
+            except ImageError as error:
+                error.image_hash = image_hash
+                raise
+            return CaptionRequest(
+                pixels,
+                sample.alts.texts,
+                content=content_hash(pixels),
+                image_hash=image_hash,
+                notes=notes,
+            )
 
         return read

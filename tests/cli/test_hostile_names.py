@@ -179,7 +179,9 @@ def test_captions_and_references(folder: Path, tmp_path: Path) -> None:
     captions, others, references = (tmp_path / f"{name}{EVIL}.jsonl" for name in "abc")
     names = [f"{number}{EVIL}.png" for number in range(4)]
     for path, text in ((captions, EVIL), (others, "a boat " + EVIL)):
-        rows = [{"file_name": name, "alt": EVIL, "caption": f"{text} {name}"} for name in names]
+        rows: list[dict[str, Any]] = [
+            {"file_name": name, "alt": EVIL, "caption": f"{text} {name}"} for name in names
+        ]
         rows.append({"file_name": EVIL, "alt": EVIL, "error": {"class": EVIL, "message": EVIL}})
         path.write_text("".join(json.dumps(row) + "\n" for row in rows) + EVIL.replace("\n", "\n{"))
     references.write_text(

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from altogether_rt.cli.alt_options import (
+    AltBeside,
+    AltEmbedded,
+    AltKey,
+    Alts,
+    ImageKey,
+    Strict,
+    check_alt_options,
+)
 from altogether_rt.cli.caption_report import dry_run, report
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.run_output import (
@@ -23,7 +34,8 @@ from altogether_rt.cli.run_output import (
 )
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.images import ImageLimits
-from altogether_rt.data.sinks.sheet import write_sheet
+from altogether_rt.data.sinks.sheet import check_sheet, write_sheet
+from altogether_rt.data.sinks.stream import is_standard_output, is_stream
 from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.jobs.folder import CaptionJob, EmbeddingFiles, caption_folder, open_folder
 from altogether_rt.monitoring.display import ProgressMode
@@ -35,34 +47,19 @@ if TYPE_CHECKING:
 __all__ = ["caption_command"]
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, or one image.")]
-Alts = Annotated[
-    Path | None,
-    typer.Option(
-        "--alt",
-        metavar="FILE",
-        help="Alt-texts: JSON lines with file_name and alt (one text or a list), metadata.jsonl, "
-        ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in DIR.",
-    ),
-]
-AltBeside = Annotated[
+WriteAlt = Annotated[
     str | None,
     typer.Option(
-        metavar="SUFFIX",
-        help="Alt-texts from files beside the images: .txt, .json, or metadata.jsonl in each "
-        "folder.",
+        metavar="DIR|in-place",
+        help="Also write captions into the XMP of JPEG, PNG and WebP images, as their alt-text: "
+        "of copies in DIR, or of the images themselves.",
     ),
 ]
-AltKey = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Column or key of the alt-texts in the file.")
-]
-ImageKey = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Column or key of the file names in the file.")
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop if any line of the alt-text file cannot be used.")
-]
 BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
-Out = Annotated[Path, typer.Option(metavar="FILE", help="Output file, one row per image.")]
+Out = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Output file, one row per image; - for standard output."),
+]
 Recursive = Annotated[bool, typer.Option(help="Go into subfolders.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions generated at once (32).")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum caption length in tokens.")]
@@ -97,7 +94,7 @@ SaveEmbeddings = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")]
 Update = Annotated[
-    bool, typer.Option("--update", help="Caption again those images whose alt-texts changed.")
+    bool, typer.Option("--update", help="Caption again what changed: images and alt-texts.")
 ]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
 Workers = Annotated[
@@ -151,6 +148,7 @@ def caption_command(
     folder: Folder,
     alt: Alts = None,
     alt_beside: AltBeside = None,
+    alt_embedded: AltEmbedded = None,
     alt_key: AltKey = None,
     image_key: ImageKey = None,
     strict: Strict = False,
@@ -166,6 +164,7 @@ def caption_command(
     sample: Sample = None,
     dry_run: DryRun = False,
     sidecar: Sidecar = None,
+    write_alt: WriteAlt = None,
     sheet: Sheet = None,
     embeddings: Embeddings = None,
     save_embeddings: SaveEmbeddings = None,
@@ -194,10 +193,11 @@ def caption_command(
         raise typer.BadParameter("it reads the images.", param_hint="--dry-run")
     if embeddings is not None and save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
-    if alt is not None and alt_beside is not None:
-        raise typer.BadParameter("it goes without --alt.", param_hint="--alt-beside")
-    if alt_beside is not None and alt_beside == sidecar:
-        raise typer.BadParameter("--sidecar would write over them.", param_hint="--alt-beside")
+    if sheet is not None and is_stream(out):
+        raise typer.BadParameter(
+            "it needs a file of rows: name one by --out.", param_hint="--sheet"
+        )
+    check_alt_options(alt, alt_beside, alt_embedded, sidecar)
     reporting = Reporting(progress, log_file, log_json, metrics_file)
     job = CaptionJob(
         folder=folder,
@@ -205,6 +205,8 @@ def caption_command(
         alts=alt,
         columns=Columns(image_key, alt_key),
         beside=alt_beside,
+        embedded=alt_embedded,
+        write_alt=write_alt,
         strict=strict,
         recursive=recursive,
         limit=limit,
@@ -259,11 +261,17 @@ def _run(job: CaptionJob, options: _Options, run: RunOutput) -> None:
         check_gpu(options.device)
     with output.progress(None, "alt-texts") as progress:
         source = open_folder(job, lambda count: progress.advance(count - progress.done))
+    if options.sheet is not None:
+        check_sheet(options.sheet)
     for note in source.notes():
         output.note(note)
     if options.dry_run:
         dry_run(job, source, run)
         return
+    if is_stream(job.out):
+        output.note(
+            f"Rows go to {job.out} as they are made: a run that is stopped cannot be continued."
+        )
     captioner = resolve_captioner(options.bundle, device=options.device)
     job = _with_embeddings(job, options, captioner)
     params = caption_params(captioner.config, **options.params)
@@ -281,7 +289,8 @@ def _run(job: CaptionJob, options: _Options, run: RunOutput) -> None:
     shown = None
     if options.sheet is not None:
         shown = write_sheet(job.out, source.root, options.sheet, limits=job.limits)
-    report(job, source, summary, options.sheet if shown else None, output, monitor.state())
+    with redirect_stdout(sys.stderr) if is_standard_output(job.out) else nullcontext():
+        report(job, source, summary, options.sheet if shown else None, output, monitor.state())
 
 
 def _with_embeddings(

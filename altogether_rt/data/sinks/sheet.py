@@ -10,6 +10,8 @@ import base64
 import html
 import io
 import itertools
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from importlib import resources
@@ -21,15 +23,19 @@ from PIL import Image
 from altogether_rt.artifacts.files import new_file
 from altogether_rt.data.images import ImageLimits, open_image
 from altogether_rt.data.rows import Row, read_rows
-from altogether_rt.errors import ImageError
+from altogether_rt.errors import AltogetherError, ImageError
 
-__all__ = ["MAX_SHEET_ROWS", "image_html", "sheet_css", "text_html", "write_sheet"]
+__all__ = ["MAX_SHEET_ROWS", "check_sheet", "image_html", "sheet_css", "text_html", "write_sheet"]
 
 #: Maximum number of rows shown: a page with thousands of thumbnails would hardly open.
 MAX_SHEET_ROWS: Final = 500
 
 #: Longest side of a thumbnail in pixels: twice the displayed size, for high-density screens.
 _THUMBNAIL_SIDE: Final = 480
+
+#: Bytes at the start of a sheet in which its title is, and how that begins.
+_HEAD_BYTES: Final = 4096
+_TITLE: Final = b"<title>Captions of "
 
 #: Maximum number of characters shown of a text.
 _MAX_SHOWN_CHARS: Final = 1200
@@ -45,9 +51,11 @@ def write_sheet(
 ) -> int:
     """Write a contact sheet of the rows of `rows_path` to `path`; return the number of rows shown.
 
-    root: the folder of the images. The sheet is written whole or not at all.
+    root: the folder of the images. The sheet is written whole or not at all. Raises AltogetherError
+    for what `check_sheet` refuses.
     """
     path = Path(path)
+    check_sheet(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with Path(rows_path).open("rb") as file:
         total = failed = 0
@@ -61,6 +69,22 @@ def write_sheet(
             for text in _page(shown, Path(root), limits, total, failed, max_rows):
                 sheet.write(text.encode("utf-8", "replace"))
     return min(total, max_rows)
+
+
+def check_sheet(path: Path) -> None:
+    """Raise AltogetherError if something other than a contact sheet is at `path`."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # of a link, nothing is read or replaced
+            raise AltogetherError(f"{path} is not a regular file: name another for the sheet.")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    with os.fdopen(descriptor, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head and not (head.startswith(b"<!doctype html>\n<html") and _TITLE in head):
+        raise AltogetherError(
+            f"{path} is not a contact sheet, and it is not replaced: name another, or remove it."
+        )
 
 
 def _page(

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from altogether_rt.data.alt_files.beside import METADATA_NAMES, beside_hints, read_alts_beside
 from altogether_rt.data.alt_files.columns import Columns
+from altogether_rt.data.alt_files.embedded import Embedded, read_embedded_alts
 from altogether_rt.data.alt_files.folder_alts import FolderAlts, OnRecords, read_folder_alts
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.sinks.sidecars import count_own
 from altogether_rt.data.sources.base import Sample, Source
 from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.data.sources.scan import FolderScan, order_key, scan_folder
@@ -51,6 +53,7 @@ class FolderSource(Source):
         columns: Columns | None = None,
         strict: bool = False,
         beside: str | None = None,
+        embedded: Embedded | None = None,
         sidecar: str | None = None,
         on_records: OnRecords = lambda count: None,
     ) -> None:
@@ -59,8 +62,9 @@ class FolderSource(Source):
         alts: looked for here, then in the folder. limit: only the first so many images. share: only
         those whose names it contains. out: a file that must not be the alt-text file. columns: of
         the alt-text file. strict: every line of it must be usable. beside: take alt-texts from
-        files beside the images instead, `.txt` or `metadata.jsonl`. sidecar: suffix of files that
-        the run writes there itself. on_records: told how many records are read. Raises
+        files beside the images instead, `.txt` or `metadata.jsonl`. embedded: take them from the
+        XMP of the images instead. sidecar: suffix of files that the run writes there itself.
+        on_records: told how many records are read. Raises
         AltogetherError if there is nothing to caption, a file cannot be read, or no alt-text is for
         an image here.
         """
@@ -75,7 +79,11 @@ class FolderSource(Source):
         if beside is not None and alts is None:
             given = read_alts_beside(beside, scan.root, scan.names, scan.texts, columns)
             self.alt_file = Path(beside)
+        elif embedded is not None and alts is None:
+            given = read_embedded_alts(scan.root, scan.names, embedded, on_records)
+            self.alt_file = Path("XMP")
         self._sidecar = sidecar
+        self._out = out
         if alts is not None:
             path = find_alts(alts, scan.root)
             if out is not None and out.exists() and os.path.samefile(path, out):
@@ -169,7 +177,9 @@ class FolderSource(Source):
                         f"{self.root} holds {name}: give --alt {name} to use its alt-texts."
                     )
             for kind, count in beside_hints(self.names, self._scan.texts):
-                if kind != self._sidecar:
+                if kind.startswith(".") and self._out is not None:
+                    count -= count_own(self._out, self.root, kind)
+                if kind != self._sidecar and count > 0:
                     notes.append(
                         f"{count:,} {kind} files lie beside the images: give --alt-beside {kind} "
                         "to use their texts as alt-texts."

@@ -19,7 +19,7 @@ from altogether_rt.errors import AltogetherError, ImageError
 
 __all__ = ["IN_PLACE", "AltWriter"]
 
-#: In the place of a folder: write into the images themselves.
+#: Instead of a folder: write into the images themselves.
 IN_PLACE: Final = "in-place"
 
 

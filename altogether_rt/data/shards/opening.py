@@ -12,6 +12,7 @@ from typing import Final
 from altogether_rt.data.shards.base import Shard, ShardSource
 from altogether_rt.data.shards.expected import expected_samples
 from altogether_rt.data.shards.options import ShardOptions
+from altogether_rt.data.shards.parquet import ParquetSource
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.shards.storage import storage_errors
 from altogether_rt.data.shards.tar import TarSource
@@ -46,6 +47,8 @@ def open_shard(
 def _source(
     shard: Shard, path: Path, head: bytes, options: ShardOptions, spool: Spool, stack: ExitStack
 ) -> ShardSource:
+    if head.startswith(_PARQUET_MAGIC) or (options.layout == "parquet" and path.is_file()):
+        return ParquetSource(shard, path, options)
     ending = None
     if compression_of(head, shard.url) is not None:
         path, ending = stack.enter_context(spool.unpacked(path, shard.url))

@@ -12,10 +12,10 @@ from altogether_rt.data.alts import Alts, make_alts
 from altogether_rt.data.embeddings import import_parquet
 from altogether_rt.data.images.files import check_bytes
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.shards.alt_texts import parse_json, record_texts
 from altogether_rt.data.shards.base import Ending, Shard, ShardSource
-from altogether_rt.data.shards.columns import ShardColumns, find_columns
 from altogether_rt.data.shards.options import AltKey, ShardOptions
+from altogether_rt.data.shards.samples.alt_texts import parse_json, record_texts
+from altogether_rt.data.shards.samples.columns import ShardColumns, find_columns
 from altogether_rt.data.shards.storage import is_url, local_path
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError

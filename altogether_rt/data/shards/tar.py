@@ -12,9 +12,9 @@ from typing import Final
 
 from altogether_rt.data.images.files import check_bytes, reason_of
 from altogether_rt.data.shards.base import Ending, Shard
-from altogether_rt.data.shards.grouping import Entry, Parts, SampleGroups
-from altogether_rt.data.shards.members import MemberSource
 from altogether_rt.data.shards.options import ShardOptions
+from altogether_rt.data.shards.samples.grouping import Entry, Parts, SampleGroups
+from altogether_rt.data.shards.samples.members import MemberSource
 from altogether_rt.data.shards.tar_members import Member, TarMembers, open_sparse
 from altogether_rt.data.sniff import SNIFF_BYTES
 from altogether_rt.errors import AltogetherError, ImageError

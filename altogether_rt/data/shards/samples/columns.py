@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from altogether_rt.data.alt_files.columns import ALT_KEYS, find_key
-from altogether_rt.data.shards.alt_texts import TEXT_SUFFIXES
 from altogether_rt.data.shards.options import AltKey, ShardOptions
+from altogether_rt.data.shards.samples.alt_texts import TEXT_SUFFIXES
 from altogether_rt.errors import AltogetherError
 
 __all__ = ["ShardColumns", "find_columns"]

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from altogether_rt.data.alts import Alts, make_alts
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.shards.alt_texts import (
+from altogether_rt.data.shards.base import Shard, ShardSource
+from altogether_rt.data.shards.options import AltKey, ShardOptions
+from altogether_rt.data.shards.samples.alt_texts import (
     TEXT_SUFFIXES,
     TextNotes,
     decode_text,
@@ -17,9 +19,7 @@ from altogether_rt.data.shards.alt_texts import (
     record_texts,
     value_at,
 )
-from altogether_rt.data.shards.base import Shard, ShardSource
-from altogether_rt.data.shards.grouping import Entry, Parts, SampleGroups
-from altogether_rt.data.shards.options import AltKey, ShardOptions
+from altogether_rt.data.shards.samples.grouping import Entry, Parts, SampleGroups
 from altogether_rt.data.sniff import SNIFF_BYTES, sniff_format
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError

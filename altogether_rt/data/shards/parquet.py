@@ -16,6 +16,7 @@ from altogether_rt.data.shards.base import Ending, Shard, ShardSource
 from altogether_rt.data.shards.options import AltKey, ShardOptions
 from altogether_rt.data.shards.samples.alt_texts import parse_json, record_texts
 from altogether_rt.data.shards.samples.columns import ShardColumns, find_columns
+from altogether_rt.data.shards.samples.joined import JoinTable
 from altogether_rt.data.shards.storage import is_url, local_path
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError
@@ -31,7 +32,14 @@ _BUFFER_BYTES: Final = 1 << 20
 class ParquetSource(ShardSource):
     """The rows of a Parquet file on this machine. A row whose image is null has an error."""
 
-    def __init__(self, shard: Shard, path: str | Path, options: ShardOptions | None = None) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        path: str | Path,
+        options: ShardOptions | None = None,
+        *,
+        joined: JoinTable | None = None,
+    ) -> None:
         """Read the footer. A file without one has no samples, and its ending says so.
 
         Raises AltogetherError if no column is of images, MissingDependencyError without pyarrow.
@@ -41,6 +49,7 @@ class ParquetSource(ShardSource):
 
         self._errors = (OSError, ValueError, pyarrow.ArrowException)
         self._options = options or ShardOptions()
+        self._joined = joined
         self._ending = Ending("whole")
         self._unusable = Problems()  # alt-texts
         self._not_chosen = Problems()  # further images of a row
@@ -164,6 +173,7 @@ class ParquetSource(ShardSource):
     def _sample(self, key: _Key, value: Any, row: dict[str, Any]) -> Sample:
         alts = _row_alts(self._columns, row, key.text, self._unusable)
         fields = {name: str(row[name]) for name in self._columns.fields if row[name] is not None}
+        alts = self._joined_alts(key.text, fields) or alts
         image: Path | bytes | ImageError
         if key.duplicate_of is not None:
             image = ImageError(
@@ -174,7 +184,19 @@ class ParquetSource(ShardSource):
                 image = self._image(key.text, value)
             except ImageError as error:
                 image = error
-        return Sample(key.text, alts, image, fields)
+        return Sample(key.text, alts, image, self._options.kept(fields))
+
+    def _joined_alts(self, key: str, fields: Mapping[str, str]) -> Alts | None:
+        """The alt-texts that were joined, which come before those of the file."""
+        record = None if self._joined is None else self._joined.find(key, fields)
+        if not record:
+            return None
+        try:
+            alts = make_alts(dict.fromkeys(record_texts(record)))
+        except ValueError as error:
+            self._unusable.add(f"{key} {error}")
+            return None
+        return alts if alts.texts else None
 
     def _image(self, name: str, value: Any) -> Path | bytes:
         """The image in a cell, which is not copied before its size is known."""

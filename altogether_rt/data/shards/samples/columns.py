@@ -61,7 +61,7 @@ def find_columns(schema: Any, options: ShardOptions, url: str) -> ShardColumns:
     alts = tuple(_named_alt(alt, names, url) for alt in options.alt_keys) or _usual_alts(
         schema, names, types
     )
-    fields = tuple(name for name in options.keep_fields if name in names)
+    fields = tuple(name for name in options.read_fields if name in names)
     return ShardColumns(image, is_path, key, alts, not options.alt_keys, fields)
 
 

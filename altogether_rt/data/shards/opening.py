@@ -11,7 +11,10 @@ from typing import Final
 
 from altogether_rt.data.shards.base import Shard, ShardSource
 from altogether_rt.data.shards.expected import expected_samples
+from altogether_rt.data.shards.files import FilesSource, ImageFolderSource
 from altogether_rt.data.shards.options import ShardOptions
+from altogether_rt.data.shards.parquet import ParquetSource
+from altogether_rt.data.shards.samples.joined import JoinTable, join_table
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.shards.storage import storage_errors
 from altogether_rt.data.shards.tar import TarSource
@@ -40,16 +43,31 @@ def open_shard(
             shard = replace(shard, num_expected=expected_samples(shard.url))
         with storage_errors(shard.url):
             head = b"" if path.is_dir() else _head(path)
-        yield _source(shard, path, head, options, spool, stack)
+        joined = None
+        if options.join is not None:
+            joined = join_table(options.join, shard, spool)
+        yield _source(shard, path, head, options, joined, spool, stack)
 
 
 def _source(
-    shard: Shard, path: Path, head: bytes, options: ShardOptions, spool: Spool, stack: ExitStack
+    shard: Shard,
+    path: Path,
+    head: bytes,
+    options: ShardOptions,
+    joined: JoinTable | None,
+    spool: Spool,
+    stack: ExitStack,
 ) -> ShardSource:
+    if path.is_dir():
+        if options.layout == "imagefolder":
+            return ImageFolderSource(shard, path, options, joined=joined)
+        return FilesSource(shard, path, options, joined=joined)
+    if head.startswith(_PARQUET_MAGIC) or (options.layout == "parquet" and path.is_file()):
+        return ParquetSource(shard, path, options, joined=joined)
     ending = None
     if compression_of(head, shard.url) is not None:
         path, ending = stack.enter_context(spool.unpacked(path, shard.url))
-    return TarSource(shard, path, options, unpacking=ending)
+    return TarSource(shard, path, options, unpacking=ending, joined=joined)
 
 
 def _head(path: Path) -> bytes:

@@ -56,6 +56,10 @@ class Spool:
         self._ahead: dict[str, Future[tuple[Path, int]]] = {}
         self._closed = False
 
+    def __reduce__(self) -> tuple[type[Spool], tuple[Path, int]]:
+        """Sent to another process, it is an empty one in the same folder."""
+        return Spool, (self._parent, self._max_bytes)
+
     def __enter__(self) -> Self:
         return self
 

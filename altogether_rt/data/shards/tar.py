@@ -12,9 +12,10 @@ from typing import Final
 
 from altogether_rt.data.images.files import check_bytes, reason_of
 from altogether_rt.data.shards.base import Ending, Shard
-from altogether_rt.data.shards.grouping import Entry, Parts, SampleGroups
-from altogether_rt.data.shards.members import MemberSource
 from altogether_rt.data.shards.options import ShardOptions
+from altogether_rt.data.shards.samples.grouping import Entry, Parts, SampleGroups
+from altogether_rt.data.shards.samples.joined import JoinTable
+from altogether_rt.data.shards.samples.members import MemberSource
 from altogether_rt.data.shards.tar_members import Member, TarMembers, open_sparse
 from altogether_rt.data.sniff import SNIFF_BYTES
 from altogether_rt.errors import AltogetherError, ImageError
@@ -39,13 +40,14 @@ class TarSource(MemberSource):
         options: ShardOptions | None = None,
         *,
         unpacking: Ending | None = None,
+        joined: JoinTable | None = None,
     ) -> None:
         """path: the plain tar. unpacking: how its compressed form ended, if that was
-        not whole.
+        not whole. joined: metadata of its samples from elsewhere.
 
         Raises AltogetherError if it is not a file that can be read.
         """
-        super().__init__(shard, options or ShardOptions())
+        super().__init__(shard, options or ShardOptions(), joined)
         self._path = path
         self._descriptor = -1
         self._unpacking = unpacking

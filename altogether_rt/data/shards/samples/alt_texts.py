@@ -97,19 +97,21 @@ def _flat(value: Any, key: str, depth: int = 0) -> list[str]:
                 return _flat(value[found], str(found), depth + 1)
         elif isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray)):
             parts = list(value)
-            tagged = _tagged(parts) if key == "texts" else None
+            tagged = _tagged(parts, may_be_pairs=key == "texts")
             if tagged is not None:
                 return tagged
             return [text for part in parts for text in _flat(part, key, depth + 1)]
     raise ValueError(f"has no texts at {key}")
 
 
-def _tagged(parts: list[Any]) -> list[str] | None:
+def _tagged(parts: list[Any], *, may_be_pairs: bool) -> list[str] | None:
     """Texts of MetaCLIP's `[[tag, text], …]` and Meta CLIP 2's `[[text, language, ids], …]`."""
     texts = []
     for part in parts:
         match part:
-            case [str(), str(text)] | [str(text), str() | None, list()]:
+            case [str(text), str() | None, list()]:
+                texts.append(text)
+            case [str(), str(text)] if may_be_pairs:
                 texts.append(text)
             case _:
                 return None

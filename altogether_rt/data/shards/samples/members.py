@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from altogether_rt.data.alts import Alts, make_alts
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.shards.alt_texts import (
+from altogether_rt.data.shards.base import Shard, ShardSource
+from altogether_rt.data.shards.options import AltKey, ShardOptions
+from altogether_rt.data.shards.samples.alt_texts import (
     TEXT_SUFFIXES,
     TextNotes,
     decode_text,
@@ -17,9 +19,8 @@ from altogether_rt.data.shards.alt_texts import (
     record_texts,
     value_at,
 )
-from altogether_rt.data.shards.base import Shard, ShardSource
-from altogether_rt.data.shards.grouping import Entry, Parts, SampleGroups
-from altogether_rt.data.shards.options import AltKey, ShardOptions
+from altogether_rt.data.shards.samples.grouping import Entry, Parts, SampleGroups
+from altogether_rt.data.shards.samples.joined import JoinTable
 from altogether_rt.data.sniff import SNIFF_BYTES, sniff_format
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError
@@ -35,12 +36,14 @@ _JSON_SUFFIX: Final = "json"
 class MemberSource(ShardSource):
     """Samples of a container. It is read once to list its members, then sample by sample."""
 
-    def __init__(self, shard: Shard, options: ShardOptions) -> None:
+    def __init__(
+        self, shard: Shard, options: ShardOptions, joined: JoinTable | None = None
+    ) -> None:
         self.shard = shard
         self._options = options
+        self._joined = joined
         self._groups = SampleGroups(options.image_keys)
         self._notes = TextNotes()
-        self._without_texts = Problems()  # members of no sample
 
     @abstractmethod
     def _list(self, groups: SampleGroups) -> None:
@@ -110,8 +113,10 @@ class MemberSource(ShardSource):
 
     def _sample(self, parts: Parts) -> Sample:
         record = _Record(self, parts)
+        fields = self._fields(record) if self._options.read_fields else {}
+        if self._joined is not None:
+            record.joined = self._joined.find(parts.key, fields)
         alts = self._alts(parts, record)
-        fields = self._fields(record) if self._options.keep_fields else {}
         image: Path | bytes | ImageError
         if parts.duplicate_of is not None and parts.image is not None:
             name = parts.name(parts.image)
@@ -126,7 +131,7 @@ class MemberSource(ShardSource):
             image = ImageError("missing", f"{parts.key} has no {kind} in the shard, only {names}.")
         else:
             image = self._image(parts.name(parts.image), parts.image)
-        return Sample(parts.key, alts, image, fields)
+        return Sample(parts.key, alts, image, self._options.kept(fields))
 
     # -- texts
 
@@ -137,6 +142,10 @@ class MemberSource(ShardSource):
             for key in keys:
                 texts += self._texts(parts, record, key)
             return make_alts(dict.fromkeys(texts))
+        if record.joined:
+            alts = make_alts(dict.fromkeys(self._texts(parts, record, None)))
+            if alts.texts:
+                return alts
         for suffix in TEXT_SUFFIXES:
             if suffix in record.members:
                 alts = make_alts(self._texts(parts, record, AltKey(suffix)))
@@ -146,10 +155,16 @@ class MemberSource(ShardSource):
             return make_alts(dict.fromkeys(self._texts(parts, record, AltKey(_JSON_SUFFIX))))
         return Alts()
 
-    def _texts(self, parts: Parts, record: _Record, key: AltKey) -> list[str]:
-        """The texts that one key names; what cannot be used is noted."""
-        entry = record.members.get(key.name)
+    def _texts(self, parts: Parts, record: _Record, key: AltKey | None) -> list[str]:
+        """The texts that one key names (None: the joined record); unusable ones are noted."""
+        entry = None if key is None else record.members.get(key.name)
         try:
+            if key is None:
+                return record_texts(record.joined)
+            if entry is None and key.name in record.joined:
+                return record_texts(
+                    record.joined[key.name] if key.path else record.joined, key.path or key.name
+                )
             if key.name == _JSON_SUFFIX or (entry is not None and key.path is not None):
                 return record_texts(record.value(key.name), key.path)
             if entry is not None:
@@ -169,7 +184,7 @@ class MemberSource(ShardSource):
             value = record.value(_JSON_SUFFIX)
         except (ImageError, ValueError):
             return {}
-        found = {key: value_at(value, key) for key in self._options.keep_fields}
+        found = {key: value_at(value, key) for key in self._options.read_fields}
         return {
             key: str(part) for key, part in found.items() if isinstance(part, (str, int, float))
         }
@@ -184,6 +199,7 @@ class _Record:
 
     def __init__(self, source: MemberSource, parts: Parts) -> None:
         self.members = parts.texts()
+        self.joined: Mapping[str, Any] = {}
         self._source, self._parts = source, parts
         self._values: dict[str, Any] = {}
 

@@ -77,7 +77,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / f"svg{EVIL}.svg").write_text("<svg>")
     (folder / f"._{EVIL}").touch()
     Path(os.fsdecode(os.fsencode(folder) + b"/" + BYTES)).touch()
-    rows: list[Any] = [
+    rows: list[dict[str, Any]] = [
         {"file_name": f"{EVIL}.png", "alt": f"alt {EVIL}"},
         {"file_name": f"gone{EVIL}.png", "alt": EVIL},
         {"file_name": f"{EVIL}.PNG", "alt": EVIL, EVIL: 1},
@@ -151,7 +151,7 @@ def test_errors_repeat_what_was_given(folder: Path, tmp_path: Path) -> None:
         ("prepare", EVIL),
     ):
         done = run(*arguments, code=None)
-        assert done.exit_code in (1, 2), repr(arguments[2:])
+        assert done.exit_code in (1, 2), repr(arguments)[-300:]
         assert done.stderr
 
 
@@ -179,7 +179,9 @@ def test_captions_and_references(folder: Path, tmp_path: Path) -> None:
     captions, others, references = (tmp_path / f"{name}{EVIL}.jsonl" for name in "abc")
     names = [f"{number}{EVIL}.png" for number in range(4)]
     for path, text in ((captions, EVIL), (others, "a boat " + EVIL)):
-        rows = [{"file_name": name, "alt": EVIL, "caption": f"{text} {name}"} for name in names]
+        rows: list[dict[str, Any]] = [
+            {"file_name": name, "alt": EVIL, "caption": f"{text} {name}"} for name in names
+        ]
         rows.append({"file_name": EVIL, "alt": EVIL, "error": {"class": EVIL, "message": EVIL}})
         path.write_text("".join(json.dumps(row) + "\n" for row in rows) + EVIL.replace("\n", "\n{"))
     references.write_text(

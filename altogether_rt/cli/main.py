@@ -136,9 +136,16 @@ def _flush_stdout() -> None:
         stdout.flush()
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Print a library's warning as one line; it may repeat what a file holds."""
-    print(printable(f"{category.__name__}: {message}"), file=sys.stderr)
+    print(printable(f"{category.__name__}: {message}"), file=file or sys.stderr)
 
 
 def _discard_stdout() -> None:

@@ -134,7 +134,7 @@ def test_errors_repeat_what_was_given(folder: Path, tmp_path: Path) -> None:
         ("caption", folder, "--bundle", EVIL),
         ("caption", folder, "--bundle", folder),
         ("caption", folder, "--device", EVIL),
-        ("caption", folder, "--log-file", plain),
+        ("caption", folder, "--log-file", folder / f"{EVIL}.png"),
         ("caption", folder, "--metrics-file", folder / f"{EVIL}.png"),
         ("caption", folder, "--embeddings", plain),
         ("inspect", EVIL),

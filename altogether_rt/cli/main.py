@@ -136,9 +136,16 @@ def _flush_stdout() -> None:
         stdout.flush()
 
 
-def _safe_warning(message: Warning | str, category: type[Warning], *where: Any) -> str:
-    """A library's warning as one line; it may repeat what a file holds."""
-    return printable(f"{category.__name__}: {message}") + "\n"
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a library's warning as one line; it may repeat what a file holds."""
+    print(printable(f"{category.__name__}: {message}"), file=file or sys.stderr)
 
 
 def _discard_stdout() -> None:
@@ -198,7 +205,7 @@ for _name in GROUPS:
 
 def run() -> None:
     """Entry point of the `altogether-rt` script."""
-    warnings.formatwarning = _safe_warning  # type: ignore[assignment]  # it takes the same
+    warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape instead of ending the run.
         if isinstance(stream, io.TextIOWrapper):

@@ -102,7 +102,7 @@ def test_json_summary(folder: Path, captioner: FakeCaptioner) -> None:
     assert summary["images"] == 3
     assert summary["sheet"] == "sheet.html"
     assert summary["alts_without_image"] == {"count": 1, "examples": ["gone.png"]}
-    assert Path("sheet.html").read_text().count("<article>") == 3
+    assert Path("sheet.html").read_text().count("<article ") == 3
 
 
 def test_quiet(folder: Path, captioner: FakeCaptioner) -> None:

@@ -262,6 +262,7 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "open_clip": "train",
     "pillow_heif": "heic",
+    "py3langid": "lang",
     "pyarrow": "parquet",
     "safetensors": "train",
     "tensorboard": "train",

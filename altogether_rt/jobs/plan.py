@@ -150,7 +150,7 @@ class CaptionPlan:
             sample = task.sample
             if isinstance(sample.image, ImageError):
                 raise sample.image
-            return CaptionRequest(None, sample.alts.texts, embedded=saved.get(sample.key))
+            return CaptionRequest(None, sample.alts.read, embedded=saved.get(sample.key))
 
         return read
 
@@ -179,6 +179,6 @@ class CaptionPlan:
             except MemoryError as error:
                 message = f"{sample.key} does not fit into memory."
                 raise ImageError("too_large", message) from error
-            return CaptionRequest(pixels, sample.alts.texts, content=content_hash(pixels))
+            return CaptionRequest(pixels, sample.alts.read, content=content_hash(pixels))
 
         return read

@@ -55,6 +55,7 @@ COMMANDS: dict[str, CommandSpec] = {
         (
             "altogether-rt bench",
             "altogether-rt bench --bundle my-bundle --batch-sizes 1,8,32 --out bench.json",
+            "altogether-rt bench --bundle my-bundle --plan 400M --price-per-hour 0.08",
         ),
         "cpu",
     ),

@@ -85,7 +85,7 @@ def bench_command(
     from altogether_rt.bench.plan import decoding_s, parse_count, plan_run
     from altogether_rt.bench.report import COLUMNS, BenchSettings, run_bench
     from altogether_rt.bench.stages import STAGES
-    from altogether_rt.runtime.ort_session import available_cores
+    from altogether_rt.machine.limits import available_cores
 
     num_images = None if plan is None else parse_count(plan)
     output = Output(as_json=as_json, quiet=quiet)

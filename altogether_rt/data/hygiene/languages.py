@@ -26,7 +26,8 @@ class LanguageDetector:
             raise MissingDependencyError(
                 "py3langid", "lang", "finding the language of alt-texts"
             ) from error
-        self._model: Any = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        untyped: Any = LanguageIdentifier
+        self._model: Any = untyped.from_model_file(MODEL_FILE, norm_probs=True)
 
     def language(self, text: str) -> str:
         """ISO 639-1 code ("de"), or "und" where the text is too short to say."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from altogether_rt.cli.hygiene import hygiene_sentences
 from altogether_rt.cli.output import Output, format_duration
 from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.problems import Problems
@@ -68,6 +69,8 @@ def report(
             f"{summary.errors_skipped:,} images failed in an earlier run and were skipped: "
             "--retry-errors tries them again."
         )
+    for sentence in hygiene_sentences(summary.hygiene, job.hygiene):
+        output.note(sentence)
     sentence = _sentence(job, summary) + _changed(summary) + _unusable(source)
     output.result(
         {**_summary_data(job, source, summary, sheet), "failed_examples": state.error_examples},
@@ -199,6 +202,7 @@ def _summary_data(
         **{name: round(getattr(summary.stats, name), 3) for name in STAGE_SECONDS},
         "other_files": figures["other_files"],
         **{name: _problems_data(problems) for name, problems in source.unused().items()},
+        **summary.hygiene.to_dict(),
         "alt_lines_used": figures.get("alt_lines_used", 0),
         "alts_truncated": figures["alts_truncated"],
         "embeddings_missing": summary.embeddings_missing,

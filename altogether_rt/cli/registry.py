@@ -55,6 +55,7 @@ COMMANDS: dict[str, CommandSpec] = {
         (
             "altogether-rt bench",
             "altogether-rt bench --bundle my-bundle --batch-sizes 1,8,32 --out bench.json",
+            "altogether-rt bench --bundle my-bundle --plan 400M --price-per-hour 0.08",
         ),
         "cpu",
     ),
@@ -262,6 +263,7 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "open_clip": "train",
     "pillow_heif": "heic",
+    "py3langid": "lang",
     "pyarrow": "parquet",
     "safetensors": "train",
     "tensorboard": "train",

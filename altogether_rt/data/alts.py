@@ -54,6 +54,14 @@ class Alts:
 
     texts: tuple[str, ...] = ()
     truncated: bool = False  # text beyond MAX_ALT_CHARS was left out
+    used: tuple[str, ...] | None = None  # what a captioner reads instead, see `data.hygiene`
+    notes: tuple[str, ...] = ()  # of each text, why something else is read; "" if it is not
+    languages: tuple[str, ...] = ()  # of each text, where it was asked for
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The texts that a captioner reads."""
+        return self.texts if self.used is None else self.used
 
     @property
     def json(self) -> str | list[str]:

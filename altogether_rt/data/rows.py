@@ -43,16 +43,20 @@ class RunStamp:
     bundle: str
     params: CaptionParams
     fast_jpeg: bool = False
+    hygiene: tuple[str, ...] = ()  # what was done to alt-texts: `HygieneOptions.names`
 
     def fields(self) -> dict[str, Any]:
         decoding = {"fast_jpeg": True} if self.fast_jpeg else {}
-        return {"bundle": self.bundle, "params": dataclasses.asdict(self.params), **decoding}
+        hygiene = {"hygiene": list(self.hygiene)} if self.hygiene else {}
+        params = dataclasses.asdict(self.params)
+        return {"bundle": self.bundle, "params": params, **decoding, **hygiene}
 
 
 def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row:
     return {
         "file_name": name,
         "alt": alts.json,
+        **_alt_notes(alts),
         "caption": clean_text(caption.text),
         "finish_reason": caption.finish_reason,
         "tokens": caption.tokens,
@@ -98,9 +102,20 @@ def error_row(name: str, alts: Alts, error: ImageError) -> Row:
     return {
         "file_name": name,
         "alt": alts.json,
+        **_alt_notes(alts),
         "error": {"class": error.kind, "message": str(error)},
         **({"image_hash": error.image_hash} if error.image_hash else {}),
     }
+
+
+def _alt_notes(alts: Alts) -> dict[str, Any]:
+    """What the captioner read instead of the alt-texts, why, and their languages."""
+    notes: dict[str, Any] = {}
+    if alts.used is not None and alts.used != alts.texts:
+        notes |= {"alt_used": list(alts.used), "alt_notes": list(alts.notes)}
+    if alts.languages:
+        notes["alt_language"] = list(alts.languages)
+    return notes
 
 
 def encode_row(row: Row) -> bytes:

@@ -21,6 +21,8 @@ from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.alt_files.embedded import Embedded
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.embeddings import EncoderStamp
+from altogether_rt.data.hygiene.boilerplate import Boilerplate, find_boilerplate
+from altogether_rt.data.hygiene.clean import AltHygiene, HygieneOptions
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.rows import RunStamp
 from altogether_rt.data.sinks.alt_writer import AltWriter
@@ -73,6 +75,7 @@ class CaptionJob:
     limits: ImageLimits = field(default_factory=ImageLimits)
     fast_jpeg: bool = False
     embeddings: EmbeddingFiles | None = None
+    hygiene: HygieneOptions = field(default_factory=HygieneOptions)
 
 
 def open_folder(
@@ -114,8 +117,9 @@ def caption_folder(
     """
     start = time.monotonic()
     monitor = monitor or RunMonitor("images")
-    stamp = RunStamp(executor.bundle_id, params, job.fast_jpeg)
-    summary = CaptionSummary()
+    stamp = RunStamp(executor.bundle_id, params, job.fast_jpeg, job.hygiene.names)
+    hygiene = AltHygiene(job.hygiene, _boilerplate(job, source))
+    summary = CaptionSummary(hygiene=hygiene.counts)
     with ExitStack() as stack:
         sink: RowSink = open_rows(job.out, source.order_key)
         stack.enter_context(sink)
@@ -154,7 +158,7 @@ def caption_folder(
 
         with watched(sink.check):
             summary.stats = caption_samples(
-                monitor.drawn(sample for sample in source.samples() if is_new(sample.key)),
+                hygiene.samples(monitor.drawn(s for s in source.samples() if is_new(s.key))),
                 executor,
                 _plan(job, params),
                 emit,
@@ -184,6 +188,15 @@ def _changes(job: CaptionJob, source: Source, sink: RowSink, monitor: RunMonitor
     found = find_changes(sink.former_rows(), source, limits, tell)
     monitor.advance(0, note="")
     return found
+
+
+def _boilerplate(job: CaptionJob, source: Source) -> Boilerplate | None:
+    """What begins or ends very many alt-texts of the source, if it is to be dropped."""
+    if not job.hygiene.drop_boilerplate:
+        return None
+    if source.live:
+        raise AltogetherError("boilerplate is found in all alt-texts, and these are not there yet.")
+    return find_boilerplate(text for sample in source.samples() for text in sample.alts.texts)
 
 
 def _plan(job: CaptionJob, params: CaptionParams) -> CaptionPlan:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from altogether_rt.captions import Answer, Caption
 from altogether_rt.data.alts import Alts
+from altogether_rt.data.hygiene.clean import HygieneCounts
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import Row, RunStamp, caption_fault, caption_row, error_row
 from altogether_rt.data.sinks.alt_writer import AltWriter
@@ -47,6 +48,7 @@ class CaptionSummary:
     doubtful: dict[str, Problems] = field(default_factory=dict)  # by `caption_fault`
     embeddings_missing: int = 0  # rows of earlier runs, which did not save them
     stats: EngineStats = field(default_factory=EngineStats)  # of all workers together
+    hygiene: HygieneCounts = field(default_factory=HygieneCounts)  # of alt-texts
 
     @property
     def num_failed(self) -> int:
@@ -135,6 +137,9 @@ def row_check(stamp: RunStamp) -> Callable[[Row], str | None]:
             return f"of bundle {row.get('bundle')}, and this one is {expected['bundle']}"
         if row.get("params") != expected["params"]:
             return "written with other parameters"
+        if row.get("hygiene") != expected.get("hygiene"):
+            options = ", ".join(row.get("hygiene") or ()) or "none"
+            return f"written with other options for alt-texts ({options})"
         if row.get("fast_jpeg") != expected.get("fast_jpeg"):
             return f"written {'with' if row.get('fast_jpeg') else 'without'} --fast-jpeg"
         return None

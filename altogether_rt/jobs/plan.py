@@ -151,7 +151,7 @@ class CaptionPlan:
             sample = task.sample
             if isinstance(sample.image, ImageError):
                 raise sample.image
-            return CaptionRequest(None, sample.alts.texts, embedded=saved.get(sample.key))
+            return CaptionRequest(None, sample.alts.read, embedded=saved.get(sample.key))
 
         return read
 
@@ -188,7 +188,7 @@ class CaptionPlan:
                 raise
             return CaptionRequest(
                 pixels,
-                sample.alts.texts,
+                sample.alts.read,
                 content=content_hash(pixels),
                 image_hash=image_hash,
                 notes=notes,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import CaptionRecord
@@ -33,9 +33,9 @@ class Layout(ABC):
 
     @abstractmethod
     def write(
-        self, shard: str, records: Iterable[CaptionRecord], path: Path, counts: ExportCounts
+        self, shard: str, records: Iterable[CaptionRecord], file: BinaryIO, counts: ExportCounts
     ) -> str | None:
-        """Write the file of a shard; returns a sentence if something about it needs saying."""
+        """Write a shard into an empty file; returns a sentence if only a part could be read."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,15 @@ class MetaClipLayout(Layout):
         return {"format": "metaclip", "form": self.form}
 
     def write(
-        self, shard: str, records: Iterable[CaptionRecord], path: Path, counts: ExportCounts
+        self, shard: str, records: Iterable[CaptionRecord], file: BinaryIO, counts: ExportCounts
     ) -> str | None:
-        with path.open("r+", encoding="utf-8", newline="") as file:
-            captions = CaptionObject(file, "altogether" if self.form == "nested" else None)
-            for record in records:
-                if record.caption is not None:
-                    added = captions.write(record.key, record.caption)
-                    counts.captions += added
-                    counts.repeated += not added
-            captions.end()
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        captions = CaptionObject(text, "altogether" if self.form == "nested" else None)
+        for record in records:
+            if record.caption is not None:
+                added = captions.write(record.key, record.caption)
+                counts.captions += added
+                counts.repeated += not added
+        captions.end()
+        text.detach()
         return None

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.sinks.shards.store import OutputStore
 from altogether_rt.errors import AltogetherError
 from altogether_rt.publishing.counts import ExportCounts
 from altogether_rt.publishing.layouts import Layout
 from altogether_rt.publishing.run import CaptionRun
-from altogether_rt.publishing.storage import Storage
+from altogether_rt.publishing.storage import joined, stamp_of
 from altogether_rt.publishing.tables import write_rows
 
 __all__ = ["ExportSummary", "export_rows", "export_shards"]
@@ -58,8 +60,9 @@ class ExportSummary:
 
 def export_shards(
     run: CaptionRun,
-    out: Storage,
+    out: OutputStore,
     layout: Layout,
+    spool: Spool,
     *,
     overwrite: bool = False,
     advance: Advance = lambda: None,
@@ -67,7 +70,8 @@ def export_shards(
     """Write the file of every shard of `run` that `out` does not have yet.
 
     A shard that cannot be read or written is counted, and the others are not affected. overwrite:
-    take no shard as done. Raises AltogetherError if `out` holds an export with other settings.
+    take no shard as done. spool: for inputs that are not on this machine. Raises AltogetherError if
+    `out` holds an export with other settings.
     """
     _check_settings(out, layout.settings(), overwrite)
     summary = ExportSummary(unfinished=run.num_unfinished)
@@ -81,7 +85,7 @@ def export_shards(
             )
         written[name] = shard
         try:
-            _export_shard(run, out, layout, shard, source, summary, overwrite)
+            _export_shard(run, out, layout, spool, shard, source, summary, overwrite)
         except AltogetherError as error:
             summary.failed.add(f"{shard}: {error}")
         except OSError as error:
@@ -91,16 +95,20 @@ def export_shards(
 
 
 def export_rows(
-    run: CaptionRun, out: Storage, name: str, advance: Advance = lambda: None
+    run: CaptionRun,
+    out: OutputStore,
+    name: str,
+    spool: Spool,
+    advance: Advance = lambda: None,
 ) -> ExportSummary:
     """Write the rows of all shards into one file of JSON lines, which appears when it is whole.
 
     Raises AltogetherError if a shard cannot be read.
     """
     summary = ExportSummary(unfinished=run.num_unfinished)
-    with out.new(name) as path, path.open("r+b") as file:
+    with out.new_file(name) as file:
         for shard, source in run.shards():
-            records = run.records(source, summary.counts, summary.problems)
+            records = run.records(source, spool, summary.counts, summary.problems)
             write_rows(file, None if run.is_file else shard, records, summary.counts)
             summary.shards += 1
             advance()
@@ -109,27 +117,28 @@ def export_rows(
 
 def _export_shard(
     run: CaptionRun,
-    out: Storage,
+    out: OutputStore,
     layout: Layout,
+    spool: Spool,
     shard: str,
     source: str,
     summary: ExportSummary,
     overwrite: bool,
 ) -> None:
     name, state = layout.file_name(shard), f"{_STATE}/shards/{shard}.json"
-    inputs = [run.storage.stamp(source), layout.stamp(shard), layout.settings()]
+    inputs = [run.stamp(source), layout.stamp(shard), layout.settings()]
     former = None if overwrite else _former(out, state, inputs)
-    if former is not None and former["output"] == out.stamp(name):
+    if former is not None and former["output"] == stamp_of(joined(out, name)):
         counts, note = ExportCounts(**former["counts"]), former["note"]
         summary.shards_skipped += 1
     else:
         counts = ExportCounts()
-        with out.new(name) as path:
-            records = run.records(source, counts, summary.problems)
-            note = layout.write(shard, records, path, counts)
+        with out.new_file(name) as file:
+            records = run.records(source, spool, counts, summary.problems)
+            note = layout.write(shard, records, file, counts)
         report = {
             "inputs": inputs,
-            "output": out.stamp(name),
+            "output": stamp_of(joined(out, name)),
             "counts": counts.to_dict(),
             "note": note,
         }
@@ -140,7 +149,7 @@ def _export_shard(
         summary.notes.add(note)
 
 
-def _former(out: Storage, state: str, inputs: list[Any]) -> dict[str, Any] | None:
+def _former(out: OutputStore, state: str, inputs: list[Any]) -> dict[str, Any] | None:
     """What an earlier export says of a shard, if it read the same inputs."""
     try:
         report = json.loads(out.read(state) or b"")
@@ -150,7 +159,7 @@ def _former(out: Storage, state: str, inputs: list[Any]) -> dict[str, Any] | Non
     return report if report.get("inputs") == inputs and "note" in report else None
 
 
-def _check_settings(out: Storage, settings: dict[str, Any], overwrite: bool) -> None:
+def _check_settings(out: OutputStore, settings: dict[str, Any], overwrite: bool) -> None:
     name = f"{_STATE}/settings.json"
     data = json.dumps(settings, sort_keys=True).encode("utf-8") + b"\n"
     former = out.read(name)
@@ -158,7 +167,7 @@ def _check_settings(out: Storage, settings: dict[str, Any], overwrite: bool) -> 
         return
     if former is not None and not overwrite:
         raise AltogetherError(
-            f"{out.where} holds an export with other settings "
+            f"{out.url} holds an export with other settings "
             f"({former.decode('utf-8', 'replace').strip()}): choose another folder, or replace it "
             "with --overwrite."
         )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from altogether_rt.data.alts import clean_text
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.sinks.shards.run_file import read_shards
+from altogether_rt.data.sinks.shards.store import OutputStore, open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import CaptionRecord, iter_captions, table_names
 from altogether_rt.publishing.counts import ExportCounts
-from altogether_rt.publishing.storage import Storage, open_storage
+from altogether_rt.publishing.storage import divided, joined, on_this_machine, stamp_of
 
 __all__ = ["CaptionRun", "open_run"]
 
@@ -22,7 +24,7 @@ _FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".zst")
 class CaptionRun:
     """Files of captions, each of one shard."""
 
-    storage: Storage
+    store: OutputStore
     names: tuple[str, ...]  # of the files, sorted
     num_unfinished: int = 0  # shards that the run has not completed
     is_file: bool = False  # one file, whose keys are file names
@@ -33,15 +35,19 @@ class CaptionRun:
             folder, slash, last = name.rpartition("/")
             yield folder + slash + last.partition(".")[0] if self.is_file else _stem(name), name
 
+    def stamp(self, name: str) -> str | None:
+        """What changes when a file's content changes."""
+        return stamp_of(joined(self.store, name))
+
     def records(
-        self, name: str, counts: ExportCounts, problems: Problems
+        self, name: str, spool: Spool, counts: ExportCounts, problems: Problems
     ) -> Iterator[CaptionRecord]:
         """The records of a file, their captions cleaned to one line, None if they are empty.
 
         Raises AltogetherError if the file cannot be read.
         """
         before = problems.count
-        with self.storage.local(name) as path:
+        with on_this_machine(joined(self.store, name), spool) as path:
             for record in iter_captions(path, problems):
                 caption = clean_text(record.caption or "") or None
                 counts.rows += 1
@@ -57,30 +63,19 @@ def open_run(where: str) -> CaptionRun:
     Raises AltogetherError if there are none.
     """
     if where.endswith(_FILE_SUFFIXES):
-        folder, slash, name = where.rpartition("/")
-        storage = open_storage(folder or slash or ".")
-        if storage.stamp(name) is None:
+        store, name = divided(where)
+        if stamp_of(where) is None:
             raise AltogetherError(f"there is no file of captions {where}.")
-        return CaptionRun(storage, (name,), is_file=True)
-    storage = open_storage(where)
-    names = storage.names()
-    tables = table_names(names)
+        return CaptionRun(store, (name,), is_file=True)
+    store = open_store(where)
+    tables = table_names(store.all_files())
     if not tables:
         raise AltogetherError(
             f"there are no captions in {where}: name the output of a sharded run, with a .parquet "
             "file for each shard, or a file such as captions.jsonl."
         )
-    known = _listed(storage) | set(map(_stem, tables))
-    return CaptionRun(storage, tuple(tables), len(known) - len(tables))
-
-
-def _listed(storage: Storage) -> set[str]:
-    """The shards that the run is for, where it says so."""
-    try:
-        listed = json.loads(storage.read("_shards.json") or b"{}")
-    except ValueError:
-        return set()
-    return set(listed) if isinstance(listed, dict) else set()
+    known = read_shards(store).keys() | set(map(_stem, tables))
+    return CaptionRun(store, tuple(tables), len(known) - len(tables))
 
 
 def _stem(name: str) -> str:

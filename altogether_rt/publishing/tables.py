@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from altogether_rt.data.alts import clean_text
 from altogether_rt.data.embeddings import import_parquet
@@ -35,7 +34,7 @@ class ParquetLayout(Layout):
         return {"format": "parquet"}
 
     def write(
-        self, shard: str, records: Iterable[CaptionRecord], path: Path, counts: ExportCounts
+        self, shard: str, records: Iterable[CaptionRecord], file: BinaryIO, counts: ExportCounts
     ) -> str | None:
         parquet = import_parquet()
         import pyarrow
@@ -49,7 +48,7 @@ class ParquetLayout(Layout):
             ]
         )
         captioned = (record for record in records if record.caption is not None)
-        with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
             for batch in _batches(captioned):
                 rows = [
                     {
@@ -66,7 +65,7 @@ class ParquetLayout(Layout):
 
 
 def write_rows(
-    file: Any, shard: str | None, records: Iterable[CaptionRecord], counts: ExportCounts
+    file: BinaryIO, shard: str | None, records: Iterable[CaptionRecord], counts: ExportCounts
 ) -> None:
     """Append rows of JSON lines, also those of errors. shard: precedes keys, unless it is None."""
     for record in records:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
-from altogether_rt.data.alt_files.lines import open_plain
+from altogether_rt.data.shards.base import Ending, Shard
+from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.shards.unpack import compression_of
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import CaptionRecord
 from altogether_rt.mixing.table import SampleTable
 from altogether_rt.publishing.counts import ExportCounts
 from altogether_rt.publishing.layouts import Layout
-from altogether_rt.publishing.storage import Storage
 from altogether_rt.publishing.tars import IntoJson, IntoText, Placement, merge_tar
 
 __all__ = ["TarLayout"]
 
-#: Names under which the tar of a shard is looked for.
-_TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst")
-
 
 @dataclass(frozen=True)
 class TarLayout(Layout):
-    """The shards themselves, with captions in them."""
+    """The shards themselves, with captions in them; always as plain tars."""
 
-    shards: Storage
+    shards: Mapping[str, Shard]  # by name
+    spool: Spool
     placement: Placement
 
     def file_name(self, shard: str) -> str:
@@ -44,42 +40,46 @@ class TarLayout(Layout):
         return {"format": "webdataset", "into": "json", "key": where.key}
 
     def stamp(self, shard: str) -> str | None:
-        return self._find(shard)[1]
+        found = self._find(shard)
+        return f"{found.num_bytes}-{found.etag}"
 
     def write(
-        self, shard: str, records: Iterable[CaptionRecord], path: Path, counts: ExportCounts
+        self, shard: str, records: Iterable[CaptionRecord], file: BinaryIO, counts: ExportCounts
     ) -> str | None:
-        name, _ = self._find(shard)
+        source = self._find(shard)
         with SampleTable() as table:
             for record in records:
                 counts.repeated += not table.add(record.key, record.alts, record.caption)
-            with _opened(self.shards, name) as source, path.open("r+b") as target:
-                damage = merge_tar(source, target, table, self.placement, counts)
+            with self._opened(source) as (tar, unpacking):
+                ending = merge_tar(tar, file, table, self.placement, counts)
             counts.without_sample = sum(sample.caption is not None for sample in table)
-        if damage is None:
+        if ending.is_complete and unpacking is not None:
+            ending = unpacking
+        if ending.is_complete:
             return None
-        return f"{self.shards.where}/{name} is {damage}: what stands before that is written."
+        counts.damaged += 1
+        return f"{source.url}: {ending.message.rstrip('.')}"
 
-    def _find(self, shard: str) -> tuple[str, str]:
-        """The name and the stamp of a shard's tar. Raises AltogetherError if there is none."""
-        for suffix in _TAR_SUFFIXES:
-            stamp = self.shards.stamp(shard + suffix)
-            if stamp is not None:
-                return shard + suffix, stamp
-        raise AltogetherError(
-            f"there is no {shard}.tar in {self.shards.where}: name the folder of the shards that "
-            "were captioned with --shards."
-        )
-
-
-@contextmanager
-def _opened(shards: Storage, name: str) -> Iterator[BinaryIO]:
-    """A tar file that can be read anywhere; a compressed one is unpacked to the disk first."""
-    with shards.local(name) as path:
-        if name.endswith(".tar"):
+    @contextmanager
+    def _opened(self, shard: Shard) -> Iterator[tuple[BinaryIO, Ending | None]]:
+        """A plain tar on this machine, and how its compressed form ended, if it has one."""
+        with self.spool.local(shard) as path:
             with path.open("rb") as file:
-                yield file
-            return
-        with open_plain(path) as packed, tempfile.TemporaryFile() as plain:
-            shutil.copyfileobj(packed, plain, 1024 * 1024)
-            yield plain
+                is_packed = compression_of(file.read(8), shard.url) is not None
+            if is_packed:
+                with (
+                    self.spool.unpacked(path, shard.url) as (plain, ending),
+                    plain.open("rb") as file,
+                ):
+                    yield file, ending
+                return
+            with path.open("rb") as file:
+                yield file, None
+
+    def _find(self, name: str) -> Shard:
+        shard = self.shards.get(name)
+        if shard is None:
+            raise AltogetherError(
+                f"there is no shard {name} among those of --shards: name what was captioned."
+            )
+        return shard

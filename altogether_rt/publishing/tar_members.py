@@ -6,31 +6,19 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Literal, Self
+from typing import BinaryIO, Final, Literal
+
+from altogether_rt.data.shards import tar_members
+from altogether_rt.data.shards.base import Ending
 
 __all__ = ["BLOCK", "Member", "TarMembers", "copy_bytes", "write_end", "write_member"]
 
 BLOCK: Final = tarfile.BLOCKSIZE
 
-#: Maximum bytes of one extended header (a long name, pax records), which is read into memory.
-_MAX_EXTENDED_BYTES: Final = 1024 * 1024
-_EXTENDED: Final = (
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-)
 _COPY_BYTES: Final = 1024 * 1024
 
 #: pax records that describe the data of a member, not the file that it was.
 _PAX_OF_DATA: Final = ("size", "hdrcharset", "GNU.sparse")
-
-
-class _Header(tarfile.TarInfo):
-    """A header that does not allocate what a hostile size asks for."""
-
-    def _proc_member(self, tarfile_: tarfile.TarFile) -> Self | tarfile.TarInfo:
-        if self.type in _EXTENDED and not 0 <= self.size <= _MAX_EXTENDED_BYTES:
-            raise tarfile.InvalidHeaderError("an extended header is too large")  # type: ignore[attr-defined]
-        return super()._proc_member(tarfile_)  # type: ignore[misc, no-any-return]
 
 
 @dataclass(frozen=True)
@@ -47,32 +35,45 @@ class Member:
         return self.info.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+class _Walk(tar_members.TarMembers):
+    """Keeps the headers of members that it is about to yield."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        #: By offset of the content: header, end with padding, whether nothing is lost before it.
+        self.headers: dict[int, tuple[tarfile.TarInfo, int, bool]] = {}
+        #: Header and end of the last folder, if no member follows it.
+        self.folder: tuple[tarfile.TarInfo, int] | None = None
+
+    def _member(self, info: tarfile.TarInfo) -> tar_members.Member | None:
+        member, end = super()._member(info), self._context.offset
+        follows = not self._damage and self._appended_at is None
+        self.folder = (info, end) if member is None and follows else None
+        if member is not None:
+            self.headers[member.offset] = info, end, follows
+        return member
+
+
 class TarMembers:
     """The members of an open tar file, in order; after that, how it ended."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        #: Where reading stopped before the end, and why; None of a whole file.
-        self.damage: str | None = None
+        self.ending = Ending("whole")
 
     def __iter__(self) -> Iterator[Member]:
-        size = self._file.seek(0, 2)
-        self._file.seek(0)
-        start = 0
-        try:
-            with tarfile.open(
-                fileobj=self._file, mode="r:", tarinfo=_Header, errors="surrogateescape"
-            ) as archive:
-                while (info := archive.next()) is not None:
-                    archive.members = []  # type: ignore[attr-defined]  # of a million none is kept
-                    end = archive.offset
-                    if end > size:
-                        break
-                    yield Member(info, start, end)
-                    start = end
-        except (tarfile.TarError, ValueError, OverflowError):
-            pass  # what is found at `start` says why
-        self.damage = self._why(start, size)
+        """Members, also those behind damage; one whose content is damaged is left out."""
+        walk = _Walk(self._file.fileno())
+        behind = 0  # the end of the member before
+        for member in walk:
+            info, end, follows = walk.headers.pop(member.offset)
+            if member.end is None:
+                # Between it and the one before are folders, and headers that hold for all members.
+                yield Member(info, behind if follows else info.offset, end)
+            behind = end
+        self.ending = walk.ending
+        if walk.folder is not None:
+            yield Member(walk.folder[0], behind, walk.folder[1])
 
     def read(self, member: Member, max_bytes: int) -> bytes | None:
         """The data of a plain file of at most `max_bytes`; None of anything else."""
@@ -81,20 +82,6 @@ class TarMembers:
             return None
         self._file.seek(info.offset_data)
         return self._file.read(info.size)
-
-    def _why(self, start: int, size: int) -> str | None:
-        """What is wrong at `start`, where no further member was found."""
-        self._file.seek(start)
-        block = self._file.read(BLOCK)
-        if not block.strip(b"\0") and (block or start):
-            return None  # the end of the archive, or of a file without an end mark
-        if len(block) < BLOCK:
-            return f"truncated at byte {start}"
-        try:
-            tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except (tarfile.TarError, ValueError):
-            return f"damaged at byte {start}"
-        return f"truncated at byte {size}"
 
 
 def copy_bytes(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
+from altogether_rt.data.shards.base import Ending
 from altogether_rt.data.sniff import has_image_suffix
 from altogether_rt.mixing.draw import MixDraw, mix_text
 from altogether_rt.mixing.table import Sample, SampleTable
@@ -87,12 +88,12 @@ def merge_tar(
     captions: SampleTable,
     placement: Placement,
     counts: ExportCounts,
-) -> str | None:
+) -> Ending:
     """Copy a tar file and put captions into it; they are taken out of `captions`.
 
     A sample is a run of members with one key, as training code reads them, and one of them is an
-    image. Returns how the file is damaged, None if it is whole; what is before the damage is
-    written. The same inputs give the same bytes.
+    image. Returns how the file ended; what can be read of a damaged one is written. The same inputs
+    give the same bytes.
     """
     members = TarMembers(source)
     for sample, group in _groups(members, captions):
@@ -104,8 +105,7 @@ def merge_tar(
         counts.dotted_keys += "." in sample.key.rpartition("/")[2]
         _write_sample(members, source, target, sample, group, placement, counts)
     write_end(target)
-    counts.damaged += members.damage is not None
-    return members.damage
+    return members.ending
 
 
 def _write_sample(

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.shards.listing import list_shards
+from altogether_rt.data.shards.options import ShardOptions
+from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import iter_captions
 from altogether_rt.publishing.counts import ExportCounts
 from altogether_rt.publishing.layouts import MetaClipLayout
 from altogether_rt.publishing.publish import export_rows, export_shards
 from altogether_rt.publishing.run import open_run
-from altogether_rt.publishing.storage import LocalStorage, RemoteStorage, Storage, open_storage
 from altogether_rt.publishing.tables import ParquetLayout
 from altogether_rt.publishing.tar_layout import TarLayout
 from altogether_rt.publishing.tars import IntoJson
@@ -32,7 +35,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"key": "c", "alt": "", "caption": None},
         {"key": "a", "alt": "again", "caption": "another"},
     ],
-    "train/8": [{"key": "a", "alt": "", "caption": "two"}],
+    "val/8": [{"key": "a", "alt": "", "caption": "two"}],
 }
 
 
@@ -46,10 +49,11 @@ def shards(tmp_path: Path) -> Path:
     """The tars that ROWS are of; the second one is compressed."""
     folder = tmp_path / "in"
     write_tar(folder / "train/7.tar", [(f"{key}.png", b"x") for key in "abc"])
-    write_tar(folder / "train/8.tar", [("a.png", b"x"), ("z.png", b"z")])
-    packed = folder / "train/8.tar"
-    (folder / "train/8.tar.gz").write_bytes(gzip.compress(packed.read_bytes()))
+    write_tar(folder / "val/8.tar", [("a.png", b"x"), ("z.png", b"z")])
+    packed = folder / "val/8.tar"
+    (folder / "val/8.tar.gz").write_bytes(gzip.compress(packed.read_bytes()))
     packed.unlink()
+    write_tar(folder / "other/9.tar", [])  # which the run is not of
     return folder
 
 
@@ -62,24 +66,31 @@ def bucket(tmp_path: Path) -> Iterator[str]:
     fsspec.filesystem("memory").store.clear()
 
 
+def into_json(shards: Path | str, spool: Spool) -> TarLayout:
+    found = list_shards([str(shards)], ShardOptions(layout="webdataset"))
+    return TarLayout({shard.name: shard for shard in found}, spool, IntoJson())
+
+
 def content(folder: Path) -> dict[str, bytes]:
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_counts_say_what_became_of_every_row(tmp_path: Path, run: Path) -> None:
+def test_counts_say_what_became_of_every_row(tmp_path: Path, run: Path, spool: Spool) -> None:
     summary = export_shards(
-        open_run(str(run)), LocalStorage(tmp_path / "out"), MetaClipLayout("plain")
+        open_run(str(run)), open_store(tmp_path / "out"), MetaClipLayout("plain"), spool
     )
     assert summary.counts == ExportCounts(rows=5, captions=2, failed=1, missing=1, repeated=1)
     assert json.loads((tmp_path / "out/7/7.json").read_text()) == {"a": "one"}
     assert summary.is_complete and (summary.shards, summary.shards_skipped) == (2, 0)
 
 
-def test_it_goes_on_where_it_was_stopped(tmp_path: Path, run: Path, shards: Path) -> None:
-    layout = TarLayout(LocalStorage(shards), IntoJson())
+def test_it_goes_on_where_it_was_stopped(
+    tmp_path: Path, run: Path, shards: Path, spool: Spool
+) -> None:
+    layout = into_json(shards, spool)
     whole, out = tmp_path / "whole", tmp_path / "out"
-    export_shards(open_run(str(run)), LocalStorage(whole), layout)
+    export_shards(open_run(str(run)), open_store(whole), layout, spool)
 
     class Stopped(Exception):
         pass
@@ -88,56 +99,60 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, run: Path, shards: Path
         raise Stopped
 
     with pytest.raises(Stopped):
-        export_shards(open_run(str(run)), LocalStorage(out), layout, advance=stop)
+        export_shards(open_run(str(run)), open_store(out), layout, spool, advance=stop)
     assert [path.name for path in (out / "train").iterdir()] == ["7.tar"]
     before = (out / "train/7.tar").stat().st_mtime_ns
-    summary = export_shards(open_run(str(run)), LocalStorage(out), layout)
+    summary = export_shards(open_run(str(run)), open_store(out), layout, spool)
     assert (summary.shards, summary.shards_skipped) == (2, 1)
     assert (out / "train/7.tar").stat().st_mtime_ns == before
     assert members_of(out / "train/7.tar") == members_of(whole / "train/7.tar")
-    assert (out / "train/8.tar").read_bytes() == (whole / "train/8.tar").read_bytes()
+    assert (out / "val/8.tar").read_bytes() == (whole / "val/8.tar").read_bytes()
     # Counts are of all shards, whenever they were written.
     assert summary.counts == ExportCounts(
         rows=5, captions=2, failed=1, missing=1, repeated=1, without_row=1
     )
 
 
-def test_a_shard_whose_input_changed_is_written_again(tmp_path: Path, run: Path) -> None:
-    out = LocalStorage(tmp_path / "out")
-    export_shards(open_run(str(run)), out, MetaClipLayout())
-    write_run(run, {"train/8": [{"key": "a", "alt": "", "caption": "mended"}]})
-    summary = export_shards(open_run(str(run)), out, MetaClipLayout())
+def test_a_shard_whose_input_changed_is_written_again(
+    tmp_path: Path, run: Path, spool: Spool
+) -> None:
+    out = open_store(tmp_path / "out")
+    export_shards(open_run(str(run)), out, MetaClipLayout(), spool)
+    write_run(run, {"val/8": [{"key": "a", "alt": "", "caption": "mended"}]})
+    summary = export_shards(open_run(str(run)), out, MetaClipLayout(), spool)
     assert summary.shards_skipped == 1
     assert json.loads((tmp_path / "out/8/8.json").read_text()) == {"a": "mended"}
     (tmp_path / "out/7/7.json").write_text("{}")  # and one whose output did
-    assert export_shards(open_run(str(run)), out, MetaClipLayout()).shards_skipped == 1
+    assert export_shards(open_run(str(run)), out, MetaClipLayout(), spool).shards_skipped == 1
     assert json.loads((tmp_path / "out/7/7.json").read_text()) == {"a": "one"}
 
 
-def test_other_settings_are_refused(tmp_path: Path, run: Path) -> None:
-    out = LocalStorage(tmp_path / "out")
-    export_shards(open_run(str(run)), out, MetaClipLayout("plain"))
+def test_other_settings_are_refused(tmp_path: Path, run: Path, spool: Spool) -> None:
+    out = open_store(tmp_path / "out")
+    export_shards(open_run(str(run)), out, MetaClipLayout("plain"), spool)
     before = content(tmp_path / "out")
     with pytest.raises(AltogetherError, match=r"other settings.*plain.*--overwrite"):
-        export_shards(open_run(str(run)), out, MetaClipLayout("nested"))
+        export_shards(open_run(str(run)), out, MetaClipLayout("nested"), spool)
     assert content(tmp_path / "out") == before
-    summary = export_shards(open_run(str(run)), out, MetaClipLayout("nested"), overwrite=True)
+    summary = export_shards(
+        open_run(str(run)), out, MetaClipLayout("nested"), spool, overwrite=True
+    )
     assert summary.shards_skipped == 0
     assert json.loads((tmp_path / "out/8/8.json").read_text()) == {"a": {"altogether": "two"}}
 
 
-def test_a_stopped_overwrite_does_not_mix_settings(tmp_path: Path, run: Path) -> None:
-    out = LocalStorage(tmp_path / "out")
-    export_shards(open_run(str(run)), out, MetaClipLayout("plain"))
+def test_a_stopped_overwrite_does_not_mix_settings(tmp_path: Path, run: Path, spool: Spool) -> None:
+    out = open_store(tmp_path / "out")
+    export_shards(open_run(str(run)), out, MetaClipLayout("plain"), spool)
 
     def stop() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         export_shards(
-            open_run(str(run)), out, MetaClipLayout("nested"), overwrite=True, advance=stop
+            open_run(str(run)), out, MetaClipLayout("nested"), spool, overwrite=True, advance=stop
         )
-    summary = export_shards(open_run(str(run)), out, MetaClipLayout("nested"))
+    summary = export_shards(open_run(str(run)), out, MetaClipLayout("nested"), spool)
     assert summary.shards_skipped == 1
     for number, text in ((7, "one"), (8, "two")):
         found = json.loads((tmp_path / f"out/{number}/{number}.json").read_text())
@@ -145,60 +160,66 @@ def test_a_stopped_overwrite_does_not_mix_settings(tmp_path: Path, run: Path) ->
 
 
 def test_one_shard_that_fails_does_not_stop_the_others(
-    tmp_path: Path, run: Path, shards: Path
+    tmp_path: Path, run: Path, shards: Path, spool: Spool
 ) -> None:
     (shards / "train/7.tar").unlink()
-    layout = TarLayout(LocalStorage(shards), IntoJson())
-    summary = export_shards(open_run(str(run)), LocalStorage(tmp_path / "out"), layout)
+    layout = into_json(shards, spool)
+    summary = export_shards(open_run(str(run)), open_store(tmp_path / "out"), layout, spool)
     assert not summary.is_complete
-    assert summary.failed.count == 1 and "there is no train/7.tar" in summary.failed.examples[0]
-    assert list(content(tmp_path / "out/train")) == ["8.tar"]
-    packed = shards / "train/8.tar.gz"
+    assert summary.failed.count == 1
+    assert "there is no shard train/7 among" in summary.failed.examples[0]
+    assert [name for name in content(tmp_path / "out") if name[0] != "."] == ["val/8.tar"]
+    packed = shards / "val/8.tar.gz"
     packed.write_bytes(packed.read_bytes()[:-20])
-    summary = export_shards(open_run(str(run)), LocalStorage(tmp_path / "out2"), layout)
-    assert summary.failed.count == 2 and "cut off" in summary.failed.examples[1]
-    assert not (tmp_path / "out2" / "train" / "8.tar").exists()
+    summary = export_shards(open_run(str(run)), open_store(tmp_path / "out2"), layout, spool)
+    assert (summary.failed.count, summary.notes.count) == (1, 1)  # what was unpacked is written
+    assert "8.tar.gz: its gzip data are cut off" in str(summary.notes)
+    assert members_of(tmp_path / "out2/val/8.tar")["a.json"] == b'{"altogether": "two"}'
 
 
 def test_a_damaged_tar_is_written_as_far_as_it_goes_and_said(
-    tmp_path: Path, run: Path, shards: Path
+    tmp_path: Path, run: Path, shards: Path, spool: Spool
 ) -> None:
     tar = shards / "train/7.tar"
     tar.write_bytes(tar.read_bytes()[:1100])
-    layout = TarLayout(LocalStorage(shards), IntoJson())
+    layout = into_json(shards, spool)
     for skipped in (0, 2):  # the second time nothing is written, and it is said again
-        summary = export_shards(open_run(str(run)), LocalStorage(tmp_path / "out"), layout)
+        summary = export_shards(open_run(str(run)), open_store(tmp_path / "out"), layout, spool)
         assert summary.shards_skipped == skipped
         assert summary.counts.damaged == 1 and not summary.is_complete
-        assert "train/7.tar is truncated at byte 1024" in summary.notes.examples[0]
+        assert "train/7.tar: it is cut off at byte 1,100, within a header" in str(summary.notes)
 
 
-def test_unfinished_shards_are_left_out_and_counted(tmp_path: Path, run: Path) -> None:
-    (run / "train/8_stats.json").unlink()
+def test_unfinished_shards_are_left_out_and_counted(
+    tmp_path: Path, run: Path, spool: Spool
+) -> None:
+    (run / "val/8_stats.json").unlink()
     (run / "_work/train/9").mkdir(parents=True)
     (run / "_work/train/9/part.parquet").write_bytes(b"PAR1")
-    (run / "_shards.json").write_text('{"train/7": 4, "train/8": null, "train/9": 9}')
-    summary = export_shards(open_run(str(run)), LocalStorage(tmp_path / "out"), ParquetLayout())
+    (run / "_shards.json").write_text('{"train/7": 4, "val/8": null, "train/9": 9}')
+    summary = export_shards(
+        open_run(str(run)), open_store(tmp_path / "out"), ParquetLayout(), spool
+    )
     assert (summary.shards, summary.unfinished) == (1, 2)
     assert not summary.is_complete
     (run / "train/7_stats.json").unlink()  # none has statistics: something else wrote them
     assert len(open_run(str(run)).names) == 2
 
 
-def test_two_shards_with_one_output_are_refused(tmp_path: Path) -> None:
+def test_two_shards_with_one_output_are_refused(tmp_path: Path, spool: Spool) -> None:
     run = write_run(tmp_path / "run", {"a/7": [], "b/07": []})
     with pytest.raises(AltogetherError, match=r"a/7 and b/07 would both become 7/7\.json"):
-        export_shards(open_run(str(run)), LocalStorage(tmp_path / "out"), MetaClipLayout())
+        export_shards(open_run(str(run)), open_store(tmp_path / "out"), MetaClipLayout(), spool)
 
 
-def test_metaclip_needs_numbers(tmp_path: Path) -> None:
+def test_metaclip_needs_numbers(tmp_path: Path, spool: Spool) -> None:
     run = write_run(tmp_path / "run", {"part-a": []})
     with pytest.raises(AltogetherError, match="opens shards by their number, and 'part-a' is none"):
-        export_shards(open_run(str(run)), LocalStorage(tmp_path / "out"), MetaClipLayout())
+        export_shards(open_run(str(run)), open_store(tmp_path / "out"), MetaClipLayout(), spool)
 
 
-def test_rows_read_like_those_of_caption(tmp_path: Path, run: Path) -> None:
-    summary = export_rows(open_run(str(run)), LocalStorage(tmp_path), "c.jsonl")
+def test_rows_read_like_those_of_caption(tmp_path: Path, run: Path, spool: Spool) -> None:
+    summary = export_rows(open_run(str(run)), open_store(tmp_path), "c.jsonl", spool)
     rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert rows[0] == {
         "file_name": "train/7/a",
@@ -220,13 +241,15 @@ def test_rows_read_like_those_of_caption(tmp_path: Path, run: Path) -> None:
     assert [r.key for r in iter_captions(run, Problems())] == [r.key for r in records]
 
 
-def test_a_file_of_rows_is_a_run_of_one_shard(tmp_path: Path) -> None:
+def test_a_file_of_rows_is_a_run_of_one_shard(tmp_path: Path, spool: Spool) -> None:
     path = tmp_path / "captions.jsonl"
     path.write_text(
         '{"file_name": "x/1.jpg", "alt": ["p", "q"], "caption": "one"}\n{broken\n'
         '{"file_name": "x/2.jpg", "alt": "", "error": {"class": "broken", "message": "No."}}\n'
     )
-    summary = export_shards(open_run(str(path)), LocalStorage(tmp_path / "out"), ParquetLayout())
+    summary = export_shards(
+        open_run(str(path)), open_store(tmp_path / "out"), ParquetLayout(), spool
+    )
     from pyarrow import parquet
 
     table = parquet.read_table(tmp_path / "out" / "captions.parquet")
@@ -236,37 +259,25 @@ def test_a_file_of_rows_is_a_run_of_one_shard(tmp_path: Path) -> None:
     assert summary.counts == ExportCounts(rows=2, captions=1, failed=1, unreadable=1)
 
 
-def test_an_object_store_at_every_end(tmp_path: Path, run: Path, shards: Path, bucket: str) -> None:
+def test_an_object_store_at_every_end(
+    tmp_path: Path, run: Path, shards: Path, bucket: str, spool: Spool
+) -> None:
     pytest.importorskip("fsspec")
     for folder, name in ((run, "run"), (shards, "in")):
-        remote = open_storage(f"{bucket}/{name}")
+        remote = open_store(f"{bucket}/{name}")
         for file, data in content(folder).items():
             remote.write(file, data)
-    layout = TarLayout(open_storage(f"{bucket}/in"), IntoJson())
-    out = open_storage(f"{bucket}/out")
-    assert isinstance(out, RemoteStorage)
-    summary = export_shards(open_run(f"{bucket}/run"), out, layout)
+    layout = into_json(f"{bucket}/in", spool)
+    out = open_store(f"{bucket}/out")
+    summary = export_shards(open_run(f"{bucket}/run"), out, layout, spool)
     assert summary.is_complete and summary.counts.captions == 2
-    assert out.names() == ["train/7.tar", "train/8.tar"]
-    local = TarLayout(LocalStorage(shards), IntoJson())
-    export_shards(open_run(str(run)), LocalStorage(tmp_path / "out"), local)
-    for name in out.names():
+    names = sorted(name for name in out.all_files() if not name.startswith(".export/"))
+    assert names == ["train/7.tar", "val/8.tar"]
+    local = into_json(shards, spool)
+    export_shards(open_run(str(run)), open_store(tmp_path / "out"), local, spool)
+    for name in names:
         assert out.read(name) == (tmp_path / "out" / name).read_bytes()
-    assert export_shards(open_run(f"{bucket}/run"), out, layout).shards_skipped == 2
-
-
-def test_nothing_is_put_if_writing_fails(bucket: str) -> None:
-    storage = open_storage(bucket)
-
-    def write_half() -> None:
-        with storage.new("a.tar") as path:
-            path.write_bytes(b"half")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        write_half()
-    assert storage.names() == []
-    assert storage.read("a.tar") is None
+    assert export_shards(open_run(f"{bucket}/run"), out, layout, spool).shards_skipped == 2
 
 
 @pytest.mark.parametrize("where", ["nothing", "nothing.jsonl", "empty"])
@@ -281,18 +292,4 @@ def test_no_captions(tmp_path: Path, where: str) -> None:
 def test_a_url_that_nothing_opens() -> None:
     pytest.importorskip("fsspec")
     with pytest.raises(AltogetherError, match="nosuch"):
-        open_storage("nosuch://bucket")
-
-
-def test_a_store_that_fails_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage: Storage = open_storage(bucket)
-
-    class NoCredentials(Exception):
-        pass
-
-    def refuse(*_: object, **__: object) -> None:
-        raise NoCredentials("who are you?\nmore")
-
-    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.find", refuse)
-    with pytest.raises(AltogetherError, match=r"memory://bucket.*who are you\?\.$"):
-        storage.names()
+        open_store("nosuch://bucket")

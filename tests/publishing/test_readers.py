@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
+from altogether_rt.data.shards.listing import list_shards
+from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.mixing.draw import MixDraw
 from altogether_rt.publishing.layouts import Layout, MetaClipLayout
 from altogether_rt.publishing.publish import ExportSummary, export_shards
 from altogether_rt.publishing.run import open_run
-from altogether_rt.publishing.storage import open_storage
 from altogether_rt.publishing.tables import ParquetLayout
 from altogether_rt.publishing.tar_layout import TarLayout
-from altogether_rt.publishing.tars import IntoJson, IntoText
+from altogether_rt.publishing.tars import IntoJson, IntoText, Placement
 from tests.publishing.examples import image_bytes, write_run, write_tar
 
 pytest.importorskip("pyarrow", reason="needs the extra parquet")
@@ -67,7 +69,13 @@ def run(tmp_path: Path, keys: list[str]) -> Path:
 
 
 def export(run: Path, out: Path, layout: Layout) -> ExportSummary:
-    return export_shards(open_run(str(run)), open_storage(str(out)), layout)
+    with Spool(out.parent) as spool:
+        return export_shards(open_run(str(run)), open_store(out), layout, spool)
+
+
+def into_tars(shards: Path, placement: Placement) -> TarLayout:
+    found = {shard.name: shard for shard in list_shards([str(shards)])}
+    return TarLayout(found, Spool(), placement)
 
 
 def open_clip_pairs(tars: Path, *, is_train: bool) -> dict[int, str]:
@@ -109,7 +117,7 @@ def test_open_clip_trains_with_the_mixed_texts(
     tmp_path: Path, run: Path, shards: Path, keys: list[str], is_train: bool
 ) -> None:
     draw = MixDraw(0.5, seed=1)
-    layout = TarLayout(open_storage(str(shards)), IntoText(draw))
+    layout = into_tars(shards, IntoText(draw))
     summary = export(run, tmp_path / "out", layout)
     expected = {
         number: f"caption {number}"
@@ -125,7 +133,7 @@ def test_open_clip_trains_with_the_mixed_texts(
 def test_open_clip_reads_the_old_texts_beside_captions(
     tmp_path: Path, run: Path, shards: Path
 ) -> None:
-    export(run, tmp_path / "out", TarLayout(open_storage(str(shards)), IntoJson()))
+    export(run, tmp_path / "out", into_tars(shards, IntoJson()))
     found = open_clip_pairs(tmp_path / "out", is_train=False)
     assert found == {number: f"alt {number}" for number in range(NUM_SAMPLES)}
 
@@ -135,7 +143,7 @@ def test_webdataset_finds_the_captions(
 ) -> None:
     """With decoding off: what its decoder does is not the tar's matter."""
     webdataset = pytest.importorskip("webdataset", reason="the reader of the layout")
-    export(run, tmp_path / "out", TarLayout(open_storage(str(shards)), IntoJson()))
+    export(run, tmp_path / "out", into_tars(shards, IntoJson()))
     source = str(tmp_path / "out" / "{00000..00001}.tar")
     samples = {each["__key__"]: each for each in webdataset.WebDataset(source, shardshuffle=False)}
     assert list(samples) == [keys[n] for n in (*range(0, 12, 2), *range(1, 12, 2))]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from altogether_rt.data.shards.base import Ending
 from altogether_rt.mixing.draw import MixDraw
 from altogether_rt.mixing.table import SampleTable
 from altogether_rt.publishing.counts import ExportCounts
@@ -24,14 +25,14 @@ def merge(
     rows: dict[str, str | None],
     placement: Placement | None = None,
     alts: tuple[str, ...] = (),
-) -> tuple[Path, ExportCounts, str | None]:
+) -> tuple[Path, ExportCounts, Ending]:
     counts = ExportCounts()
     merged = tmp_path / "merged.tar"
     with SampleTable() as table, source.open("rb") as file, merged.open("w+b") as target:
         for key, caption in rows.items():
             table.add(key, alts, caption)
-        damage = merge_tar(file, target, table, placement or IntoJson(), counts)
-    return merged, counts, damage
+        ending = merge_tar(file, target, table, placement or IntoJson(), counts)
+    return merged, counts, ending
 
 
 def test_the_caption_stands_beside_the_old_text(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_the_caption_stands_beside_the_old_text(tmp_path: Path) -> None:
             ("001.txt", b"a bell"),
         ],
     )
-    merged, counts, damage = merge(
+    merged, counts, ending = merge(
         tmp_path, source, {"000": 'the "Marigold"', "001": "ein Glöckchen"}
     )
     found = members_of(merged)
@@ -57,7 +58,7 @@ def test_the_caption_stands_beside_the_old_text(tmp_path: Path) -> None:
     )
     assert found["001.json"].decode() == '{"altogether": "ein Glöckchen"}'
     assert found["001.txt"] == b"a bell"
-    assert damage is None
+    assert ending == Ending("whole")
     assert counts == ExportCounts(captions=2)
 
 
@@ -240,31 +241,50 @@ def test_texts_that_are_missing(tmp_path: Path) -> None:
     assert counts == ExportCounts(alts=2)
 
 
-def test_what_is_before_the_damage_is_written(tmp_path: Path) -> None:
-    names = [f"{number}.png" for number in range(4)]
-    source = write_tar(tmp_path / "0.tar", [(name, bytes(600)) for name in names])
+def test_what_can_be_read_of_a_damaged_tar_is_written(tmp_path: Path) -> None:
+    source = write_tar(tmp_path / "0.tar", [(f"{n}.png", bytes(600)) for n in range(4)])
     whole = source.read_bytes()
     rows: dict[str, str | None] = {str(number): "c" for number in range(4)}
     member = 512 + 1024  # its header and 600 bytes of data, padded
 
-    source.write_bytes(whole[: 2 * member + 700])
-    merged, counts, damage = merge(tmp_path, source, rows)
-    assert damage == f"truncated at byte {2 * member + 700}"
-    assert list(members_of(merged)) == ["0.png", "0.json", "1.png", "1.json"]
-    assert counts == ExportCounts(captions=2, damaged=1)
+    def merged_numbers(data: bytes) -> tuple[str, str, int]:
+        source.write_bytes(data)
+        merged, counts, ending = merge(tmp_path, source, rows)
+        names = list(members_of(merged))
+        assert names[1::2] == [name.replace("png", "json") for name in names[::2]]
+        assert counts.captions == len(names) / 2
+        return ending.kind, "".join(name[0] for name in names[::2]), ending.offset or 0
 
-    source.write_bytes(whole[: 2 * member + 100])  # within a header
-    assert merge(tmp_path, source, rows)[2] == f"truncated at byte {2 * member}"
+    cut = 2 * member + 700  # within the third one's content
+    assert merged_numbers(whole[:cut]) == ("truncated", "01", cut)
+    cut = 2 * member + 100  # within its header
+    assert merged_numbers(whole[:cut]) == ("truncated", "01", cut)
+    assert merged_numbers(whole[: 4 * member]) == ("unmarked", "0123", 4 * member)
+    damaged = whole[: 2 * member] + b"?" * 512 + whole[2 * member + 512 :]
+    assert merged_numbers(damaged)[:2] == ("damaged", "013")
+    assert merged_numbers(b"") == ("truncated", "", 0)
 
-    source.write_bytes(whole[: 3 * member] + b"?" * 512 + whole[3 * member + 512 :])
-    merged, counts, damage = merge(tmp_path, source, rows)
-    assert damage == f"damaged at byte {3 * member}"
-    assert counts.captions == 3
 
-    source.write_bytes(whole[: 4 * member])  # no end mark: nothing is lost
-    assert merge(tmp_path, source, rows)[1:] == (ExportCounts(captions=4), None)
-    source.write_bytes(b"")
-    assert merge(tmp_path, source, rows)[2] == "truncated at byte 0"
+def test_a_second_tar_behind_the_end_mark(tmp_path: Path) -> None:
+    first = write_tar(tmp_path / "0.tar", [("a.png", b"x")]).read_bytes()
+    second = write_tar(tmp_path / "1.tar", [("b.png", b"y")]).read_bytes()
+    source = tmp_path / "both.tar"
+    source.write_bytes(first + second)
+    merged, counts, ending = merge(tmp_path, source, {"a": "one", "b": "two"})
+    assert list(members_of(merged)) == ["a.png", "a.json", "b.png", "b.json"]
+    assert (counts.captions, ending.kind) == (2, "appended")
+
+
+def test_a_folder_at_the_end(tmp_path: Path) -> None:
+    source = tmp_path / "0.tar"
+    with tarfile.open(source, "w") as archive:
+        for name in ("first", "last"):
+            folder = tarfile.TarInfo(name)
+            folder.type = tarfile.DIRTYPE
+            archive.addfile(folder)
+            if name == "first":
+                archive.addfile(tarfile.TarInfo("a.txt"))
+    assert merge(tmp_path, source, {})[0].read_bytes() == source.read_bytes()
 
 
 def test_a_header_that_promises_gigabytes(tmp_path: Path) -> None:
@@ -273,6 +293,7 @@ def test_a_header_that_promises_gigabytes(tmp_path: Path) -> None:
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.XHDTYPE, 1 << 40
     source.write_bytes(first + header.tobuf(tarfile.GNU_FORMAT))
-    merged, counts, damage = merge(tmp_path, source, {"a": "c"})
-    assert damage is not None and list(members_of(merged)) == ["a.png", "a.json"]
+    merged, counts, ending = merge(tmp_path, source, {"a": "c"})
+    assert ending.kind != "whole"
+    assert list(members_of(merged)) == ["a.png", "a.json"]
     assert counts.captions == 1

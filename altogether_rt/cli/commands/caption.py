@@ -23,6 +23,7 @@ from altogether_rt.cli.alt_options import (
 )
 from altogether_rt.cli.caption_report import dry_run, report
 from altogether_rt.cli.device import DeviceOption, check_gpu
+from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
 from altogether_rt.cli.run_output import (
     LogFileOption,
     LogJsonOption,
@@ -33,6 +34,7 @@ from altogether_rt.cli.run_output import (
     open_run_output,
 )
 from altogether_rt.data.alt_files.columns import Columns
+from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.sinks.sheet import check_sheet, write_sheet
 from altogether_rt.data.sinks.stream import is_standard_output, is_stream
@@ -152,6 +154,10 @@ def caption_command(
     alt_key: AltKey = None,
     image_key: ImageKey = None,
     strict: Strict = False,
+    unescape_alts: UnescapeAlts = False,
+    drop_noise_alts: DropNoiseAlts = False,
+    drop_boilerplate: DropBoilerplate = False,
+    alt_language: AltLanguage = False,
     bundle: BundleName = "starter",
     out: Out = Path("captions.jsonl"),
     recursive: Recursive = True,
@@ -217,6 +223,7 @@ def caption_command(
         update=update,
         limits=ImageLimits(max_pixels=max_pixels),
         fast_jpeg=fast_jpeg,
+        hygiene=HygieneOptions(unescape_alts, drop_noise_alts, drop_boilerplate, alt_language),
     )
     options = _Options(
         bundle=bundle,

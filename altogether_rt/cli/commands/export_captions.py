@@ -7,12 +7,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from altogether_rt.cli.output import Output
+from altogether_rt.data.shards.listing import list_shards
+from altogether_rt.data.shards.options import ShardOptions
+from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.draw import MixDraw
 from altogether_rt.publishing.layouts import Layout, MetaClipLayout
 from altogether_rt.publishing.publish import ExportSummary, export_rows, export_shards
 from altogether_rt.publishing.run import open_run
-from altogether_rt.publishing.storage import open_storage
+from altogether_rt.publishing.storage import divided, stamp_of
 from altogether_rt.publishing.tables import ParquetLayout
 from altogether_rt.publishing.tar_layout import TarLayout
 from altogether_rt.publishing.tars import IntoJson, IntoText
@@ -68,7 +72,9 @@ def export_captions_command(
     shards: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="webdataset: folder or URL of the tars that were captioned."
+            metavar="SHARDS",
+            help="webdataset: the tars that were captioned, named as they were then: a folder, "
+            "pattern or URL.",
         ),
     ] = None,
     into: Annotated[
@@ -121,20 +127,27 @@ def export_captions_command(
     output = Output(as_json=as_json, quiet=quiet)
     run = open_run(captions)
     try:
-        with output.progress(len(run.names), "shards") as progress:
+        with Spool() as spool, output.progress(len(run.names), "shards") as progress:
             if layout == "jsonl":
-                folder, slash, name = out.rpartition("/")
-                storage = open_storage(folder or slash or ".")
-                if storage.stamp(name) is not None and not overwrite:
+                if not overwrite and stamp_of(out) is not None:
                     raise AltogetherError(
                         f"{out} exists already: give another file, or --overwrite."
                     )
-                summary = export_rows(run, storage, name, progress.advance)
+                summary = export_rows(run, *divided(out), spool, progress.advance)
             else:
-                chosen = _layout(layout, given)
+                chosen = _layout(layout, given, spool)
                 summary = export_shards(
-                    run, open_storage(out), chosen, overwrite=overwrite, advance=progress.advance
+                    run,
+                    open_store(out),
+                    chosen,
+                    spool,
+                    overwrite=overwrite,
+                    advance=progress.advance,
                 )
+    except OSError as error:
+        raise AltogetherError(
+            f"{out} cannot be written ({error.strerror or error}): finished shards are kept."
+        ) from error
     except KeyboardInterrupt:
         output.error("Interrupted: finished shards are kept; give the same command to go on.")
         raise typer.Exit(130) from None
@@ -160,17 +173,18 @@ def _check_options(layout: str, into: str, given: dict[str, Any]) -> None:
         )
 
 
-def _layout(name: str, given: dict[str, Any]) -> Layout:
+def _layout(name: str, given: dict[str, Any], spool: Spool) -> Layout:
     if name == "metaclip":
         return MetaClipLayout(given["--form"] or "plain")
     if name == "parquet":
         return ParquetLayout()
-    shards = open_storage(given["--shards"])
+    found = list_shards([given["--shards"]], ShardOptions(layout="webdataset"))
+    shards = {shard.name: shard for shard in found}
     if given["--into"] == "txt":
         ratio = _DEFAULT_RATIO if given["--ratio"] is None else given["--ratio"]
         draw = MixDraw(ratio, given["--seed"] or 0)
-        return TarLayout(shards, IntoText(draw, given["--epoch"] or 0))
-    return TarLayout(shards, IntoJson(given["--json-key"] or "altogether"))
+        return TarLayout(shards, spool, IntoText(draw, given["--epoch"] or 0))
+    return TarLayout(shards, spool, IntoJson(given["--json-key"] or "altogether"))
 
 
 #: What the summary says of each count that is not 0.

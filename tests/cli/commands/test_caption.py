@@ -336,3 +336,49 @@ def test_help_shows_examples() -> None:
     done = CliRunner().invoke(app, ["caption", "--help"])
     assert done.exit_code == 0
     assert "altogether-rt caption photos/ --alt alts.jsonl" in done.stdout
+
+
+def test_alt_texts_that_say_nothing_are_counted_and_left_out_when_asked(
+    folder: Path, captioner: FakeCaptioner
+) -> None:
+    lines = [
+        {"file_name": "a.png", "alt": ["IMG_1234.JPG", "Tom &amp; Jerry"]},
+        {"file_name": "sub/b.JPG", "alt": "a boat"},
+    ]
+    (folder / "alts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = caption("photos", "--alt", "alts.jsonl")
+    assert "1 alt-texts say nothing of their image: 1 names that a camera gave" in done.stderr
+    assert "--drop-noise-alts leaves them unread" in done.stderr
+    assert list(captioner.requests[0].alts) == ["IMG_1234.JPG", "Tom &amp; Jerry"]
+    assert "hygiene" not in rows()[0] and "alt_used" not in rows()[0]
+    # Captions from other texts do not stand beside these.
+    done = caption("photos", "--alt", "alts.jsonl", "--drop-noise-alts", "--unescape-alts")
+    assert done.exit_code == 1
+    assert "written with other options for alt-texts (none)" in " ".join(done.stderr.split())
+    captioner.requests.clear()
+    options = ("--drop-noise-alts", "--unescape-alts", "--drop-boilerplate", "--overwrite")
+    done = caption("photos", "--alt", "alts.jsonl", *options, "--json")
+    assert list(captioner.requests[0].alts) == ["Tom & Jerry"]
+    first, *others = rows()
+    assert first["alt"] == ["IMG_1234.JPG", "Tom &amp; Jerry"]
+    assert first["alt_used"] == ["Tom & Jerry"]
+    assert first["alt_notes"] == ["camera", "entities"]
+    assert first["hygiene"] == ["unescape", "drop_noise", "drop_boilerplate"]
+    assert all("alt_used" not in row for row in others)
+    summary = json.loads(done.stdout)
+    assert summary["alts_noise"] == {"camera": {"count": 1, "examples": ["IMG_1234.JPG"]}}
+    assert summary["alts_unescaped"] == 1
+    assert "read without boilerplate: none was found" in done.stderr
+    done = caption("photos", "--alt", "alts.jsonl", *options[:3])
+    assert done.exit_code == 0, done.stderr
+    assert "0 captioned, 3 skipped (already there)." in done.stdout
+
+
+def test_the_language_of_alt_texts(folder: Path, captioner: FakeCaptioner) -> None:
+    pytest.importorskip("py3langid", reason="needs the extra lang")
+    line = {"file_name": "a.png", "alt": "ein brauner Hund läuft am Strand"}
+    (folder / "alts.jsonl").write_text(json.dumps(line))
+    done = caption("photos", "--alt", "alts.jsonl", "--alt-language")
+    assert rows()[0]["alt_language"] == ["de"]
+    assert "alt_language" not in rows()[1]
+    assert "Languages of alt-texts: 1 de." in done.stderr

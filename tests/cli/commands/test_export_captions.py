@@ -64,11 +64,13 @@ def test_every_format() -> None:
         ("run out --format webdataset --shards in --into txt --json-key k", "--into json"),
         ("run run/_run.jsonl --format jsonl", "exists already"),
         ("none out --format parquet", "there are no captions in none"),
-        ("run out --format webdataset --shards nowhere", "the export is incomplete: 1 shards"),
+        ("run out --format webdataset --shards nowhere", "there is no nowhere"),
+        ("run out --format webdataset --shards other", "the export is incomplete: 1 shards"),
     ],
 )
 def test_mistakes_are_one_sentence(command: str, message: str) -> None:
     Path("run/_run.jsonl").touch()
+    write_tar(Path("other/00001.tar"), [])
     code, output = invoke(command)
     assert code == 1
     assert message in " ".join(output.split())

@@ -88,6 +88,8 @@ class CaptionRequest:
     alts: tuple[str, ...] = ()
     content: bytes = b""  # `content_hash` of the pixels, where it is known
     embedded: EmbeddedImage | None = None  # then pixels are not needed
+    image_hash: str = ""  # `file_hash` of the image's file, for its row
+    notes: tuple[str, ...] = ()  # what was wrong with the file and did not matter, for its row
 
     def content_hash(self) -> bytes:
         """What stands for the picture, computed unless it was given."""
@@ -108,6 +110,9 @@ class Caption:
     seed: int  # of this row: derived from its content and the run's seed
     #: What the encoder made of the image; kept where it was asked for.
     embedded: EmbeddedImage | None = field(default=None, compare=False, repr=False)
+    #: Of the image's file, as its request had them.
+    image_hash: str = field(default="", compare=False, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 #: What a sample is answered with: its caption, or why there is none.

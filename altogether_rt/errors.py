@@ -18,14 +18,19 @@ class BundleError(AltogetherError):
 
 
 class ImageError(AltogetherError):
-    """One image cannot be read. `kind` is the error class written to the output row."""
+    """One image cannot be read. `kind` is the error class written to the output row.
 
-    def __init__(self, kind: str, message: str) -> None:
+    image_hash: the `file_hash` of its file, where it could be read at all.
+    """
+
+    def __init__(self, kind: str, message: str, image_hash: str = "") -> None:
         super().__init__(message)
         self.kind = kind
+        self.image_hash = image_hash
 
-    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        return ImageError, (self.kind, str(self))  # from a worker to the process that writes rows
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, str]]:
+        """From a worker to the process that writes rows."""
+        return ImageError, (self.kind, str(self), self.image_hash)
 
 
 class MissingDependencyError(AltogetherError):

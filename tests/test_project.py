@@ -26,7 +26,9 @@ HEAVY = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensor
 LEAN_PACKAGES = {
     *("numpy", "onnxruntime", "PIL", "pillow_heif", "platformdirs", "pyarrow", "rich"),
     *("tokenizers", "typer", "zstandard"),
+    *("fsspec", "py3langid"),  # where a URL is opened, where languages are told apart
     *("cuda",),  # where the runtime for it is opened
+    *("fsspec",),  # where a URL is opened
     *("pycocoevalcap", "spacy"),  # where `eval` takes the measures that need them
 }
 #: The modules that may import heavy packages; everything else in the package is lean.

@@ -27,11 +27,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "statistics": set(),
     "artifacts": {"model"},
     "machine": {"artifacts"},
+    "monitoring": {"artifacts"},
     "scenes": {"artifacts"},
     "data": {"artifacts", "captions"},
     "runtime": {"artifacts", "machine", "model"},
     "generation": {"captions", "runtime", "speculation"},
-    "train": {"artifacts", "data", "model", "preprocess", "scenes"},
+    "train": {"artifacts", "data", "machine", "metrics", "model", "preprocess", "scenes"},
     "export": {"artifacts", "data", "model", "preprocess", "runtime", "scenes"},
     "importing": {"artifacts", "export", "model", "preprocess", "runtime"},
     "evaluation": {
@@ -41,11 +42,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "captioner": {
         *("artifacts", "captions", "data", "generation", "opening", "preprocess", "speculation"),
     },
-    "web": {"artifacts", "data"},
+    "web": {"artifacts", "data", "monitoring"},
     "mixing": {"artifacts", "data"},
+    "publishing": {"artifacts", "data", "mixing"},
     "comparison": {"artifacts", "data", "evaluation", "statistics", "web"},
     "annotation": {"artifacts", "data", "evaluation", "scenes", "statistics", "web"},
-    "jobs": {"captioner", "captions", "data", "generation", "opening", "runtime", "speculation"},
+    "jobs": {
+        *("captioner", "captions", "data", "generation", "machine", "monitoring", "opening"),
+        *("runtime", "speculation"),
+    },
     "bench": {
         *("captioner", "captions", "generation", "machine", "opening", "runtime", "scenes"),
         "speculation",

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Retired word → where it still means something else.
 RETIRED: dict[str, str] = {
     r"\bplaces?\b": (
-        r"\b(in|into|takes?) (its |the |their |the alt-texts' )?places?\b|decimal places|"
+        r"\b(in|into|takes?)[- _](its |the |their |the alt-texts' )?places?\b|decimal places|"
         r"the species, the place|"
         r"\"(decoder\.)?places\""
     ),

@@ -172,6 +172,7 @@ def save_checkpoint(
         save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
         (new / CONFIG).write_text(_as_json(config.to_dict()), "utf-8")
         versions = {"altogether_rt": __version__, "torch": torch.__version__}
+        versions = {**about.get("versions", {}), **versions}
         (new / ABOUT).write_text(_as_json({**about, "versions": versions}), "utf-8")
         (new / TOKENIZER).write_text(_tokenizer_json(tokenizer), "utf-8")
         shutil.copymode(new / CONFIG, new / WEIGHTS)  # safetensors makes it private

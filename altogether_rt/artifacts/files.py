@@ -9,6 +9,7 @@ already lies in the folder, a symbolic link for example, is ever opened or writt
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,11 +20,21 @@ from typing import BinaryIO, Final, Self
 
 from altogether_rt.errors import AltogetherError
 
-__all__ = ["NewFile", "NewFolder", "flush_to_disk", "new_file", "write_whole"]
+__all__ = [
+    "NewFile",
+    "NewFolder",
+    "append_to",
+    "flush_to_disk",
+    "is_temporary",
+    "new_file",
+    "write_whole",
+]
 
 #: Bytes of the target's name that its temporary's name repeats. Names may have 255 bytes, and the
 #: rest of the temporary's name has 22.
 _MAX_NAME_BYTES: Final = 200
+
+_TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -83,6 +94,25 @@ def write_whole(
         file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
+def append_to(path: str | Path) -> BinaryIO:
+    """A file to add to, created if it is not there; what it holds can be read.
+
+    Raises AltogetherError if it is a symbolic link, a device or anything but a regular file, and
+    OSError if it cannot be opened.
+    """
+    path = Path(path)
+    if path.is_symlink():
+        raise AltogetherError(f"{path} is a symbolic link and is not written to: name another.")
+    _check_replaceable(path)
+    # O_NONBLOCK: a FIFO that has come there meanwhile must not make it wait
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.fdopen(os.open(path, flags, 0o666), "a+b", buffering=0)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise AltogetherError(f"{path} is not a regular file and is not written to: name another.")
+    return file
+
+
 class NewFolder:
     """A folder under construction; a context manager. `commit` makes it the target.
 
@@ -132,6 +162,11 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is that of a temporary, which a process that was killed leaves."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def _temporary_path(target: Path) -> Path:

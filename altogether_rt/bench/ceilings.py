@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.bench.timing import measure
-from altogether_rt.runtime.ort_session import available_cores, import_onnxruntime
+from altogether_rt.machine.limits import available_cores
+from altogether_rt.runtime.ort_session import import_onnxruntime
 from altogether_rt.runtime.tiny_onnx import matmul_model
 
 __all__ = ["Ceilings", "measure_ceilings"]

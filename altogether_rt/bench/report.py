@@ -20,9 +20,9 @@ from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.captioner import Captioner, open_captioner
 from altogether_rt.machine.device import installed_version
 from altogether_rt.machine.gpu import find_gpus
+from altogether_rt.machine.limits import available_cores
 from altogether_rt.machine.report import read_processor
 from altogether_rt.opening import ResolvedCaptioner, resolve_captioner
-from altogether_rt.runtime.ort_session import available_cores
 from altogether_rt.speculation.planner import Speculation
 
 __all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "digits", "run_bench"]

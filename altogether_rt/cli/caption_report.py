@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from altogether_rt.cli.hygiene import hygiene_sentences
 from altogether_rt.cli.output import Output, format_duration
+from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.sources.base import Source
-from altogether_rt.errors import AltogetherError
+from altogether_rt.data.sinks.alt_writer import IN_PLACE
+from altogether_rt.data.sources.base import Sample, Source
+from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import STAGE_SECONDS
 from altogether_rt.jobs.folder import CaptionJob, CaptionSummary
+from altogether_rt.monitoring.state import RunState
 
-__all__ = ["report"]
+__all__ = ["dry_run", "error_lines", "report"]
 
 #: Share of unusable lines of the alt-text file above which the summary shows them too.
 _MANY_UNUSABLE = 0.05
@@ -26,25 +30,55 @@ _FAULTS = {
 
 
 def report(
-    job: CaptionJob, source: Source, summary: CaptionSummary, sheet: Path | None, output: Output
+    job: CaptionJob,
+    source: Source,
+    summary: CaptionSummary,
+    sheet: Path | None,
+    output: Output,
+    state: RunState,
 ) -> None:
     """The summary; exits with 1 if not one image could be captioned."""
-    if summary.sidecars_kept:
-        kept = summary.sidecars_kept
-        output.note(f"{kept.count:,} sidecar files hold other text and were left alone: {kept}.")
+    alts = summary.alts_written
+    for problems, what in (
+        (alts.kept if alts else Problems(), "images have other alt-texts, or are other files"),
+        (alts.failed if alts else Problems(), "images cannot hold their captions"),
+        (summary.sidecars_kept, "sidecar files hold other text and were left alone"),
+        (summary.sidecars_shared, "images have no sidecar of their own"),
+        (summary.sidecars_failed, "sidecar files could not be written"),
+    ):
+        if problems:
+            output.note(f"{problems.count:,} {what}: {problems}.")
     if summary.embeddings_missing and job.embeddings is not None:
         output.note(
             f"{summary.embeddings_missing:,} captions were there without an embedding, so "
             f"{job.embeddings.save} lacks theirs: --overwrite makes all of them again."
+        )
+    if summary.lines_set_aside:
+        aside = summary.lines_set_aside
+        output.note(
+            f"{aside.count:,} lines were not rows, or rows of the same image, and are in "
+            f"{job.out}.set-aside now: {aside}."
+        )
+    if summary.images_unchecked:
+        output.note(
+            f"{summary.images_unchecked:,} captions were written without the hash of their image, "
+            "so whether those images have changed is not known: --overwrite makes them again."
         )
     if summary.errors_skipped and not job.retry_errors:
         output.note(
             f"{summary.errors_skipped:,} images failed in an earlier run and were skipped: "
             "--retry-errors tries them again."
         )
+    for sentence in hygiene_sentences(summary.hygiene, job.hygiene):
+        output.note(sentence)
+    sentence = _sentence(job, summary) + _changed(summary) + _unusable(source)
     output.result(
-        _summary_data(job, source, summary, sheet), _sentence(job, summary) + _unusable(source)
+        {**_summary_data(job, source, summary, sheet), "failed_examples": state.error_examples},
+        [sentence, *error_lines(state)],
     )
+    if alts is not None:
+        where = "their XMP" if alts.target == IN_PLACE else f"copies of them in {alts.target}"
+        output.show(f"{alts.num_written:,} images have their captions as alt-texts in {where}.")
     if sheet is not None:
         output.show(f"Look at them in {sheet}.")
     if summary.num_failed and not summary.captioned and not summary.skipped:
@@ -52,6 +86,53 @@ def report(
             f"none of the {summary.num_failed:,} images could be captioned: "
             f"{job.out} says why for each."
         )
+
+
+def error_lines(state: RunState) -> list[str]:
+    """A line for each class of error, the most frequent first, with its first examples."""
+    lines = []
+    for kind, count in state.errors.most_common():
+        examples = state.error_examples[kind]
+        more = f" (and {count - len(examples):,} more)" if count > len(examples) else ""
+        lines.append(f"  {kind}: {' '.join(examples)}{more}")
+    return lines
+
+
+def dry_run(job: CaptionJob, source: Source, run: RunOutput) -> None:
+    """Read and decode every image, and say what captioning would meet."""
+    from altogether_rt.captions import CaptionParams
+    from altogether_rt.jobs.dry_run import read_samples
+    from altogether_rt.jobs.plan import CaptionPlan
+
+    num_with_alts = 0
+    plan = CaptionPlan(CaptionParams(1, 0.0, 1.0), job.limits, job.fast_jpeg)
+    with run.output.progress(source.num_samples(), "images", run.observers) as monitor:
+
+        def on_sample(sample: Sample, error: ImageError | None) -> None:
+            nonlocal num_with_alts
+            num_with_alts += bool(sample.alts.texts)
+            monitor.answered(sample.key, error)
+
+        read_samples(monitor.drawn(source.samples()), plan, on_sample)
+    state = monitor.state()
+    readable = state.done - state.errors.total()
+    problems = {name: _problems_data(each) for name, each in source.unused().items()}
+    data = {
+        "dry_run": True,
+        "images": state.done,
+        "readable": readable,
+        "with_alt_texts": num_with_alts,
+        "failed": dict(state.errors),
+        "failed_examples": state.error_examples,
+        "seconds": round(state.elapsed_s, 3),
+        "alt_lines_used": source.figures().get("alt_lines_used", 0),
+        **problems,
+    }
+    sentence = (
+        f"dry run, nothing is written: {state.done:,} images, {num_with_alts:,} with alt-texts; "
+        f"{readable:,} can be read, {state.errors.total():,} cannot."
+    )
+    run.output.result(data, [sentence + _unusable(source), *error_lines(state)])
 
 
 def _sentence(job: CaptionJob, summary: CaptionSummary) -> str:
@@ -63,13 +144,26 @@ def _sentence(job: CaptionJob, summary: CaptionSummary) -> str:
         for fault, problems in summary.doubtful.items()
     ]
     if summary.updated:
-        parts.append(f"{summary.updated:,} of them anew, from other alt-texts")
+        parts.append(f"{summary.updated:,} made again, since image or alt-texts have changed")
     if summary.skipped:
         parts.append(f"{summary.skipped:,} skipped (already there)")
     if summary.num_failed:
         classes = ", ".join(f"{count:,} {kind}" for kind, count in summary.failed.most_common())
         parts.append(f"{summary.num_failed:,} failed ({classes})")
     return f"{job.out}: {', '.join(parts)}."
+
+
+def _changed(summary: CaptionSummary) -> str:
+    """Sentences about images that were skipped though they, or their alt-texts, have changed."""
+    changes = summary.changes
+    return "".join(
+        f" {len(names):,} {what} ({changes.problems(names)}): --update captions them again."
+        for names, what in (
+            (changes.images, "images have changed since they were captioned"),
+            (changes.alts, "images have other alt-texts than their captions were written from"),
+        )
+        if names
+    )
 
 
 def _unusable(source: Source) -> str:
@@ -98,18 +192,37 @@ def _summary_data(
             fault: _problems_data(summary.doubtful.get(fault, Problems())) for fault in _FAULTS
         },
         "skipped": summary.skipped,
+        "images_changed": _problems_data(summary.changes.problems(summary.changes.images)),
+        "alts_changed": _problems_data(summary.changes.problems(summary.changes.alts)),
+        "images_unchecked": summary.images_unchecked,
+        "lines_set_aside": _problems_data(summary.lines_set_aside),
         "errors_skipped": summary.errors_skipped,
         "failed": dict(summary.failed),
         "seconds": round(summary.seconds, 3),
         **{name: round(getattr(summary.stats, name), 3) for name in STAGE_SECONDS},
         "other_files": figures["other_files"],
         **{name: _problems_data(problems) for name, problems in source.unused().items()},
+        **summary.hygiene.to_dict(),
         "alt_lines_used": figures.get("alt_lines_used", 0),
         "alts_truncated": figures["alts_truncated"],
         "embeddings_missing": summary.embeddings_missing,
         "sidecars_kept": _problems_data(summary.sidecars_kept),
+        "sidecars_shared": _problems_data(summary.sidecars_shared),
+        "sidecars_failed": _problems_data(summary.sidecars_failed),
+        **_alts_data(summary),
     }
 
 
 def _problems_data(problems: Problems) -> dict[str, Any]:
     return {"count": problems.count, "examples": problems.examples}
+
+
+def _alts_data(summary: CaptionSummary) -> dict[str, Any]:
+    alts = summary.alts_written
+    if alts is None:
+        return {}
+    return {
+        "alts_written": alts.num_written,
+        "alts_kept": _problems_data(alts.kept),
+        "alts_failed": _problems_data(alts.failed),
+    }

@@ -9,16 +9,20 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from altogether_rt import __version__
-from altogether_rt.cli.output import Output
+from altogether_rt.cli.failures import failure
+from altogether_rt.cli.output import Output, printable
 from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE, GROUPS, CommandSpec
 from altogether_rt.errors import AltogetherError, MissingDependencyError
+from altogether_rt.monitoring.text import print_traceback
 
 __all__ = ["app", "run"]
 
@@ -47,23 +51,38 @@ class CommandGroup(TyperGroup):
 class RootGroup(CommandGroup):
     """`altogether-rt` itself; it prints the errors of all commands as sentences."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _safe_messages():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            result = super().invoke(ctx)
+            with _safe_messages():
+                result = super().invoke(ctx)
             _flush_stdout()  # now, while a closed pipe can be told from a failure
             return result
-        except AltogetherError as error:
-            code, message = 1, str(error)
         except BrokenPipeError:  # the reader, such as `head`, has stopped reading
             _discard_stdout()
             raise typer.Exit(1) from None
-        except OSError as error:
-            named = f" ({error.filename})" if error.filename else ""
-            code, message = 1, f"{error.strerror or error}{named}: the command could not continue."
-        except KeyboardInterrupt:
-            code, message = 130, "Interrupted: finished work is kept."
+        except (AltogetherError, OSError, KeyboardInterrupt) as error:
+            found = failure(error)
+            assert found is not None, "only a broken pipe has none"
+            code, message = found
         Output().error(message)
         raise typer.Exit(code)
+
+
+@contextmanager
+def _safe_messages() -> Iterator[None]:
+    """Usage errors repeat what was given: make it harmless to a terminal."""
+    try:
+        yield
+    except Exception as error:
+        for name in ("message", "param_hint", "option_name"):
+            text = getattr(error, name, None)
+            if isinstance(text, str):
+                setattr(error, name, printable(text))
+        raise
 
 
 def load_command(name: str) -> Any:
@@ -115,6 +134,18 @@ def _flush_stdout() -> None:
     stdout: TextIO | None = sys.stdout  # None where the program was started with stdout closed
     if stdout is not None:
         stdout.flush()
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a library's warning as one line; it may repeat what a file holds."""
+    print(printable(f"{category.__name__}: {message}"), file=file or sys.stderr)
 
 
 def _discard_stdout() -> None:
@@ -174,12 +205,16 @@ for _name in GROUPS:
 
 def run() -> None:
     """Entry point of the `altogether-rt` script."""
+    warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape instead of ending the run.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="altogether-rt")
+    except Exception as error:  # a bug; its message may hold anything
+        print_traceback(error)
+        sys.exit(1)
     finally:
         try:
             _flush_stdout()

@@ -55,6 +55,7 @@ COMMANDS: dict[str, CommandSpec] = {
         (
             "altogether-rt bench",
             "altogether-rt bench --bundle my-bundle --batch-sizes 1,8,32 --out bench.json",
+            "altogether-rt bench --bundle my-bundle --plan 400M --price-per-hour 0.08",
         ),
         "cpu",
     ),
@@ -117,6 +118,19 @@ COMMANDS: dict[str, CommandSpec] = {
             "altogether-rt mix captions/ --format metaclip --ratio 1 --out plain/",
         ),
         "cpu",
+    ),
+    "export-captions": CommandSpec(
+        "altogether_rt.cli.commands.export_captions:export_captions_command",
+        "Write the captions of a sharded run as MetaCLIP, WebDataset or datasets read them.",
+        (
+            "altogether-rt export-captions run/ tars/ --format webdataset --shards s3://bucket/in",
+            "altogether-rt export-captions run/ tars/ --format webdataset --shards in/ --into txt "
+            "--ratio 0.15",
+            "altogether-rt export-captions run/ metaclip/ --format metaclip",
+            "altogether-rt export-captions s3://bucket/run s3://bucket/data --format parquet",
+            "altogether-rt export-captions run/ captions.jsonl --format jsonl",
+        ),
+        "parquet",
     ),
     "import": CommandSpec(
         "altogether_rt.cli.commands.import_:import_command",
@@ -249,6 +263,7 @@ EXTRA_OF_PACKAGE = {
     "onnxscript": "export",
     "open_clip": "train",
     "pillow_heif": "heic",
+    "py3langid": "lang",
     "pyarrow": "parquet",
     "safetensors": "train",
     "tensorboard": "train",

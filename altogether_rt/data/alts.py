@@ -32,6 +32,7 @@ __all__ = [
     "clean_text",
     "image_name",
     "iter_alts",
+    "make_alts",
     "read_alts",
     "read_json",
     "read_records",
@@ -53,11 +54,22 @@ class Alts:
 
     texts: tuple[str, ...] = ()
     truncated: bool = False  # text beyond MAX_ALT_CHARS was left out
+    used: tuple[str, ...] | None = None  # what a captioner reads instead, see `data.hygiene`
+    notes: tuple[str, ...] = ()  # of each text, why something else is read; "" if it is not
+    languages: tuple[str, ...] = ()  # of each text, where it was asked for
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The texts that a captioner reads."""
+        return self.texts if self.used is None else self.used
 
     @property
     def json(self) -> str | list[str]:
         """The form they have in a row: a text, "" for none, a list for several."""
         return list(self.texts) if len(self.texts) > 1 else "".join(self.texts)
+
+
+_NO_ALTS: Final = Alts()
 
 
 @dataclass
@@ -91,18 +103,24 @@ class AltTable:
     def add(self, name: str, texts: Iterable[str]) -> None:
         """Append alt-texts of a file, cleaned and cut to MAX_ALT_CHARS."""
         before = self.by_name.get(name, Alts())
-        room = MAX_ALT_CHARS - sum(map(len, before.texts))
-        kept, truncated = [], before.truncated
-        for text in texts:
-            # Cut before cleaning too, so that ten megabytes are not cleaned in vain.
-            clean = clean_text(text[: 4 * MAX_ALT_CHARS])
-            truncated |= len(clean) > room or len(text) > 4 * MAX_ALT_CHARS
-            clean = clean[:room].rstrip()
-            room -= len(clean)
-            if clean:
-                kept.append(clean)
-        self.num_truncated += truncated and not before.truncated
-        self.by_name[name] = Alts(before.texts + tuple(kept), truncated)
+        alts = self.by_name[name] = make_alts(texts, before)
+        self.num_truncated += alts.truncated and not before.truncated
+
+
+def make_alts(texts: Iterable[str], before: Alts = _NO_ALTS) -> Alts:
+    """Alt-texts as they are captioned: those of `before` and `texts`, cleaned and cut to
+    MAX_ALT_CHARS in all; empty ones are left out."""
+    room = MAX_ALT_CHARS - sum(map(len, before.texts))
+    kept, truncated = [], before.truncated
+    for text in texts:
+        # Cut before cleaning too, so that ten megabytes are not cleaned in vain.
+        clean = clean_text(text[: 4 * MAX_ALT_CHARS])
+        truncated |= len(clean) > room or len(text) > 4 * MAX_ALT_CHARS
+        clean = clean[:room].rstrip()
+        room -= len(clean)
+        if clean:
+            kept.append(clean)
+    return Alts(before.texts + tuple(kept), truncated)
 
 
 def clean_text(text: str) -> str:

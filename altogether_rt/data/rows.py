@@ -13,6 +13,7 @@ from altogether_rt.data.alts import Alts, clean_text
 from altogether_rt.errors import ImageError
 
 __all__ = [
+    "MAX_ROW_BYTES",
     "Row",
     "RunStamp",
     "as_row",
@@ -26,9 +27,13 @@ __all__ = [
 
 Row = Mapping[str, Any]
 
-#: Characters that some readers take for a line end, or that UTF-8 cannot represent. A row that
-#: contains one (a file name may) is written in ASCII.
-_NEEDS_ASCII: Final = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+#: Maximum length of a line that may be a row: many times what alt-texts and captions can take.
+MAX_ROW_BYTES: Final = 4 << 20
+
+#: Characters that some readers take for a line end, that UTF-8 cannot represent, or that would move
+#: a terminal's cursor or turn its text around. A row that contains one (a file name may) is written
+#: in ASCII, which keeps its value.
+_NEEDS_ASCII: Final = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,22 +43,28 @@ class RunStamp:
     bundle: str
     params: CaptionParams
     fast_jpeg: bool = False
+    hygiene: tuple[str, ...] = ()  # what was done to alt-texts: `HygieneOptions.names`
 
     def fields(self) -> dict[str, Any]:
         decoding = {"fast_jpeg": True} if self.fast_jpeg else {}
-        return {"bundle": self.bundle, "params": dataclasses.asdict(self.params), **decoding}
+        hygiene = {"hygiene": list(self.hygiene)} if self.hygiene else {}
+        params = dataclasses.asdict(self.params)
+        return {"bundle": self.bundle, "params": params, **decoding, **hygiene}
 
 
 def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row:
     return {
         "file_name": name,
         "alt": alts.json,
+        **_alt_notes(alts),
         "caption": clean_text(caption.text),
         "finish_reason": caption.finish_reason,
         "tokens": caption.tokens,
         "alt_truncated": caption.alt_truncated or alts.truncated,
         **stamp.fields(),
         "seed": caption.seed,
+        **({"image_hash": caption.image_hash} if caption.image_hash else {}),
+        **({"notes": list(caption.notes)} if caption.notes else {}),
     }
 
 
@@ -91,8 +102,20 @@ def error_row(name: str, alts: Alts, error: ImageError) -> Row:
     return {
         "file_name": name,
         "alt": alts.json,
+        **_alt_notes(alts),
         "error": {"class": error.kind, "message": str(error)},
+        **({"image_hash": error.image_hash} if error.image_hash else {}),
     }
+
+
+def _alt_notes(alts: Alts) -> dict[str, Any]:
+    """What the captioner read instead of the alt-texts, why, and their languages."""
+    notes: dict[str, Any] = {}
+    if alts.used is not None and alts.used != alts.texts:
+        notes |= {"alt_used": list(alts.used), "alt_notes": list(alts.notes)}
+    if alts.languages:
+        notes["alt_language"] = list(alts.languages)
+    return notes
 
 
 def encode_row(row: Row) -> bytes:
@@ -104,9 +127,7 @@ def encode_row(row: Row) -> bytes:
 
 
 def parse_row(line: bytes) -> Row | None:
-    """The row in a line; None if the line is not a row, or not a whole one."""
-    if not line.endswith(b"\n"):
-        return None
+    """The row in a line, with or without its line end; None if the line is not a whole row."""
     try:
         return as_row(json.loads(line))
     except (ValueError, RecursionError):
@@ -124,8 +145,17 @@ def as_row(value: object) -> Row | None:
 
 
 def read_rows(file: BinaryIO) -> Iterator[tuple[int, Row | None, int]]:
-    """(offset, row, bytes) of each line from the file's start; the row is None if it is not one."""
+    """(offset, row, bytes) of each line from the file's start; the row is None if it is not one.
+
+    A line of any length takes little memory.
+    """
     offset = 0
-    for line in file:
-        yield offset, parse_row(line), len(line)
-        offset += len(line)
+    while line := file.readline(MAX_ROW_BYTES):
+        num_bytes = len(line)
+        if num_bytes < MAX_ROW_BYTES or line.endswith(b"\n"):
+            yield offset, parse_row(line), num_bytes
+        else:
+            while not line.endswith(b"\n") and (line := file.readline(MAX_ROW_BYTES)):
+                num_bytes += len(line)
+            yield offset, None, num_bytes
+        offset += num_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from altogether_rt.captions import Answer, Caption, CaptionRequest
 from altogether_rt.generation.requests import Recent
@@ -20,6 +20,14 @@ _MAX_REMEMBERED = 4096
 class _Entry:
     index: int
     answer: Answer | None = None  # None: still being generated
+    request: CaptionRequest | None = None  # without its pixels; says what the row says of the file
+
+    def settle(self, caption: Caption) -> None:
+        """Take a caption, which an identical image in another file may have had."""
+        request = self.request
+        if request is not None and (request.image_hash or request.notes):
+            caption = replace(caption, image_hash=request.image_hash, notes=request.notes)
+        self.answer = caption
 
 
 class OrderedAnswers:
@@ -40,12 +48,13 @@ class OrderedAnswers:
     def needs_captioner(self, task: Task, request: CaptionRequest) -> bool:
         """Whether to caption `request`: False if an identical one is remembered or in flight."""
         identity = _identity(request)
+        entry = _Entry(task.index, request=replace(request, pixels=None, embedded=None))
+        self._entries.append(entry)
         known = self._recent.get(identity)
         if known is not None:
-            self.add(task, known)
+            entry.settle(known)
+            self._release()
             return False
-        entry = _Entry(task.index)
-        self._entries.append(entry)
         identical = self._waiting.setdefault(identity, [])
         identical.append(entry)
         if len(identical) > 1:
@@ -57,7 +66,7 @@ class OrderedAnswers:
         """The caption of the oldest request that has none yet."""
         identity = self._asked.popleft()
         for entry in self._waiting.pop(identity):
-            entry.answer = caption
+            entry.settle(caption)
         self._recent.put(identity, caption)
         self._release()
 

@@ -40,6 +40,16 @@ class Backlog:
         """Whether the next task must be given to a worker that has nothing else."""
         return bool(self._suspects)
 
+    def at_least(self, count: int) -> int:
+        """`count`, or how many tasks there are if they are fewer; before the first is taken."""
+        while len(self._again) < count:
+            task = self._tasks.get(wait=False)
+            if task is None:
+                break
+            self._num_drawn += 1
+            self._again.append(task)
+        return len(self._again) if self._tasks.finished else count
+
     def next(self, oldest: int, wait: bool) -> Task | None:
         """The next task; None if there is none now.
 

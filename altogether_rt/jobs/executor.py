@@ -7,7 +7,6 @@ Reading overlaps with captioning, and memory does not grow with the number of ta
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from altogether_rt.generation.engine import EngineStats
 from altogether_rt.generation.requests import RequestSource
 from altogether_rt.jobs.answers import OrderedAnswers
 from altogether_rt.jobs.plan import CaptionPlan, Emit, Preprocesses, Task, Tasks
+from altogether_rt.machine.limits import available_cores
 
 __all__ = ["Executor", "LocalExecutor", "SupportsCaptions", "caption_tasks"]
 
@@ -87,7 +87,7 @@ def caption_tasks(tasks: Tasks, captioner: SupportsCaptions, plan: CaptionPlan, 
     Tasks with the same image and the same alt-texts have the same caption: it is generated once.
     """
     answers = OrderedAnswers(emit)
-    threads = plan.read_threads or os.cpu_count() or 1
+    threads = plan.read_threads or available_cores()
     read = plan.reader(captioner)
     with _TaskRequests(tasks, read, answers, min(_MAX_READ_THREADS, threads)) as requests:
         for caption in captioner.stream(

@@ -8,6 +8,7 @@ alt-texts.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,20 +18,28 @@ from pathlib import Path
 
 from altogether_rt.captions import Answer, CaptionParams
 from altogether_rt.data.alt_files.columns import Columns
+from altogether_rt.data.alt_files.embedded import Embedded
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.embeddings import EncoderStamp
+from altogether_rt.data.hygiene.boilerplate import Boilerplate, find_boilerplate
+from altogether_rt.data.hygiene.clean import AltHygiene, HygieneOptions
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.rows import RunStamp
+from altogether_rt.data.sinks.alt_writer import AltWriter
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
-from altogether_rt.data.sinks.jsonl import JsonlSink
 from altogether_rt.data.sinks.sidecars import Sidecars
+from altogether_rt.data.sinks.stream import open_rows
 from altogether_rt.data.sources.base import Source
 from altogether_rt.data.sources.folder import FolderSource
+from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.errors import AltogetherError
+from altogether_rt.jobs.changes import Changes, find_changes
 from altogether_rt.jobs.executor import Executor
-from altogether_rt.jobs.output import CaptionSummary, JobOutput, row_check
+from altogether_rt.jobs.output import CaptionSummary, JobOutput, RowSink, row_check
 from altogether_rt.jobs.plan import CaptionPlan, EmbeddingFile
 from altogether_rt.jobs.samples import caption_samples
+from altogether_rt.jobs.watch import watched
+from altogether_rt.monitoring.monitor import RunMonitor
 
 __all__ = ["CaptionJob", "CaptionSummary", "EmbeddingFiles", "caption_folder", "open_folder"]
 
@@ -53,16 +62,20 @@ class CaptionJob:
     alts: Path | None = None
     columns: Columns = field(default_factory=Columns)  # of the alt-text file
     beside: str | None = None  # alt-texts from files beside the images: ".txt", "metadata.jsonl"
+    embedded: Embedded | None = None  # alt-texts from the XMP of the images
+    write_alt: str | None = None  # captions into the XMP of copies in this folder, or IN_PLACE
     strict: bool = False  # every line of the alt-text file must be usable
     recursive: bool = True
     limit: int | None = None  # the first so many images
+    share: KeyShare | None = None  # a share of the images, to try before the big run
     sidecar: str | None = None  # suffix of the text files beside the images
     overwrite: bool = False
     retry_errors: bool = False
-    update: bool = False  # caption again where the alt-texts have changed
+    update: bool = False  # caption again where the image or its alt-texts have changed
     limits: ImageLimits = field(default_factory=ImageLimits)
     fast_jpeg: bool = False
     embeddings: EmbeddingFiles | None = None
+    hygiene: HygieneOptions = field(default_factory=HygieneOptions)
 
 
 def open_folder(
@@ -78,10 +91,12 @@ def open_folder(
         job.alts,
         recursive=job.recursive,
         limit=job.limit,
+        share=job.share,
         out=job.out,
         columns=job.columns,
         strict=job.strict,
         beside=job.beside,
+        embedded=job.embedded,
         sidecar=job.sidecar,
         on_records=on_records,
     )
@@ -92,52 +107,96 @@ def caption_folder(
     source: Source,
     executor: Executor,
     params: CaptionParams,
-    on_start: Callable[[int | None], None] = lambda num_samples: None,
-    on_answer: Callable[[str], None] = lambda key: None,
+    monitor: RunMonitor | None = None,
 ) -> CaptionSummary:
     """Caption the samples of `source` that have no row in `job.out` yet.
 
-    on_start: told the number of samples to caption, None if it is not known. on_answer: told the
-    key of each sample whose row is written. Raises AltogetherError if the output belongs to another
-    run. Whatever stops it, finished rows are kept, and calling it again continues after them.
+    monitor: told the number of samples, and each answer whose row is written. Raises
+    AltogetherError if the output belongs to another run, or disappears. Whatever stops it, finished
+    rows are kept, and calling it again continues after them.
     """
     start = time.monotonic()
-    stamp = RunStamp(executor.bundle_id, params, job.fast_jpeg)
-    summary = CaptionSummary()
+    monitor = monitor or RunMonitor("images")
+    stamp = RunStamp(executor.bundle_id, params, job.fast_jpeg, job.hygiene.names)
+    hygiene = AltHygiene(job.hygiene, _boilerplate(job, source))
+    summary = CaptionSummary(hygiene=hygiene.counts)
     with ExitStack() as stack:
-        sink = stack.enter_context(JsonlSink(job.out, source.order_key))
+        sink: RowSink = open_rows(job.out, source.order_key)
+        stack.enter_context(sink)
         output = JobOutput(
-            sink, _open_embeddings(job, source, stack), _sidecars(job, source), stamp, summary
+            sink,
+            _open_embeddings(job, source, stack),
+            _sidecars(job, source),
+            stamp,
+            summary,
+            _alt_writer(job, source),
         )
+        changes = _changes(job, source, sink, monitor)
         done = sink.recover(
-            row_check(source, stamp),
+            row_check(stamp),
             overwrite=job.overwrite,
             retry_errors=job.retry_errors,
-            is_stale=partial(output.is_stale, source) if job.update else lambda row: False,
+            is_stale=partial(output.is_stale, changes) if job.update else lambda row: False,
         )
         summary.errors_skipped = len(sink.error_names & done)
+        summary.lines_set_aside = sink.problems
+        if not job.update:
+            changes.refuse_if_all(sink.path)
+            summary.changes = changes
+        summary.images_unchecked = changes.num_unchecked
         if done:
             output.review(source)
-        on_start(source.num_samples(without=done))
+        monitor.start(source.num_samples(without=done))
 
         def emit(key: str, alts: Alts, answer: Answer) -> None:
             output.write(key, alts, answer)
-            on_answer(key)
+            monitor.answered(key, answer)
 
         def is_new(key: str) -> bool:
             summary.skipped += key in done
             return key not in done
 
-        summary.stats = caption_samples(
-            (sample for sample in source.samples() if is_new(sample.key)),
-            executor,
-            _plan(job, params),
-            emit,
-            live=source.live,
-        )
+        with watched(sink.check):
+            summary.stats = caption_samples(
+                hygiene.samples(monitor.drawn(s for s in source.samples() if is_new(s.key))),
+                executor,
+                _plan(job, params),
+                emit,
+                live=source.live,
+            )
         output.finish()
+        if output.alts is not None:
+            summary.alts_written = output.alts
+        if output.sidecars is not None:
+            summary.sidecars_kept = output.sidecars.kept
+            summary.sidecars_shared = output.sidecars.shared
+            summary.sidecars_failed = output.sidecars.failed
     summary.seconds = time.monotonic() - start
     return summary
+
+
+def _changes(job: CaptionJob, source: Source, sink: RowSink, monitor: RunMonitor) -> Changes:
+    """What has changed since the rows of earlier runs; nothing if they are replaced anyway."""
+    if job.overwrite:
+        return Changes()
+    reads_images = job.embeddings is None or job.embeddings.read is None
+    limits = job.limits if reads_images else None
+
+    def tell(num_rows: int) -> None:
+        monitor.advance(0, note=f"{num_rows:,} earlier rows compared with their images")
+
+    found = find_changes(sink.former_rows(), source, limits, tell)
+    monitor.advance(0, note="")
+    return found
+
+
+def _boilerplate(job: CaptionJob, source: Source) -> Boilerplate | None:
+    """What begins or ends very many alt-texts of the source, if it is to be dropped."""
+    if not job.hygiene.drop_boilerplate:
+        return None
+    if source.live:
+        raise AltogetherError("boilerplate is found in all alt-texts, and these are not there yet.")
+    return find_boilerplate(text for sample in source.samples() for text in sample.alts.texts)
 
 
 def _plan(job: CaptionJob, params: CaptionParams) -> CaptionPlan:
@@ -166,4 +225,18 @@ def _sidecars(job: CaptionJob, source: Source) -> Sidecars | None:
         return None
     if source.root is None:
         raise AltogetherError("--sidecar needs a folder of images to write beside.")
-    return Sidecars(source.root, job.sidecar, job.overwrite)
+    files = [job.out, Path(f"{job.out}.part")]
+    if job.alts is not None:
+        files += [job.alts, source.root / job.alts]
+    sidecars = Sidecars(source.root, job.sidecar, frozenset(map(os.path.realpath, files)))
+    if not source.live:
+        sidecars.assign(sample.key for sample in source.samples())
+    return sidecars
+
+
+def _alt_writer(job: CaptionJob, source: Source) -> AltWriter | None:
+    if job.write_alt is None:
+        return None
+    if source.root is None:
+        raise AltogetherError("--write-alt needs a folder of images.")
+    return AltWriter(source.root, job.write_alt, job.limits)

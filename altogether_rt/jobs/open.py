@@ -9,12 +9,43 @@ from functools import partial
 from altogether_rt.captioner import open_captioner
 from altogether_rt.jobs.executor import Executor, LocalExecutor
 from altogether_rt.jobs.processes import ProcessExecutor
+from altogether_rt.machine.limits import available_cores, available_memory
 from altogether_rt.opening import ResolvedCaptioner
-from altogether_rt.runtime.ort_session import available_cores
+from altogether_rt.runtime.cpu.prepared import find_prepared
 from altogether_rt.runtime.select import DEFAULT_SLOTS
 from altogether_rt.speculation.planner import Speculation
 
-__all__ = ["open_executor"]
+__all__ = ["fitting_workers", "open_executor"]
+
+#: What a worker holds besides the weights: the interpreter, libraries, images being decoded.
+_WORKER_BYTES = 256 * 1024 * 1024
+
+
+def fitting_workers(
+    captioner: ResolvedCaptioner,
+    workers: int,
+    num_samples: int | None,
+    note: Callable[[str], None],
+) -> int:
+    """`workers`, or fewer if there is less to do or too little memory; `note` is told why.
+
+    num_samples: to caption, None if that is not known. A worker holds the weights once more, unless
+    they are prepared, which lets all of them share one copy.
+    """
+    if num_samples is not None and workers > num_samples >= 1:
+        note(f"--workers is {workers}, and there are {num_samples} images: {num_samples} are used.")
+        workers = num_samples
+    memory, bundle = available_memory(), captioner.bundle
+    if workers == 1 or memory is None or bundle is None or find_prepared(bundle) is not None:
+        return workers
+    each = _WORKER_BYTES + sum(spec.bytes for spec in bundle.manifest.files.values())
+    room = max(1, memory // each)
+    if workers > room:
+        note(
+            f"{workers} workers would hold {each / 1e9:.1f} GB each, and this process may use "
+            f"{memory / 1e9:.1f} GB: {room} are used; `altogether-rt prepare` lets them share."
+        )
+    return min(workers, room)
 
 
 @contextmanager

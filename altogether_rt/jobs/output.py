@@ -6,19 +6,26 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from altogether_rt.captions import Answer
+from altogether_rt.captions import Answer, Caption
 from altogether_rt.data.alts import Alts
+from altogether_rt.data.hygiene.clean import HygieneCounts
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import Row, RunStamp, caption_fault, caption_row, error_row
+from altogether_rt.data.sinks.alt_writer import AltWriter
 from altogether_rt.data.sinks.base import Sink
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
 from altogether_rt.data.sinks.jsonl import JsonlSink
 from altogether_rt.data.sinks.sidecars import Sidecars
+from altogether_rt.data.sinks.stream import StreamSink
 from altogether_rt.data.sources.base import Source
 from altogether_rt.errors import ImageError
 from altogether_rt.generation.engine import EngineStats
+from altogether_rt.jobs.changes import Changes
 
-__all__ = ["CaptionSummary", "JobOutput", "row_check"]
+__all__ = ["CaptionSummary", "JobOutput", "RowSink", "row_check"]
+
+#: What rows are written with: a file that can be continued, or a stream.
+RowSink = JsonlSink | StreamSink
 
 
 @dataclass
@@ -29,12 +36,19 @@ class CaptionSummary:
     skipped: int = 0  # had a row already
     failed: Counter[str] = field(default_factory=Counter)  # by class of error
     seconds: float = 0.0
-    sidecars_kept: Problems = field(default_factory=Problems)
+    sidecars_kept: Problems = field(default_factory=Problems)  # they hold other text
+    sidecars_shared: Problems = field(default_factory=Problems)  # they are those of other images
+    sidecars_failed: Problems = field(default_factory=Problems)
+    alts_written: AltWriter | None = None  # what was written into images
     errors_skipped: int = 0  # rows of earlier runs that carry an error
-    updated: int = 0  # rows made again, from other alt-texts
+    updated: int = 0  # rows made again, since their image or alt-texts have changed
+    changes: Changes = field(default_factory=Changes)  # that were left as they are
+    images_unchecked: int = 0  # captions of earlier runs that do not say of which file
+    lines_set_aside: Problems = field(default_factory=Problems)  # lines of OUT that are not rows
     doubtful: dict[str, Problems] = field(default_factory=dict)  # by `caption_fault`
     embeddings_missing: int = 0  # rows of earlier runs, which did not save them
     stats: EngineStats = field(default_factory=EngineStats)  # of all workers together
+    hygiene: HygieneCounts = field(default_factory=HygieneCounts)  # of alt-texts
 
     @property
     def num_failed(self) -> int:
@@ -45,26 +59,24 @@ class CaptionSummary:
 class JobOutput(Sink):
     """Everything that a run writes. A sample's row comes last: it says that the rest is there."""
 
-    rows: JsonlSink
+    rows: RowSink
     embeddings: EmbeddingSink | None
     sidecars: Sidecars | None
     stamp: RunStamp
     summary: CaptionSummary
+    alts: AltWriter | None = None
     stale: dict[str, str] = field(default_factory=dict)  # captions of rows that are made again
 
-    def is_stale(self, source: Source, row: Row) -> bool:
-        """Whether a row was written from other alt-texts; its caption is remembered."""
+    def is_stale(self, changes: Changes, row: Row) -> bool:
+        """Whether a row is to be made again; its caption is remembered."""
         name = row["file_name"]
-        alts = source.alts_of(name)
-        if alts is None or row.get("alt") == alts.json or not source.has_sample(name):
-            self.stale.pop(name, None)
-            return False
-        self.stale[name] = row.get("caption", "")
-        return True
+        if name in changes:
+            self.stale[name] = row.get("caption", "")
+        return name in changes
 
     def review(self, source: Source) -> None:
         """Write what earlier runs, which may not have been asked for it, left out."""
-        if self.sidecars is None and self.embeddings is None:
+        if self.sidecars is None and self.embeddings is None and self.alts is None:
             return
         for row in self.rows.rows():
             name = row["file_name"]
@@ -72,6 +84,8 @@ class JobOutput(Sink):
                 continue
             if self.sidecars is not None:
                 self._write_sidecar(self.sidecars, row)
+            if self.alts is not None:
+                self.alts.write(row)
             if self.embeddings is not None:
                 self.summary.embeddings_missing += row["file_name"] not in self.embeddings
 
@@ -86,13 +100,13 @@ class JobOutput(Sink):
             fault = caption_fault(row)
             if fault is not None:
                 self.summary.doubtful.setdefault(fault, Problems()).add(key)
-            new = self.embeddings is not None and key not in self.embeddings
-            if new and self.embeddings is not None and answer.embedded is not None:
-                self.embeddings.write(key, answer.embedded)
+            self._write_embedding(key, answer)
             if self.sidecars is not None:
                 self._write_sidecar(self.sidecars, row)
-        self.summary.updated += key in self.stale
+            if self.alts is not None:
+                self.alts.write(row)
         self.rows.write(row)
+        self.summary.updated += key in self.stale
 
     def finish(self) -> None:
         """Turn the journals into the output files."""
@@ -100,27 +114,32 @@ class JobOutput(Sink):
             self.embeddings.finish()
         self.rows.finish()
 
+    def _write_embedding(self, key: str, caption: Caption) -> None:
+        if self.embeddings is None or caption.embedded is None:
+            return
+        if key not in self.embeddings or key in self.stale:
+            self.embeddings.write(key, caption.embedded)
+
     def _write_sidecar(self, sidecars: Sidecars, row: Row) -> None:
         name = row["file_name"]
-        sidecars.write(name, row["caption"], former=self.stale.get(name))
-        self.summary.sidecars_kept = sidecars.kept
+        former = self.stale.get(name, self.rows.former_caption(name))
+        sidecars.write(name, row["caption"], former=former)
 
 
-def row_check(source: Source, stamp: RunStamp) -> Callable[[Row], str | None]:
+def row_check(stamp: RunStamp) -> Callable[[Row], str | None]:
     """A function that says why an existing row cannot stand beside those of this run."""
     expected = stamp.fields()
 
     def check(row: Row) -> str | None:
-        name = row["file_name"]
-        alts = source.alts_of(name)
-        if alts is not None and row.get("alt") != alts.json:
-            return f"written from other alt-texts ({name} for one), which --update makes again"
         if "error" in row:
             return None
         if row.get("bundle") != expected["bundle"]:
             return f"of bundle {row.get('bundle')}, and this one is {expected['bundle']}"
         if row.get("params") != expected["params"]:
             return "written with other parameters"
+        if row.get("hygiene") != expected.get("hygiene"):
+            options = ", ".join(row.get("hygiene") or ()) or "none"
+            return f"written with other options for alt-texts ({options})"
         if row.get("fast_jpeg") != expected.get("fast_jpeg"):
             return f"written {'with' if row.get('fast_jpeg') else 'without'} --fast-jpeg"
         return None

@@ -15,10 +15,13 @@ from PIL import Image
 
 from altogether_rt.captions import Answer, CaptionParams, CaptionRequest, content_hash
 from altogether_rt.data.embeddings import EncoderStamp, SavedEmbeddings
-from altogether_rt.data.images import ImageLimits, open_image
+from altogether_rt.data.file_hash import file_hash
+from altogether_rt.data.images import ImageLimits, image_notes, open_image
+from altogether_rt.data.images.limits import BYTES_PER_PIXEL
 from altogether_rt.data.memory import PixelGate, free_large_images
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError
+from altogether_rt.machine.limits import available_memory
 
 __all__ = [
     "CaptionPlan",
@@ -35,6 +38,9 @@ __all__ = [
 #: what the encoder sees. On photographs the pixels it sees then differ by at most 1.6 of 255 on
 #: average and by 22 anywhere; with a factor of 3 fine print differs by 14 on average.
 _FAST_JPEG_SIDES = 4
+
+#: Part of the memory that this process may use for images that are decoded at the same time.
+_DECODING_SHARE = 4
 
 #: Called with each task's index and answer, in the order of the tasks.
 Emit = Callable[[int, Answer], None]
@@ -128,6 +134,7 @@ class CaptionPlan:
     limits: ImageLimits
     fast_jpeg: bool = False  # decode large JPEGs at a fraction of their size
     read_threads: int | None = None
+    num_processes: int = 1  # that read at the same time, each by this plan
     embeddings: EmbeddingFile | None = None  # used instead of the images
     keep_embeddings: bool = False  # captions come with theirs
 
@@ -144,13 +151,20 @@ class CaptionPlan:
             sample = task.sample
             if isinstance(sample.image, ImageError):
                 raise sample.image
-            return CaptionRequest(None, sample.alts.texts, embedded=saved.get(sample.key))
+            return CaptionRequest(None, sample.alts.read, embedded=saved.get(sample.key))
 
         return read
 
+    def _pixels_at_once(self, memory_bytes: int | None) -> int:
+        """Pixels decoded at the same time; an image that has more is decoded alone."""
+        if memory_bytes is None:
+            return self.limits.max_pixels
+        share = memory_bytes // _DECODING_SHARE // self.num_processes // BYTES_PER_PIXEL
+        return max(1, min(self.limits.max_pixels, share))
+
     def _image_reader(self, captioner: Preprocesses) -> Callable[[Task], CaptionRequest]:
         free_large_images()
-        gate = PixelGate(self.limits.max_pixels)
+        gate = PixelGate(self._pixels_at_once(available_memory()))
         draft = _FAST_JPEG_SIDES * captioner.preprocessor.size if self.fast_jpeg else None
 
         def read(task: Task) -> CaptionRequest:
@@ -158,14 +172,26 @@ class CaptionPlan:
             if isinstance(sample.image, ImageError):
                 raise sample.image
             name = sample.key if isinstance(sample.image, bytes) else None
+            # Before it is decoded, so that a change meanwhile is noticed later.
+            image_hash = file_hash(sample.image, self.limits)
             try:
                 with open_image(
                     sample.image, self.limits, gate, name=name, draft_side=draft
                 ) as image:
                     pixels = captioner.preprocessor.pixels(image)
+                    notes = image_notes(image)
             except MemoryError as error:
                 message = f"{sample.key} does not fit into memory."
-                raise ImageError("too_large", message) from error
-            return CaptionRequest(pixels, sample.alts.texts, content=content_hash(pixels))
+                raise ImageError("too_large", message, image_hash) from error
+            except ImageError as error:
+                error.image_hash = image_hash
+                raise
+            return CaptionRequest(
+                pixels,
+                sample.alts.read,
+                content=content_hash(pixels),
+                image_hash=image_hash,
+                notes=notes,
+            )
 
         return read

@@ -30,7 +30,7 @@ from altogether_rt.jobs.executor import Executor
 from altogether_rt.jobs.plan import CaptionPlan, Emit, Task, Tasks
 from altogether_rt.jobs.worker import READY, Failure, OpenCaptioner, serve
 
-__all__ = ["ProcessExecutor"]
+__all__ = ["ProcessExecutor", "how_it_died", "sigint_blocked"]
 
 #: Tasks that one worker has at a time, besides four for each of its slots.
 _TASKS_READ = 32
@@ -78,15 +78,15 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             return None
 
-    def how_it_died(self) -> str:
-        self.process.join(_EXIT_S)
-        code = self.process.exitcode
-        if code is None or code >= 0:
-            return f"worker {self.number} ended with status {code}"
-        memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-        return (
-            f"worker {self.number} was killed by signal {-code} ({signal.strsignal(-code)}){memory}"
-        )
+
+def how_it_died(number: int, process: BaseProcess) -> str:
+    """What ended a worker, the start of a sentence."""
+    process.join(_EXIT_S)
+    code = process.exitcode
+    if code is None or code >= 0:
+        return f"worker {number} ended with status {code}"
+    memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+    return f"worker {number} was killed by signal {-code} ({signal.strsignal(-code)}){memory}"
 
 
 class ProcessExecutor(Executor):
@@ -123,7 +123,9 @@ class ProcessExecutor(Executor):
         Raises AltogetherError if a worker cannot open its captioner, or workers die again and
         again. The others are ended then, as they are by any exception.
         """
-        plan = dataclasses.replace(plan, read_threads=self._read_threads)
+        plan = dataclasses.replace(
+            plan, read_threads=self._read_threads, num_processes=self.num_workers
+        )
         window = _MAX_AHEAD * self._max_tasks * self.num_workers
         with ExitStack() as stack:
             run = _Run(self, stack, plan, Backlog(tasks, window), emit)
@@ -156,7 +158,8 @@ class _Run:
         self.stats = EngineStats()  # of workers that are done
 
     def start_workers(self) -> None:
-        for number in range(1, self._executor.num_workers + 1):
+        count = self._backlog.at_least(self._executor.num_workers)
+        for number in range(1, max(1, count) + 1):  # none without anything to do
             self._start(number)
 
     def answer_all(self) -> None:
@@ -222,7 +225,7 @@ class _Run:
 
     def _bury(self, worker: _Worker) -> None:
         """Start a dead worker again, unless it had answered everything; its tasks are put back."""
-        how = worker.how_it_died()
+        how = how_it_died(worker.number, worker.process)
         del self._workers[worker.connection]
         worker.connection.close()
         tasks = list(worker.outstanding.values())
@@ -249,7 +252,7 @@ class _Run:
     def _start(self, number: int) -> None:
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
-        with _sigint_blocked():  # Ctrl-C is for this process, which ends the workers
+        with sigint_blocked():  # Ctrl-C is for this process, which ends the workers
             process = spawn.Process(
                 target=serve,
                 args=(theirs, self._executor._open_captioner, self._plan),
@@ -264,7 +267,7 @@ class _Run:
 
 
 @contextmanager
-def _sigint_blocked() -> Iterator[None]:
+def sigint_blocked() -> Iterator[None]:
     """What is started meanwhile never sees Ctrl-C; for this process it is only put off."""
     resource_tracker.ensure_running()  # which would unblock it if the first worker started it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
 import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Literal, Protocol
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import SupportsCaptions, caption_tasks
 from altogether_rt.jobs.plan import CaptionPlan, Task
+from altogether_rt.monitoring.text import print_traceback
 
 __all__ = ["READY", "Failure", "OpenCaptioner", "serve"]
 
@@ -49,6 +51,9 @@ def serve(
         connection.send(Failure(str(error)))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the caller is gone
+    except Exception as error:  # a bug: `multiprocessing` would print its message as it is
+        print_traceback(error)
+        sys.exit(1)
 
 
 class _ReceivedTasks:

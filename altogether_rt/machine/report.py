@@ -20,6 +20,7 @@ from altogether_rt.machine.device import (
     onnxruntime_providers,
 )
 from altogether_rt.machine.gpu import GpuReport, find_gpus
+from altogether_rt.machine.limits import MachineLimits
 
 __all__ = [
     "Ability",
@@ -67,24 +68,23 @@ class Machine:
 
     python: str
     processor: Processor
+    limits: MachineLimits
     gpu: GpuReport
     packages: dict[str, str]  # relevant installed packages and their versions
     providers: tuple[str, ...]  # of the installed onnxruntime
     abilities: tuple[Ability, ...] = field(default=())
 
 
-def examine(cores: int) -> Machine:
-    """Examine everything; takes well under a second and imports nothing heavy.
-
-    cores: number of cores that this process may use.
-    """
+def examine(limits: MachineLimits) -> Machine:
+    """Examine everything; takes well under a second and imports nothing heavy."""
     gpu = find_gpus()
     names = {name for extra in ("cpu", "gpu", "tensorrt", "train", "export", "heic")
              for name, _ in _requirements(extra)} | {"tensorrt"}  # fmt: skip
     versions = {name: installed_version(name) for name in sorted(names)}
     return Machine(
         python=platform.python_version(),
-        processor=read_processor(cores),
+        processor=read_processor(limits.cores),
+        limits=limits,
         gpu=gpu,
         packages={name: version for name, version in versions.items() if version is not None},
         providers=onnxruntime_providers(),

@@ -1,10 +1,12 @@
-"""Reads captions: rows of `caption`, other JSON lines and tables, and MetaCLIP's JSON objects."""
+"""Reads captions: rows of `caption`, of its shards, other JSON lines and tables, and MetaCLIP's
+JSON objects."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +14,23 @@ from altogether_rt.data.alts import alt_texts, read_records
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
 
-__all__ = ["CaptionRecord", "iter_captions", "read_caption_object", "shard_paths"]
+__all__ = [
+    "CaptionRecord",
+    "iter_captions",
+    "read_caption_object",
+    "shard_paths",
+    "shard_tables",
+    "table_names",
+]
 
 #: Maximum bytes of a JSON object, which must be parsed as a whole.
 _MAX_OBJECT_BYTES: Final = 512 * 1024 * 1024
 
 #: The key of a caption in files of the public Altogether code: `{uuid: {"altogether": text}}`.
 _NESTED_KEY: Final = "altogether"
+
+#: A path with a hidden file or folder in it, such as the parts of a shard that is being written.
+_HIDDEN: Final = re.compile(r"(^|/)[._]")
 
 
 @dataclass(frozen=True)
@@ -29,18 +41,27 @@ class CaptionRecord:
     caption: str | None
     alts: tuple[str, ...] = ()
     failed: bool = False  # the record is an error row
+    fields: Mapping[Any, Any] = field(default_factory=dict, compare=False)  # all of the record
 
 
 def iter_captions(path: Path, problems: Problems) -> Iterator[CaptionRecord]:
     """Every record of a file, or of a folder of shards, in a stable order.
 
     `.json` holds `{name: caption}`, each caption plain or nested as MetaCLIP's Altogether code
-    writes it. JSON lines, `.csv` and `.tsv` have `file_name`, `caption` or `error`, and `alt`.
-    Records that cannot be read go to `problems`. Raises AltogetherError if nothing can be read.
+    writes it. JSON lines, `.csv`, `.tsv` and Parquet have `file_name` or `key`, `caption` or
+    `error`, and `alt`; a sharded run is a folder of such Parquet files, whose keys are preceded by
+    the name of their shard. Records that cannot be read go to `problems`. Raises AltogetherError
+    if nothing can be read.
     """
-    if path.is_dir():
-        for shard in shard_paths(path):
-            for key, caption in read_caption_object(shard, problems).items():
+    tables = shard_tables(path) if path.is_dir() else []
+    if tables:
+        for table in tables:
+            shard = table.relative_to(path).with_suffix("").as_posix()
+            for record in _rows(table, problems):
+                yield replace(record, key=f"{shard}/{record.key}")
+    elif path.is_dir():
+        for file in shard_paths(path):
+            for key, caption in read_caption_object(file, problems).items():
                 yield CaptionRecord(key, caption)
     elif path.suffix.lower() == ".json":
         for key, caption in read_caption_object(path, problems).items():
@@ -55,6 +76,25 @@ def shard_paths(folder: Path) -> list[Path]:
     if not paths:
         raise AltogetherError(f"{folder} has no .json files of captions.")
     return paths
+
+
+def table_names(names: Iterable[str]) -> list[str]:
+    """The Parquet files among the files of a run that are complete, sorted.
+
+    A shard is complete once the file `NAME_stats.json` is beside `NAME.parquet`. Where no shard has
+    one, something else wrote the files, and all of them count.
+    """
+    known = {name for name in names if not _HIDDEN.search(name)}
+    tables = sorted(name for name in known if name.endswith(".parquet"))
+    marked = [name for name in tables if f"{name.removesuffix('.parquet')}_stats.json" in known]
+    return marked or tables
+
+
+def shard_tables(folder: Path) -> list[Path]:
+    """The Parquet files of a sharded run that are complete, sorted; [] if it is not one."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*.parquet"))
+    names = [path.as_posix() for path in folder.rglob("*_stats.json")]
+    return [folder / name for name in table_names([*map(Path.as_posix, paths), *names])]
 
 
 def read_caption_object(path: Path, problems: Problems) -> dict[str, str | None]:
@@ -99,7 +139,7 @@ def _rows(path: Path, problems: Problems) -> Iterator[CaptionRecord]:
 
 def _record(row: Mapping[Any, Any]) -> CaptionRecord:
     """Raises ValueError with the reason if the row is not a caption of an image."""
-    key, caption = row.get("file_name"), row.get("caption")
+    key, caption = row.get("file_name", row.get("key")), row.get("caption")
     if not isinstance(key, str) or not key:
         raise ValueError("no file_name")
     if not isinstance(caption, str):
@@ -107,5 +147,5 @@ def _record(row: Mapping[Any, Any]) -> CaptionRecord:
         if not absent or not {"caption", "error"} & row.keys():
             raise ValueError("no caption")
         caption = None
-    failed = "error" in row and caption is None
-    return CaptionRecord(key, caption, alt_texts(row) or (), failed)
+    failed = caption is None and any(row.get(name) is not None for name in ("error", "error_class"))
+    return CaptionRecord(key, caption, alt_texts(row) or (), failed, row)

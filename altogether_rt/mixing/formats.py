@@ -16,7 +16,7 @@ from altogether_rt.data.sniff import has_image_suffix
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.draw import MixedText
 
-__all__ = ["Format", "MixFile", "epoch_path"]
+__all__ = ["CaptionObject", "Format", "MixFile", "epoch_path"]
 
 #: rows: JSON lines that name the source of each text. open-clip: what its CSV data set reads by
 #: default. imagefolder: Hugging Face's metadata.jsonl. metaclip: captions by uuid, for its loader.
@@ -137,28 +137,47 @@ class _OpenClip:
         pass
 
 
+class CaptionObject:
+    """One JSON object `{uuid: caption}`, written one caption at a time."""
+
+    def __init__(self, file: TextIO, nested_key: str | None = None) -> None:
+        """nested_key: write `{uuid: {nested_key: caption}}`, as MetaCLIP's captioning code does."""
+        self._file = file
+        self._nested_key = nested_key
+        self._uuids: set[str] = set()
+
+    def write(self, uuid: str, caption: str) -> bool:
+        """False, and nothing is written, if there is a caption with that uuid."""
+        if uuid in self._uuids:
+            return False
+        value = caption if self._nested_key is None else {self._nested_key: caption}
+        self._file.write(",\n" if self._uuids else "{\n")
+        self._file.write(f"{json.dumps(uuid)}: {json.dumps(value, ensure_ascii=False)}")
+        self._uuids.add(uuid)
+        return True
+
+    def end(self) -> None:
+        self._file.write("\n}\n" if self._uuids else "{}\n")
+
+
 class _MetaClip:
-    """One object of plain texts, `{uuid: caption}`, of captions only: the loader has the alt-texts.
-    The uuid is the file name without folder and suffix."""
+    """One object of plain texts, of captions only: the loader has the alt-texts. The uuid is the
+    file name without folder and suffix."""
 
     def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._uuids: set[str] = set()
+        self._object = CaptionObject(file)
 
     def write(self, key: str, mixed: MixedText) -> bool:
         if mixed.source != "caption":
             return True
         name = key.rpartition("/")[2]
         uuid = name[: name.rfind(".")] if has_image_suffix(name) else name
-        if uuid in self._uuids:
+        if not self._object.write(uuid, mixed.text):
             raise AltogetherError(
                 f"two images have the uuid {uuid!r}: MetaCLIP's layout names an image without its "
                 "folder and suffix, so rename one of them or write two files."
             )
-        self._file.write(",\n" if self._uuids else "{\n")
-        self._file.write(f"{json.dumps(uuid)}: {json.dumps(mixed.text, ensure_ascii=False)}")
-        self._uuids.add(uuid)
         return True
 
     def end(self) -> None:
-        self._file.write("\n}\n" if self._uuids else "{}\n")
+        self._object.end()

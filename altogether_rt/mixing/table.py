@@ -68,6 +68,20 @@ class SampleTable:
                 return False
         return self.add(key, alts, None)
 
+    def take(self, key: str) -> Sample | None:
+        """The sample with that key, which is then no longer in the table."""
+        found = self._db.execute(
+            "SELECT number, alts, caption FROM sample WHERE key = ?", (_encode(key),)
+        ).fetchone()
+        if found is None:
+            return None
+        self._db.execute("DELETE FROM sample WHERE number = ?", found[:1])
+        return Sample(key, tuple(json.loads(found[1])), found[2])
+
+    def __contains__(self, key: str) -> bool:
+        found = self._db.execute("SELECT 1 FROM sample WHERE key = ?", (_encode(key),))
+        return found.fetchone() is not None
+
     def __iter__(self) -> Iterator[Sample]:
         rows = self._db.execute("SELECT key, alts, caption FROM sample ORDER BY number")
         for key, alts, caption in rows:

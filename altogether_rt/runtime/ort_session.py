@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from altogether_rt.errors import BundleError, MissingDependencyError
+from altogether_rt.machine.limits import available_cores
 from altogether_rt.runtime.tiny_onnx import matmul_model
 
 __all__ = [
-    "available_cores",
     "import_onnxruntime",
     "open_session",
     "products_saturate",
@@ -35,13 +35,6 @@ def import_onnxruntime() -> Any:
     except ImportError as error:
         raise MissingDependencyError("onnxruntime", "cpu", "captioning") from error
     return onnxruntime
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use; a container may allow fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @functools.cache

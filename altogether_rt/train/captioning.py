@@ -14,15 +14,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from altogether_rt.config import CaptionerConfig
+from altogether_rt.metrics import DocumentFrequencies, bleu, cider_d
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.train.data import Dataset, example_order, finetune_texts, pretrain_texts
 from altogether_rt.train.recipe import TrainingStage
 
-__all__ = ["CaptioningObjective", "EncodedExample"]
+__all__ = ["CaptioningObjective", "EncodedExample", "HeldOut"]
 
 #: Steps whose examples are drawn together and sorted by length, to keep padding low.
 _STEPS_PER_POOL = 8
+
+#: Held-out images whose loss is computed, and those of them for which captions are generated.
+_MAX_HELD_OUT = 2048
+_MAX_GENERATED = 64
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Examples that are never trained on."""
+
+    dataset: Dataset
+    embeddings: NDArray[np.float32]  # (N, E), of its images
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class CaptioningObjective:
         dataset: Dataset,
         embeddings: NDArray[np.float32],
         seed: int,
+        held_out: HeldOut | None = None,
     ) -> None:
         self.name: str = name
         self.optimization = stage.optimization
@@ -61,6 +75,7 @@ class CaptioningObjective:
         self._alt_dropout = stage.alt_dropout
         self._texts = pretrain_texts if name == "pretrain" else finetune_texts
         self._seed = seed
+        self._held_out = held_out
         self._pool: tuple[int, list[list[EncodedExample]]] = (-1, [])
 
     @property
@@ -69,8 +84,22 @@ class CaptioningObjective:
 
     def loss(self, step: int, micro_batch: int) -> Tensor:
         """Mean cross-entropy over the caption tokens of one micro-batch."""
-        size = self.optimization.batch_size // self.optimization.accumulation
+        size = self._micro_batch_size
         batch = self.batch(step)[micro_batch * size : (micro_batch + 1) * size]
+        logits, targets = self._predict(batch, self._embeddings)
+        return F.cross_entropy(logits.float(), targets)
+
+    @property
+    def _micro_batch_size(self) -> int:
+        return self.optimization.batch_size // self.optimization.accumulation
+
+    def _predict(
+        self, batch: Sequence[EncodedExample], of: NDArray[np.float32]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (caption tokens, vocab) and targets (caption tokens) of all captions in a batch.
+
+        of: embeddings (N, E) that the examples' images index.
+        """
         prefix = len(self._config.prompt.before_ids) + self._config.mapper.prefix_length
         length = max(len(example) for example in batch)
         # The last caption token predicts nothing, so it is not part of the input.
@@ -86,11 +115,11 @@ class CaptioningObjective:
             positions += range(start, start + len(example.caption_ids))
             targets += example.caption_ids
         images = np.array([example.image for example in batch])
-        embeddings = torch.from_numpy(self._embeddings[images])  # (B, E)
+        embeddings = torch.from_numpy(of[images])  # (B, E)
         visual_tokens = self._captioner.visual_tokens(embeddings)
         wanted = torch.tensor([rows, positions]).T  # (caption tokens, 2)
         logits = self._captioner.logits(visual_tokens, torch.from_numpy(ids), wanted)
-        return F.cross_entropy(logits.float(), torch.tensor(targets))
+        return logits, torch.tensor(targets)
 
     def batch(self, step: int) -> list[EncodedExample]:
         """The examples of a step, similar in length, from the pool that it shares with others."""
@@ -114,6 +143,9 @@ class CaptioningObjective:
 
     def _encode(self, index: int, epoch: int, rng: random.Random) -> EncodedExample:
         alts, target = self._texts(self._dataset, index, epoch, rng, self._alt_dropout)
+        return self._encode_texts(index, alts, target)
+
+    def _encode_texts(self, index: int, alts: Sequence[str], target: str) -> EncodedExample:
         prompt = self._tokenizer.prompt(alts)
         limit = self._config.max_caption_tokens
         caption = [*self._tokenizer.encode(target), self._config.decoder.eos_id][:limit]
@@ -123,24 +155,69 @@ class CaptioningObjective:
         """The alt-texts of a training image and the caption generated for it."""
         index = step % len(self._dataset)
         example = self._dataset.example(index, 0)
-        ids = self.generate(self._embeddings[index : index + 1], example.alts)
+        (ids,) = self.generate(self._embeddings[index : index + 1], [example.alts])
         return f"[{' '.join(example.alts)}] -> {self._tokenizer.decode(ids)}"
 
-    def generate(self, embedding: NDArray[np.float32], alts: Sequence[str]) -> list[int]:
-        """A greedy caption, by a pass over the whole sequence for every token: slow but simple.
+    def evaluate(self, last: bool) -> dict[str, float]:
+        """Loss and token accuracy on what is held out; empty if nothing is.
 
-        embedding: (1, E). Returns the caption's token ids without EOS.
+        Conditions are all alt-texts (in pretraining: another one), never dropped. last: also
+        CIDEr-D and BLEU-4 of captions generated for the first `_MAX_GENERATED` images, which take
+        long.
         """
-        visual_tokens = self._captioner.visual_tokens(torch.from_numpy(embedding))
-        ids = list(self._tokenizer.prompt(alts).ids)
-        caption: list[int] = []
+        if self._held_out is None:
+            return {}
+        dataset, embeddings = self._held_out.dataset, self._held_out.embeddings
+        texts = [
+            self._texts(dataset, index, 0, random.Random(index), 0.0)
+            for index in range(min(len(dataset), _MAX_HELD_OUT))
+        ]
+        examples = [self._encode_texts(index, *pair) for index, pair in enumerate(texts)]
+        total = right = count = 0.0
+        for first in range(0, len(examples), self._micro_batch_size):
+            batch = examples[first : first + self._micro_batch_size]
+            logits, targets = self._predict(batch, embeddings)
+            total += float(F.cross_entropy(logits.float(), targets, reduction="sum"))
+            right += float((logits.argmax(1) == targets).sum())
+            count += len(targets)
+        figures = {"loss": total / count, "token_accuracy": right / count}
+        if last:
+            references = [[target] for _, target in texts]
+            frequencies = DocumentFrequencies.from_references(references)
+            texts = texts[:_MAX_GENERATED]
+            written = self.generate(embeddings[: len(texts)], [alts for alts, _ in texts])
+            captions = [self._tokenizer.decode(ids) for ids in written]
+            figures["cider_d"] = cider_d(captions, references[: len(texts)], frequencies).mean
+            figures["bleu_4"] = bleu(captions, references[: len(texts)])
+        return figures
+
+    def generate(
+        self, embeddings: NDArray[np.float32], alts: Sequence[Sequence[str]]
+    ) -> list[list[int]]:
+        """Greedy captions, by a pass over whole sequences for every token: slow but simple.
+
+        embeddings: (B, E). Returns the captions' token ids without EOS.
+        """
+        visual_tokens = self._captioner.visual_tokens(torch.from_numpy(embeddings))
+        prompts = [list(self._tokenizer.prompt(texts).ids) for texts in alts]
+        captions: list[list[int]] = [[] for _ in prompts]
+        open_rows = list(range(len(prompts)))
         for _ in range(self._config.max_caption_tokens):
-            tokens = torch.tensor([ids + caption], dtype=torch.int64)
-            before = len(self._config.prompt.before_ids)
-            last = before + visual_tokens.shape[1] + tokens.shape[1] - 1
-            logits = self._captioner.logits(visual_tokens, tokens, torch.tensor([[0, last]]))
-            token = int(logits.argmax())
-            if token == self._config.decoder.eos_id:
+            rows = [prompts[row] + captions[row] for row in open_rows]
+            ids = np.full((len(rows), max(map(len, rows))), self._config.decoder.pad_id, np.int64)
+            for filled, tokens in zip(ids, rows, strict=True):
+                filled[: len(tokens)] = tokens
+            prefix = len(self._config.prompt.before_ids) + visual_tokens.shape[1]
+            last = [[i, prefix + len(tokens) - 1] for i, tokens in enumerate(rows)]
+            logits = self._captioner.logits(
+                visual_tokens[open_rows], torch.from_numpy(ids), torch.tensor(last)
+            )
+            chosen = zip(open_rows, logits.argmax(1).tolist(), strict=True)
+            open_rows = []
+            for row, token in chosen:
+                if token != self._config.decoder.eos_id:
+                    captions[row].append(token)
+                    open_rows.append(row)
+            if not open_rows:
                 break
-            caption.append(token)
-        return caption
+        return captions

@@ -7,6 +7,7 @@ with few negatives a colour alone tells most images apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.scene import FACT_CLASSES, fact_labels
 from altogether_rt.scenes.text import make_sample, make_scene
 from altogether_rt.train.data import ScenesDataset, example_order
+from altogether_rt.train.prepared import PreparedImages
 from altogether_rt.train.recipe import EncoderStage
 
 __all__ = ["ContrastiveObjective"]
@@ -45,10 +47,13 @@ class ContrastiveObjective:
         *,
         tokenizer: PromptTokenizer,
         dataset: ScenesDataset,
-        pixels: NDArray[np.uint8],
+        pixels: PreparedImages,
+        train: Sequence[int],
+        held_out: Sequence[int],
         seed: int,
         eos_id: int,
     ) -> None:
+        """train, held_out: the scenes to train on, and those to measure on alone."""
         assert encoder.model is not None, (
             "the encoder stage trains a custom open_clip configuration"
         )
@@ -61,6 +66,8 @@ class ContrastiveObjective:
         self._tokenizer = tokenizer
         self._dataset = dataset
         self._pixels = pixels
+        self._train = train
+        self._held_out = held_out
         self._seed = seed
         self._eos_id = eos_id
         self._encoder = encoder
@@ -75,9 +82,21 @@ class ContrastiveObjective:
         """Contrastive loss plus the weighted mean cross-entropy of the facts."""
         size = self.optimization.batch_size // self.optimization.accumulation
         first = step * self.optimization.batch_size + micro_batch * size
-        indices = [i for _, i in example_order(self._seed, len(self._dataset), first, size)]
+        order = example_order(self._seed, len(self._train), first, size)
+        return self._loss_of([self._train[i] for _, i in order])
+
+    def evaluate(self, last: bool) -> dict[str, float]:
+        """The loss on held-out scenes, by batches of the size of training's; empty without them."""
+        size = min(self.optimization.batch_size // self.optimization.accumulation, _NUM_HELD_OUT)
+        scenes = self._held_out[:_NUM_HELD_OUT]
+        whole = scenes[: len(scenes) // size * size] or scenes
+        batches = [whole[first : first + size] for first in range(0, len(whole), size)]
+        losses = [float(self._loss_of(list(batch))) for batch in batches]
+        return {"loss": sum(losses) / len(losses)} if losses else {}
+
+    def _loss_of(self, indices: list[int]) -> Tensor:
         image = F.normalize(
-            self._clip.encode_image(self._normalised(self._pixels[indices])), dim=-1
+            self._clip.encode_image(self._normalised(self._pixels.take(indices))), dim=-1
         )  # (B, E)
         loss = self._contrastive(image, indices)
         if self._fact_weight:

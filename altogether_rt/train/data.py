@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
+import json
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +13,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
-from altogether_rt.artifacts.files import NewFile
-from altogether_rt.config import EncoderConfig
 from altogether_rt.data.alt_files.lines import FileNotes
 from altogether_rt.data.alts import alt_texts, image_name, read_records
 from altogether_rt.data.images import load_image
 from altogether_rt.data.problems import Problems
-from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.errors import AltogetherError
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample, make_scene
 
-__all__ = ["Dataset", "Example", "FolderDataset", "ScenesDataset", "example_order", "load_pixels"]
+__all__ = [
+    "Dataset",
+    "Example",
+    "FolderDataset",
+    "OpenImage",
+    "ScenesDataset",
+    "Subset",
+    "example_order",
+    "finetune_texts",
+    "pretrain_texts",
+    "split_held_out",
+]
 
 
 @dataclass(frozen=True)
@@ -39,19 +47,29 @@ class Example:
     caption_without_alt: str | None = None
 
 
+#: Opens one image; it is sent to other processes, so it is a module's function or a partial of one.
+OpenImage = Callable[[], Image.Image]
+
+
 class Dataset(Protocol):
     """Images with texts. `__len__` counts images."""
 
     def __len__(self) -> int: ...
 
-    def pixels(self, index: int, preprocessor: Preprocessor) -> NDArray[np.uint8]:
-        """The image as the encoder takes it, uint8 (size, size, 3)."""
+    def key(self, index: int) -> str:
+        """Name of the image, which decides whether it is held out."""
+
+    def stamp(self, index: int) -> str:
+        """What is known of the image without reading it: another image has another stamp."""
+
+    def image(self, index: int) -> OpenImage:
+        """Opens the image. Calling it raises ImageError if it cannot be read."""
 
     def example(self, index: int, epoch: int) -> Example:
         """The image's texts; a generated dataset may give other texts in every epoch."""
 
-    def identity(self) -> str:
-        """A hash of what `pixels` depends on, part of a cache file's name."""
+    def texts_id(self, index: int) -> str:
+        """What decides `example`, for a hash of the data."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +82,21 @@ class ScenesDataset:
     def __len__(self) -> int:
         return self.num_scenes
 
-    def pixels(self, index: int, preprocessor: Preprocessor) -> NDArray[np.uint8]:
-        return preprocessor.pixels(render(make_scene(self.seed, index)))
+    def key(self, index: int) -> str:
+        return f"scene {self.seed}/{index}"
+
+    def stamp(self, index: int) -> str:
+        return self.key(index)
+
+    def image(self, index: int) -> OpenImage:
+        return partial(_draw_scene, self.seed, index)
 
     def example(self, index: int, epoch: int) -> Example:
         sample = make_sample(self.seed, index, page=epoch)
         return Example(sample.alts, sample.caption, sample.visual_caption)
 
-    def identity(self) -> str:
-        return f"scenes-{self.seed}"
+    def texts_id(self, index: int) -> str:
+        return self.key(index)
 
 
 class FolderDataset:
@@ -82,49 +106,123 @@ class FolderDataset:
     alt-texts in `alt`, `alts` or `text`, and its caption: the last of `rounds`, or `caption`.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None] = lambda sentence: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        say: Callable[[str], None] = lambda sentence: None,
+        *,
+        skip_bad: bool = False,
+    ) -> None:
         """Raises AltogetherError, which names the first bad lines, if a record cannot be used.
 
-        say: told what else there is to say about the file.
+        say: told what else there is to say about the file. skip_bad: leave such records out.
         """
         if not path.is_file():
             raise AltogetherError(f"there is no training file {path}.")
-        self._rows: list[tuple[Path, Example]] = []
-        problems = Problems()
+        self._folder = path.parent
+        self._rows: list[tuple[str, Example]] = []
+        problems = self.bad_lines = Problems()
         notes = FileNotes()
         try:
             for where, record in read_records(path, problems, notes):
                 try:
-                    self._rows.append((path.parent / _file_name(record), _example(record)))
+                    self._rows.append((_file_name(record), _example(record)))
                 except ValueError as error:
                     problems.add(f"{where}: {error}")
         except OSError as error:
             raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
-        if problems:
-            raise AltogetherError(f"{path} cannot be trained on: {problems}.")
+        if problems and not skip_bad:
+            raise AltogetherError(
+                f"{problems.count:,} lines of {path} cannot be trained on: {problems}: mend them, "
+                "or leave them out with --skip-bad."
+            )
         if not self._rows:
             raise AltogetherError(f"{path} has no rows to train on.")
+        if problems:
+            say(f"{problems.count:,} lines of {path} are left out: {problems}.")
         for sentence in notes.sentences(path):
             say(sentence)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def pixels(self, index: int, preprocessor: Preprocessor) -> NDArray[np.uint8]:
-        path = self._rows[index][0]
+    def key(self, index: int) -> str:
+        return self._rows[index][0]
+
+    def stamp(self, index: int) -> str:
+        path = os.path.abspath(self._folder / self.key(index))
         try:
-            return preprocessor.pixels(load_image(path))
-        except ImageError as error:
-            raise AltogetherError(f"{path} cannot be trained on: {error}") from error
+            status = os.stat(path)
+        except OSError:
+            return f"{path} absent"
+        # The time of the last change of status moves with every write, and nobody can set it.
+        return f"{path} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+    def image(self, index: int) -> OpenImage:
+        return partial(load_image, self._folder / self.key(index))
 
     def example(self, index: int, epoch: int) -> Example:
         return self._rows[index][1]
 
-    def identity(self) -> str:
-        paths = "\n".join(
-            f"{path.name} {path.stat().st_size if path.exists() else 0}" for path, _ in self._rows
+    def texts_id(self, index: int) -> str:
+        example = self.example(index, 0)
+        return json.dumps([self.key(index), example.alts, example.caption])
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some examples of a dataset, in the order of `indices`."""
+
+    dataset: Dataset
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def key(self, index: int) -> str:
+        return self.dataset.key(self.indices[index])
+
+    def stamp(self, index: int) -> str:
+        return self.dataset.stamp(self.indices[index])
+
+    def image(self, index: int) -> OpenImage:
+        return self.dataset.image(self.indices[index])
+
+    def example(self, index: int, epoch: int) -> Example:
+        return self.dataset.example(self.indices[index], epoch)
+
+    def texts_id(self, index: int) -> str:
+        return self.dataset.texts_id(self.indices[index])
+
+
+def split_held_out(dataset: Dataset, share: float) -> tuple[list[int], list[int]]:
+    """Indices to train on, and those held out: about `share` of all, at least one unless it is 0.
+
+    A hash of the image's key decides, so an image stays on its side when others come and go, and
+    all rows of one image are on the same side. Raises AltogetherError if too few are left.
+    """
+    if not share:
+        return list(range(len(dataset))), []
+    draws = [_draw(dataset.key(index)) for index in range(len(dataset))]
+    limit = max(share, min(draws))  # of few images, the one with the lowest draw
+    held_out = [index for index, draw in enumerate(draws) if draw <= limit]
+    rest = [index for index, draw in enumerate(draws) if draw > limit]
+    if not rest:
+        raise AltogetherError(
+            f"holding out {share:g} of {len(dataset):,} images leaves none to train on: lower "
+            "--holdout."
         )
-        return hashlib.sha256(paths.encode("utf-8", "replace")).hexdigest()[:16]
+    return rest, held_out
+
+
+def _draw(key: str) -> float:
+    """A number in [0, 1) that depends on `key` alone."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return float(int.from_bytes(digest) >> 11) / (1 << 53)
+
+
+def _draw_scene(seed: int, index: int) -> Image.Image:
+    return render(make_scene(seed, index))
 
 
 def _file_name(record: Mapping[Any, Any]) -> str:
@@ -153,32 +251,6 @@ def example_order(seed: int, num_examples: int, first: int, count: int) -> list[
         taken = order[offset : offset + count - len(pairs)]
         pairs += [(epoch, int(index)) for index in taken]
     return pairs
-
-
-def load_pixels(
-    dataset: Dataset, encoder: EncoderConfig, cache: Path, say: Callable[[str], None]
-) -> NDArray[np.uint8]:
-    """All images as the encoder takes them, uint8 (N, size, size, 3), mapped from a cache file."""
-    size, count = encoder.image_size, len(dataset)
-    key = f"{dataset.identity()}-{count}-{size}-{encoder.resize}-{encoder.interpolation}"
-    path = cache / f"pixels-{key}.npy"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        shape = (count, size, size, 3)
-        read = partial(dataset.pixels, preprocessor=Preprocessor(encoder))
-        with (
-            NewFile(path) as new,
-            multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool,
-        ):
-            pixels = np.lib.format.open_memmap(new.path, "w+", np.uint8, shape)
-            for index, image in enumerate(pool.imap(read, range(count), chunksize=64)):
-                pixels[index] = image
-                if (index + 1) % 20000 == 0:
-                    say(f"prepared {index + 1} of {count} images")
-            pixels.flush()
-            new.commit()
-    loaded: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    return loaded
 
 
 def pretrain_texts(

@@ -35,6 +35,15 @@ class TrainLog:
         self._row({"task": stage, "step": step, "sample": text})
         self._say(f"{stage} {step}  {text}")
 
+    def held_out(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Log figures on held-out examples."""
+        self._row({"task": stage, "step": step, "held_out": dict(values)})
+        for name, value in values.items():
+            if self._board is not None:
+                self._board.add_scalar(f"{stage}/held_out_{name}", value, step)
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self._say(f"{stage} {step}  held out: {figures}")
+
     def note(self, text: str) -> None:
         """Log a single event."""
         self._say(text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -20,11 +20,17 @@ from torch import Tensor, nn
 
 from altogether_rt.artifacts.files import new_file
 from altogether_rt.errors import AltogetherError
+from altogether_rt.train.history import StageHistory
 from altogether_rt.train.log import TrainLog
 from altogether_rt.train.optim import build_optimizer, learning_rate
 from altogether_rt.train.recipe import Optimization
 
-__all__ = ["Objective", "minimize"]
+__all__ = ["Evaluate", "Objective", "measure_pass", "minimize", "read_state"]
+
+#: Figures on held-out examples, by name; the argument says whether these are the last ones.
+Evaluate = Callable[[bool], Mapping[str, float]]
+
+_UNREADABLE = (RuntimeError, KeyError, ValueError, TypeError, EOFError, UnpicklingError)
 
 
 class Objective(Protocol):
@@ -52,15 +58,18 @@ def minimize(
     save_every_steps: int,
     log_every_steps: int,
     sample_every_steps: int,
-) -> None:
+    evaluate: Evaluate | None = None,
+) -> StageHistory:
     """Train for all steps of `objective`, from the state saved in `state_path` if there is one.
 
-    Raises AltogetherError if the loss stops being finite or the saved state is of another run.
+    evaluate: called in evaluation mode whenever a sample is logged. Raises AltogetherError if the
+    loss stops being finite or the saved state is of another run.
     """
     recipe = objective.optimization
     module = objective.module.train()
     optimizer = build_optimizer(module, recipe)
-    first_step = _load_state(state_path, objective, optimizer)
+    history = _load_state(state_path, objective, optimizer)
+    first_step = history.num_steps
     if first_step:
         log.note(f"{objective.name}: resuming at step {first_step} of {recipe.num_steps}")
     meter = _Meter(recipe.batch_size)
@@ -72,24 +81,44 @@ def minimize(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         meter.add(loss)
-        done = step + 1
+        done = history.num_steps = step + 1
         last = done == recipe.num_steps
         if done % log_every_steps == 0 or last:
-            log.progress(
-                objective.name,
-                done,
-                recipe.num_steps,
-                {
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "gradient_norm": float(gradient_norm),
-                    **meter.read(recipe.num_steps - done),
-                },
-            )
+            rates = {
+                "lr": optimizer.param_groups[0]["lr"],
+                "gradient_norm": float(gradient_norm),
+            }
+            values = {**rates, **meter.read(recipe.num_steps - done)}
+            log.progress(objective.name, done, recipe.num_steps, values)
+            history.add_loss(done, values["loss"])
         if done % sample_every_steps == 0 or last:
             with _evaluating(module):
                 log.sample(objective.name, done, objective.sample(done))
+                if evaluate is not None and (figures := evaluate(last)):
+                    log.held_out(objective.name, done, figures)
+                    history.add_held_out(done, figures)
         if done % save_every_steps == 0 or last:
-            _save_state(state_path, objective, optimizer, done)
+            _save_state(state_path, objective, optimizer, history)
+    return history
+
+
+def measure_pass(objective: Objective) -> None:
+    """Compute the gradients of a micro-batch and forget them: what takes most of a step's time."""
+    module = objective.module.train()
+    generator = torch.get_rng_state()
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]  # running means of norms
+    _loss(objective, 0, 0).backward()  # type: ignore[no-untyped-call]
+    module.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    torch.set_rng_state(generator)
+
+
+def _loss(objective: Objective, step: int, micro_batch: int) -> Tensor:
+    precision = objective.optimization.precision
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        return objective.loss(step, micro_batch)
 
 
 def _accumulate(objective: Objective, step: int) -> float:
@@ -100,14 +129,13 @@ def _accumulate(objective: Objective, step: int) -> float:
     recipe = objective.optimization
     total = 0.0
     for micro_batch in range(recipe.accumulation):
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = objective.loss(step, micro_batch)
+        loss = _loss(objective, step, micro_batch)
         (loss / recipe.accumulation).backward()  # type: ignore[no-untyped-call]
         total += loss.item() / recipe.accumulation
     if not (total < float("inf")):
         raise AltogetherError(
             f"the loss of the stage {objective.name} became {total} at step {step}: lower peak_lr "
-            "and resume from the last saved state."
+            "in the recipe and train with another --out; --init takes the folder of this run too."
         )
     return total
 
@@ -149,31 +177,45 @@ class _Meter:
 
 
 def _save_state(
-    path: Path, objective: Objective, optimizer: torch.optim.Optimizer, step: int
+    path: Path, objective: Objective, optimizer: torch.optim.Optimizer, history: StageHistory
 ) -> None:
     """Write the state whole: a run that is killed leaves the former state or the new one."""
     state = {
         "task": objective.name,  # key of the file format
-        "step": step,
+        "step": history.num_steps,
         "module": objective.module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "generator": torch.get_rng_state(),
+        "history": history.to_dict(),
     }
     with new_file(path) as file:
         torch.save(state, file)
 
 
-def _load_state(path: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> int:
-    """Restore a saved state; return the number of steps done, 0 if there is no state."""
+def _load_state(path: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> StageHistory:
+    """Restore a saved state; return how far it is, step 0 if there is no state."""
     if not path.exists():
-        return 0
+        return StageHistory()
+    state = read_state(path)
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         objective.module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["generator"])
-        return int(state["step"])
-    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
-        raise AltogetherError(
-            f"{path} is not a state of this run: remove it, or give another --out."
-        ) from error
+        return StageHistory.from_dict({"steps": state["step"], **state.get("history", {})})
+    except _UNREADABLE as error:
+        raise _not_a_state(path) from error
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a run saved last, from one whole file. Raises AltogetherError if it is not that."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"task", "step", "module"} <= state.keys():
+            raise KeyError("module")
+    except (*_UNREADABLE, AttributeError) as error:
+        raise _not_a_state(path) from error
+    return state
+
+
+def _not_a_state(path: Path) -> AltogetherError:
+    return AltogetherError(f"{path} is not a state of this run: remove it, or give another --out.")

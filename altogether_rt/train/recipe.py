@@ -96,7 +96,12 @@ class TrainRecipe:
     vocab_size: int = 0  # of a tokenizer trained on the data; 0: use the checkpoint's tokenizer
     save_every_steps: int = 200
     log_every_steps: int = 20
-    sample_every_steps: int = 500
+    sample_every_steps: int = 500  # also how often held-out figures are computed
+    holdout: float = 0.0  # share of the images that is measured on and never trained on
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.holdout < 1:
+            raise ConfigError("holdout must be at least 0 and less than 1.")
 
 
 def recipe_names() -> list[str]:

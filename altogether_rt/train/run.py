@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +18,30 @@ from numpy.typing import NDArray
 from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.artifacts.files import new_file
 from altogether_rt.config import CaptionerConfig, load_config
-from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.errors import ConfigError
+from altogether_rt.machine.limits import available_cores
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_clip, build_encoder
 from altogether_rt.preprocess import PromptTokenizer
-from altogether_rt.train.captioning import CaptioningObjective
+from altogether_rt.train.captioning import CaptioningObjective, HeldOut
 from altogether_rt.train.contrastive import ContrastiveObjective
-from altogether_rt.train.data import Dataset, FolderDataset, ScenesDataset, load_pixels
+from altogether_rt.train.data import Dataset, FolderDataset, ScenesDataset, Subset, split_held_out
+from altogether_rt.train.folder import (
+    ENCODER_NAME,
+    TOKENIZER_NAME,
+    check_folders,
+    has_states,
+    locked,
+    run_folder,
+    state_path,
+)
 from altogether_rt.train.log import TrainLog
-from altogether_rt.train.loop import Objective, minimize
-from altogether_rt.train.recipe import TrainRecipe
+from altogether_rt.train.loop import measure_pass, minimize
+from altogether_rt.train.prepared import PreparedImages, prepare_images
+from altogether_rt.train.recipe import DataRecipe, TrainRecipe
+from altogether_rt.train.record import RunRecord
+from altogether_rt.train.snapshot import checkpoint_of, save_encoder
+from altogether_rt.train.threads import fastest_num_threads
 from altogether_rt.train.tokenizer import train_tokenizer
 
 __all__ = ["train"]
@@ -41,34 +58,35 @@ def train(
     init: Path | None = None,
     data: Path | None = None,
     resume: bool = False,
+    skip_bad: bool = False,
     threads: int | None = None,
     say: Say = print,
 ) -> None:
     """Run a recipe and write the checkpoint `out`; its state and logs go to `<out>.training`.
 
     init: a checkpoint to start from, instead of random weights and the encoder that the recipe's
-    configuration names. data: a JSON Lines file instead of the recipe's data. resume: continue the
-    run in `<out>.training`. threads: of torch; None: its default. say: gets progress lines.
-    Raises AltogetherError if `out` exists, a run cannot be resumed, or the data cannot be read.
+    configuration names; or the folder of a run, for what it saved last. data: a JSON Lines file
+    instead of the recipe's data. resume: continue the run in `<out>.training`. skip_bad: leave out
+    rows and images that cannot be used. threads: of torch; None: those measured to be fastest.
+    say: gets progress lines. Raises AltogetherError if `out` exists, a run cannot be resumed, or
+    the data cannot be read.
     """
-    folder = out.with_name(out.name + ".training")
-    _check_folders(out, folder, resume)
+    folder = run_folder(out)
+    check_folders(out, folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
-    start = Checkpoint.load(init) if init is not None else None
-    with TrainLog(folder, say) as log:
-        _Run(recipe, folder, log=log, say=say, start=start, data=data).to(out)
-
-
-def _check_folders(out: Path, folder: Path, resume: bool) -> None:
-    if out.exists():
-        raise AltogetherError(f"{out} already exists: give another --out.")
-    if folder.exists() and not resume:
-        raise AltogetherError(
-            f"{folder} has an unfinished run: add --resume to continue it, or remove the folder."
-        )
+    if data is not None:
+        recipe = dataclasses.replace(recipe, data=DataRecipe("folder", path=str(data)))
+    start = None
+    with ExitStack() as stack:
+        stack.enter_context(locked(folder))
+        if init is not None:
+            start = Checkpoint.load(stack.enter_context(checkpoint_of(init, say)))
+        log = stack.enter_context(TrainLog(folder, say))
+        run = _Run(recipe, folder, log=log, say=say, start=start, skip_bad=skip_bad)
+        run.to(out, threads)
 
 
 class _Run:
@@ -82,7 +100,7 @@ class _Run:
         log: TrainLog,
         say: Say,
         start: Checkpoint | None,
-        data: Path | None,
+        skip_bad: bool,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
@@ -90,23 +108,49 @@ class _Run:
         self.say = say
         self.start = start
         self.config: CaptionerConfig = start.config if start else load_config(recipe.config)
-        self.dataset = _dataset(recipe, data, say)
-        self.tokenizer_path = self._tokenizer_file()
-        self.tokenizer = PromptTokenizer.from_file(
-            self.tokenizer_path, self.config.prompt, self.config.decoder.pad_id
-        )
+        self.resumed = has_states(folder)
+        self.record = RunRecord.new(recipe, self.config, start)
+        self.former = RunRecord.read(folder) if self.resumed else None
+        if self.former is not None:
+            self.former.check_same(self.record, folder)
+            self.record.threads, self.record.stages = self.former.threads, self.former.stages
+            if self.record.versions != self.former.versions:
+                say(
+                    "this run was begun with other versions of packages: it may end with other bits"
+                )
+        elif self.resumed:
+            say(
+                f"{folder} is of an older version, which did not note recipe and data: not compared"
+            )
+        self.skip_bad = skip_bad
+        self.dataset = _dataset(recipe.data, say, skip_bad=skip_bad)
 
-    def to(self, out: Path) -> None:
+    def to(self, out: Path, threads: int | None) -> None:
         """Run everything, from reading the images to writing the checkpoint."""
-        pixels = load_pixels(self.dataset, self.config.encoder, self.folder / "cache", self.say)
-        encoder = self._encoder(pixels)
-        embeddings = self._embed(encoder, pixels)
+        self.threads = threads
+        self._check_stages()
+        if not self.resumed:
+            self.record.write(self.folder)
+        images = prepare_images(
+            self.dataset,
+            self.config.encoder,
+            self.folder / "cache",
+            self.say,
+            skip_bad=self.skip_bad,
+        )
+        if images.bad:
+            self.dataset = Subset(self.dataset, images.indices)
+        train, held_out = split_held_out(self.dataset, self.recipe.holdout)
+        self._note_data(images, len(held_out))
+        self.tokenizer = self._tokenizer(Subset(self.dataset, train))
+        encoder = self._encoder(images, train, held_out)
+        embeddings = self._embed(encoder, images)
         if self.start is not None:
             captioner = self.start.captioner(with_encoder=False)
         else:
             captioner = CaptionerModel(self.config)
-        stages: tuple[Literal["pretrain", "finetune"], ...] = ("pretrain", "finetune")
-        for name in stages:
+        names: tuple[Literal["pretrain", "finetune"], ...] = ("pretrain", "finetune")
+        for name in names:
             stage = getattr(self.recipe, name)
             if stage is not None:
                 objective = CaptioningObjective(
@@ -114,49 +158,98 @@ class _Run:
                     stage,
                     captioner,
                     tokenizer=self.tokenizer,
-                    dataset=self.dataset,
-                    embeddings=embeddings,
+                    dataset=Subset(self.dataset, train),
+                    embeddings=embeddings[train],
                     seed=self.recipe.seed,
+                    held_out=HeldOut(Subset(self.dataset, held_out), embeddings[held_out])
+                    if held_out
+                    else None,
                 )
                 self._train(objective)
         self._save(out, captioner, encoder)
 
-    def _train(self, objective: Objective) -> None:
-        minimize(
-            objective,
-            self.folder / f"state-{objective.name}.pt",
-            self.log,
-            save_every_steps=self.recipe.save_every_steps,
-            log_every_steps=self.recipe.log_every_steps,
-            sample_every_steps=self.recipe.sample_every_steps,
-        )
-
-    def _tokenizer_file(self) -> Path:
-        path = self.folder / "tokenizer.json"
-        if path.exists():
-            return path
-        if self.start is not None:
-            shutil.copyfile(self.start.tokenizer_path, path)
-        elif self.recipe.vocab_size:
-            train_tokenizer(self.dataset, self.recipe.vocab_size, self.config.decoder, path)
-        else:
+    def _check_stages(self) -> None:
+        """Raise what can be known before images are prepared."""
+        if self.start is None and not self.recipe.vocab_size:
             raise ConfigError(
                 "the recipe does not train a tokenizer (vocab_size is 0): give --init CKPT, whose "
                 "tokenizer is used."
             )
-        return path
+        from_scratch = self.start is None and self.recipe.encoder is not None
+        if from_scratch and not isinstance(self.dataset, ScenesDataset):
+            raise ConfigError(
+                "the stage [encoder] trains on scenes only: remove it from the recipe, or leave "
+                "--data out."
+            )
 
-    def _encoder(self, pixels: NDArray[np.uint8]) -> Encoder:
+    def _note_data(self, images: PreparedImages, num_held_out: int) -> None:
+        """Record what is trained on. Raises AltogetherError if the run began with other data."""
+        digest = hashlib.sha256()
+        for index in range(len(self.dataset)):
+            digest.update(f"{self.dataset.texts_id(index)}\n".encode("utf-8", "surrogatepass"))
+        bad_lines = getattr(self.dataset, "bad_lines", None)
+        self.record.data = {
+            "source": self.recipe.data.source,
+            "examples": len(self.dataset),
+            "held_out": num_held_out,
+            "images_left_out": len(images.bad),
+            "lines_left_out": bad_lines.count if bad_lines else 0,
+            "images_sha256": images.sha256(),
+            "texts_sha256": digest.hexdigest(),
+        }
+        if self.former is not None:
+            self.former.check_same(self.record, self.folder)
+        self.record.write(self.folder)
+        if num_held_out:
+            self.say(f"{num_held_out:,} of {len(self.dataset):,} images are held out")
+
+    def _train(self, objective: CaptioningObjective | ContrastiveObjective) -> None:
+        name = objective.name
+        # What it began with goes on: with another number, sums would have another order.
+        threads = self.threads or self.record.threads.get(name)
+        if threads is None:
+            threads = fastest_num_threads(partial(measure_pass, objective), available_cores())
+            self.say(f"{name}: {threads} of {available_cores()} threads, measured to be fastest")
+        torch.set_num_threads(threads)
+        self.record.threads[name] = threads
+        self.record.write(self.folder)
+        history = minimize(
+            objective,
+            state_path(self.folder, name),
+            self.log,
+            save_every_steps=self.recipe.save_every_steps,
+            log_every_steps=self.recipe.log_every_steps,
+            sample_every_steps=self.recipe.sample_every_steps,
+            evaluate=objective.evaluate,
+        )
+        self.record.stages[name] = history.to_dict()
+        self.record.write(self.folder)
+
+    def _tokenizer(self, dataset: Dataset) -> PromptTokenizer:
+        """The tokenizer that the run began with, or a new one."""
+        path = self.folder / TOKENIZER_NAME
+        if not (self.resumed and path.exists()):
+            if self.start is not None:
+                shutil.copyfile(self.start.tokenizer_path, path)
+            else:
+                train_tokenizer(dataset, self.recipe.vocab_size, self.config.decoder, path)
+        return PromptTokenizer.from_file(path, self.config.prompt, self.config.decoder.pad_id)
+
+    def _encoder(self, images: PreparedImages, train: list[int], held_out: list[int]) -> Encoder:
+        encoder = self._build_encoder(images, train, held_out)
+        if not (self.resumed and (self.folder / ENCODER_NAME).is_file()):
+            save_encoder(encoder, self.folder)
+        return encoder
+
+    def _build_encoder(
+        self, images: PreparedImages, train: list[int], held_out: list[int]
+    ) -> Encoder:
         if self.start is not None:
             return self.start.encoder()
         stage = self.recipe.encoder
         if stage is None:
             return build_encoder(self.config.encoder)
-        if not isinstance(self.dataset, ScenesDataset):
-            raise ConfigError(
-                "the stage [encoder] trains on scenes only: remove it from the recipe, or leave "
-                "--data out."
-            )
+        assert isinstance(self.dataset, ScenesDataset), "checked before"
         clip: Any = build_clip(self.config.encoder)
         objective = ContrastiveObjective(
             stage,
@@ -164,25 +257,29 @@ class _Run:
             clip,
             tokenizer=self.tokenizer,
             dataset=self.dataset,
-            pixels=pixels,
+            pixels=images,
+            train=train,
+            held_out=held_out,
             seed=self.recipe.seed,
             eos_id=self.config.decoder.eos_id,
         )
         self._train(objective)
         return Encoder(self.config.encoder, clip.visual).eval().requires_grad_(False)
 
-    def _embed(self, encoder: Encoder, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embeddings of all images, (N, E), cached in a file named after the encoder's weights."""
-        digest = hashlib.sha256()
+    def _embed(self, encoder: Encoder, images: PreparedImages) -> NDArray[np.float32]:
+        """Embeddings of all images, (N, E), cached in a file named after them and the encoder."""
+        digest = hashlib.sha256(images.sha256().encode())
         for tensor in encoder.state_dict().values():
             digest.update(tensor.numpy().tobytes())
-        path = self.folder / "cache" / f"embeddings-{len(pixels)}-{digest.hexdigest()[:16]}.npy"
+        path = self.folder / "cache" / f"embeddings-{len(images)}-{digest.hexdigest()[:16]}.npy"
         if not path.exists():
-            embeddings = np.empty((len(pixels), *self.config.encoder.embedding_shape), np.float32)
+            embeddings = np.empty((len(images), *self.config.encoder.embedding_shape), np.float32)
             with torch.no_grad():
-                for first in range(0, len(pixels), _EMBEDDING_BATCH):
-                    batch = torch.from_numpy(pixels[first : first + _EMBEDDING_BATCH].copy())
-                    embeddings[first : first + len(batch)] = encoder(batch).numpy()
+                for first in range(0, len(images), _EMBEDDING_BATCH):
+                    batch = images.take(slice(first, first + _EMBEDDING_BATCH))
+                    embeddings[first : first + len(batch)] = encoder(
+                        torch.from_numpy(batch)
+                    ).numpy()
             with new_file(path) as file:
                 np.save(file, embeddings)
         loaded: NDArray[np.float32] = np.load(path)
@@ -191,13 +288,12 @@ class _Run:
     def _save(self, out: Path, captioner: CaptionerModel, encoder: Encoder) -> None:
         state = {k: v for k, v in captioner.state_dict().items() if not k.startswith("encoder.")}
         state |= {f"encoder.{k}": v for k, v in encoder.visual.state_dict().items()}
-        about = {"trained_with": self.recipe.config, "seed": self.recipe.seed}
-        save_checkpoint(out, self.config, state, self.tokenizer_path, about)
+        save_checkpoint(
+            out, self.config, state, self.folder / TOKENIZER_NAME, self.record.to_dict()
+        )
 
 
-def _dataset(recipe: TrainRecipe, data: Path | None, say: Say) -> Dataset:
-    if data is not None:
-        return FolderDataset(data, say)
-    if recipe.data.source == "folder":
-        return FolderDataset(Path(recipe.data.path), say)
-    return ScenesDataset(recipe.data.num_scenes, recipe.data.scenes_seed)
+def _dataset(data: DataRecipe, say: Say, *, skip_bad: bool) -> Dataset:
+    if data.source == "folder":
+        return FolderDataset(Path(data.path), say, skip_bad=skip_bad)
+    return ScenesDataset(data.num_scenes, data.scenes_seed)

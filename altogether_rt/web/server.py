@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -21,6 +20,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from altogether_rt.errors import AltogetherError
+from altogether_rt.monitoring.text import print_traceback
 from altogether_rt.web.site import Response, Site, WebError
 
 __all__ = ["CONTENT_SECURITY_POLICY", "LoopbackServer", "serve_until_stopped"]
@@ -87,8 +87,9 @@ class LoopbackServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore broken connections; print the traceback of anything else, which is a bug."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            traceback.print_exc()
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, OSError):
+            print_traceback(error)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -120,8 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError as error:
             message = f"{error.strerror or error}: nothing was saved."
             response = Response.json({"error": message}, HTTPStatus.INTERNAL_SERVER_ERROR)
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            print_traceback(error)
             message = "Internal error; see the terminal. Nothing was saved."
             response = Response.json({"error": message}, HTTPStatus.INTERNAL_SERVER_ERROR)
         self._send(response)

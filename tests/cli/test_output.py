@@ -8,24 +8,16 @@ import sys
 
 import pytest
 
-from altogether_rt.cli import output
 from altogether_rt.cli.output import (
     Output,
-    Progress,
     format_bytes,
     format_duration,
     json_line,
-    printable,
 )
 
 pytestmark = pytest.mark.lean
 
 Capture = pytest.CaptureFixture[str]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_human_output(capsys: Capture) -> None:
@@ -70,39 +62,6 @@ def test_table_shows_brackets_as_they_are(capsys: Capture) -> None:
     assert "altogether-rt[cpu]" in shown
     assert "[red]b" in shown
     assert "\x1b" not in shown
-
-
-def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(output, "LOG_INTERVAL_S", 0.0)
-    progress = Progress(4, "images", stream)
-    progress.advance(note="loss 2.5")
-    progress.advance(3)
-    progress.close()
-    lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("1/4 images  ")
-    assert lines[0].endswith("left  loss 2.5")
-    assert lines[1].startswith("4/4 images  ")
-    assert "00:00 left" in lines[1]
-    assert "\r" not in stream.getvalue()
-
-
-def test_progress_on_a_terminal_redraws_and_wipes_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = Terminal()
-    monkeypatch.setattr(output, "TERMINAL_INTERVAL_S", 0.0)
-    progress = Progress(None, "samples", stream)
-    progress.advance(2, note="a long note")
-    progress.advance(1, note="")
-    progress.close()
-    drawn = stream.getvalue()
-    assert "\n" not in drawn
-    assert "3 samples" in drawn
-    assert drawn.endswith(" \r")
-
-
-def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert printable("a\x1b[31mb\x07\x9bc\td\n") == "a\ufffd[31mb\ufffd\ufffdc\td\n"
-    assert printable("name\udcff") == "name?"
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,15 @@ def test_the_line_of_an_output_that_is_no_row(tmp_path: Path) -> None:
         lines = [row] * 3
         lines[number - 1] = b"{}\n"
         out.write_bytes(b"".join(lines))
+        with JsonlSink(out) as sink:
+            assert sink.recover(lambda row: None) == {"a"}
+        assert f"line {number} of captions.jsonl" in sink.problems.examples
+    for number in (1, 2):
+        lines = [row, b"{}\n", b"[]\n"] if number == 2 else [b"{}\n", row, b"[]\n"]
+        out.write_bytes(b"".join(lines))
         with JsonlSink(out) as sink, pytest.raises(AltogetherError) as caught:
             sink.recover(lambda row: None)
-        assert str(caught.value).startswith(f"line {number} of {out} is not a row of captions:")
+        assert str(caught.value).startswith(f"line {number} of {out} is not a row of captions,")
 
 
 def test_offsets_and_lengths_of_rows(tmp_path: Path) -> None:
@@ -116,7 +122,7 @@ def test_offsets_and_lengths_of_rows(tmp_path: Path) -> None:
     assert [(offset, size) for offset, _, size in found] == list(
         zip(starts, (first, bad, second, len(rows[2]) - 1), strict=True)
     )
-    assert [row and row["file_name"] for _, row, _ in found] == ["a", None, "b\udc80", None]
+    assert [row and row["file_name"] for _, row, _ in found] == ["a", None, "b\udc80", "c"]
 
 
 def test_rows_of_a_table_may_be_shorter_or_longer_than_its_header(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 
 from altogether_rt.captions import Caption, CaptionParams
+from altogether_rt.data import rows
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts, AltTable
 from altogether_rt.data.rows import RunStamp, caption_fault, caption_row, encode_row, parse_row
 
@@ -71,10 +73,23 @@ def test_lines_that_are_not_rows(content: object) -> None:
     assert parse_row(json.dumps(content).encode() + b"\n") is None
 
 
-def test_a_line_without_its_end_is_not_a_row() -> None:
+def test_only_a_whole_line_is_a_row() -> None:
     line = encode_row({"file_name": "a", "caption": "c"})
-    assert parse_row(line) is not None
-    assert parse_row(line[:-1]) is None
+    assert parse_row(line) == parse_row(line[:-1]) == {"file_name": "a", "caption": "c"}
+    for cut in range(2, len(line)):
+        assert parse_row(line[:-cut]) is None
+
+
+def test_a_line_of_any_length_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MAX_ROW_BYTES", 64)
+    row = encode_row({"file_name": "a", "caption": "c"})
+    long = b"x" * 64 + row  # its end looks like a row, and is none
+    found = list(rows.read_rows(io.BytesIO(row + long + b"y" * 64 + b"\n" + row[:-1])))
+    sizes = [len(row), len(long), 65, len(row) - 1]
+    assert [(offset, size) for offset, _, size in found] == [
+        (sum(sizes[:index]), size) for index, size in enumerate(sizes)
+    ]
+    assert [found_row is not None for _, found_row, _ in found] == [True, False, False, True]
 
 
 def test_the_length_of_alt_texts_that_are_kept() -> None:

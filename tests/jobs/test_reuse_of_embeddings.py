@@ -61,7 +61,7 @@ def test_with_the_starter(scenes: Path, tmp_path: Path, temperature: float) -> N
     assert done.exit_code == 0
     assert json.loads(done.stdout)["encode_s"] == 0
     assert json.loads(done.stdout)["failed"] == {"no_embedding": 1}
-    rows = [path.read_bytes().splitlines() for path in (images, embeddings)]
+    rows = [rows_of(path) for path in (images, embeddings)]
     assert rows[0][:3] + rows[0][4:] == rows[1][:3] + rows[1][4:]
     workers = tmp_path / "w.jsonl"
     assert caption(scenes, workers, *options, "--workers", 2, "--embeddings", saved).exit_code == 0
@@ -101,6 +101,12 @@ def run(scenes: Path, out: Path, fake: FakeCaptioner, **options: Any) -> Caption
     return caption_folder(job, open_folder(job), LocalExecutor(fake), fake.params())
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows without the hash of the image's file, which embeddings do not have."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "image_hash"} for row in rows]
+
+
 def test_saving_survives_interruption(scenes: Path, tmp_path: Path) -> None:
     out, saved = tmp_path / "c.jsonl", tmp_path / "e.npy"
     fake = FakeCaptioner()
@@ -132,7 +138,7 @@ def test_an_image_that_changed_has_the_embedding_that_was_saved(tmp_path: Path) 
     run(tmp_path, tmp_path / "1.jsonl", FakeCaptioner(), save_embeddings=saved)
     (tmp_path / "a.png").write_bytes(b"gone")
     run(tmp_path, tmp_path / "2.jsonl", FakeCaptioner(), embeddings=saved)
-    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "2.jsonl").read_bytes()
+    assert rows_of(tmp_path / "1.jsonl") == rows_of(tmp_path / "2.jsonl")
 
 
 def test_encoder_id_is_of_the_encoder_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from altogether_rt.errors import BundleError
 from altogether_rt.machine import device as device_module
 from altogether_rt.machine import report as machine_module
 from altogether_rt.machine.gpu import find_gpus
+from altogether_rt.machine.limits import MachineLimits, read_limits
 from altogether_rt.machine.report import examine, missing_packages, read_processor
 from tests.machine.fake_driver import FakeDriver
 
@@ -191,7 +193,8 @@ def test_the_real_requirements_are_read(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_nothing_heavy_is_imported(root: Path) -> None:
     code = (
-        "import sys; from altogether_rt.machine.report import examine; examine(1);"
+        "import sys; from altogether_rt.machine.limits import read_limits; "
+        "from altogether_rt.machine.report import examine; examine(read_limits());"
         "print(*{'torch', 'onnxruntime', 'transformers', 'onnx', 'tensorrt'} & set(sys.modules))"
     )
     done = subprocess.run(
@@ -201,8 +204,33 @@ def test_nothing_heavy_is_imported(root: Path) -> None:
 
 
 def test_this_machine() -> None:
-    found = examine(1)
+    found = examine(read_limits())
     assert any(
         ability.name == "the starter bundle" and ability.ready for ability in found.abilities
     )
     assert "cpu" in found.providers
+
+
+@pytest.mark.parametrize(
+    ("limits", "cores", "memory"),
+    [
+        (MachineLimits(64, 64, None, 128 * 10**9, None), "64", "128 GB"),
+        (
+            MachineLimits(64, 64, 1.5, 128 * 10**9, 4 * 10**9),
+            "2 (quota of the control group: 1.5)",
+            "4 GB (limit of the control group)",
+        ),
+        (MachineLimits(8, 3, None, None, None), "3 (bound to 3 of them)", ""),
+    ],
+)
+def test_doctor_shows_what_of_the_machine_it_may_use(
+    monkeypatch: pytest.MonkeyPatch, limits: MachineLimits, cores: str, memory: str
+) -> None:
+    monkeypatch.setattr("altogether_rt.cli.commands.doctor.read_limits", lambda: limits)
+    shown = CliRunner().invoke(app, ["doctor"]).stdout
+    rows = dict(re.findall(r"│ (\w[\w ]*?) +│ +(.*?) +│", shown))
+    assert rows["cores to use"] == cores
+    assert rows.get("memory to use", "") == memory
+    data = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)["limits"]
+    assert data["cores"] == limits.cores
+    assert data["memory_bytes"] == limits.memory_bytes

@@ -10,7 +10,7 @@ import pytest
 
 from altogether_rt.errors import BundleError
 from altogether_rt.runtime import ort_session
-from altogether_rt.runtime.ort_session import available_cores, open_session, products_saturate
+from altogether_rt.runtime.ort_session import open_session, products_saturate
 from altogether_rt.runtime.tiny_onnx import matmul_model
 
 pytestmark = pytest.mark.lean
@@ -69,7 +69,3 @@ def test_broken_graph_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes(b"no graph")
     with pytest.raises(BundleError, match=r"onnxruntime cannot load .*: export it again"):
         open_session(path, threads=1)
-
-
-def test_cores_are_those_this_process_may_use() -> None:
-    assert available_cores() >= 1

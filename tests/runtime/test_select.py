@@ -7,7 +7,6 @@ import pytest
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError, MissingDependencyError
-from altogether_rt.runtime.ort_session import available_cores
 from altogether_rt.runtime.select import open_runtime
 from tests.machine.fake_driver import pretend_gpus
 from tests.runtime.conftest import BundleOf
@@ -40,10 +39,6 @@ def test_a_missing_runtime_is_named(bundle_of: BundleOf, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'altogether-rt\[cpu\]'"):
         open_runtime(bundle)
-
-
-def test_there_is_a_core() -> None:
-    assert available_cores() >= 1
 
 
 @pytest.mark.parametrize(("slots", "threads"), [(1, 1), (7, 1), (8, None)])

@@ -7,12 +7,9 @@ import random
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError
-from altogether_rt.preprocess import Preprocessor
 from altogether_rt.scenes.dataset import write_scenes
 from altogether_rt.train.data import (
     Example,
@@ -20,30 +17,23 @@ from altogether_rt.train.data import (
     ScenesDataset,
     example_order,
     finetune_texts,
-    load_pixels,
     pretrain_texts,
+    split_held_out,
 )
 
-ENCODER = EncoderConfig("tiny", embed_dim=8, image_size=16)
 
-
-class _Fixed:
+def fixed(tmp_path: Path, *alts: str, caption: str = "last round") -> FolderDataset:
     """One image, always with the same texts."""
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"file_name": "a.png", "alts": alts, "caption": caption}))
+    return FolderDataset(path)
 
-    def __init__(self, *alts: str, caption: str = "last round", without: str | None = None) -> None:
-        self._example = Example(alts, caption, without)
 
-    def __len__(self) -> int:
-        return 1
-
-    def pixels(self, index: int, preprocessor: Preprocessor) -> np.ndarray:
-        raise NotImplementedError
+class _Scene(ScenesDataset):
+    """One scene, whose caption without an alt-text is known."""
 
     def example(self, index: int, epoch: int) -> Example:
-        return self._example
-
-    def identity(self) -> str:
-        return "fixed"
+        return Example(("Marigold",), "last round", "a boat")
 
 
 def test_order_visits_every_example_once_an_epoch() -> None:
@@ -58,8 +48,8 @@ def test_order_of_a_part_is_the_part_of_the_order() -> None:
     assert example_order(3, 10, 7, 15) == example_order(3, 10, 0, 22)[7:]
 
 
-def test_pretraining_target_is_the_longest_alt_and_condition_another() -> None:
-    dataset = _Fixed("short", "the longest of them", "middle one")
+def test_pretraining_target_is_the_longest_alt_and_condition_another(tmp_path: Path) -> None:
+    dataset = fixed(tmp_path, "short", "the longest of them", "middle one")
     conditions: Counter[tuple[str, ...]] = Counter()
     for seed in range(200):
         condition, target = pretrain_texts(dataset, 0, 0, random.Random(seed), 0.5)
@@ -69,19 +59,19 @@ def test_pretraining_target_is_the_longest_alt_and_condition_another() -> None:
     assert 70 < conditions[()] < 130
 
 
-def test_single_alt_is_told_without_condition() -> None:
-    assert pretrain_texts(_Fixed("only"), 0, 0, random.Random(1), 0.0) == ((), "only")
-    assert pretrain_texts(_Fixed("", " "), 0, 0, random.Random(1), 0.0) == ((), "")
+def test_single_alt_is_told_without_condition(tmp_path: Path) -> None:
+    assert pretrain_texts(fixed(tmp_path, "only"), 0, 0, random.Random(1), 0.0) == ((), "only")
+    assert pretrain_texts(fixed(tmp_path, "", " "), 0, 0, random.Random(1), 0.0) == ((), "")
 
 
-def test_finetuning_target_is_the_last_round() -> None:
-    dataset = _Fixed("a", "b")
+def test_finetuning_target_is_the_last_round(tmp_path: Path) -> None:
+    dataset = fixed(tmp_path, "a", "b")
     assert finetune_texts(dataset, 0, 0, random.Random(1), 0.0) == (("a", "b"), "last round")
     assert finetune_texts(dataset, 0, 0, random.Random(1), 1.0) == ((), "last round")
 
 
 def test_dropped_alt_asks_for_no_names_where_that_caption_is_known() -> None:
-    dataset = _Fixed("Marigold", without="a boat")
+    dataset = _Scene(1, 1)
     assert finetune_texts(dataset, 0, 0, random.Random(1), 1.0) == ((), "a boat")
 
 
@@ -91,18 +81,6 @@ def test_scenes_keep_their_pictures_and_change_their_texts() -> None:
     assert any(dataset.example(i, 0).alts != dataset.example(i, 1).alts for i in range(5))
 
 
-def test_pixels_are_cached(tmp_path: Path) -> None:
-    said: list[str] = []
-    dataset = ScenesDataset(3, seed=1)
-    pixels = load_pixels(dataset, ENCODER, tmp_path, said.append)
-    assert pixels.shape == (3, 16, 16, 3)
-    assert np.array_equal(pixels[1], dataset.pixels(1, Preprocessor(ENCODER)))
-    (cached,) = tmp_path.iterdir()
-    written = cached.stat().st_mtime_ns
-    load_pixels(dataset, ENCODER, tmp_path, said.append)
-    assert cached.stat().st_mtime_ns == written
-
-
 def test_folder_of_scenes_is_a_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "scenes"
     list(write_scenes(folder, 3, seed=1, split="train"))
@@ -110,7 +88,7 @@ def test_folder_of_scenes_is_a_dataset(tmp_path: Path) -> None:
     row = json.loads((folder / "references.jsonl").read_text().splitlines()[1])
     assert len(dataset) == 3
     assert dataset.example(1, 0) == Example(tuple(row["alts"]), row["rounds"][-1])
-    assert dataset.pixels(0, Preprocessor(ENCODER)).shape == (16, 16, 3)
+    assert dataset.image(0)().size == (256, 256)
 
 
 @pytest.mark.parametrize(
@@ -165,14 +143,40 @@ def test_what_is_not_text_is_refused_with_its_line(tmp_path: Path, line: str) ->
     good = '{"file_name": "a.png", "caption": "A boat."}'
     path.write_bytes(f"{good}\n{line}\n{good}\n{line}\n".encode("latin-1"))
     with pytest.raises(
-        AltogetherError, match=r"cannot be trained on: line 2: .*; line 4: "
+        AltogetherError, match=r"2 lines of .* cannot be trained on: line 2: .*; line 4: "
     ) as caught:
         FolderDataset(path)
     assert "\n" not in str(caught.value)
 
 
-def test_missing_image_is_named(tmp_path: Path) -> None:
+def test_bad_lines_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
-    path.write_text('{"file_name": "gone.png", "caption": "x"}\n')
-    with pytest.raises(AltogetherError, match=r"gone\.png cannot be trained on"):
-        FolderDataset(path).pixels(0, Preprocessor(ENCODER))
+    good = '{"file_name": "a.png", "caption": "A boat."}'
+    path.write_text(f'{good}\n{{broken\n{{"file_name": "b.png", "caption": null}}\n')
+    said: list[str] = []
+    dataset = FolderDataset(path, said.append, skip_bad=True)
+    assert (len(dataset), dataset.bad_lines.count) == (1, 2)
+    assert "2 lines of" in said[0] and "line 2" in said[0] and "line 3" in said[0]
+
+
+def test_held_out_images_stay_held_out_when_others_come(tmp_path: Path) -> None:
+    few, many = ScenesDataset(300, 1), ScenesDataset(600, 1)
+    train, held_out = split_held_out(few, 0.1)
+    assert sorted(train + held_out) == list(range(300))
+    # Binomial: 30 expected, standard deviation 5.2.
+    assert 12 <= len(held_out) <= 48
+    assert [i for i in split_held_out(many, 0.1)[1] if i < 300] == held_out
+    assert split_held_out(few, 0.0) == (list(range(300)), [])
+    assert [len(part) for part in split_held_out(ScenesDataset(3, 1), 1e-9)] == [2, 1]
+    with pytest.raises(AltogetherError, match="leaves none to train on"):
+        split_held_out(ScenesDataset(1, 1), 0.5)
+
+
+def test_rows_of_one_image_are_on_one_side(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    rows = [{"file_name": f"{i % 50}.png", "caption": f"caption {i}"} for i in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = FolderDataset(path)
+    train, held_out = split_held_out(dataset, 0.3)
+    assert held_out
+    assert {dataset.key(i) for i in train}.isdisjoint(dataset.key(i) for i in held_out)

@@ -22,14 +22,6 @@ from altogether_rt.train.run import train
 from tests.train.tiny import write_recipe
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a run that nobody stopped."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    train(load_recipe(str(write_recipe(folder))), folder / "ckpt", threads=1, say=lambda _: None)
-    return folder / "ckpt"
-
-
 def test_run_leaves_a_checkpoint_that_loads(undisturbed: Path) -> None:
     checkpoint = Checkpoint.load(undisturbed)
     assert checkpoint.has_encoder
@@ -143,6 +135,7 @@ def test_unfinished_run_needs_resume_and_finished_one_is_kept(
     with pytest.raises(AltogetherError, match="already exists"):
         train(recipe, undisturbed)
     (tmp_path / "ckpt.training").mkdir()
+    (tmp_path / "ckpt.training" / "state-pretrain.pt").touch()
     with pytest.raises(AltogetherError, match="--resume"):
         train(recipe, tmp_path / "ckpt")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, format_bytes, json_line
 from altogether_rt.errors import AltogetherError
 from altogether_rt.speculation.planner import Speculation
+
+if TYPE_CHECKING:
+    from altogether_rt.bench.plan import RunPlan
 
 __all__ = ["bench_command"]
 
@@ -47,6 +50,17 @@ def bench_command(
             help="Speculation for whole captions; use off for random weights, which repeat tokens.",
         ),
     ] = "auto",
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGES",
+            help="Also say what a dataset of so many images takes: 250k, 400M, 1.5B.",
+        ),
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0.0, help="--plan: price of an hour of this machine.")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="--plan: images of a shard.")] = 10_000,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the JSON line to this file.")
     ] = None,
@@ -65,10 +79,15 @@ def bench_command(
     Prints a table, then one line of JSON; with --json or --quiet only that line.
     """
     sizes = _batch_sizes(batch_sizes)
+    if price_per_hour is not None and plan is None:
+        raise typer.BadParameter("it goes with --plan.", param_hint="--price-per-hour")
     check_gpu(device)
+    from altogether_rt.bench.plan import decoding_s, parse_count, plan_run
     from altogether_rt.bench.report import COLUMNS, BenchSettings, run_bench
     from altogether_rt.bench.stages import STAGES
+    from altogether_rt.machine.limits import available_cores
 
+    num_images = None if plan is None else parse_count(plan)
     output = Output(as_json=as_json, quiet=quiet)
     settings = BenchSettings(sizes, threads, device, new_tokens, quick, speculation)
     with output.progress(2 + len(STAGES) * len(sizes), "measurements") as progress:
@@ -84,15 +103,43 @@ def bench_command(
     )
     if ceilings is not None:
         output.show(
-            f"this machine: int8 {ceilings.int8_per_s / 1e9:.0f} GOP/s, "
-            f"fp32 {ceilings.fp32_per_s / 1e9:.0f} GFLOP/s, "
-            f"memory {ceilings.bytes_per_s / 1e9:.1f} GB/s\n"
-            f"{report.to_dict()['formula']}"
+            [
+                f"this machine: int8 {ceilings.int8_per_s / 1e9:.0f} GOP/s, "
+                f"fp32 {ceilings.fp32_per_s / 1e9:.0f} GFLOP/s, "
+                f"memory {ceilings.bytes_per_s / 1e9:.1f} GB/s",
+                str(report.to_dict()["formula"]),
+            ]
         )
-    line = json_line(report.to_dict())
+    data = report.to_dict()
+    if num_images is not None:
+        planned = plan_run(
+            report,
+            num_images,
+            decode_s=decoding_s(quick=quick),
+            cores=threads or available_cores(),
+            shard_size=shard_size,
+            price_per_hour=price_per_hour,
+        )
+        _show_plan(planned, output)
+        data["plan"] = planned.to_dict()
+    line = json_line(data)
     if out is not None:
         _write(out, line + "\n")
     print(line)
+
+
+def _show_plan(plan: RunPlan, output: Output) -> None:
+    from altogether_rt.bench.plan import PLAN_COLUMNS
+
+    output.show(output.table(f"{plan.num_images:,} images", PLAN_COLUMNS, plan.rows()))
+    output.show(
+        f"{1 / plan.seconds_per_image:,.1f} images/s, {plan.machine_hours:,.1f} hours of machines "
+        "like this one"
+    )
+    output.show(
+        f"output: {format_bytes(plan.output_bytes)} in {plan.num_shards:,} shards\n"
+        + "\n".join(plan.assumptions())
+    )
 
 
 def _write(path: Path, text: str) -> None:

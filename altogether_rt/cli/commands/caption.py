@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from altogether_rt.captions import CaptionParams
-from altogether_rt.cli.caption_report import report
-from altogether_rt.cli.device import DeviceOption, check_gpu
-from altogether_rt.cli.output import Output, Progress
-from altogether_rt.data.alt_files.columns import Columns
-from altogether_rt.data.images import ImageLimits
-from altogether_rt.data.sinks.sheet import write_sheet
-from altogether_rt.data.sources.base import Source
-from altogether_rt.jobs.executor import Executor
-from altogether_rt.jobs.folder import (
-    CaptionJob,
-    CaptionSummary,
-    EmbeddingFiles,
-    caption_folder,
-    open_folder,
+from altogether_rt.cli.alt_options import (
+    AltBeside,
+    AltEmbedded,
+    AltKey,
+    Alts,
+    ImageKey,
+    Strict,
+    check_alt_options,
 )
+from altogether_rt.cli.caption_report import dry_run, report
+from altogether_rt.cli.device import DeviceOption, check_gpu
+from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
+from altogether_rt.cli.run_output import (
+    LogFileOption,
+    LogJsonOption,
+    MetricsFileOption,
+    ProgressOption,
+    Reporting,
+    RunOutput,
+    open_run_output,
+)
+from altogether_rt.data.alt_files.columns import Columns
+from altogether_rt.data.hygiene.clean import HygieneOptions
+from altogether_rt.data.images import ImageLimits
+from altogether_rt.data.sinks.sheet import check_sheet, write_sheet
+from altogether_rt.data.sinks.stream import is_standard_output, is_stream
+from altogether_rt.data.sources.sampling import KeyShare
+from altogether_rt.jobs.folder import CaptionJob, EmbeddingFiles, caption_folder, open_folder
+from altogether_rt.monitoring.display import ProgressMode
 from altogether_rt.speculation.planner import Speculation
 
 if TYPE_CHECKING:
@@ -35,41 +49,37 @@ if TYPE_CHECKING:
 __all__ = ["caption_command"]
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, or one image.")]
-Alts = Annotated[
-    Path | None,
-    typer.Option(
-        "--alt",
-        metavar="FILE",
-        help="Alt-texts: JSON lines with file_name and alt (one text or a list), metadata.jsonl, "
-        ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in DIR.",
-    ),
-]
-AltBeside = Annotated[
+WriteAlt = Annotated[
     str | None,
     typer.Option(
-        metavar="SUFFIX",
-        help="Alt-texts from files beside the images: .txt, .json, or metadata.jsonl in each "
-        "folder.",
+        metavar="DIR|in-place",
+        help="Also write captions into the XMP of JPEG, PNG and WebP images, as their alt-text: "
+        "of copies in DIR, or of the images themselves.",
     ),
 ]
-AltKey = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Column or key of the alt-texts in the file.")
-]
-ImageKey = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Column or key of the file names in the file.")
-]
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Stop if any line of the alt-text file cannot be used.")
-]
 BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
-Out = Annotated[Path, typer.Option(metavar="FILE", help="Output file, one row per image.")]
+Out = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Output file, one row per image; - for standard output."),
+]
 Recursive = Annotated[bool, typer.Option(help="Go into subfolders.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions generated at once (32).")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum caption length in tokens.")]
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="Temperature; 0 is greedy.")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling probability.")]
-Seed = Annotated[int, typer.Option(min=0, help="Sampling seed (temperature > 0).")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of temperature > 0, and of --sample.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Caption only the first N images.")]
+Sample = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Caption only this share of the images, 0.001 for example; by their names and --seed.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Read everything and count errors; load and write nothing."),
+]
 Sidecar = Annotated[
     str | None, typer.Option(metavar=".txt", help="Also write photo.txt beside photo.jpg.")
 ]
@@ -86,7 +96,7 @@ SaveEmbeddings = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")]
 Update = Annotated[
-    bool, typer.Option("--update", help="Caption again those images whose alt-texts changed.")
+    bool, typer.Option("--update", help="Caption again what changed: images and alt-texts.")
 ]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
 Workers = Annotated[
@@ -127,19 +137,27 @@ class _Options:
     bundle: str
     device: str
     params: Mapping[str, Any]
+    workers: int
     execution: Mapping[str, Any]  # as `open_executor` takes it
     read_embeddings: Path | None
     save_embeddings: Path | None
     sheet: Path | None
+    dry_run: bool
 
 
 def caption_command(
+    context: typer.Context,
     folder: Folder,
     alt: Alts = None,
     alt_beside: AltBeside = None,
+    alt_embedded: AltEmbedded = None,
     alt_key: AltKey = None,
     image_key: ImageKey = None,
     strict: Strict = False,
+    unescape_alts: UnescapeAlts = False,
+    drop_noise_alts: DropNoiseAlts = False,
+    drop_boilerplate: DropBoilerplate = False,
+    alt_language: AltLanguage = False,
     bundle: BundleName = "starter",
     out: Out = Path("captions.jsonl"),
     recursive: Recursive = True,
@@ -149,7 +167,10 @@ def caption_command(
     top_p: TopP = None,
     seed: Seed = 0,
     limit: Limit = None,
+    sample: Sample = None,
+    dry_run: DryRun = False,
     sidecar: Sidecar = None,
+    write_alt: WriteAlt = None,
     sheet: Sheet = None,
     embeddings: Embeddings = None,
     save_embeddings: SaveEmbeddings = None,
@@ -162,6 +183,10 @@ def caption_command(
     speculation: SpeculationOption = "auto",
     max_pixels: MaxPixels = ImageLimits.max_pixels,
     fast_jpeg: FastJpeg = False,
+    progress: ProgressOption = ProgressMode.AUTO,
+    log_file: LogFileOption = None,
+    log_json: LogJsonOption = False,
+    metrics_file: MetricsFileOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -170,27 +195,35 @@ def caption_command(
     Every image gives one row: its caption, or the reason why there is none. A run that was stopped
     continues when the same command is given again; existing captions are kept.
     """
+    if dry_run and embeddings is not None:
+        raise typer.BadParameter("it reads the images.", param_hint="--dry-run")
     if embeddings is not None and save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
-    if alt is not None and alt_beside is not None:
-        raise typer.BadParameter("it goes without --alt.", param_hint="--alt-beside")
-    if alt_beside is not None and alt_beside == sidecar:
-        raise typer.BadParameter("--sidecar would write over them.", param_hint="--alt-beside")
+    if sheet is not None and is_stream(out):
+        raise typer.BadParameter(
+            "it needs a file of rows: name one by --out.", param_hint="--sheet"
+        )
+    check_alt_options(alt, alt_beside, alt_embedded, sidecar)
+    reporting = Reporting(progress, log_file, log_json, metrics_file)
     job = CaptionJob(
         folder=folder,
         out=out,
         alts=alt,
         columns=Columns(image_key, alt_key),
         beside=alt_beside,
+        embedded=alt_embedded,
+        write_alt=write_alt,
         strict=strict,
         recursive=recursive,
         limit=limit,
+        share=None if sample is None else KeyShare(sample, seed),
         sidecar=sidecar,
         overwrite=overwrite,
         retry_errors=retry_errors,
         update=update,
         limits=ImageLimits(max_pixels=max_pixels),
         fast_jpeg=fast_jpeg,
+        hygiene=HygieneOptions(unescape_alts, drop_noise_alts, drop_boilerplate, alt_language),
     )
     options = _Options(
         bundle=bundle,
@@ -201,8 +234,8 @@ def caption_command(
             "top_p": top_p,
             "seed": seed,
         },
+        workers=workers,
         execution={
-            "workers": workers,
             "threads": threads,
             "num_slots": batch_size,
             "speculation": speculation,
@@ -210,33 +243,61 @@ def caption_command(
         read_embeddings=embeddings,
         save_embeddings=save_embeddings,
         sheet=sheet,
+        dry_run=dry_run,
     )
-    _run(job, options, Output(as_json=as_json, quiet=quiet))
+    used = (out, alt, sheet, embeddings, save_embeddings, out.with_name(out.name + ".part"))
+    with open_run_output(
+        "caption",
+        context.params,
+        reporting,
+        used,
+        as_json=as_json,
+        quiet=quiet,
+        interrupted="Interrupted: the captions so far are kept; give the same command to go on.",
+    ) as run:
+        _run(job, options, run)
 
 
-def _run(job: CaptionJob, options: _Options, output: Output) -> None:
+def _run(job: CaptionJob, options: _Options, run: RunOutput) -> None:
     from altogether_rt.captions import caption_params
-    from altogether_rt.jobs.open import open_executor
+    from altogether_rt.jobs.open import fitting_workers, open_executor
     from altogether_rt.opening import resolve_captioner
 
-    check_gpu(options.device)
+    output = run.output
+    if not options.dry_run:
+        check_gpu(options.device)
     with output.progress(None, "alt-texts") as progress:
         source = open_folder(job, lambda count: progress.advance(count - progress.done))
+    if options.sheet is not None:
+        check_sheet(options.sheet)
     for note in source.notes():
         output.note(note)
+    if options.dry_run:
+        dry_run(job, source, run)
+        return
+    if is_stream(job.out):
+        output.note(
+            f"Rows go to {job.out} as they are made: a run that is stopped cannot be continued."
+        )
     captioner = resolve_captioner(options.bundle, device=options.device)
     job = _with_embeddings(job, options, captioner)
     params = caption_params(captioner.config, **options.params)
-    try:
-        with open_executor(captioner, **options.execution, on_restart=output.note) as executor:
-            summary = _caption_with_progress(job, source, executor, params, output)
-    except KeyboardInterrupt:
-        output.error("Interrupted: the captions so far are kept; give the same command to go on.")
-        raise typer.Exit(130) from None
+    workers = fitting_workers(captioner, options.workers, source.num_samples(), output.note)
+    output.event(
+        "info", "captioner", f"captions with {captioner.name}", workers=workers,
+        bundle=captioner.bundle_id, target=captioner.target, device=captioner.device,
+    )  # fmt: skip
+    with output.progress(None, "images", run.observers) as monitor:
+        opened = open_executor(
+            captioner, workers=workers, **options.execution, on_restart=monitor.restarted
+        )
+        with opened as executor:
+            summary = caption_folder(job, source, executor, params, monitor)
     shown = None
     if options.sheet is not None:
         shown = write_sheet(job.out, source.root, options.sheet, limits=job.limits)
-    report(job, source, summary, options.sheet if shown else None, output)
+    with redirect_stdout(sys.stderr) if is_standard_output(job.out) else nullcontext():
+        report(job, source, summary, options.sheet if shown else None, output, monitor.state())
 
 
 def _with_embeddings(
@@ -250,22 +311,3 @@ def _with_embeddings(
         save=options.save_embeddings,
     )
     return dataclasses.replace(job, embeddings=files)
-
-
-def _caption_with_progress(
-    job: CaptionJob,
-    source: Source,
-    executor: Executor,
-    params: CaptionParams,
-    output: Output,
-) -> CaptionSummary:
-    with ExitStack() as stack:
-        progress: list[Progress] = []
-
-        def on_start(num_samples: int | None) -> None:
-            progress.append(stack.enter_context(output.progress(num_samples, "images")))
-
-        def on_answer(key: str) -> None:
-            progress[0].advance()
-
-        return caption_folder(job, source, executor, params, on_start, on_answer)

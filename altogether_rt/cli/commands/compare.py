@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +104,7 @@ def start_command(
         split=_split(_names(annotators), overlap),
     )
     with output.progress(None, "images") as progress:
-        started = start_study(options, progress.advance, partial(setattr, progress, "total"))
+        started = start_study(options, progress.advance, progress.start)
     _note_left_out(started, options, output)
     output.result(_started_data(started, out), _started_sentence(started, out))
     who = options.split.annotators[0] if options.split.annotators else "NAME"

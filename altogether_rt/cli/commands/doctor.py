@@ -10,6 +10,7 @@ import typer
 
 from altogether_rt import __version__
 from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.machine.limits import MachineLimits, read_limits
 from altogether_rt.machine.report import Machine, examine
 
 __all__ = ["doctor_command"]
@@ -19,11 +20,8 @@ def doctor_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
 ) -> None:
     """Show what this machine can run, what is missing, and the command that installs it."""
-    import os
-
     output = Output(as_json=as_json)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = examine(cores or 1)
+    machine = examine(read_limits())
     if as_json:
         output.result(_data(machine))
         return
@@ -40,7 +38,16 @@ def doctor_command(
 def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
     processor, gpu = machine.processor, machine.gpu
     yield "Python", machine.python
-    yield "processor", f"{processor.name}, {processor.cores} cores"
+    limits = machine.limits
+    yield "processor", f"{processor.name}, {limits.num_processors} cores"
+    yield "cores to use", f"{limits.cores}{_why_fewer(limits)}"
+    if limits.memory_bytes is not None:
+        limited = limits.memory_limit_bytes == limits.memory_bytes
+        yield (
+            "memory to use",
+            format_bytes(limits.memory_bytes)
+            + (" (limit of the control group)" if limited else ""),
+        )
     speed = "fast at int8" if processor.fast_int8 else "no VNNI: int8 is slower"
     yield "features", f"{', '.join(processor.features) or 'unknown'} ({speed})"
     if gpu.cuda_version is not None:
@@ -55,11 +62,25 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
         yield name, version + providers
 
 
+def _why_fewer(limits: MachineLimits) -> str:
+    reasons = []
+    if limits.num_affine < limits.num_processors:
+        reasons.append(f"bound to {limits.num_affine} of them")
+    if limits.quota is not None:
+        reasons.append(f"quota of the control group: {limits.quota:g}")
+    return f" ({', '.join(reasons)})" if reasons else ""
+
+
 def _data(machine: Machine) -> dict[str, Any]:
     abilities = [
         {**asdict(ability), "missing": list(ability.missing), "ready": ability.ready}
         for ability in machine.abilities
     ]
     processor = {**asdict(machine.processor), "fast_int8": machine.processor.fast_int8}
-    data = {**asdict(machine), "processor": processor, "abilities": abilities}
+    limits = {
+        **asdict(machine.limits),
+        "cores": machine.limits.cores,
+        "memory_bytes": machine.limits.memory_bytes,
+    }
+    data = {**asdict(machine), "processor": processor, "limits": limits, "abilities": abilities}
     return {"version": __version__, **data}

@@ -31,8 +31,8 @@ def export_command(
     ckpt: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the checkpoint; or a bundle for the CPU, such as `starter`, which "
-            "ships with the package."
+            help="Folder of the checkpoint; a bundle for the CPU, such as `starter`, which ships "
+            "with the package; or the folder of a training, OUT.training, for what it saved last."
         ),
     ] = None,
     target: Annotated[
@@ -92,9 +92,10 @@ def export_command(
     from altogether_rt.artifacts.bundle import BundleWriter
     from altogether_rt.export.from_checkpoint import export_checkpoint
     from altogether_rt.importing.bundle import checkpoint_folder
+    from altogether_rt.train.snapshot import checkpoint_of
 
     BundleWriter(out, overwrite=overwrite)
-    with checkpoint_folder(ckpt, report) as folder:
+    with checkpoint_of(ckpt, report) as source, checkpoint_folder(source, report) as folder:
         bundle = export_checkpoint(
             folder,
             recipe,

@@ -117,9 +117,12 @@ def import_command(
     where = "embedded" if embed else f"by reference ({encoder_weights})"
     output.result(
         {"checkpoint": str(out), "config": config.to_dict(), "encoder_embedded": embed},
-        f"checkpoint in {out}: {config.mapper.kind} mapper of {config.mapper.prefix_length} visual "
-        f"tokens, {config.decoder.family} of {config.decoder.layers} layers, encoder "
-        f"{config.encoder.name} {where}\naltogether-rt export --ckpt {out}",
+        [
+            f"checkpoint in {out}: {config.mapper.kind} mapper of {config.mapper.prefix_length} "
+            f"visual tokens, {config.decoder.family} of {config.decoder.layers} layers, encoder "
+            f"{config.encoder.name} {where}",
+            f"altogether-rt export --ckpt {out}",
+        ],
     )
 
 
@@ -150,8 +153,11 @@ def _recover(bundle: Path, out: Path, output: Output) -> None:
             "encoder_embedded": True,
             "recovered_from_bundle": about["recovered_from_bundle"],
         },
-        f"checkpoint in {out}: {config.name}, recovered from the {about['recovered_from_target']} "
-        f"bundle {about['recovered_from_bundle']}\naltogether-rt export --ckpt {out}",
+        [
+            f"checkpoint in {out}: {config.name}, recovered from the "
+            f"{about['recovered_from_target']} bundle {about['recovered_from_bundle']}",
+            f"altogether-rt export --ckpt {out}",
+        ],
     )
 
 

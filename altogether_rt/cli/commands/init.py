@@ -95,8 +95,11 @@ def init_command(
     data = {"checkpoint": str(out), "parameters": parameters, "random": random_parts}
     output.result(
         data,
-        f"checkpoint in {out}: {parameters / 1e6:.1f} M parameters, random: "
-        f"{', '.join(random_parts)}\naltogether-rt export --ckpt {out}",
+        [
+            f"checkpoint in {out}: {parameters / 1e6:.1f} M parameters, random: "
+            f"{', '.join(random_parts)}",
+            f"altogether-rt export --ckpt {out}",
+        ],
     )
 
 

@@ -97,7 +97,7 @@ def mix_command(
         output.note(f"records that cannot be read: {summary.problems}")
 
 
-def _sentences(out: Path, plan: MixPlan, summary: MixSummary) -> str:
+def _sentences(out: Path, plan: MixPlan, summary: MixSummary) -> list[str]:
     """The summary as text."""
     epochs = "" if plan.num_epochs == 1 else f" in {plan.num_epochs} epochs"
     share = "" if summary.share is None else f", {100 * summary.share:.2f} % captions"
@@ -113,4 +113,4 @@ def _sentences(out: Path, plan: MixPlan, summary: MixSummary) -> str:
         lines.append(
             "It has only the captions drawn: let the loader use all of them (probability 1)."
         )
-    return "\n".join(lines)
+    return lines

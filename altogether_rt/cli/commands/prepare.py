@@ -34,9 +34,7 @@ def prepare_command(
     output = Output(as_json=as_json)
     if remove:
         folders = remove_prepared(Bundle.load(bundle, verify_hashes=False))
-        human = (
-            "\n".join(f"removed {folder}" for folder in folders) or "nothing was prepared for it"
-        )
+        human = [f"removed {folder}" for folder in folders] or "nothing was prepared for it"
         output.result({"removed": [str(folder) for folder in folders]}, human)
         return
     opened = Bundle.load(bundle)

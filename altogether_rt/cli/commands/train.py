@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,10 @@ def train_command(
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint to start from: its encoder, weights and tokenizer."),
+        typer.Option(
+            help="Checkpoint to start from (its encoder, weights and tokenizer), or the folder of "
+            "a run."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -39,7 +43,22 @@ def train_command(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=0.99,
+            metavar="SHARE",
+            help="Share of the images, such as 0.05, to measure on and never train on.",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out rows and images that cannot be used."),
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; by default what is measured fastest.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Train a captioner by a recipe: encoder (scenes only), pretraining, fine-tuning."""
@@ -49,12 +68,14 @@ def train_command(
     if recipe is not None and config is not None:
         raise typer.BadParameter("this is the former name of --recipe: give --recipe alone.")
     output = Output(quiet=quiet)
+    wanted = load_recipe(recipe or config or DEFAULT_RECIPE)
     train(
-        load_recipe(recipe or config or DEFAULT_RECIPE),
+        wanted if holdout is None else dataclasses.replace(wanted, holdout=holdout),
         out,
         init=init,
         data=data,
         resume=resume,
+        skip_bad=skip_bad,
         threads=threads,
         say=output.note,
     )

@@ -23,6 +23,8 @@ IMAGE_ERROR_KINDS: Final = (
     "truncated",  # the end is missing
     "damaged",  # the decoder refuses it
     "unreadable",  # the system refuses it: permission, I/O error
+    "missing",  # a sample of a shard has texts and no image
+    "duplicate",  # a sample of this key came before in the same shard
 )
 
 #: Formats whose decoders read the whole file into memory, and the maximum size of such a file.

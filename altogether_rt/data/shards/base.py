@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from altogether_rt.data.sources.base import Source
+from altogether_rt.data.sources.base import Sample, Source
 
 __all__ = ["Ending", "EndingKind", "Shard", "ShardSource"]
 
@@ -35,7 +36,7 @@ class Ending:
     @property
     def is_complete(self) -> bool:
         """Whether every sample that was written has been seen, as far as the file can tell."""
-        return self.kind in ("whole", "unmarked")
+        return self.kind in ("whole", "unmarked", "appended")
 
 
 class ShardSource(Source):
@@ -45,12 +46,24 @@ class ShardSource(Source):
     `Sample.image` is the ImageError that its row will carry. Nothing is left out in silence.
     """
 
+    shard: Shard  # with what was found out while opening it
+
     @property
     def num_shards(self) -> int:
         return 1
 
     def part(self, rank: int, num_parts: int) -> Source:
         raise NotImplementedError("A shard is read as a whole.")
+
+    def samples_where(self, wanted: Callable[[int, str], bool]) -> Iterator[Sample]:
+        """Those samples for whose index and key `wanted` is true; no other image is read.
+
+        It is asked for each sample of the shard, in order: the row to go on from, a share of
+        the samples, rows to try again.
+        """
+        for index, sample in enumerate(self.samples()):
+            if wanted(index, sample.key):
+                yield sample
 
     @property
     @abstractmethod

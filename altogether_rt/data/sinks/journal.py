@@ -9,15 +9,22 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
+from altogether_rt.data.sinks.lock_file import LockFile
 from altogether_rt.errors import AltogetherError
 
 __all__ = ["Journal"]
 
 Row = TypeVar("Row")
+
+_NOT_REGULAR: Final = "is a link or not a regular file"
+
+#: Seconds between two looks whether the journal is still there, while lines are written.
+_CHECK_S: Final = 1.0
 
 
 class Journal:
@@ -32,6 +39,8 @@ class Journal:
         self.path = Path(f"{output}.part")
         self.size = 0  # bytes of whole lines, once they were read or written
         self._output = output
+        self._lock_file: LockFile | None = None  # where the file system has no locks
+        self._checked_at = time.monotonic()
         output.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = self._open_locked()
 
@@ -63,7 +72,14 @@ class Journal:
                 offset += len(line)
 
     def append(self, line: bytes) -> int:
-        """Write a line with its end and return its offset; it then survives the process."""
+        """Write a line with its end and return its offset; it then survives the process.
+
+        Raises AltogetherError, once a second at most, if the journal was removed or replaced.
+        """
+        now = time.monotonic()
+        if now - self._checked_at > _CHECK_S:
+            self._checked_at = now
+            self.check()
         left = memoryview(line)
         while left:
             left = left[os.write(self._descriptor, left) :]
@@ -81,11 +97,15 @@ class Journal:
             raise self._replaced()
         return file
 
+    def check(self) -> None:
+        """Raise AltogetherError if the journal is not where it was created."""
+        if not self._is_at(self._descriptor):
+            raise self._replaced()
+
     def become_output(self) -> None:
         """Rename the journal to OUT. Raises AltogetherError if it was removed or replaced."""
         os.fsync(self._descriptor)
-        if not self._is_at(self._descriptor):
-            raise self._replaced()
+        self.check()
         os.replace(self.path, self._output)
 
     def remove(self) -> None:
@@ -105,21 +125,30 @@ class Journal:
             self.remove()
         os.close(self._descriptor)
         self._descriptor = -1
+        if self._lock_file is not None:
+            self._lock_file.release()
 
     def _open_locked(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         while True:
             try:
+                if not stat.S_ISREG(os.lstat(self.path).st_mode):  # opening a device has effects
+                    raise self.not_ours(_NOT_REGULAR)
+            except FileNotFoundError:
+                pass
+            try:
                 descriptor = os.open(self.path, flags, 0o666)  # less the umask
             except OSError as error:
                 if self.path.is_symlink() or self.path.is_dir():
-                    raise self._not_ours() from error
+                    raise self.not_ours(_NOT_REGULAR) from error
                 raise
             try:
                 if self._lock(descriptor):
                     return descriptor
             except BaseException:
                 os.close(descriptor)
+                if self._lock_file is not None:
+                    self._lock_file.release()
                 raise
             os.close(descriptor)  # the other run finished in between: its journal is now OUT
 
@@ -127,30 +156,33 @@ class Journal:
         """Whether the journal is locked and still the file at its path."""
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise self._not_ours()
+            raise self.not_ours(_NOT_REGULAR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AltogetherError(
                 f"another run is writing {self._output}: wait for it, or choose another file."
             ) from error
-        except OSError:
-            return True  # a file system without locks: go on without one
+        except OSError:  # a file system without locks
+            if self._lock_file is None:
+                self._lock_file = LockFile(self._output)
         return self._is_at(descriptor)
 
     def _is_at(self, descriptor: int) -> bool:
         try:
             return os.path.samestat(os.fstat(descriptor), os.lstat(self.path))
-        except FileNotFoundError:
+        except OSError:  # removed, moved with its folder, or on a disk that is gone
             return False
 
-    def _not_ours(self) -> AltogetherError:
+    def not_ours(self, what: str) -> AltogetherError:
+        """The error for a file at the journal's path that `what` describes."""
         return AltogetherError(
-            f"{self.path} is a link or not a regular file, so no run of altogether-rt left it: "
-            "remove it, or choose another file."
+            f"{self.path} {what}, so no run of altogether-rt left it: remove it, or choose another "
+            "file."
         )
 
     def _replaced(self) -> AltogetherError:
         return AltogetherError(
-            f"{self.path} was removed or replaced while this run was writing it: run it again."
+            f"{self.path} was removed, moved or replaced while this run was writing it: put its "
+            "folder back and run it again."
         )

@@ -4,7 +4,7 @@ New rows are appended to a journal beside the output, OUT.part, each by one writ
 order. When the run is complete the journal becomes OUT by one rename. If OUT already held rows,
 both are first merged, in input order, into a new file, which then becomes OUT. So OUT is always
 whole: the former one or the new one. A rerun takes every whole row of OUT and of the journal as
-done.
+done. Lines between them that are not rows, and rows that OUT has twice, go to OUT.set-aside.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from altogether_rt.artifacts.files import new_file
-from altogether_rt.data.rows import Row, encode_row, parse_row, read_rows
+from altogether_rt.data.problems import Problems
+from altogether_rt.data.rows import MAX_ROW_BYTES, Row, encode_row, parse_row, read_rows
+from altogether_rt.data.sinks.earlier_rows import EarlierRows, identity
 from altogether_rt.data.sinks.journal import Journal
 from altogether_rt.data.sources.scan import order_key
 from altogether_rt.errors import AltogetherError
@@ -34,7 +36,8 @@ class JsonlSink:
     """
 
     def __init__(self, path: str | Path, order_key: Callable[[str], Any] = order_key) -> None:
-        """Lock the output. Raises AltogetherError if another run holds the lock.
+        """Lock the output. Raises AltogetherError if another run holds the lock, or if the output
+        cannot be a file that is replaced.
 
         order_key: sorts keys as the source yields them; by default as a folder does.
         """
@@ -42,15 +45,24 @@ class JsonlSink:
         self._order_key = order_key
         if self.path.is_dir():
             raise AltogetherError(f"{self.path} is a folder: --out must name a file.")
+        identity(self.path)  # before anything is created
         self._journal = Journal(self.path)
+        self._identity = identity(self.path)  # of OUT, whose rows are at offsets that must stay
         #: Offset of each row of earlier runs, in OUT or, if it is there, in the journal: no name is
         #: in both. Nothing is kept of this run's rows, which may be millions.
         self._in_output: dict[str, int] = {}
         self._in_journal: dict[str, int] = {}
         #: Names whose row carries an error, after `recover`.
         self.error_names: set[str] = set()
+        self._earlier = EarlierRows(self.path, self._journal)
+        self._overwritten: dict[str, int] = {}  # offset of each row of OUT that is not kept
         self._last_key: Any = None  # order key of the journal's last row
         self._needs_merge = False  # the journal alone cannot become the output
+
+    @property
+    def problems(self) -> Problems:
+        """Lines that are not rows, and rows that OUT has twice: `finish` sets them aside."""
+        return self._earlier.problems
 
     def recover(
         self,
@@ -65,40 +77,64 @@ class JsonlSink:
         overwrite: take no row as done; OUT is left alone until `finish` replaces it. retry_errors:
         do not count rows of OUT that carry an error. is_stale: rows that are to be made again; they
         are not checked, and the new ones replace them. Raises AltogetherError if a file holds
-        anything other than rows, or rows that `check` refuses.
+        no rows but something else, or rows that `check` refuses.
         """
         if overwrite:
-            self._journal.cut(0)
+            # A file of something else is not replaced.
+            self._overwritten = {
+                row["file_name"]: offset for offset, row in self._earlier.output_rows()
+            }
+            for _ in self._earlier.journal_rows():
+                break
+            self._forget()
             return set()
-        retried = set()
-        if self.path.exists():
+        retried: set[str] = set()
+        for offset, row in self._earlier.output_rows():
             self._needs_merge = True
-            for offset, row in self._finished_rows(
-                lambda row: None if is_stale(row) else check(row)
-            ):
-                self._in_output[row["file_name"]] = offset
-                self._note_error(row)
-                if (retry_errors and "error" in row) or is_stale(row):
-                    retried.add(row["file_name"])
-        for offset, row, _ in self._journal.recover(parse_row):
+            stale = is_stale(row)
+            if not stale:
+                self._check(row, check, self.path)
+            name = row["file_name"]
+            if name in self._in_output and not self._replaces(offset, row):
+                continue
+            self._in_output[name] = offset
+            self._note_error(row)
+            (retried.add if stale or (retry_errors and "error" in row) else retried.discard)(name)
+        for offset, row in self._earlier.journal_rows():
             stale = is_stale(row)
             if not stale:
                 self._check(row, check, self._journal.path)
             self._place_in_journal(row["file_name"], offset)
             self._note_order(row["file_name"])
             self._note_error(row)
-            if stale:
-                retried.add(row["file_name"])
-            else:
-                retried.discard(row["file_name"])
+            (retried.add if stale else retried.discard)(row["file_name"])
         return (self._in_output.keys() | self._in_journal.keys()) - retried
+
+    def former_caption(self, name: str) -> str | None:
+        """The caption in OUT of an image whose row is being overwritten, if it has one."""
+        offset = self._overwritten.get(name)
+        if offset is None:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            row = parse_row(file.readline(MAX_ROW_BYTES))
+        return None if row is None else row.get("caption")
+
+    def former_rows(self) -> Iterator[Row]:
+        """Every row that earlier runs left, those of OUT first; a name may come more than once."""
+        if self._identity is not None:
+            with self.path.open("rb") as file:
+                yield from (row for _, row, _ in read_rows(file) if row is not None)
+        with self._journal.open() as journal:
+            yield from (row for _, row, _ in read_rows(journal) if row is not None)
 
     def rows(self) -> Iterator[Row]:
         """Every row that is there after `recover`, those of OUT first."""
-        if self._needs_merge and self.path.exists():
-            for _, row in self._finished_rows(lambda row: None):
-                if row["file_name"] not in self._in_journal:
-                    yield row
+        if self._in_output:
+            with self.path.open("rb") as file:
+                for offset, row, _ in read_rows(file):
+                    if row is not None and self._in_output.get(row["file_name"]) == offset:
+                        yield row
         for _, row, _ in self._journal.rows(parse_row):
             yield row
 
@@ -107,11 +143,23 @@ class JsonlSink:
         self._journal.append(encode_row(row))
         self._note_order(row["file_name"])
 
+    def check(self) -> None:
+        """Raise AltogetherError if the output was removed or replaced since it was opened."""
+        self._journal.check()
+        if self._in_output and identity(self.path) != self._identity:
+            raise AltogetherError(
+                f"{self.path} was removed or changed by something else while this run was adding "
+                f"to it: put it back and run it again; the new rows are in {self._journal.path}."
+            )
+
     def finish(self) -> None:
         """Make the rows the output."""
-        if self._journal.size == 0 and self.path.exists() and self._needs_merge:
+        if self._earlier.problems:
+            self._earlier.set_aside()
+        elif self._journal.size == 0 and self.path.exists() and self._needs_merge:
             return  # nothing new: the output stays as it is, to the byte
-        if self._needs_merge:
+        self.check()
+        if self._needs_merge or self._earlier.problems:
             self._merge()
         else:
             self._journal.become_output()
@@ -131,17 +179,22 @@ class JsonlSink:
     ) -> None:
         self.close()
 
-    def _finished_rows(self, check: CheckRow) -> Iterator[tuple[int, Row]]:
-        """(offset, row) of OUT, which must hold nothing but rows."""
+    def _forget(self) -> None:
+        """Take nothing of the files as done, nor set anything aside: all of it is overwritten."""
+        self._journal.cut(0)
+        self._earlier = EarlierRows(self.path, self._journal)
+
+    def _replaces(self, offset: int, row: Row) -> bool:
+        """Whether a second row of the same name is the one to keep; the other one is set aside."""
+        name = row["file_name"]
+        first = self._in_output[name]
+        replaces = "caption" in row or name in self.error_names
+        other = first if replaces else offset
         with self.path.open("rb") as file:
-            for number, (offset, row, _) in enumerate(read_rows(file), 1):
-                if row is None:
-                    raise AltogetherError(
-                        f"line {number} of {self.path} is not a row of captions: "
-                        "choose another --out, or replace the file with --overwrite."
-                    )
-                self._check(row, check, self.path)
-                yield offset, row
+            file.seek(other)
+            length = len(file.readline(MAX_ROW_BYTES))
+        self._earlier.put_aside(f"a second row of {name}", in_output=(other, length))
+        return replaces
 
     def _check(self, row: Row, check: CheckRow, path: Path) -> None:
         reason = check(row)
@@ -170,9 +223,11 @@ class JsonlSink:
 
     def _merge(self) -> None:
         """Make OUT and the journal, in input order, the new OUT."""
-        for offset, row, _ in self._journal.rows(parse_row):
-            self._place_in_journal(row["file_name"], offset)
-        former_path = self.path if self.path.exists() else Path(os.devnull)
+        with self._journal.open() as journal:
+            for offset, row, _ in read_rows(journal):
+                if row is not None:
+                    self._place_in_journal(row["file_name"], offset)
+        former_path = self.path if self._in_output else Path(os.devnull)
         with (
             former_path.open("rb") as former,
             self._journal.open() as journal,
@@ -185,5 +240,5 @@ class JsonlSink:
                     else (former, self._in_output)
                 )
                 file.seek(offsets[name])
-                merged.write(file.readline())
+                merged.write(file.readline().rstrip(b"\n") + b"\n")
         self._journal.remove()

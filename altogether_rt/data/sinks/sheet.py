@@ -1,15 +1,21 @@
 """A contact sheet: each image with its alt-text and its caption, in one HTML file.
 
-The file is self-contained (thumbnails inside, nothing fetched, no script), so it can be opened from
-disk and sent to others. All text that comes from outside is escaped.
+The file is self-contained (thumbnails inside, nothing fetched, one script of ours that its policy
+allows by its hash), so it can be opened from disk and sent to others. All text that comes from
+outside is escaped. Captions can be edited there, and saved as rows: the button gives a file with
+every row shown, as it was but for the captions that were changed.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import itertools
+import json
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from importlib import resources
@@ -21,9 +27,9 @@ from PIL import Image
 from altogether_rt.artifacts.files import new_file
 from altogether_rt.data.images import ImageLimits, open_image
 from altogether_rt.data.rows import Row, read_rows
-from altogether_rt.errors import ImageError
+from altogether_rt.errors import AltogetherError, ImageError
 
-__all__ = ["MAX_SHEET_ROWS", "image_html", "sheet_css", "text_html", "write_sheet"]
+__all__ = ["MAX_SHEET_ROWS", "check_sheet", "image_html", "sheet_css", "text_html", "write_sheet"]
 
 #: Maximum number of rows shown: a page with thousands of thumbnails would hardly open.
 MAX_SHEET_ROWS: Final = 500
@@ -31,8 +37,21 @@ MAX_SHEET_ROWS: Final = 500
 #: Longest side of a thumbnail in pixels: twice the displayed size, for high-density screens.
 _THUMBNAIL_SIDE: Final = 480
 
+#: Bytes at the start of a sheet in which its title is, and how that begins.
+_HEAD_BYTES: Final = 4096
+_TITLE: Final = b"<title>Captions of "
+
 #: Maximum number of characters shown of a text.
 _MAX_SHOWN_CHARS: Final = 1200
+
+
+#: Shown by the script, without which there is nothing to save.
+_BAR: Final = (
+    '<section id="bar" aria-label="Editing" hidden>\n'
+    '<button id="save" type="button">Save captions</button>\n'
+    '<p id="status" role="status"></p>\n'
+    '<p class="help">Click a caption to edit it. Enter ends, Escape restores it.</p>\n</section>\n'
+)
 
 
 def write_sheet(
@@ -45,9 +64,11 @@ def write_sheet(
 ) -> int:
     """Write a contact sheet of the rows of `rows_path` to `path`; return the number of rows shown.
 
-    root: the folder of the images. The sheet is written whole or not at all.
+    root: the folder of the images. The sheet is written whole or not at all. Raises AltogetherError
+    for what `check_sheet` refuses.
     """
     path = Path(path)
+    check_sheet(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with Path(rows_path).open("rb") as file:
         total = failed = 0
@@ -63,6 +84,22 @@ def write_sheet(
     return min(total, max_rows)
 
 
+def check_sheet(path: Path) -> None:
+    """Raise AltogetherError if something other than a contact sheet is at `path`."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # of a link, nothing is read or replaced
+            raise AltogetherError(f"{path} is not a regular file: name another for the sheet.")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    with os.fdopen(descriptor, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if head and not (head.startswith(b"<!doctype html>\n<html") and _TITLE in head):
+        raise AltogetherError(
+            f"{path} is not a contact sheet, and it is not replaced: name another, or remove it."
+        )
+
+
 def _page(
     rows: Iterable[Row],
     root: Path,
@@ -75,28 +112,41 @@ def _page(
     counts = f"{total - failed:,} captioned" + (f", {failed:,} could not be read" if failed else "")
     if total > max_rows:
         counts += f"; the first {max_rows:,} are shown"
-    style = sheet_css()
+    style, script = sheet_css(), _resource("sheet.js")
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        f"<title>Captions of {name}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header>\n<h1>{name}</h1>\n<p>{counts}</p>\n</header>\n<main>\n"
+        f'content="{_policy(style, script)}">\n'
+        f"<title>Captions of {name}</title>\n<style>{style}</style>\n</head>\n"
+        f'<body data-file="{html.escape(Path(root.name or "captions").name)}-edited.jsonl">\n'
+        f"<header>\n<h1>{name}</h1>\n<p>{counts}</p>\n</header>\n{_BAR}<main>\n"
     )
     for row in rows:
         yield _card(row, root, limits)
-    yield "</main>\n</body>\n</html>\n"
+    yield f"</main>\n<script>{script}</script>\n</body>\n</html>\n"
+
+
+def _policy(style: str, script: str) -> str:
+    """The Content-Security-Policy of a page that has this style sheet and this script, no other."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+        for text in (style, script)
+    )
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; "
+        f"script-src 'sha256-{script_hash}'; base-uri 'none'; form-action 'none'"
+    )
 
 
 def _card(row: Row, root: Path, limits: ImageLimits | None) -> str:
     name = row["file_name"]
-    image = image_html(root / name, limits)
+    image = image_html(root / name, limits, row.get("caption", ""))
     alt = row.get("alt") or ""
     alts = [alt] if isinstance(alt, str) else [str(text) for text in alt]
     alt_html = "".join(f"<p>{text_html(text)}</p>" for text in alts if text)
     parts = [
-        f"<article>\n<figure>{image}</figure>\n<div>\n",
+        f"<article{_row_data(row)}>\n<figure>{image}</figure>\n<div>\n",
         f"<h2>{text_html(name)}</h2>\n",
         "<section><h3>Alt-text</h3>",
         alt_html or '<p class="none">none</p>',
@@ -108,10 +158,33 @@ def _card(row: Row, root: Path, limits: ImageLimits | None) -> str:
         message = text_html(str(error.get("message", "")))
         parts.append(f'<section class="error"><h3>{kind}</h3><p>{message}</p>')
     else:
-        parts.append(f'<section class="caption"><h3>Caption</h3><p>{text_html(row["caption"])}</p>')
+        parts.append(
+            f'<section class="caption"><h3>Caption</h3>{_caption_html(name, row["caption"])}'
+        )
         parts.append(_remarks(row))
     parts.append("</section>\n</div>\n</article>\n")
     return "".join(parts)
+
+
+def _caption_html(name: str, caption: str) -> str:
+    """The caption; the script makes it editable, unless it is not there as a whole."""
+    if len(caption) > _MAX_SHOWN_CHARS:
+        return f"<p>{text_html(caption)}</p>"
+    label = html.escape(f"Caption of {name}")
+    return f'<p class="text" dir="auto" aria-label="{label}" role="note">{html.escape(caption)}</p>'
+
+
+def _row_data(row: Row) -> str:
+    """Attributes with the row as it was, and with what stands before and after its caption."""
+    keys = list(row)
+    data = {"row": json.dumps(row)}
+    if "caption" in row:
+        at = keys.index("caption")
+        head = json.dumps({key: row[key] for key in keys[:at]})[:-1]
+        tail = json.dumps({key: row[key] for key in keys[at + 1 :] if key != "edited"})[1:-1]
+        data["head"] = f'{head}{", " if at else ""}"caption": '
+        data["tail"] = f", {tail}" if tail else ""
+    return "".join(f' data-{name}="{html.escape(text)}"' for name, text in data.items())
 
 
 def _remarks(row: Row) -> str:
@@ -125,11 +198,18 @@ def _remarks(row: Row) -> str:
 
 def sheet_css() -> str:
     """The style sheet of a contact sheet: colours for light and dark pages, layout of the cards."""
-    return resources.files("altogether_rt.data.sinks").joinpath("sheet.css").read_text("utf-8")
+    return _resource("sheet.css")
 
 
-def image_html(path: Path, limits: ImageLimits | None = None) -> str:
-    """A thumbnail as a data URL, or a question mark if the image cannot be read."""
+def _resource(name: str) -> str:
+    return resources.files("altogether_rt.data.sinks").joinpath(name).read_text("utf-8")
+
+
+def image_html(path: Path, limits: ImageLimits | None = None, alt: str = "") -> str:
+    """A thumbnail as a data URL, or a question mark if the image cannot be read.
+
+    alt: what it shows, unless that stands beside it.
+    """
     try:
         with open_image(path, limits) as image:
             image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
@@ -140,7 +220,7 @@ def image_html(path: Path, limits: ImageLimits | None = None) -> str:
         return '<span class="missing" role="img" aria-label="no picture">?</span>'
     return (
         f'<img src="data:image/jpeg;base64,{data}" width="{image.width}" height="{image.height}" '
-        'alt="" loading="lazy">'
+        f'alt="{html.escape(alt[:_MAX_SHOWN_CHARS])}" loading="lazy">'
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Sample:
     alts: Alts
     #: The file, or its bytes, opened under the same limits; or why there is no image to open.
     image: Path | bytes | ImageError
+    #: Other metadata that was asked for: its URL, its sha256, …
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 class Source(ABC):

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from altogether_rt.data.alt_files.beside import METADATA_NAMES, beside_hints, read_alts_beside
 from altogether_rt.data.alt_files.columns import Columns
+from altogether_rt.data.alt_files.embedded import Embedded, read_embedded_alts
 from altogether_rt.data.alt_files.folder_alts import FolderAlts, OnRecords, read_folder_alts
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.sinks.sidecars import count_own
 from altogether_rt.data.sources.base import Sample, Source
+from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.data.sources.scan import FolderScan, order_key, scan_folder
 from altogether_rt.errors import AltogetherError
 
@@ -45,21 +48,25 @@ class FolderSource(Source):
         *,
         recursive: bool = True,
         limit: int | None = None,
+        share: KeyShare | None = None,
         out: Path | None = None,
         columns: Columns | None = None,
         strict: bool = False,
         beside: str | None = None,
+        embedded: Embedded | None = None,
         sidecar: str | None = None,
         on_records: OnRecords = lambda count: None,
     ) -> None:
         """Scan the folder and read the alt-texts; no image is decoded.
 
-        alts: looked for here, then in the folder. limit: only the first so many images. out: a file
-        that must not be the alt-text file. columns: of the alt-text file. strict: every line of it
-        must be usable. beside: take alt-texts from files beside the images instead, `.txt` or
-        `metadata.jsonl`. sidecar: suffix of files that the run writes there itself. on_records:
-        told how many records are read. Raises AltogetherError if there is nothing to caption, a
-        file cannot be read, or no alt-text is for an image here.
+        alts: looked for here, then in the folder. limit: only the first so many images. share: only
+        those whose names it contains. out: a file that must not be the alt-text file. columns: of
+        the alt-text file. strict: every line of it must be usable. beside: take alt-texts from
+        files beside the images instead, `.txt` or `metadata.jsonl`. embedded: take them from the
+        XMP of the images instead. sidecar: suffix of files that the run writes there itself.
+        on_records: told how many records are read. Raises
+        AltogetherError if there is nothing to caption, a file cannot be read, or no alt-text is for
+        an image here.
         """
         scan = scan_folder(folder, recursive=recursive)
         if not scan.names:
@@ -72,7 +79,11 @@ class FolderSource(Source):
         if beside is not None and alts is None:
             given = read_alts_beside(beside, scan.root, scan.names, scan.texts, columns)
             self.alt_file = Path(beside)
+        elif embedded is not None and alts is None:
+            given = read_embedded_alts(scan.root, scan.names, embedded, on_records)
+            self.alt_file = Path("XMP")
         self._sidecar = sidecar
+        self._out = out
         if alts is not None:
             path = find_alts(alts, scan.root)
             if out is not None and out.exists() and os.path.samefile(path, out):
@@ -85,7 +96,13 @@ class FolderSource(Source):
                 f"{problems.count:,} lines of {self.alt_file} cannot be used, and --strict is "
                 f"given: {problems}."
             )
-        self._set(scan, given, scan.names[:limit])
+        names = scan.names if share is None else [name for name in scan.names if name in share]
+        if not names:
+            raise AltogetherError(
+                f"--sample chose none of the {len(scan.names):,} images in {folder}: choose a "
+                "larger share, or another --seed."
+            )
+        self._set(scan, given, names[:limit])
 
     def _set(self, scan: FolderScan, given: FolderAlts, names: list[str]) -> None:
         self.root = scan.root
@@ -160,7 +177,9 @@ class FolderSource(Source):
                         f"{self.root} holds {name}: give --alt {name} to use its alt-texts."
                     )
             for kind, count in beside_hints(self.names, self._scan.texts):
-                if kind != self._sidecar:
+                if kind.startswith(".") and self._out is not None:
+                    count -= count_own(self._out, self.root, kind)
+                if kind != self._sidecar and count > 0:
                     notes.append(
                         f"{count:,} {kind} files lie beside the images: give --alt-beside {kind} "
                         "to use their texts as alt-texts."

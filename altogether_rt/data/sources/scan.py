@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from altogether_rt.artifacts.files import is_temporary
 from altogether_rt.data.alt_files.beside import is_text_name
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sniff import SNIFF_BYTES, has_image_suffix, sniff_format
@@ -46,8 +47,11 @@ class FolderScan:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder is one that systems make for themselves: `._photo.jpg`, `@eaDir`."""
-    return name.startswith("._") or name.lower() in _LITTER
+    """Whether a file or folder is one that systems make for themselves: `._photo.jpg`, `@eaDir`.
+
+    So is a temporary of ours.
+    """
+    return name.startswith("._") or name.lower() in _LITTER or is_temporary(name)
 
 
 def order_key(name: str) -> str:

@@ -102,7 +102,7 @@ def test_json_summary(folder: Path, captioner: FakeCaptioner) -> None:
     assert summary["images"] == 3
     assert summary["sheet"] == "sheet.html"
     assert summary["alts_without_image"] == {"count": 1, "examples": ["gone.png"]}
-    assert Path("sheet.html").read_text().count("<article>") == 3
+    assert Path("sheet.html").read_text().count("<article ") == 3
 
 
 def test_quiet(folder: Path, captioner: FakeCaptioner) -> None:
@@ -193,6 +193,70 @@ def test_failed_images_are_tried_again_when_asked(folder: Path, captioner: FakeC
     assert "caption" in rows()[1]
 
 
+def test_what_changed_is_named(folder: Path, captioner: FakeCaptioner) -> None:
+    caption("photos", "--alt", "alts.jsonl")
+    Image.new("RGB", (30, 20), "red").save(folder / "a.png")
+    (folder / "alts.jsonl").write_text('{"file_name": "sub/b.JPG", "alt": "a ship"}')
+    done = caption("photos", "--alt", "alts.jsonl")
+    assert "1 images have changed since they were captioned (a.png): --update" in done.stdout
+    assert "2 images have other alt-texts than their captions were written from" in done.stdout
+    assert "1 images failed in an earlier run and were skipped: --retry-errors" in done.stderr
+    summary = json.loads(caption("photos", "--alt", "alts.jsonl", "--json").stdout)
+    assert summary["images_changed"] == {"count": 1, "examples": ["a.png"]}
+    assert summary["alts_changed"] == {"count": 2, "examples": ["a.png", "sub/b.JPG"]}
+    assert summary["images_unchecked"] == 0
+    done = caption("photos", "--alt", "alts.jsonl", "--update")
+    assert "2 made again, since image or alt-texts have changed" in done.stdout
+    assert [row["alt"] for row in rows()] == ["", "", "a ship"]
+
+
+def test_lines_that_are_no_rows_are_named(folder: Path, captioner: FakeCaptioner) -> None:
+    caption("photos")
+    with Path("captions.jsonl").open("a") as file:
+        file.write("garbage\n")
+    done = caption("photos")
+    assert "1 lines were not rows" in done.stderr
+    assert "captions.jsonl.set-aside now: line 4 of captions.jsonl." in done.stderr
+    assert len(rows()) == 3
+
+
+def test_sidecars_of_a_run_are_not_offered_as_alts(folder: Path, captioner: FakeCaptioner) -> None:
+    caption("photos", "--sidecar", ".txt")
+    assert "--alt-beside" not in caption("photos").stderr
+    assert "--alt-beside" not in caption("photos", "--out", "other.jsonl").stderr
+    (folder / "a.txt").write_text("by hand\n")
+    assert "1 .txt files lie beside the images" in caption("photos").stderr
+
+
+def test_hand_written_sidecars_survive_overwriting(folder: Path, captioner: FakeCaptioner) -> None:
+    (folder / "a.txt").write_text("by hand\n")
+    caption("photos", "--sidecar", ".txt")
+    first = (folder / "sub" / "b.txt").read_text()
+    Image.new("RGB", (30, 20), "red").save(folder / "sub" / "b.JPG")
+    done = caption("photos", "--sidecar", ".txt", "--overwrite")
+    assert "1 sidecar files hold other text and were left alone: photos/a.txt." in done.stderr
+    assert (folder / "a.txt").read_text() == "by hand\n"
+    assert (folder / "sub" / "b.txt").read_text() != first
+
+
+def test_a_sheet_replaces_sheets_alone(folder: Path, captioner: FakeCaptioner) -> None:
+    Path("page.html").write_text("<!doctype html>\n<html><title>Mine</title>")
+    done = caption("photos", "--sheet", "page.html")
+    assert done.exit_code == 1
+    assert "page.html is not a contact sheet, and it is not replaced" in done.stderr
+    assert not Path("captions.jsonl").exists()
+    for _ in range(2):
+        assert caption("photos", "--sheet", "sheet.html").exit_code == 0
+    Path("link.html").symlink_to("sheet.html")
+    assert caption("photos", "--sheet", "link.html").exit_code == 1
+    os.mkfifo("fifo")
+    assert caption("photos", "--sheet", "fifo").exit_code == 1
+
+
+def test_a_sheet_needs_a_file_of_rows(folder: Path) -> None:
+    assert caption("photos", "--out", "-", "--sheet", "s.html").exit_code == 2
+
+
 def test_all_failed(folder: Path, captioner: FakeCaptioner) -> None:
     done = caption("photos/c.gif")
     assert done.exit_code == 1
@@ -272,3 +336,49 @@ def test_help_shows_examples() -> None:
     done = CliRunner().invoke(app, ["caption", "--help"])
     assert done.exit_code == 0
     assert "altogether-rt caption photos/ --alt alts.jsonl" in done.stdout
+
+
+def test_alt_texts_that_say_nothing_are_counted_and_left_out_when_asked(
+    folder: Path, captioner: FakeCaptioner
+) -> None:
+    lines = [
+        {"file_name": "a.png", "alt": ["IMG_1234.JPG", "Tom &amp; Jerry"]},
+        {"file_name": "sub/b.JPG", "alt": "a boat"},
+    ]
+    (folder / "alts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    done = caption("photos", "--alt", "alts.jsonl")
+    assert "1 alt-texts say nothing of their image: 1 names that a camera gave" in done.stderr
+    assert "--drop-noise-alts leaves them unread" in done.stderr
+    assert list(captioner.requests[0].alts) == ["IMG_1234.JPG", "Tom &amp; Jerry"]
+    assert "hygiene" not in rows()[0] and "alt_used" not in rows()[0]
+    # Captions from other texts do not stand beside these.
+    done = caption("photos", "--alt", "alts.jsonl", "--drop-noise-alts", "--unescape-alts")
+    assert done.exit_code == 1
+    assert "written with other options for alt-texts (none)" in " ".join(done.stderr.split())
+    captioner.requests.clear()
+    options = ("--drop-noise-alts", "--unescape-alts", "--drop-boilerplate", "--overwrite")
+    done = caption("photos", "--alt", "alts.jsonl", *options, "--json")
+    assert list(captioner.requests[0].alts) == ["Tom & Jerry"]
+    first, *others = rows()
+    assert first["alt"] == ["IMG_1234.JPG", "Tom &amp; Jerry"]
+    assert first["alt_used"] == ["Tom & Jerry"]
+    assert first["alt_notes"] == ["camera", "entities"]
+    assert first["hygiene"] == ["unescape", "drop_noise", "drop_boilerplate"]
+    assert all("alt_used" not in row for row in others)
+    summary = json.loads(done.stdout)
+    assert summary["alts_noise"] == {"camera": {"count": 1, "examples": ["IMG_1234.JPG"]}}
+    assert summary["alts_unescaped"] == 1
+    assert "read without boilerplate: none was found" in done.stderr
+    done = caption("photos", "--alt", "alts.jsonl", *options[:3])
+    assert done.exit_code == 0, done.stderr
+    assert "0 captioned, 3 skipped (already there)." in done.stdout
+
+
+def test_the_language_of_alt_texts(folder: Path, captioner: FakeCaptioner) -> None:
+    pytest.importorskip("py3langid", reason="needs the extra lang")
+    line = {"file_name": "a.png", "alt": "ein brauner Hund läuft am Strand"}
+    (folder / "alts.jsonl").write_text(json.dumps(line))
+    done = caption("photos", "--alt", "alts.jsonl", "--alt-language")
+    assert rows()[0]["alt_language"] == ["de"]
+    assert "alt_language" not in rows()[1]
+    assert "Languages of alt-texts: 1 de." in done.stderr

@@ -127,11 +127,11 @@ def test_a_journal_that_was_replaced_is_neither_read_nor_renamed(tmp_path: Path)
     journal = Journal(out)
     journal.append(b"ours\n")
     journal.path.unlink()
-    with pytest.raises(AltogetherError, match="removed or replaced"):
+    with pytest.raises(AltogetherError, match="removed, moved or replaced"):
         journal.become_output()
     journal.path.write_bytes(b"theirs\n")
     for use in (journal.become_output, journal.open):
-        with pytest.raises(AltogetherError, match="removed or replaced"):
+        with pytest.raises(AltogetherError, match="removed, moved or replaced"):
             use()
     journal.close()
     assert not out.exists()

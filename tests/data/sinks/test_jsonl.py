@@ -10,7 +10,6 @@ import pytest
 
 from altogether_rt.data.rows import Row, encode_row, parse_row
 from altogether_rt.data.sinks.jsonl import JsonlSink
-from altogether_rt.data.sinks.sidecars import Sidecars
 from altogether_rt.errors import AltogetherError
 
 pytestmark = pytest.mark.lean
@@ -60,7 +59,7 @@ def test_stopped_run_goes_on(tmp_path: Path) -> None:
     assert written(out) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("cut", range(1, 40, 3))
+@pytest.mark.parametrize("cut", range(2, 40, 3))
 def test_half_written_row_is_cut(tmp_path: Path, cut: int) -> None:
     out = tmp_path / "c.jsonl"
     whole = encode_row(row("a")) + encode_row(row("b"))
@@ -69,13 +68,70 @@ def test_half_written_row_is_cut(tmp_path: Path, cut: int) -> None:
     assert out.read_bytes() == whole
 
 
-def test_wreckage_in_the_journal_ends_it(tmp_path: Path) -> None:
+def test_wreckage_in_the_journal_is_set_aside_and_what_follows_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "c.jsonl"
-    Path(f"{out}.part").write_bytes(
-        encode_row(row("a")) + b"\0" * 50 + b"\n" + encode_row(row("b"))
+    wreckage = b"\0" * 50 + b"\n"
+    part = encode_row(row("a")) + wreckage + encode_row(row("b"))
+    Path(f"{out}.part").write_bytes(part + b'{"file_name": "c", "al')
+    assert run(out, ["a", "b", "c"], finish=False) == ["c"]
+    assert run(out, ["a", "b", "c"]) == []
+    assert written(out) == ["a", "b", "c"]
+    assert Path(f"{out}.set-aside").read_bytes() == wreckage
+    assert sorted(os.listdir(tmp_path)) == ["c.jsonl", "c.jsonl.set-aside"]
+
+
+@pytest.mark.parametrize("where", ["", ".part"])
+def test_a_missing_last_line_end_costs_no_row(tmp_path: Path, where: str) -> None:
+    out = tmp_path / "c.jsonl"
+    whole = encode_row(row("a")) + encode_row(row("b"))
+    Path(f"{out}{where}").write_bytes(whole[:-1])
+    assert run(out, ["a", "b"]) == []
+    assert out.read_bytes() == (whole if where else whole[:-1])
+    assert run(out, ["a", "b", "c"]) == ["c"]
+    assert written(out) == ["a", "b", "c"]
+
+
+def test_wreckage_and_doubled_rows_in_the_output_are_set_aside(tmp_path: Path) -> None:
+    out = tmp_path / "c.jsonl"
+    lines = [row("a", "first"), row("b"), row("a", "second"), failure("a"), row("c")]
+    out.write_bytes(b"garbage\n" + b"".join(map(encode_row, lines)) + b"\xff\xfe")
+    with JsonlSink(out) as sink:
+        assert sink.recover(accept) == {"a", "b", "c"}
+        assert [row["caption"] for row in sink.rows()] == ["c", "second", "c"]
+        sink.finish()
+    assert sink.problems.count == 4
+    assert out.read_bytes() == b"".join(map(encode_row, (row("a", "second"), row("b"), row("c"))))
+    assert Path(f"{out}.set-aside").read_bytes() == (
+        b"garbage\n" + encode_row(row("a", "first")) + encode_row(failure("a")) + b"\xff\xfe\n"
     )
-    assert run(out, ["a", "b"]) == ["b"]
-    assert written(out) == ["a", "b"]
+    before = out.stat()
+    assert run(out, ["a", "b", "c"]) == []
+    assert out.stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("content", [b"by hand\n", b"by hand", b"{}\n{}\n"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_others_are_not_replaced(tmp_path: Path, content: bytes, overwrite: bool) -> None:
+    for name in ("c.jsonl", "c.jsonl.part"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(AltogetherError, match="remove"):
+            run(tmp_path / "c.jsonl", ["a"], overwrite=overwrite)
+        assert (tmp_path / name).read_bytes() == content
+        (tmp_path / name).unlink()
+
+
+def test_an_output_that_disappears_is_not_merged_without_its_rows(tmp_path: Path) -> None:
+    out = tmp_path / "c.jsonl"
+    for harm in (Path.unlink, lambda path: path.write_bytes(b"")):
+        run(out, ["a", "b"])
+        with JsonlSink(out) as sink:
+            sink.recover(accept)
+            sink.write(row("c"))
+            harm(out)
+            with pytest.raises(AltogetherError, match=r"the new rows are in .*c.jsonl.part"):
+                sink.finish()
+        assert Path(f"{out}.part").read_bytes() == encode_row(row("c"))
+        os.unlink(f"{out}.part")
 
 
 def test_new_files_take_their_place(tmp_path: Path) -> None:
@@ -199,31 +255,8 @@ def test_any_name_is_one_line_and_comes_back(name: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"\n", b"{}\n", b"[]\n", b'{"file_name": "a", "caption": "x"}', b'{"file_name": 3}\n',
+    [b"", b"\n", b"{}\n", b"[]\n", b'{"file_name": "a", "caption": "x"', b'{"file_name": 3}\n',
      b'{"file_name": "a", "caption": 3}\n', b'{"file_name": "a", "error": "x"}\n', b"\xff\n"],
 )  # fmt: skip
 def test_what_is_no_row(line: bytes) -> None:
     assert parse_row(line) is None
-
-
-def test_sidecars(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    sidecars = Sidecars(tmp_path, ".txt")
-    sidecars.write("sub/a.b.JPG", "a boat")
-    sidecars.write("noextension-6.64", "a tree")
-    assert (tmp_path / "sub" / "a.b.txt").read_text() == "a boat\n"
-    assert (tmp_path / "noextension-6.64.txt").read_text() == "a tree\n"
-    sidecars.write("sub/a.b.JPG", "a boat")  # the same again: nothing to report
-    assert not sidecars.kept
-    sidecars.write("sub/a.b.png", "a shed")
-    assert sidecars.kept.examples == [str(tmp_path / "sub" / "a.b.txt")]
-    assert (tmp_path / "sub" / "a.b.txt").read_text() == "a boat\n"
-    Sidecars(tmp_path, ".txt", overwrite=True).write("sub/a.b.png", "a shed")
-    assert (tmp_path / "sub" / "a.b.txt").read_text() == "a shed\n"
-    assert len(list(tmp_path.rglob("*"))) == 3
-
-
-@pytest.mark.parametrize("suffix", ["txt", ".", ".jpg", ".PNG", "./x", ""])
-def test_sidecar_endings_that_would_do_harm(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(AltogetherError, match="--sidecar"):
-        Sidecars(tmp_path, suffix)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -66,16 +69,49 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     ]
     _, page = make(tmp_path, rows)
     assert page.text.count("<script>alert(1)</script>") == 6
-    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert [tag for tag, _ in page.tags].count("script") == 1  # ours
     assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
 
 
 def test_nothing_is_fetched(tmp_path: Path) -> None:
     _, page = make(tmp_path, [{"file_name": "http://x/a.png", "alt": "", "caption": "c"}])
     html = (tmp_path / "new" / "sheet.html").read_text()
-    assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(?!data:)", html)
+    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)[-1]
+    style = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)[0]
+    assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?(?!data:)", html.replace(script, ""))
+    assert not re.search(r"fetch|XMLHttpRequest|import|eval|https?:", script)
     policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv"))
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in (style, script)]
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; "
+        f"script-src 'sha256-{hashes[1]}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def test_a_picture_carries_its_caption(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 6), "navy").save(tmp_path / "a.png")
+    _, page = make(tmp_path, [{"file_name": "a.png", "alt": "boat", "caption": f"A {EVIL}"}])
+    (image,) = (attributes for tag, attributes in page.tags if tag == "img")
+    assert image["alt"] == f"A {EVIL}"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"file_name": "a\udcff'\"<", "caption": EVIL, "seed": 2**64 - 1, "alt": [EVIL, "\u2028"]},
+        {"caption": "first", "file_name": "b"},
+        {"file_name": "c", "caption": "last", "edited": True},
+    ],
+)
+def test_a_row_can_be_put_together_again_around_another_caption(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    _, page = make(tmp_path, [row])
+    (card,) = (attributes for tag, attributes in page.tags if tag == "article")
+    assert json.loads(str(card["data-row"])) == row
+    edited = json.loads(f'{card["data-head"]}"new"{card["data-tail"]}, "edited": true}}')
+    assert edited == {**row, "caption": "new", "edited": True}
+    assert "\n" not in str(card["data-row"])
 
 
 def test_number_of_rows_is_capped_with_a_note(tmp_path: Path) -> None:

@@ -212,7 +212,9 @@ def _report_start(start: Start, started: Started, output: Output) -> None:
     who = start.annotators[0] if start.annotators else "NAME"
     output.result(
         data,
-        f"{start.out}: {data['images']:,} images, {data['doubled']:,} of them for two people, "
-        f"{data['gold']:,} with known facts.\n"
-        f"Round {FIRST_ROUND} is open: altogether-rt annotate serve {start.out} --as {who}",
+        [
+            f"{start.out}: {data['images']:,} images, {data['doubled']:,} of them for two people, "
+            f"{data['gold']:,} with known facts.",
+            f"Round {FIRST_ROUND} is open: altogether-rt annotate serve {start.out} --as {who}",
+        ],
     )

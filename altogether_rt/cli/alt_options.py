@@ -1,0 +1,69 @@
+"""Options that say where alt-texts come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from altogether_rt.data.alt_files.embedded import Embedded
+
+__all__ = [
+    "AltBeside",
+    "AltEmbedded",
+    "AltKey",
+    "Alts",
+    "ImageKey",
+    "Strict",
+    "check_alt_options",
+]
+
+Alts = Annotated[
+    Path | None,
+    typer.Option(
+        "--alt",
+        metavar="FILE",
+        help="Alt-texts: JSON lines with file_name and alt (one text or a list), metadata.jsonl, "
+        ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in DIR.",
+    ),
+]
+AltBeside = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SUFFIX",
+        help="Alt-texts from files beside the images: .txt, .json, or metadata.jsonl in each "
+        "folder.",
+    ),
+]
+AltEmbedded = Annotated[
+    Embedded | None,
+    typer.Option(
+        metavar="alt|description",
+        help="Alt-texts from the images' XMP: the IPTC alt-text or, with description, failing "
+        "that, the description.",
+    ),
+]
+AltKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column or key of the alt-texts in the file.")
+]
+ImageKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Column or key of the file names in the file.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop if any line of the alt-text file cannot be used.")
+]
+
+
+def check_alt_options(
+    alt: Path | None, alt_beside: str | None, alt_embedded: Embedded | None, sidecar: str | None
+) -> None:
+    """Raise a usage error if two of them are given that exclude each other."""
+    if alt is not None and alt_beside is not None:
+        raise typer.BadParameter("it goes without --alt.", param_hint="--alt-beside")
+    if alt_embedded is not None and (alt is not None or alt_beside is not None):
+        raise typer.BadParameter(
+            "it goes without --alt and --alt-beside.", param_hint="--alt-embedded"
+        )
+    if alt_beside is not None and alt_beside == sidecar:
+        raise typer.BadParameter("--sidecar would write over them.", param_hint="--alt-beside")

@@ -1,0 +1,66 @@
+"""Options for alt-texts that say nothing of the image, and what a run says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from altogether_rt.data.hygiene.clean import HygieneCounts, HygieneOptions
+
+__all__ = [
+    "AltLanguage",
+    "DropBoilerplate",
+    "DropNoiseAlts",
+    "UnescapeAlts",
+    "hygiene_sentences",
+]
+
+UnescapeAlts = Annotated[
+    bool, typer.Option("--unescape-alts", help="Read &amp; in alt-texts as &, and so on.")
+]
+DropNoiseAlts = Annotated[
+    bool,
+    typer.Option(
+        "--drop-noise-alts",
+        help="Leave alt-texts unread that are names of files, URLs, a camera's names or defaults.",
+    ),
+]
+DropBoilerplate = Annotated[
+    bool,
+    typer.Option(
+        "--drop-boilerplate",
+        help="Leave unread what begins or ends very many alt-texts, such as the name of a shop.",
+    ),
+]
+AltLanguage = Annotated[
+    bool, typer.Option("--alt-language", help="Record the language of each alt-text (extra lang).")
+]
+
+_NAMES = {
+    "camera": "names that a camera gave",
+    "file_name": "names of files",
+    "url": "URLs",
+    "placeholder": "defaults",
+}
+
+
+def hygiene_sentences(counts: HygieneCounts, options: HygieneOptions) -> Iterator[str]:
+    """What was found in the alt-texts, a sentence each."""
+    total = sum(problems.count for problems in counts.noise.values())
+    if total:
+        kinds = "; ".join(
+            f"{problems.count:,} {_NAMES[kind]} ({problems})"
+            for kind, problems in sorted(counts.noise.items())
+        )
+        what = "were not read" if options.drop_noise else "--drop-noise-alts leaves them unread"
+        yield f"{total:,} alt-texts say nothing of their image: {kinds}: {what}."
+    if counts.unescaped:
+        yield f"{counts.unescaped:,} alt-texts were read without HTML entities."
+    if options.drop_boilerplate:
+        found = "; ".join(counts.boilerplate_parts[:5]) or "none was found"
+        yield f"{counts.boilerplate:,} alt-texts were read without boilerplate: {found}."
+    if counts.languages:
+        most = ", ".join(f"{count:,} {code}" for code, count in counts.languages.most_common(8))
+        yield f"Languages of alt-texts: {most}."

@@ -1,0 +1,294 @@
+"""Parquet files with images, or with the paths of images: every row of one, in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from altogether_rt.data.alts import Alts, make_alts
+from altogether_rt.data.embeddings import import_parquet
+from altogether_rt.data.images.files import check_bytes
+from altogether_rt.data.problems import Problems
+from altogether_rt.data.shards.base import Ending, Shard, ShardSource
+from altogether_rt.data.shards.options import AltKey, ShardOptions
+from altogether_rt.data.shards.samples.alt_texts import parse_json, record_texts
+from altogether_rt.data.shards.samples.columns import ShardColumns, find_columns
+from altogether_rt.data.shards.samples.joined import JoinTable
+from altogether_rt.data.shards.storage import is_url, local_path
+from altogether_rt.data.sources.base import Sample
+from altogether_rt.errors import ImageError
+
+__all__ = ["ParquetSource"]
+
+#: Bytes of images read at once, and rows.
+_BATCH_BYTES: Final = 16 << 20
+_MAX_BATCH_ROWS: Final = 256
+_BUFFER_BYTES: Final = 1 << 20
+
+
+class ParquetSource(ShardSource):
+    """The rows of a Parquet file on this machine. A row whose image is null has an error."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        path: str | Path,
+        options: ShardOptions | None = None,
+        *,
+        joined: JoinTable | None = None,
+    ) -> None:
+        """Read the footer. A file without one has no samples, and its ending says so.
+
+        Raises AltogetherError if no column is of images, MissingDependencyError without pyarrow.
+        """
+        parquet = import_parquet()
+        import pyarrow
+
+        self._errors = (OSError, ValueError, pyarrow.ArrowException)
+        self._options = options or ShardOptions()
+        self._joined = joined
+        self._ending = Ending("whole")
+        self._unusable = Problems()  # alt-texts
+        self._not_chosen = Problems()  # further images of a row
+        self.shard = shard
+        self._file: Any = None
+        root = local_path(shard.url)  # of the paths in the file
+        self._root = None if root is None else os.path.realpath(os.path.dirname(root))
+        try:
+            self._file = parquet.ParquetFile(
+                path,
+                pre_buffer=False,  # or it reads whole row groups
+                buffer_size=_BUFFER_BYTES,
+                page_checksum_verification=True,
+            )
+        except self._errors as error:
+            size = os.path.getsize(path)
+            kind = _first_line(error)
+            self._ending = Ending("truncated", size, f"it has no readable footer: {kind}")
+            return
+        self._columns = find_columns(self._file.schema_arrow, self._options, shard.url)
+        self.shard = replace(shard, num_expected=self._file.metadata.num_rows)
+
+    @property
+    def ending(self) -> Ending:
+        return self._ending
+
+    def unused(self) -> Mapping[str, Problems]:
+        return {"alt_texts_unusable": self._unusable, "images_not_chosen": self._not_chosen}
+
+    def num_samples(self, without: Any = ()) -> int | None:
+        return None if without or self._file is None else int(self._file.metadata.num_rows)
+
+    def samples(self) -> Iterator[Sample]:
+        return self.samples_where(lambda index, key: True)
+
+    def samples_where(self, wanted: Callable[[int, str], bool]) -> Iterator[Sample]:
+        if self._file is None:
+            return
+        self._unusable, self._not_chosen = Problems(), Problems()
+        seen: set[int] = set()
+        first = 0
+        for group in range(self._file.metadata.num_row_groups):
+            num_rows = self._file.metadata.row_group(group).num_rows
+            keys = self._keys(group, first, num_rows)
+            chosen = [
+                wanted(first + index, _unique(keys[index], first + index, seen))
+                for index in range(num_rows)
+            ]
+            if any(chosen):
+                yield from self._group(group, first, keys, chosen)
+            first += num_rows
+
+    # -- one row group
+
+    def _keys(self, group: int, first: int, num_rows: int) -> list[_Key]:
+        """The keys of its rows: their numbers where the column has none or cannot be read."""
+        keys = [_Key(f"{first + index:09}") for index in range(num_rows)]
+        name = self._columns.key
+        if name is None:
+            return keys
+        try:
+            values = self._file.read_row_group(group, columns=[name], use_threads=False)[name]
+        except self._errors as error:
+            self._damage(group, error)
+            return keys
+        for key, value in zip(keys, values, strict=False):
+            text = value.as_py()
+            if text is not None and text != "":
+                key.text = str(text)
+        return keys
+
+    def _group(
+        self, group: int, first: int, keys: list[_Key], chosen: list[bool]
+    ) -> Iterator[Sample]:
+        done = 0
+        try:
+            for batch in self._batches(group):
+                columns = {name: batch.column(name) for name in batch.schema.names}
+                for index in range(batch.num_rows):
+                    at = done + index
+                    if chosen[at]:
+                        row = {
+                            name: column[index].as_py()
+                            for name, column in columns.items()
+                            if name != self._columns.image
+                        }
+                        yield self._sample(keys[at], columns[self._columns.image][index], row)
+                done += batch.num_rows
+                del batch, columns
+        except self._errors as error:
+            self._damage(group, error)
+            message = f"row group {group} is damaged: {_first_line(error)}"
+            for at in range(done, len(keys)):
+                if chosen[at]:
+                    image = ImageError("damaged", f"{keys[at].text} cannot be read: {message}.")
+                    yield Sample(keys[at].text, Alts(), image)
+
+    def _batches(self, group: int) -> Iterator[Any]:
+        info = self._file.metadata.row_group(group)
+        row_bytes = max(1, info.total_byte_size // max(1, info.num_rows))
+        rows = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes))
+        names = [self._columns.image, *self._columns.others]
+        return iter(
+            self._file.iter_batches(
+                rows, row_groups=[group], columns=list(dict.fromkeys(names)), use_threads=False
+            )
+        )
+
+    def _damage(self, group: int, error: Exception) -> None:
+        info = self._file.metadata.row_group(group)
+        offset = min(
+            info.column(index).dictionary_page_offset or info.column(index).data_page_offset
+            for index in range(info.num_columns)
+        )
+        if self._ending.kind == "whole":
+            message = f"its row group {group} cannot be read: {_first_line(error)}"
+            self._ending = Ending("damaged", offset, message)
+
+    # -- one row
+
+    def _sample(self, key: _Key, value: Any, row: dict[str, Any]) -> Sample:
+        alts = _row_alts(self._columns, row, key.text, self._unusable)
+        fields = {name: str(row[name]) for name in self._columns.fields if row[name] is not None}
+        alts = self._joined_alts(key.text, fields) or alts
+        image: Path | bytes | ImageError
+        if key.duplicate_of is not None:
+            image = ImageError(
+                "duplicate", f"{key.duplicate_of} comes again in the shard, as {key.text}."
+            )
+        else:
+            try:
+                image = self._image(key.text, value)
+            except ImageError as error:
+                image = error
+        return Sample(key.text, alts, image, self._options.kept(fields))
+
+    def _joined_alts(self, key: str, fields: Mapping[str, str]) -> Alts | None:
+        """The alt-texts that were joined, which come before those of the file."""
+        record = None if self._joined is None else self._joined.find(key, fields)
+        if not record:
+            return None
+        try:
+            alts = make_alts(dict.fromkeys(record_texts(record)))
+        except ValueError as error:
+            self._unusable.add(f"{key} {error}")
+            return None
+        return alts if alts.texts else None
+
+    def _image(self, name: str, value: Any) -> Path | bytes:
+        """The image in a cell, which is not copied before its size is known."""
+        value = self._only(name, value)
+        path = None
+        if value.is_valid and hasattr(value, "keys"):  # `datasets`' {bytes, path}
+            path = value["path"].as_py() if "path" in value else None
+            value = value["bytes"]
+        if value.is_valid:
+            cell = value.as_py() if self._columns.is_path else value.as_buffer()
+            if isinstance(cell, str):
+                return self._path(name, cell)
+            if cell is not None and cell.size > 0:
+                check_bytes(cell.size, self._options.limits.max_bytes, name)
+                return bytes(cell.to_pybytes())
+            if path is None:
+                raise ImageError("empty", f"{name} has an image of no bytes.")
+        if path:
+            return self._path(name, path)
+        raise ImageError("missing", f"{name} has no image: its {self._columns.image} is null.")
+
+    def _only(self, name: str, value: Any) -> Any:
+        """The first image of a list of them."""
+        values = getattr(value, "values", None)
+        if values is None or hasattr(value, "keys") or not value.is_valid:
+            return value
+        if len(values) == 0:
+            raise ImageError("missing", f"{name} has an empty list of images.")
+        if len(values) > 1:
+            self._not_chosen.add(name)
+        return values[0]
+
+    def _path(self, name: str, text: str) -> Path:
+        """A file in the folder of the Parquet file: paths come from elsewhere and may say all."""
+        if is_url(text):
+            raise ImageError("not_a_file", f"{name} is at {text[:200]}, which is not downloaded.")
+        if self._root is None:
+            raise ImageError("not_a_file", f"{name} is {text[:200]}, beside a file elsewhere.")
+        try:
+            path = os.path.realpath(os.path.join(self._root, local_path(text) or text))
+        except ValueError as error:  # a NUL
+            raise ImageError("not_a_file", f"{name} has a path that is none.") from error
+        if not path.startswith(self._root.rstrip("/") + "/"):
+            raise ImageError("not_a_file", f"{name} is {text[:200]}, outside of {self._root}.")
+        return Path(path)
+
+
+class _Key:
+    """A row's key, and that of which it is a duplicate."""
+
+    __slots__ = ("duplicate_of", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.duplicate_of: str | None = None
+
+
+def _unique(key: _Key, row: int, seen: set[int]) -> str:
+    """The key's text, changed if it came before; `seen` holds hashes, as there may be millions."""
+    if hash(key.text) in seen:
+        key.duplicate_of = key.text
+        number = 2
+        while hash(f"{key.duplicate_of}#{number}") in seen:
+            number += 1
+        key.text = f"{key.duplicate_of}#{number}"
+    seen.add(hash(key.text))
+    return key.text
+
+
+def _row_alts(columns: ShardColumns, row: Mapping[str, Any], name: str, unusable: Problems) -> Alts:
+    texts: list[str] = []
+    for alt in columns.alts:
+        try:
+            texts += _cell_texts(row[alt.name], alt)
+        except ValueError as error:
+            unusable.add(f"{name} {error}")
+        if columns.first_alone:
+            found = make_alts(dict.fromkeys(texts))
+            if found.texts:
+                return found
+    return make_alts(dict.fromkeys(texts))
+
+
+def _cell_texts(value: Any, alt: AltKey) -> list[str]:
+    """The texts of a cell; a text in a column that is asked for a key is JSON."""
+    is_json = isinstance(value, (str, bytes)) and (alt.path is not None or alt.name == "json")
+    if is_json:
+        value = parse_json(value.encode() if isinstance(value, str) else value)
+    if alt.name == "texts" and alt.path is None:
+        value = {"texts": value}
+    return record_texts(value, alt.path)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200].rstrip(".")

@@ -1,0 +1,95 @@
+"""Metadata from files of their own, joined to samples by key, url, sha256, uid, …"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from altogether_rt.data.alt_files.columns import Columns
+from altogether_rt.data.alt_files.lines import FileNotes
+from altogether_rt.data.alt_files.records import read_records
+from altogether_rt.data.problems import Problems
+from altogether_rt.data.shards.base import Shard
+from altogether_rt.data.shards.options import Join
+from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.shards.storage import local_path
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["JoinTable", "join_table"]
+
+#: Records of one file, all of which are in memory: some 2 GB.
+_MAX_RECORDS: Final = 2_000_000
+_SHARD: Final = "{shard}"
+
+
+class JoinTable:
+    """Records by what they are joined on. Of several for one sample, the first counts."""
+
+    def __init__(self, on: str, records: Mapping[str, Mapping[str, Any]]) -> None:
+        self._on = on
+        self._records = records
+
+    def find(self, key: str, fields: Mapping[str, str]) -> Mapping[str, Any]:
+        """The record of a sample; empty if there is none. `fields`: the sample's own metadata."""
+        value = key if self._on == "key" else fields.get(self._on)
+        return {} if value is None else self._records.get(value, {})
+
+
+def join_table(join: Join, shard: Shard, spool: Spool) -> JoinTable:
+    """The metadata of one shard's samples.
+
+    Raises AltogetherError if the file cannot be read, has no record with what it is joined on, or
+    has too many records for one shard.
+    """
+    url = join.file.replace(_SHARD, shard.name)
+    path = local_path(url)
+    if path is None:
+        with spool.local(Shard("join", url)) as fetched:
+            return JoinTable(join.on, dict(_records(fetched, url, join.on)))
+    if _SHARD in join.file:
+        return JoinTable(join.on, dict(_records(Path(path), url, join.on)))
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise AltogetherError(f"{url} cannot be read: {error.strerror}.") from error
+    return JoinTable(join.on, _kept(path, join.on, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=1)
+def _kept(path: str, on: str, time_ns: int, size: int) -> dict[str, Mapping[str, Any]]:
+    """Records of a file for all shards, read once by each process."""
+    return dict(_records(Path(path), path, on))
+
+
+def _records(path: Path, url: str, on: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    problems = Problems()
+    seen: set[str] = set()
+    try:
+        records = read_records(path, problems, FileNotes(), Columns(name=on))
+        for _, record in records:
+            # `{key: texts}` comes as records of a file name and its alt-texts.
+            value = record.get(on, record.get("file_name") if on == "key" else None)
+            if value is None or (name := _name(value)) in seen:
+                continue
+            if len(seen) == _MAX_RECORDS:
+                raise AltogetherError(
+                    f"{url} has more than {_MAX_RECORDS:,} records: divide it by shard, and write "
+                    "{shard} for the shard's name in --join."
+                )
+            seen.add(name)
+            yield name, record
+    except OSError as error:
+        raise AltogetherError(f"{url} cannot be read: {error.strerror or error}.") from error
+    if not seen:
+        why = f" ({problems})" if problems else ""
+        raise AltogetherError(
+            f"{url} has no record with {on}{why}: name what to join on with --join-on."
+        )
+
+
+def _name(value: Any) -> str:
+    """Keys are texts; some writers keep them as numbers."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,0 +1,144 @@
+"""Files on a disk or an object store, by path or by a URL that fsspec knows."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from time import sleep
+from typing import Any, Final, TypeVar
+
+from altogether_rt.errors import AltogetherError, MissingDependencyError
+
+__all__ = [
+    "etag_of",
+    "file_system",
+    "is_url",
+    "local_path",
+    "read_small",
+    "retried",
+    "storage_errors",
+]
+
+T = TypeVar("T")
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+#: Protocol → (package that fsspec needs for it, the extra that brings it).
+_PACKAGES: Final = {
+    "s3": ("s3fs", "s3"),
+    "s3a": ("s3fs", "s3"),
+    "gs": ("gcsfs", "gs"),
+    "gcs": ("gcsfs", "gs"),
+    "hf": ("huggingface_hub", "hf"),
+    "http": ("aiohttp", "shards"),
+    "https": ("aiohttp", "shards"),
+}
+#: What trying again does not change.
+_FINAL: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)
+_NUM_TRIES: Final = 8
+_FIRST_PAUSE_S: Final = 0.1
+_MAX_PAUSE_S: Final = 20.0
+
+
+def is_url(text: str) -> bool:
+    """Whether a file is named by a URL that fsspec opens; `file://` and paths are local."""
+    return _URL.match(text) is not None and local_path(text) is None
+
+
+def local_path(text: str) -> str | None:
+    """The path that a path or a `file://` URL names; None for other URLs."""
+    if not _URL.match(text):
+        return text
+    protocol, _, rest = text.partition("://")
+    return rest if protocol.lower() in ("file", "local") else None
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it.
+
+    Raises AltogetherError if there is none for it, MissingDependencyError without the package.
+    """
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise MissingDependencyError("fsspec", "shards", f"reading {url}") from error
+    protocol = url.partition("://")[0].lower()
+    try:
+        found: tuple[Any, str] = url_to_fs(url)
+    except ImportError as error:
+        package, extra = _PACKAGES.get(protocol, (str(error), "shards"))
+        raise MissingDependencyError(package, extra, f"reading {url}") from error
+    except ValueError as error:
+        raise AltogetherError(f"{url} cannot be read: {_reason(error)}.") from error
+    return found
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn what a store or the system raises into an AltogetherError that names the URL."""
+    try:
+        yield
+    except AltogetherError:
+        raise
+    except FileNotFoundError as error:
+        raise AltogetherError(f"there is no {url}.") from error
+    except PermissionError as error:
+        raise AltogetherError(
+            f"{url} may not be read ({_reason(error)}): check the credentials or its permissions."
+        ) from error
+    except Exception as error:  # each store raises classes of its own
+        raise AltogetherError(f"{url} cannot be read: {_reason(error)}.") from error
+
+
+def retried(call: Callable[[], T]) -> T:
+    """The result of `call`, which is tried again, after ever longer pauses, when it fails.
+
+    A missing file or permission is final. Raises what the last try raised.
+    """
+    for attempt in range(_NUM_TRIES):
+        try:
+            return call()
+        except _FINAL:
+            raise
+        except Exception:
+            if attempt == _NUM_TRIES - 1:
+                raise
+        # At random, so that many workers do not come back all at once.
+        pause = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+        sleep(pause * random.uniform(0.5, 1.0))
+    raise AssertionError
+
+
+def etag_of(info: Mapping[str, Any]) -> str | None:
+    """What changes with a file's content, of fsspec's information about it."""
+    for key in ("ETag", "etag", "oid", "md5Hash", "crc32c"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        if info.get(key):
+            return f"{info.get('size')}-{info[key]}"
+    return None
+
+
+def read_small(url: str, max_bytes: int) -> bytes | None:
+    """The content of a small file; None if there is none. Raises AltogetherError otherwise."""
+    path = local_path(url)
+    with storage_errors(url):
+        try:
+            if path is not None:
+                if not os.path.isfile(path):
+                    return None
+                with open(path, "rb") as file:
+                    return file.read(max_bytes)
+            fs, inner = file_system(url)
+            data: bytes = retried(lambda: fs.cat_file(inner, start=0, end=max_bytes))
+            return data
+        except FileNotFoundError:
+            return None
+
+
+def _reason(error: Exception) -> str:
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(words).split())[:200].rstrip(".")

@@ -1,0 +1,308 @@
+"""The members of a tar, read on behind damage, and how the tar ends.
+
+The standard library parses the headers. It stops without a word at the first header that it cannot
+read, so the walk from header to header is our own: behind damage it looks for the next header, at
+whatever byte that begins, since lost or added bytes shift all that follow.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, cast
+
+from altogether_rt.data.shards.base import Ending
+
+__all__ = ["BLOCK_BYTES", "Member", "TarMembers", "open_sparse"]
+
+BLOCK_BYTES: Final = 512
+#: Bytes of a header and its extensions. A pax header or a long name is read into memory.
+_MAX_HEADER_BYTES: Final = 1 << 20
+#: Parts of a header: extensions may follow each other for ever.
+_MAX_HEADER_READS: Final = 32
+_CHUNK_BYTES: Final = 1 << 20
+#: Where every header has this mark, which all writers of the last thirty years set (POSIX ustar).
+_MARK: Final = b"ustar"
+_MARK_OFFSET: Final = 257
+#: Marks that are no header's. A file made of nothing else must not take hours.
+_MAX_FALSE_MARKS: Final = 20_000
+_SEEK_DATA: Final = getattr(os, "SEEK_DATA", None)
+
+
+class Member(NamedTuple):
+    """A member of a tar: where its content is. Nothing of it has been read."""
+
+    name: str  # in UTF-8; bytes that are not, as `\\xff`
+    offset: int  # of the content
+    size: int  # bytes of the content
+    kind: str  # "file", "link" or, as devices and FIFOs are, "other"
+    link: str = ""  # name of the member that a link means
+    end: int | None = None  # byte at which the content is cut off, if it is
+    sparse: tarfile.TarInfo | None = None  # for `open_sparse`, if the content has holes
+
+
+class TarMembers:
+    """Walks through a tar once; `ending` is known when the walk is over."""
+
+    def __init__(self, descriptor: int) -> None:
+        """descriptor: of a regular file, which stays open and whose position does not matter."""
+        self._descriptor = descriptor
+        self._size = os.fstat(descriptor).st_size
+        self._headers = _Headers(descriptor)
+        self._context = _Context(self._headers)
+        self._damage: list[int] = []  # where damage begins
+        self._num_damaged = 0
+        self._appended_at: int | None = None
+        self.ending = Ending("whole")
+
+    def __iter__(self) -> Iterator[Member]:
+        """Members in the order of the file, but for folders. Raises OSError."""
+        at = 0
+        pending: Member | None = None  # the last member: damage behind it may be its own
+        while at < self._size:
+            info = self._header(at)
+            if isinstance(info, tarfile.TarInfo):
+                if pending is not None:
+                    yield pending
+                pending, at = self._member(info), self._context.offset
+                if at > self._size and pending is not None:
+                    # Cut off, unless its size is what is wrong and other members follow.
+                    found = self._find(pending.offset)
+                    if found is None:
+                        yield pending
+                        self._end_cut(pending)
+                        return
+                    self._add_damage(info.offset)
+                    pending, at = pending._replace(end=found), found
+                continue
+            if isinstance(info, _Zeros):
+                if info.next is None:
+                    break
+                at = info.next
+                if isinstance(self._header(at), tarfile.TarInfo):
+                    if self._appended_at is None:
+                        self._appended_at = at
+                    continue
+                start = at
+            else:
+                start = at if pending is None else pending.offset
+            found = self._find(start)
+            if found is None:
+                break
+            self._add_damage(at)
+            if pending is not None and found < pending.offset + pending.size:
+                pending = pending._replace(end=found)
+            at = found
+        if pending is not None:
+            yield pending
+        self._end(at)
+
+    def _header(self, at: int) -> tarfile.TarInfo | _Zeros | None:
+        """The member whose header is there; None if it is damaged or the file ends in it."""
+        self._headers.seek(at)
+        try:
+            info = tarfile.TarInfo.fromtarfile(cast(Any, self._context))
+        except tarfile.HeaderError:
+            is_zero = not os.pread(self._descriptor, BLOCK_BYTES, at).strip(b"\0")
+            return self._zeros(at) if is_zero and at + BLOCK_BYTES <= self._size else None
+        except (OSError, MemoryError):
+            raise
+        except Exception:  # whatever a parser of hostile numbers raises
+            return None
+        follows = self._context.offset
+        return info if info.size >= 0 and info.offset_data <= follows and follows > at else None
+
+    def _member(self, info: tarfile.TarInfo) -> Member | None:
+        name = _as_text(info.name)
+        if info.isdir():
+            return None
+        if info.islnk() or info.issym():
+            link = _as_text(info.linkname)
+            if info.issym():  # relative to the folder that it is in
+                link = _joined(name.rpartition("/")[0], link)
+            return Member(name, info.offset_data, 0, "link", link)
+        if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
+            return Member(name, info.offset_data, 0, "other")
+        stored = self._context.offset - info.offset_data
+        is_sparse = info.sparse is not None
+        end = info.offset_data + (stored if is_sparse else info.size)
+        cut = self._size if end > self._size else None
+        sparse = info if is_sparse else None
+        return Member(name, info.offset_data, info.size, "file", "", cut, sparse)
+
+    def _zeros(self, at: int) -> _Zeros:
+        """The zeros from `at` on: the end mark, and what follows it."""
+        position = at
+        while position < self._size:
+            position = self._next_data(position)
+            chunk = os.pread(self._descriptor, _CHUNK_BYTES, position)
+            rest = chunk.lstrip(b"\0")
+            if rest:
+                position += len(chunk) - len(rest)
+                return _Zeros((position - at) // BLOCK_BYTES * BLOCK_BYTES + at)
+            position += len(chunk) if chunk else self._size
+        return _Zeros(None)
+
+    def _next_data(self, position: int) -> int:
+        """The first byte from `position` on that is not in a hole of the file."""
+        if _SEEK_DATA is None:
+            return position
+        try:
+            return os.lseek(self._descriptor, position, _SEEK_DATA)
+        except OSError:  # nothing but a hole, or a file system that has none
+            return self._size if position < self._size and self._ends_in_hole() else position
+
+    def _ends_in_hole(self) -> bool:
+        return os.pread(self._descriptor, 1, self._size - 1) == b"\0"
+
+    def _find(self, start: int) -> int | None:
+        """The offset of the next header that begins at `start` or behind it."""
+        false_marks = 0
+        position = start
+        while position < self._size:
+            position = max(position, self._next_data(position) - _MARK_OFFSET)
+            chunk = os.pread(self._descriptor, _CHUNK_BYTES, position)
+            mark = chunk.find(_MARK, _MARK_OFFSET)
+            while mark >= 0:
+                at = position + mark - _MARK_OFFSET
+                if isinstance(self._header(at), tarfile.TarInfo):
+                    return at
+                false_marks += 1
+                if false_marks > _MAX_FALSE_MARKS:
+                    return None
+                mark = chunk.find(_MARK, mark + 1)
+            if len(chunk) < _CHUNK_BYTES:
+                return None
+            position += len(chunk) - BLOCK_BYTES
+        return None
+
+    def _add_damage(self, at: int) -> None:
+        self._num_damaged += 1
+        if not self._damage:
+            self._damage.append(at)
+
+    def _end_cut(self, member: Member) -> None:
+        has = max(0, self._size - member.offset)
+        self._set_ending(
+            "truncated",
+            self._size,
+            f"it is cut off at byte {self._size:,}, within {member.name}, of which "
+            f"{min(has, member.size):,} of {member.size:,} bytes are there",
+        )
+
+    def _end(self, at: int) -> None:
+        """Set the ending of a tar whose last member is whole. at: where the walk ended."""
+        rest = self._size - at
+        if rest <= 0:
+            if self._size == 0:
+                self._set_ending("truncated", 0, "the file is empty")
+            else:
+                self._set_ending("unmarked", self._size, "it has no end mark")
+            return
+        info = self._header(at)
+        if isinstance(info, _Zeros) and info.next is None:
+            self._set_ending("whole", None, "")
+        elif rest < BLOCK_BYTES or self._headers.hit_end:
+            head = os.pread(self._descriptor, BLOCK_BYTES, at)
+            if rest < BLOCK_BYTES and not head.strip(b"\0"):
+                self._set_ending("unmarked", self._size, "it is cut off within its end mark")
+            else:
+                message = f"it is cut off at byte {self._size:,}, within a header"
+                self._set_ending("truncated", self._size, message)
+        else:
+            if isinstance(info, _Zeros):
+                at = info.next or at
+            self._add_damage(at)
+            self._set_ending("whole", None, "")
+
+    def _set_ending(self, kind: Any, offset: int | None, message: str) -> None:
+        """The worst that was seen, and the rest in its message."""
+        if self._damage:
+            at = self._damage[0]
+            several = f" and at {self._num_damaged - 1:,} more" if self._num_damaged > 1 else ""
+            also = f"; {message}" if message else ""
+            text = f"it is damaged at byte {at:,}{several}, and what can be read was read{also}"
+            self.ending = Ending("damaged", at, text)
+        elif self._appended_at is not None and kind in ("whole", "unmarked"):
+            at = self._appended_at
+            text = f"another tar follows its end mark at byte {at:,}, and was read as well"
+            self.ending = Ending("appended", at, text)
+        else:
+            self.ending = Ending(kind, offset, message)
+
+
+def open_sparse(descriptor: int, info: tarfile.TarInfo) -> tarfile.ExFileObject:
+    """The content of a member that has holes. The file must not be read by others meanwhile."""
+    context = _Context(_Headers(descriptor, limited=False))
+    return tarfile.ExFileObject(cast(Any, context), info)
+
+
+def _as_text(name: str) -> str:
+    """The name in UTF-8: bytes that are not, as `\\xff`."""
+    if name.isascii():
+        return name
+    raw = name.encode("utf-8", "surrogateescape" if _is_escaped(name) else "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _is_escaped(name: str) -> bool:
+    return all("\udc80" <= char <= "\udcff" for char in name if "\ud800" <= char <= "\udfff")
+
+
+def _joined(folder: str, name: str) -> str:
+    """A name relative to a folder of the tar: text alone, nothing is looked up."""
+    parts: list[str] = [] if name.startswith("/") else [part for part in folder.split("/") if part]
+    for part in name.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+@dataclass(frozen=True)
+class _Zeros:
+    """A block of zeros."""
+
+    next: int | None  # the first block behind it that has something in it
+
+
+class _Headers:
+    """What the standard library reads headers from: never much for one."""
+
+    def __init__(self, descriptor: int, *, limited: bool = True) -> None:
+        self._descriptor = descriptor
+        self._limited = limited
+        self.name = None
+        self.seek(0)
+
+    def seek(self, position: int) -> None:
+        self._position = self._start = position
+        self._num_reads = 0
+        self.hit_end = False
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int) -> bytes:
+        self._num_reads += 1
+        is_long = self._position + size - self._start > _MAX_HEADER_BYTES
+        if size < 0 or (self._limited and (is_long or self._num_reads > _MAX_HEADER_READS)):
+            raise tarfile.HeaderError("longer than any header is")
+        data = os.pread(self._descriptor, size, self._position)
+        self._position += len(data)
+        self.hit_end |= len(data) < size
+        return data
+
+
+@dataclass
+class _Context:
+    """What `tarfile.TarInfo` asks of the `TarFile` that it is in."""
+
+    fileobj: _Headers
+    encoding: str = "utf-8"
+    errors: str = "surrogateescape"
+    offset: int = 0  # of the next header
+    pax_headers: dict[str, str] = field(default_factory=dict)  # that hold for all members

@@ -1,0 +1,1 @@
+"""The output of a sharded dataset: a Parquet file for each shard, on a disk or an object store."""

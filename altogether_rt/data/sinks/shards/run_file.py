@@ -1,0 +1,96 @@
+"""What all captions below a folder have in common, and which shards they are of.
+
+`_run.json` holds the bundle, the parameters and the options of reading: another run is refused.
+`_shards.json` holds the names of the shards, for `status` to know which are missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from altogether_rt.data.shards.base import Shard
+from altogether_rt.data.sinks.shards.store import OutputStore
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["RUN_FILE", "join_run", "read_run", "read_shards", "record_shards"]
+
+RUN_FILE = "_run.json"
+_SHARDS_FILE = "_shards.json"
+
+_FORMAT = 1
+
+
+def join_run(store: OutputStore, run: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Make `store` the folder of a run, or check that it already is.
+
+    run: JSON data, all of which must be the same. overwrite: it becomes the folder of this run;
+    what there is of another one counts as missing. Raises AltogetherError, which names what
+    differs.
+    """
+    run = {"format": _FORMAT, **json.loads(json.dumps(run))}
+    data = json.dumps(run, indent=1).encode() + b"\n"
+    if store.create(RUN_FILE, data):
+        return
+    there = read_run(store)
+    if there == run:
+        return
+    if overwrite:
+        store.write(RUN_FILE, data)
+        return
+    if there is None:
+        raise AltogetherError(
+            f"{store.url}/{RUN_FILE} cannot be understood: remove it, or name another folder."
+        )
+    raise AltogetherError(
+        f"{store.url} holds captions of another run ({'; '.join(_differences('', there, run))}): "
+        "name another folder, give the options of that run, or --overwrite it."
+    )
+
+
+def read_run(store: OutputStore) -> dict[str, Any] | None:
+    """What `join_run` wrote; None if there is nothing, or something else."""
+    found = _read_json(store, RUN_FILE)
+    return found if isinstance(found, dict) else None
+
+
+def record_shards(store: OutputStore, shards: Iterable[Shard]) -> None:
+    """Add shards to those that the folder is known to be for."""
+    known = read_shards(store)
+    all_shards = {**known, **{shard.name: shard.num_expected for shard in shards}}
+    if all_shards != known:
+        store.write(_SHARDS_FILE, json.dumps(all_shards, indent=0).encode() + b"\n")
+
+
+def read_shards(store: OutputStore) -> dict[str, int | None]:
+    """Shards that the folder is for, and the rows that are expected of each where they are known.
+
+    Empty where shards were captioned one by one.
+    """
+    found = _read_json(store, _SHARDS_FILE)
+    return found if isinstance(found, dict) else {}
+
+
+def _read_json(store: OutputStore, name: str) -> Any:
+    data = store.read(name)
+    try:
+        return None if data is None else json.loads(data)
+    except ValueError:
+        return None
+
+
+def _differences(prefix: str, there: Any, here: Any) -> list[str]:
+    """`temperature is 0.0 there and 0.2 here`, for each value that differs."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        found = []
+        for key in sorted({*there, *here}):
+            found += _differences(key, there.get(key), here.get(key))
+        return found
+    if there == here:
+        return []
+    return [f"{prefix} is {_shown(there)} there and {_shown(here)} here"]
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value, ensure_ascii=False)[:80]

@@ -1,0 +1,1 @@
+"""Captioning datasets in shards: a shard is captioned by one process, whichever it is."""

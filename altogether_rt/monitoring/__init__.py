@@ -1,0 +1,1 @@
+"""What is told of a run while it lasts: progress, log, metrics. Knows nothing of captioning."""

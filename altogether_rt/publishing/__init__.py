@@ -1,0 +1,1 @@
+"""Captions of a sharded run in the layouts that training code reads."""

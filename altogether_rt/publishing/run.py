@@ -1,0 +1,82 @@
+"""The captions of a run: shards in Parquet files, or one file of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from altogether_rt.data.alts import clean_text
+from altogether_rt.data.problems import Problems
+from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.sinks.shards.run_file import read_shards
+from altogether_rt.data.sinks.shards.store import OutputStore, open_store
+from altogether_rt.errors import AltogetherError
+from altogether_rt.mixing.captions import CaptionRecord, iter_captions, table_names
+from altogether_rt.publishing.counts import ExportCounts
+from altogether_rt.publishing.storage import divided, joined, on_this_machine, stamp_of
+
+__all__ = ["CaptionRun", "open_run"]
+
+_FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".zst")
+
+
+@dataclass(frozen=True)
+class CaptionRun:
+    """Files of captions, each of one shard."""
+
+    store: OutputStore
+    names: tuple[str, ...]  # of the files, sorted
+    num_unfinished: int = 0  # shards that the run has not completed
+    is_file: bool = False  # one file, whose keys are file names
+
+    def shards(self) -> Iterator[tuple[str, str]]:
+        """(shard, its file) of each: `train/00003`, `train/00003.parquet`."""
+        for name in self.names:
+            folder, slash, last = name.rpartition("/")
+            yield folder + slash + last.partition(".")[0] if self.is_file else _stem(name), name
+
+    def stamp(self, name: str) -> str | None:
+        """What changes when a file's content changes."""
+        return stamp_of(joined(self.store, name))
+
+    def records(
+        self, name: str, spool: Spool, counts: ExportCounts, problems: Problems
+    ) -> Iterator[CaptionRecord]:
+        """The records of a file, their captions cleaned to one line, None if they are empty.
+
+        Raises AltogetherError if the file cannot be read.
+        """
+        before = problems.count
+        with on_this_machine(joined(self.store, name), spool) as path:
+            for record in iter_captions(path, problems):
+                caption = clean_text(record.caption or "") or None
+                counts.rows += 1
+                counts.failed += record.failed
+                counts.missing += caption is None and not record.failed
+                yield replace(record, caption=caption)
+        counts.unreadable += problems.count - before
+
+
+def open_run(where: str) -> CaptionRun:
+    """The captions in a folder or a file, by its path or URL.
+
+    Raises AltogetherError if there are none.
+    """
+    if where.endswith(_FILE_SUFFIXES):
+        store, name = divided(where)
+        if stamp_of(where) is None:
+            raise AltogetherError(f"there is no file of captions {where}.")
+        return CaptionRun(store, (name,), is_file=True)
+    store = open_store(where)
+    tables = table_names(store.all_files())
+    if not tables:
+        raise AltogetherError(
+            f"there are no captions in {where}: name the output of a sharded run, with a .parquet "
+            "file for each shard, or a file such as captions.jsonl."
+        )
+    known = read_shards(store).keys() | set(map(_stem, tables))
+    return CaptionRun(store, tuple(tables), len(known) - len(tables))
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".parquet")

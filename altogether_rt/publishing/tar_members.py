@@ -1,0 +1,123 @@
+"""The members of a tar file with the bytes that each takes up, so that they can be copied as they
+are."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final, Literal
+
+from altogether_rt.data.shards import tar_members
+from altogether_rt.data.shards.base import Ending
+
+__all__ = ["BLOCK", "Member", "TarMembers", "copy_bytes", "write_end", "write_member"]
+
+BLOCK: Final = tarfile.BLOCKSIZE
+
+_COPY_BYTES: Final = 1024 * 1024
+
+#: pax records that describe the data of a member, not the file that it was.
+_PAX_OF_DATA: Final = ("size", "hdrcharset", "GNU.sparse")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member: `start` to `end` are its headers, its data and their padding."""
+
+    info: tarfile.TarInfo
+    start: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        """In UTF-8; bytes that are not, as `\\xff`: as rows have it."""
+        return self.info.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+class _Walk(tar_members.TarMembers):
+    """Keeps the headers of members that it is about to yield."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        #: By offset of the content: header, end with padding, whether nothing is lost before it.
+        self.headers: dict[int, tuple[tarfile.TarInfo, int, bool]] = {}
+        #: Header and end of the last folder, if no member follows it.
+        self.folder: tuple[tarfile.TarInfo, int] | None = None
+
+    def _member(self, info: tarfile.TarInfo) -> tar_members.Member | None:
+        member, end = super()._member(info), self._context.offset
+        follows = not self._damage and self._appended_at is None
+        self.folder = (info, end) if member is None and follows else None
+        if member is not None:
+            self.headers[member.offset] = info, end, follows
+        return member
+
+
+class TarMembers:
+    """The members of an open tar file, in order; after that, how it ended."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.ending = Ending("whole")
+
+    def __iter__(self) -> Iterator[Member]:
+        """Members, also those behind damage; one whose content is damaged is left out."""
+        walk = _Walk(self._file.fileno())
+        behind = 0  # the end of the member before
+        for member in walk:
+            info, end, follows = walk.headers.pop(member.offset)
+            if member.end is None:
+                # Between it and the one before are folders, and headers that hold for all members.
+                yield Member(info, behind if follows else info.offset, end)
+            behind = end
+        self.ending = walk.ending
+        if walk.folder is not None:
+            yield Member(walk.folder[0], behind, walk.folder[1])
+
+    def read(self, member: Member, max_bytes: int) -> bytes | None:
+        """The data of a plain file of at most `max_bytes`; None of anything else."""
+        info = member.info
+        if not info.isreg() or info.issparse() or info.size > max_bytes:
+            return None
+        self._file.seek(info.offset_data)
+        return self._file.read(info.size)
+
+
+def copy_bytes(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
+    """Copy bytes `start` to `end` of one file to the end of another."""
+    source.seek(start)
+    while start < end:
+        piece = source.read(min(_COPY_BYTES, end - start))
+        if not piece:
+            raise OSError(5, "the file became shorter while it was read")
+        target.write(piece)
+        start += len(piece)
+
+
+def write_member(target: BinaryIO, name: str, data: bytes, like: tarfile.TarInfo) -> None:
+    """Append a member with the time, mode and owner of another one.
+
+    name: may have surrogate escapes, as `like.name` does.
+    """
+    info = tarfile.TarInfo(name)
+    layout: Literal[1, 2] = tarfile.GNU_FORMAT
+    info.mode, info.mtime = like.mode, like.mtime
+    info.uid, info.gid, info.uname, info.gname = like.uid, like.gid, like.uname, like.gname
+    if like.name == name and like.pax_headers:
+        layout = tarfile.PAX_FORMAT
+        info.pax_headers = {
+            key: value
+            for key, value in like.pax_headers.items()
+            if not key.startswith(_PAX_OF_DATA)
+        }
+    info.size = len(data)
+    target.write(info.tobuf(layout, "utf-8", "surrogateescape"))
+    target.write(data)
+    target.write(bytes(-len(data) % BLOCK))
+
+
+def write_end(target: BinaryIO) -> None:
+    """Two empty blocks, and as many more as fill a record, as tar programs write them."""
+    target.write(bytes(2 * BLOCK))
+    target.write(bytes(-target.tell() % tarfile.RECORDSIZE))

@@ -1,0 +1,70 @@
+"""The folder of a run, `<out>.training`: names of what lies there, and who may write it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from altogether_rt.errors import AltogetherError
+
+__all__ = [
+    "ENCODER_NAME",
+    "RECORD_NAME",
+    "TOKENIZER_NAME",
+    "check_folders",
+    "has_states",
+    "locked",
+    "run_folder",
+    "state_path",
+]
+
+ENCODER_NAME: Final = "encoder.safetensors"
+RECORD_NAME: Final = "run.json"
+TOKENIZER_NAME: Final = "tokenizer.json"
+
+
+def run_folder(out: Path) -> Path:
+    """Where the training of the checkpoint `out` keeps its state and logs."""
+    return out.with_name(out.name + ".training")
+
+
+def state_path(folder: Path, stage: str) -> Path:
+    """The saved state of a stage of the run in `folder`."""
+    return folder / f"state-{stage}.pt"
+
+
+def has_states(folder: Path) -> bool:
+    """Whether a run has come so far that it can be resumed."""
+    return any(folder.glob("state-*.pt"))
+
+
+def check_folders(out: Path, folder: Path, resume: bool) -> None:
+    """Raises AltogetherError if there is a checkpoint already, or a run that is not resumed."""
+    if out.exists():
+        raise AltogetherError(f"{out} already exists: give another --out.")
+    # Without a state only prepared images are there, which serve any run of the same data.
+    if has_states(folder) and not resume:
+        raise AltogetherError(
+            f"{folder} has an unfinished run: add --resume to continue it, or remove the folder."
+        )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one process trains in a folder. Raises AltogetherError if another does."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(folder / "lock", flags, 0o666)  # less the umask
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AltogetherError(f"another process is training in {folder}.") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)

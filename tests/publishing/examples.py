@@ -1,0 +1,70 @@
+"""Shards and the captions of a run over them, made for tests."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+__all__ = ["image_bytes", "members_of", "write_run", "write_tar"]
+
+
+def image_bytes(number: int) -> bytes:
+    """A PNG of one colour, whose red is the number."""
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), (number, 0, 0)).save(data, "PNG")
+    return data.getvalue()
+
+
+def write_tar(
+    path: Path, members: Iterable[tuple[str, bytes]], layout: int = tarfile.GNU_FORMAT
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=layout) as archive:
+        for number, (name, data) in enumerate(members):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.mode = len(data), 1_700_000_000 + number, 0o640
+            info.uid, info.uname = 1000, "someone"
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def members_of(path: Path) -> dict[str, bytes]:
+    """The data of each member, in order."""
+    with tarfile.open(path) as archive:
+        found = {}
+        for info in archive:
+            file = archive.extractfile(info)
+            assert file is not None and info.name not in found
+            found[info.name] = file.read()
+        return found
+
+
+def write_run(
+    folder: Path, shards: Mapping[str, Sequence[Mapping[str, Any]]], finished: bool = True
+) -> Path:
+    """The output of a sharded run: rows of `key`, `alt`, `caption`, `error_class`, `error`."""
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema(
+        [
+            ("row", pyarrow.int64()),
+            *((name, pyarrow.string()) for name in ("key", "alt", "caption")),
+            *((name, pyarrow.string()) for name in ("error_class", "error", "finish_reason")),
+            ("tokens", pyarrow.int32()),
+        ]
+    )
+    for name, rows in shards.items():
+        path = folder / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        numbered = [{"row": number, **row} for number, row in enumerate(rows)]
+        parquet.write_table(pyarrow.Table.from_pylist(numbered, schema), path)
+        if finished:
+            path.with_name(f"{path.stem}_stats.json").write_text(json.dumps({"count": len(rows)}))
+    return folder

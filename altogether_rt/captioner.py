@@ -176,8 +176,7 @@ class Captioner:
         a `RequestSource` are waited for only while there is nothing to write. speculation: as for
         `load`; None: as it was given there. keep_embeddings: captions come with theirs.
         """
-        if self._closed:
-            raise AltogetherError("this captioner is closed: open another one.")
+        self._check_open()
         source = requests if isinstance(requests, RequestSource) else ListedRequests(requests)
         params = params or self.params()
         held: dict[int, _Held] = {}
@@ -261,7 +260,13 @@ class Captioner:
         self._closed = True
         self.runtime.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AltogetherError("this captioner is closed: open another one.")
+
     def __enter__(self) -> Self:
+        """Raises AltogetherError if it was closed."""
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:

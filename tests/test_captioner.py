@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -260,3 +261,78 @@ def test_mistakes_with_a_single_text_and_a_closed_captioner() -> None:
     captioner.close()
     with pytest.raises(AltogetherError, match="this captioner is closed"):
         captioner.caption(_images(1))
+
+
+def test_file_objects_of_any_kind_are_read(tmp_path: Path) -> None:
+    (pixels,) = _images(1)
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    captioner = _captioner()
+    expected = captioner.caption(pixels)
+    with path.open("rb") as opened, path.open("rb", buffering=0) as raw:
+        for file in (io.BytesIO(path.read_bytes()), opened, raw):
+            assert captioner.caption(file) == expected
+            assert captioner.caption([file, path], on_error="row")[1] == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        ([["a.png"]], "is a list: give one list of images"),
+        ([None], "is not an image: give a path"),
+        ([3], "is not an image: give a path"),
+        (None, "is not an image: give a path"),
+        ([np.zeros((8, 8, 3), np.float32)], "uint8"),
+        ([np.zeros((8, 8), np.uint8)], r"\(H, W, 3\)"),
+        ([np.zeros((8, 8, 4), np.uint8)], r"\(H, W, 3\)"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_a_sentence(mistake: Any, says: str) -> None:
+    captioner = _captioner()
+    with pytest.raises(AltogetherError, match=says):
+        captioner.caption(mistake)
+    assert len(captioner.caption(_images(2))) == 2, "usable after an error"
+
+
+@pytest.mark.parametrize("alts", [[["a"], 3], [b"a", None], [["a", 3], None], {"a": 1, "b": 2}, 7])
+def test_alts_that_are_no_texts_are_refused_with_a_sentence(alts: Any) -> None:
+    captioner = _captioner()
+    with pytest.raises(AltogetherError, match="alt"):
+        captioner.caption(_images(2), alts)
+    assert len(captioner.caption(_images(2))) == 2
+
+
+def test_texts_for_a_single_image_in_a_list_are_one_each() -> None:
+    """Two alt-texts of one image in a list are taken for those of two images, and refused."""
+    captioner = _captioner()
+    with pytest.raises(AltogetherError, match=r"\[\[…\]\]"):
+        captioner.caption(_images(1), ["one", "two"])
+    assert len(captioner.caption(_images(1)[0], ["one", "two"])) == 1
+
+
+def test_an_error_in_the_middle_of_a_stream_leaves_a_usable_captioner(tmp_path: Path) -> None:
+    captioner, images = _captioner(2), _images(6)
+    expected = captioner.caption(images)
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    for position in range(7):
+        mixed: list[Any] = [*images[:position], tmp_path / "cut.png", *images[position:]]
+        with pytest.raises(ImageError, match=r"cut\.png"):
+            captioner.caption(mixed)
+        rows = captioner.caption(mixed, on_error="row")
+        assert isinstance(rows[position], ImageError)
+        assert [*rows[:position], *rows[position + 1 :]] == expected
+
+
+def test_a_closed_captioner_says_so_however_it_is_asked() -> None:
+    captioner = _captioner()
+    captioner.close()
+    captioner.close()
+    for ask in (
+        lambda: captioner.caption(_images(1)),
+        lambda: captioner.caption([]),
+        lambda: captioner.caption([b"404"], on_error="row"),
+        lambda: list(captioner.stream([])),
+        lambda: captioner.__enter__(),
+    ):
+        with pytest.raises(AltogetherError, match="this captioner is closed"):
+            ask()

@@ -103,6 +103,7 @@ class Bundle:
         """Replace the bundle's drafting state, on disk too, by the file that `write` writes.
 
         The folder holds a whole bundle at any time: the one of before or the one that is returned.
+        The file that is replaced stays there, and belongs to the bundle no more.
         """
         old = self.manifest.drafting_state
         with (
@@ -119,8 +120,6 @@ class Bundle:
             manifest_file.file.write(_manifest_json(manifest))
             new.commit(self.path / name)
             manifest_file.commit()
-        if old not in (None, name):
-            (self.path / old).unlink(missing_ok=True)
         return Bundle(self.path, manifest)
 
 

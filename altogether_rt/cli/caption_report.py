@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sinks.alt_writer import IN_PLACE
 from altogether_rt.data.sources.base import Sample, Source
+from altogether_rt.data.sources.folder import FolderSource
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import STAGE_SECONDS
 from altogether_rt.jobs.folder import CaptionJob, CaptionSummary
@@ -36,8 +38,12 @@ def report(
     sheet: Path | None,
     output: Output,
     state: RunState,
+    captioner_notes: Sequence[str] = (),
 ) -> None:
-    """The summary; exits with 1 if not one image could be captioned."""
+    """The summary; exits with 1 if not one image could be captioned.
+
+    captioner_notes: why captions may not be what is expected, as said before the run.
+    """
     alts = summary.alts_written
     for problems, what in (
         (alts.kept if alts else Problems(), "images have other alt-texts, or are other files"),
@@ -72,20 +78,28 @@ def report(
     for sentence in hygiene_sentences(summary.hygiene, job.hygiene):
         output.note(sentence)
     sentence = _sentence(job, summary) + _changed(summary) + _unusable(source)
-    output.result(
-        {**_summary_data(job, source, summary, sheet), "failed_examples": state.error_examples},
-        [sentence, *error_lines(state)],
-    )
+    data = {
+        **_summary_data(job, source, summary, sheet),
+        "alt_file": _alt_file(source),
+        "captioner_notes": list(captioner_notes),
+        "failed_examples": state.error_examples,
+    }
+    output.result(data, [sentence, *error_lines(state)])
     if alts is not None:
         where = "their XMP" if alts.target == IN_PLACE else f"copies of them in {alts.target}"
         output.show(f"{alts.num_written:,} images have their captions as alt-texts in {where}.")
     if sheet is not None:
         output.show(f"Look at them in {sheet}.")
     if summary.num_failed and not summary.captioned and not summary.skipped:
-        raise AltogetherError(
-            f"none of the {summary.num_failed:,} images could be captioned: "
-            f"{job.out} says why for each."
-        )
+        count = summary.num_failed
+        failed = "the one image could not" if count == 1 else f"none of the {count:,} images could"
+        raise AltogetherError(f"{failed} be captioned: {job.out} says why.")
+
+
+def _alt_file(source: Source) -> str | None:
+    """The alt-text file that was taken."""
+    path = source.alt_file if isinstance(source, FolderSource) else None
+    return None if path is None else str(path)
 
 
 def error_lines(state: RunState) -> list[str]:

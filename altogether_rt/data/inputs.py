@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -38,27 +38,54 @@ def image_pairs(
             "alts is a single text, but there may be several images: give a list with one entry "
             "per image."
         )
+    if not isinstance(images, (Iterable, np.ndarray)):
+        raise _no_image(images)
     several = cast("Iterable[ImageLike]", images)
+    if (alts is not None and not isinstance(alts, Iterable)) or isinstance(alts, Mapping):
+        raise AltogetherError("alts must be a list with one entry per image, or None.")
     if alts is None:
         yield from ((image, ()) for image in several)
         return
     for image, listed in zip_longest(several, alts, fillvalue=_MISSING):
         if image is _MISSING or listed is _MISSING:
-            raise AltogetherError("there must be as many alt-texts as images.")
+            raise AltogetherError(
+                "there must be as many alt-texts as images; several of one image are a list in "
+                "the list: [[…]]."
+            )
         yield image, _texts(listed)
 
 
 def as_rgb(image: ImageLike) -> Image.Image:
-    """The image upright, in RGB. Raises ImageError if it cannot be read."""
+    """The image upright, in RGB.
+
+    Raises ImageError if it cannot be read, AltogetherError for what is no image at all.
+    """
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise AltogetherError(
+                f"pixels are uint8 of shape (H, W, 3), and these are {image.dtype} of shape "
+                f"{image.shape}: convert them, or give a Pillow image."
+            )
         return Image.fromarray(image)
     if isinstance(image, (str, Path, bytes)):
         with open_image(image) as opened:
             return opened
+    if not hasattr(image, "read"):
+        raise _no_image(image)
     with open_image(image.read()) as opened:
         return opened
+
+
+def _no_image(value: object) -> AltogetherError:
+    kind = type(value).__name__
+    if isinstance(value, (list, tuple)):
+        return AltogetherError(f"one of the images is a {kind}: give one list of images.")
+    return AltogetherError(
+        f"a value of type {kind} is not an image: give a path, the bytes of a file, an open file, "
+        "a Pillow image, or pixels."
+    )
 
 
 def _is_image(images: object) -> bool:
@@ -68,4 +95,8 @@ def _is_image(images: object) -> bool:
 
 
 def _texts(alts: AltsLike) -> tuple[str, ...]:
-    return () if alts is None else (alts,) if isinstance(alts, str) else tuple(alts)
+    if alts is None or isinstance(alts, str):
+        return () if alts is None else (alts,)
+    if not isinstance(alts, Iterable) or not all(isinstance(text, str) for text in alts):
+        raise AltogetherError("the alt-texts of an image are a text, a list of texts, or None.")
+    return tuple(alts)

@@ -21,6 +21,7 @@ from altogether_rt.cli.alt_options import (
     Strict,
     check_alt_options,
 )
+from altogether_rt.cli.caption_notes import captioner_notes
 from altogether_rt.cli.caption_report import dry_run, report
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
@@ -280,6 +281,9 @@ def _run(job: CaptionJob, options: _Options, run: RunOutput) -> None:
             f"Rows go to {job.out} as they are made: a run that is stopped cannot be continued."
         )
     captioner = resolve_captioner(options.bundle, device=options.device)
+    notes = captioner_notes(captioner, source)
+    for note in notes:
+        output.note(f"Note: {note}")
     job = _with_embeddings(job, options, captioner)
     params = caption_params(captioner.config, **options.params)
     workers = fitting_workers(captioner, options.workers, source.num_samples(), output.note)
@@ -295,9 +299,10 @@ def _run(job: CaptionJob, options: _Options, run: RunOutput) -> None:
             summary = caption_folder(job, source, executor, params, monitor)
     shown = None
     if options.sheet is not None:
-        shown = write_sheet(job.out, source.root, options.sheet, limits=job.limits)
+        shown = write_sheet(job.out, source.root, options.sheet, limits=job.limits, notes=notes)
+    summed = options.sheet if shown else None
     with redirect_stdout(sys.stderr) if is_standard_output(job.out) else nullcontext():
-        report(job, source, summary, options.sheet if shown else None, output, monitor.state())
+        report(job, source, summary, summed, output, monitor.state(), notes)
 
 
 def _with_embeddings(

@@ -9,6 +9,7 @@ import typer
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import GRAPH_NAMES
+from altogether_rt.artifacts.origin import SCENES, trained_on
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import MissingDependencyError
@@ -33,6 +34,7 @@ def inspect_command(
         "bundle_id": opened.bundle_id,
         "bytes": size,
         "prepared": _prepared(opened),
+        "trained_on": trained_on(manifest.provenance.get("checkpoint")),
         **manifest.to_dict(),
     }
     if as_json:
@@ -59,6 +61,10 @@ def _prepared(bundle: Bundle) -> str | None:
 
 def _facts(data: Mapping[str, Any], config: CaptionerConfig) -> Iterator[tuple[str, str]]:
     encoder, mapper, decoder = config.encoder, config.mapper, config.decoder
+    if data["trained_on"] == SCENES:
+        yield "knows", "drawn scenes alone (altogether-rt scenes)"
+    if not config.prompt.use_alt:
+        yield "alt-texts", "never read: captions come from the images alone"
     target, provenance = data["target"], data["provenance"]
     checkpoint = provenance.get("checkpoint", {})
     yield "target", f"{target['name']} ({target['runtime']}, {target['device']})"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,12 +25,14 @@ __all__ = ["learn_command"]
 
 
 def learn_command(
-    captions: Annotated[
-        Path, typer.Argument(metavar="CAPTIONS", help="Output file of altogether-rt caption.")
-    ],
     bundle: Annotated[
-        str, typer.Option(help="The bundle's folder; what it has learnt before is replaced.")
+        str,
+        typer.Option(help="The bundle's folder; the file of what it had learnt before is kept."),
     ],
+    captions: Annotated[
+        Path | None,
+        typer.Argument(metavar="CAPTIONS", help="Output file of altogether-rt caption."),
+    ] = None,
     embeddings: Annotated[
         Path | None,
         typer.Option(
@@ -43,6 +46,14 @@ def learn_command(
             min=1, help="Number of captions to learn from; more than the default teach little."
         ),
     ] = 10_000,
+    restore: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of learning, go back to what the bundle had learnt: a file that an "
+            "earlier learn named.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
@@ -57,8 +68,14 @@ def learn_command(
     from altogether_rt.speculation.planner import DraftPlanner
     from altogether_rt.speculation.store import save_drafting_state, teach
 
+    if (captions is None) == (restore is None):
+        raise typer.BadParameter("give either CAPTIONS or --restore FILE.", param_hint="CAPTIONS")
     output = Output(as_json=as_json, quiet=quiet)
     opened = Bundle.load(bundle)
+    if restore is not None:
+        _restore(opened, restore, output)
+        return
+    assert captions is not None
     config = opened.config
     tokenizer = PromptTokenizer.from_file(
         opened.tokenizer_path, config.prompt, config.decoder.pad_id
@@ -85,13 +102,42 @@ def learn_command(
             f"there are no captions in {captions}, so there is nothing to learn from: "
             "give the output of altogether-rt caption."
         )
-    changed = opened.with_drafting_state(lambda path: save_drafting_state(planner, path))
-    assert changed.drafting_state_path is not None
-    size = changed.drafting_state_path.stat().st_size
-    output.result(
-        {"captions": num_captions, "pictures": num_embeddings, "bytes": size, "bundle": bundle},
+    size, former = _replace(opened, lambda path: save_drafting_state(planner, path))
+    said = (
         f"{bundle} has learnt from {num_captions} captions, {num_embeddings} with embeddings "
-        f"({format_bytes(size)})",
+        f"({format_bytes(size)})"
+    )
+    if former is not None:
+        said += f"; what it had learnt before is kept: --restore {former} goes back to it"
+    figures = {"captions": num_captions, "pictures": num_embeddings, "bytes": size}
+    kept = None if former is None else str(former)
+    output.result({**figures, "bundle": bundle, "former": kept}, said)
+
+
+def _replace(bundle: Bundle, write: Callable[[Path], None]) -> tuple[int, Path | None]:
+    """Give the bundle the drafting state that `write` writes; returns its bytes, and the former."""
+    changed = bundle.with_drafting_state(write)
+    assert changed.drafting_state_path is not None
+    former = bundle.drafting_state_path
+    same = former == changed.drafting_state_path
+    return changed.drafting_state_path.stat().st_size, None if same else former
+
+
+def _copy(source: Path, new: Path) -> None:
+    new.write_bytes(source.read_bytes())
+
+
+def _restore(bundle: Bundle, path: Path, output: Output) -> None:
+    """Make the drafting state in `path` the bundle's again. Raises BundleError if it is not one."""
+    from altogether_rt.speculation.store import load_drafting_state
+
+    config = bundle.config
+    load_drafting_state(path, config.decoder.vocab_size, config.encoder.embed_dim)
+    _, former = _replace(bundle, partial(_copy, path))
+    kept = None if former is None else str(former)
+    output.result(
+        {"bundle": str(bundle.path), "restored": str(path), "former": kept},
+        f"{bundle.path} drafts again with what {path} holds.",
     )
 
 

@@ -213,6 +213,7 @@ def _variety(values: dict[int, tuple[int, ...]]) -> str:
     photometric = _first(values, _PHOTOMETRIC)
     colours = _PHOTOMETRICS.get(photometric, f"photometric {photometric}")
     compression = _first(values, _COMPRESSION, 1)
-    packed = f", compression {compression}" if compression != 1 else ""
+    inside = " (WebP)" if compression == 50001 else ""
+    packed = f", compression {compression}{inside}" if compression != 1 else ""
     planar = ", planes apart" if _first(values, _PLANAR, 1) == 2 else ""
     return f"TIFF of {samples} x {bits}-bit{kind} {colours}{packed}{planar}"

@@ -16,8 +16,9 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,7 @@ from PIL import Image
 
 from altogether_rt.artifacts.files import new_file
 from altogether_rt.data.images import ImageLimits, open_image
-from altogether_rt.data.rows import Row, read_rows
+from altogether_rt.data.rows import Row, caption_fault, read_rows
 from altogether_rt.errors import AltogetherError, ImageError
 
 __all__ = ["MAX_SHEET_ROWS", "check_sheet", "image_html", "sheet_css", "text_html", "write_sheet"]
@@ -54,6 +55,14 @@ _BAR: Final = (
 )
 
 
+#: What a remark says of a caption, by `caption_fault`.
+_FAULTS: Final = {
+    "empty": "the caption is empty",
+    "loop": "it repeats itself",
+    "same_as_alt": "equal to the alt-text",
+}
+
+
 def write_sheet(
     rows_path: str | Path,
     root: str | Path,
@@ -61,25 +70,29 @@ def write_sheet(
     *,
     limits: ImageLimits | None = None,
     max_rows: int = MAX_SHEET_ROWS,
+    notes: Sequence[str] = (),
 ) -> int:
     """Write a contact sheet of the rows of `rows_path` to `path`; return the number of rows shown.
 
-    root: the folder of the images. The sheet is written whole or not at all. Raises AltogetherError
-    for what `check_sheet` refuses.
+    root: the folder of the images. notes: sentences for its head. The sheet is written whole or not
+    at all. Raises AltogetherError for what `check_sheet` refuses.
     """
     path = Path(path)
     check_sheet(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with Path(rows_path).open("rb") as file:
-        total = failed = 0
+        total = failed = doubtful = 0
         for _, row, _ in read_rows(file):
             total += row is not None
             failed += row is not None and "error" in row
+            doubtful += row is not None and "error" not in row and caption_fault(row) is not None
         file.seek(0)
         rows = (row for _, row, _ in read_rows(file) if row is not None)
         shown = itertools.islice(rows, max_rows)
         with new_file(path) as sheet:
-            for text in _page(shown, Path(root), limits, total, failed, max_rows):
+            for text in _page(
+                shown, Path(root), limits, _Counts(total, failed, doubtful, max_rows), notes
+            ):
                 sheet.write(text.encode("utf-8", "replace"))
     return min(total, max_rows)
 
@@ -100,18 +113,34 @@ def check_sheet(path: Path) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """How many rows there are; shown in the head of the page."""
+
+    total: int
+    failed: int
+    doubtful: int
+    max_rows: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.total - self.failed:,} captioned"]
+        if self.doubtful:
+            parts.append(f"{self.doubtful:,} of them doubtful")
+        if self.failed:
+            parts.append(f"{self.failed:,} could not be read")
+        shown = f"; the first {self.max_rows:,} are shown" if self.total > self.max_rows else ""
+        return ", ".join(parts) + shown
+
+
 def _page(
     rows: Iterable[Row],
     root: Path,
     limits: ImageLimits | None,
-    total: int,
-    failed: int,
-    max_rows: int,
+    counts: _Counts,
+    notes: Sequence[str],
 ) -> Iterator[str]:
     name = html.escape(root.resolve().name or str(root))
-    counts = f"{total - failed:,} captioned" + (f", {failed:,} could not be read" if failed else "")
-    if total > max_rows:
-        counts += f"; the first {max_rows:,} are shown"
+    remarks = "".join(f'<p class="remark">{text_html(note)}</p>\n' for note in notes)
     style, script = sheet_css(), _resource("sheet.js")
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -120,7 +149,7 @@ def _page(
         f'content="{_policy(style, script)}">\n'
         f"<title>Captions of {name}</title>\n<style>{style}</style>\n</head>\n"
         f'<body data-file="{html.escape(Path(root.name or "captions").name)}-edited.jsonl">\n'
-        f"<header>\n<h1>{name}</h1>\n<p>{counts}</p>\n</header>\n{_BAR}<main>\n"
+        f"<header>\n<h1>{name}</h1>\n<p>{counts}</p>\n{remarks}</header>\n{_BAR}<main>\n"
     )
     for row in rows:
         yield _card(row, root, limits)
@@ -189,6 +218,9 @@ def _row_data(row: Row) -> str:
 
 def _remarks(row: Row) -> str:
     remarks = []
+    fault = caption_fault(row)
+    if fault is not None:
+        remarks.append(_FAULTS[fault])
     if row.get("finish_reason") == "length":
         remarks.append("cut at the longest length")
     if row.get("alt_truncated"):

@@ -22,9 +22,13 @@ from altogether_rt.errors import AltogetherError
 __all__ = ["FolderSource", "find_alts"]
 
 
+def _alt_candidates(path: Path, folder: Path) -> tuple[Path, Path]:
+    return path, folder / path
+
+
 def find_alts(path: Path, folder: Path) -> Path:
     """An alt-text file as the user named it: relative to here or, failing that, to the folder."""
-    for candidate in (path, folder / path):
+    for candidate in _alt_candidates(path, folder):
         if candidate.is_file():
             return candidate
     raise AltogetherError(f"there is no alt-text file {path}, neither here nor in {folder}.")
@@ -73,6 +77,8 @@ class FolderSource(Source):
             deeper = "" if recursive else " itself (its subfolders were left out)"
             raise AltogetherError(f"there are no images in {folder}{deeper}.")
         self.alt_file: Path | None = None
+        self._alts_in_folder = False
+        self._alts_elsewhere: list[Path] = []  # of the name given, and not taken
         given = FolderAlts()
         if alts is not None and not alts.exists() and _lies_deeper(str(alts), scan):
             beside, alts = str(alts), None
@@ -90,6 +96,12 @@ class FolderSource(Source):
                 raise AltogetherError(f"--out is the alt-text file {path}: choose another.")
             given = read_folder_alts(path, scan.root, scan.names, columns, on_records)
             self.alt_file = path
+            self._alts_in_folder = path != alts
+            self._alts_elsewhere = [
+                other
+                for other in _alt_candidates(alts, scan.root)
+                if other.is_file() and not os.path.samefile(other, path)
+            ]
         problems = given.table.problems
         if strict and problems:
             raise AltogetherError(
@@ -140,6 +152,13 @@ class FolderSource(Source):
 
     def notes(self) -> list[str]:
         notes = []
+        if self._alts_elsewhere:
+            other = self._alts_elsewhere[0]
+            notes.append(
+                f"Alt-texts are from {self.alt_file}, not from {other}, which is there too."
+            )
+        elif self._alts_in_folder:
+            notes.append(f"Alt-texts are from {self.alt_file}: there is no such file here.")
         if self._scan.problems:
             notes.append(f"Left out in {self.root}: {self._scan.problems}.")
         if self._scan.litter:

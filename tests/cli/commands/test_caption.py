@@ -260,7 +260,7 @@ def test_a_sheet_needs_a_file_of_rows(folder: Path) -> None:
 def test_all_failed(folder: Path, captioner: FakeCaptioner) -> None:
     done = caption("photos/c.gif")
     assert done.exit_code == 1
-    assert "none of the 1 images could be captioned: captions.jsonl says why" in done.stderr
+    assert "the one image could not be captioned: captions.jsonl says why" in done.stderr
     assert rows()[0]["error"]["class"] == "not_an_image"
 
 

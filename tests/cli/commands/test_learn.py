@@ -115,3 +115,28 @@ def test_what_is_wrong_is_said_and_the_bundle_left_alone(
     assert run("learn", captions, "--bundle", tmp_path).exit_code == 1
     assert run("learn", captions).exit_code == 2
     assert Bundle.load(bundle) == before
+
+
+def test_what_was_learnt_before_is_kept_and_can_be_taken_back(
+    tmp_path: Path, bundle: Path, captions: Path
+) -> None:
+    first = json.loads(run("learn", captions, "--bundle", bundle, "--json").stdout)
+    assert first["former"] is None
+    before = Bundle.load(bundle)
+    assert before.drafting_state_path is not None
+    done = run("learn", captions, "--bundle", bundle, "--limit", 5)
+    former = before.drafting_state_path
+    assert f"--restore {former} goes back to it" in done.stdout
+    assert former.is_file()
+    assert Bundle.load(bundle).drafting_state_path != former
+    restored = run("learn", "--restore", former, "--bundle", bundle)
+    assert restored.exit_code == 0, restored.output
+    assert Bundle.load(bundle) == before
+    broken = tmp_path / "broken.npz"
+    broken.write_text("404")
+    assert (
+        "is not valid drafting state"
+        in run("learn", "--restore", broken, "--bundle", bundle).stderr
+    )
+    assert run("learn", captions, "--restore", former, "--bundle", bundle).exit_code == 2
+    assert Bundle.load(bundle) == before

@@ -126,3 +126,24 @@ def test_number_of_rows_is_capped_with_a_note(tmp_path: Path) -> None:
 def test_long_texts_are_cut(tmp_path: Path, length: int) -> None:
     _, page = make(tmp_path, [{"file_name": "a", "alt": "x" * length, "caption": "c"}])
     assert page.text.count("x" * 10) <= 120
+
+
+def test_captions_that_are_hardly_any_are_marked_and_counted(tmp_path: Path) -> None:
+    loop = {"caption": "a red " * 20, "finish_reason": "length"}
+    rows: list[Row] = [
+        {"file_name": "a.png", "alt": "", "caption": ""},
+        {"file_name": "b.png", "alt": "", **loop},
+        {"file_name": "c.png", "alt": ["x", "A boat"], "caption": "a boat."},
+        {"file_name": "d.png", "alt": "A boat", "caption": "A red boat at sea."},
+    ]
+    _, page = make(tmp_path, rows)
+    assert "4 captioned, 3 of them doubtful" in page.text
+    for remark in ("the caption is empty", "it repeats itself", "equal to the alt-text"):
+        assert page.text.count(remark) == 1
+
+
+def test_notes_stand_in_the_head_once_and_escaped(tmp_path: Path) -> None:
+    row: Row = {"file_name": "a.png", "alt": "", "caption": "A boat."}
+    _, page = make(tmp_path, [row, row], notes=["It knows <b>scenes</b> alone."])
+    assert page.text.count("It knows <b>scenes</b> alone.") == 1
+    assert "b" not in [tag for tag, _ in page.tags]

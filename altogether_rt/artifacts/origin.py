@@ -1,0 +1,30 @@
+"""What a captioner was trained on, as its bundle or checkpoint says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["SCENES", "trained_on"]
+
+#: Scenes that altogether-rt draws; the source of that name in a training recipe.
+SCENES: Final = "scenes"
+
+_MAX_STEPS: Final = 16
+
+
+def trained_on(checkpoint: object) -> str | None:
+    """The source of the last training: `scenes`, `folder`; None if nothing says.
+
+    checkpoint: what a bundle's provenance has under that name, or a checkpoint's checkpoint.json as
+    its `about`. A checkpoint made from a bundle leads to the one that the bundle was made from.
+    """
+    for _ in range(_MAX_STEPS):
+        about: Any = checkpoint.get("about") if isinstance(checkpoint, Mapping) else None
+        if not isinstance(about, Mapping):
+            return None
+        data = about.get("data")
+        if isinstance(data, Mapping) and isinstance(data.get("source"), str):
+            return str(data["source"])
+        checkpoint = about.get("original_checkpoint")
+    return None

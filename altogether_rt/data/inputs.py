@@ -38,11 +38,8 @@ def image_pairs(
             "alts is a single text, but there may be several images: give a list with one entry "
             "per image."
         )
-    if not isinstance(images, (Iterable, np.ndarray)):
-        raise _no_image(images)
+    _check_kinds(images, alts)
     several = cast("Iterable[ImageLike]", images)
-    if (alts is not None and not isinstance(alts, Iterable)) or isinstance(alts, Mapping):
-        raise AltogetherError("alts must be a list with one entry per image, or None.")
     if alts is None:
         yield from ((image, ()) for image in several)
         return
@@ -53,6 +50,14 @@ def image_pairs(
                 "the list: [[…]]."
             )
         yield image, _texts(listed)
+
+
+def _check_kinds(images: object, alts: object) -> None:
+    """Whatever the annotations say, a caller may give anything."""
+    if not isinstance(images, Iterable):
+        raise _no_image(images)
+    if alts is not None and (isinstance(alts, Mapping) or not isinstance(alts, Iterable)):
+        raise AltogetherError("alts must be a list with one entry per image, or None.")
 
 
 def as_rgb(image: ImageLike) -> Image.Image:
@@ -97,6 +102,7 @@ def _is_image(images: object) -> bool:
 def _texts(alts: AltsLike) -> tuple[str, ...]:
     if alts is None or isinstance(alts, str):
         return () if alts is None else (alts,)
-    if not isinstance(alts, Iterable) or not all(isinstance(text, str) for text in alts):
+    listed: object = alts  # whatever the annotation says
+    if not isinstance(listed, Iterable) or not all(isinstance(text, str) for text in listed):
         raise AltogetherError("the alt-texts of an image are a text, a list of texts, or None.")
     return tuple(alts)

@@ -57,7 +57,7 @@ def _check_kinds(images: object, alts: object) -> None:
     if not isinstance(images, Iterable):
         raise _no_image(images)
     if alts is not None and (isinstance(alts, Mapping) or not isinstance(alts, Iterable)):
-        raise AltogetherError("alts must be a list with one entry per image, or None.")
+        raise AltogetherError("alts must be a list with one entry per image.")
 
 
 def as_rgb(image: ImageLike) -> Image.Image:
@@ -104,5 +104,5 @@ def _texts(alts: AltsLike) -> tuple[str, ...]:
         return () if alts is None else (alts,)
     listed: object = alts  # whatever the annotation says
     if not isinstance(listed, Iterable) or not all(isinstance(text, str) for text in listed):
-        raise AltogetherError("the alt-texts of an image are a text, a list of texts, or None.")
+        raise AltogetherError("the alt-texts of an image are a text or a list of texts.")
     return tuple(alts)

@@ -340,7 +340,10 @@ def test_drafting_state_joins_a_bundle_and_changes_no_caption(bundle: Path) -> N
     assert second.bundle_id == before.bundle_id
     names = sorted(path.name for path in bundle.iterdir())
     assert second.drafting_state_path is not None
-    assert names == sorted([*FILES, "bundle.json", second.drafting_state_path.name])
+    former = first.drafting_state_path
+    assert former is not None, "what is replaced stays, and is no part of the bundle"
+    assert names == sorted([*FILES, "bundle.json", former.name, second.drafting_state_path.name])
+    assert former.name not in second.manifest.files
     again = second.with_drafting_state(_writer_of(b"second"))
     assert Bundle.load(bundle) == again == second
 

@@ -90,7 +90,9 @@ def test_the_encoder_by_reference(tmp_path: Path) -> None:
     torch.save(clip.state_dict(), weights)
     about = {"encoder_weights": str(weights), "encoder_sha256": hash_file(weights)}
     save(tmp_path / "ckpt", config, state_of(config, embed_encoder=False), **about)
-    loaded = Checkpoint.load(tmp_path / "ckpt")
+    with pytest.raises(AltogetherError, match="outside of its folder: pass --allow-download"):
+        Checkpoint.load(tmp_path / "ckpt").encoder()
+    loaded = Checkpoint.load(tmp_path / "ckpt", allow_download=True)
     assert not loaded.has_encoder
     found = loaded.encoder().visual.state_dict()
     assert all(torch.equal(found[k], v) for k, v in clip.visual.state_dict().items())
@@ -193,12 +195,12 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         _config(lambda d: d["encoder"]["model"]["vision_cfg"].update(layers=2)),
         "do not fit its config",
     ),
-    "no safetensors": (lambda f: (f / "model.safetensors").write_text("no"), "cannot be read"),
+    "no safetensors": (lambda f: (f / "model.safetensors").write_text("no"), "is a text"),
     "cut weights": (
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:-1000]
         ),
-        "cannot be read",
+        "is not a whole safetensors file .it has",
     ),
 }
 

@@ -154,6 +154,8 @@ class BundleManifest:
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
+        _require(len(self.files) <= _MAX_FILES, f"files has {len(self.files)} entries.")
+        self._check_cache()
         for name in self.files:
             _require(
                 _is_plain_name(name), f"files names {name!r:.80}, which is not a plain file name."

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.artifacts.arrays import map_npy
 from altogether_rt.captions import EmbeddedImage
-from altogether_rt.data.parquet_files import check_row_groups, import_parquet, open_parquet
+from altogether_rt.data.parquet_files import check_row_groups, import_parquet, open_parquet, parquet_errors
 from altogether_rt.errors import AltogetherError, ImageError, reason
 
 __all__ = ["EncoderStamp", "SavedEmbeddings", "import_parquet", "names_path", "read_stamp"]
@@ -211,6 +211,7 @@ class _ParquetTable:
         self._groups: dict[int, Any] = {}
         self._names: list[str] = []
         self._starts = [0]
+        import_parquet()
         try:
             schema = import_parquet().read_schema(path)
             stamp.check(_parse((schema.metadata or {}).get(b"altogether-rt", b"")), path)
@@ -222,7 +223,7 @@ class _ParquetTable:
                 self._starts.append(len(self._names))
         except OSError as error:
             raise AltogetherError(f"{path} cannot be read: {reason(error)}.") from error
-        except ValueError as error:  # base of pyarrow's own errors
+        except parquet_errors() as error:
             raise AltogetherError(f"{path} is not a parquet file ({reason(error)}).") from error
 
     def names(self) -> Iterator[str]:
@@ -231,7 +232,7 @@ class _ParquetTable:
     def row(self, index: int) -> EmbeddedImage:
         try:
             content, values = self._read(index)
-        except (OSError, ValueError, MemoryError) as error:
+        except parquet_errors() as error:
             message = f"The row of {self._names[index]} cannot be read: {reason(error)}."
             raise ImageError("bad_embedding", message) from error
         if content is None or values is None or not _CONTENT.fullmatch(content):

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Final
 
 from altogether_rt.errors import MissingDependencyError
 
-__all__ = ["check_row_groups", "import_parquet", "open_parquet"]
+__all__ = ["check_row_groups", "import_parquet", "open_parquet", "parquet_errors"]
 
 #: Of one column in one row group, unpacked. A million alt-texts have 100 MB.
 _MAX_CHUNK_BYTES: Final = 256 << 20
@@ -24,11 +24,18 @@ def import_parquet() -> Any:
     return parquet
 
 
+def parquet_errors() -> tuple[type[Exception], ...]:
+    """What pyarrow raises for a file that it cannot read."""
+    import pyarrow
+
+    return OSError, ValueError, MemoryError, pyarrow.ArrowException
+
+
 def open_parquet(source: Path | BinaryIO, dictionaries: Collection[str] = ()) -> Any:
     """A ParquetFile. dictionaries: columns of texts in which one text may stand in many rows; it
     is then in memory once.
 
-    Raises what pyarrow raises: OSError or ValueError. MissingDependencyError without pyarrow.
+    Raises one of `parquet_errors`, or MissingDependencyError without pyarrow.
     """
     parquet = import_parquet()
     return parquet.ParquetFile(source, pre_buffer=False, read_dictionary=list(dictionaries))

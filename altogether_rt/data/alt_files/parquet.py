@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from altogether_rt.data.alt_files.lines import FileNotes
-from altogether_rt.data.parquet_files import check_row_groups, import_parquet, open_parquet
+from altogether_rt.data.parquet_files import check_row_groups, import_parquet, open_parquet, parquet_errors
 from altogether_rt.errors import AltogetherError, reason
 
 __all__ = ["parquet_records"]
@@ -42,7 +42,7 @@ def parquet_records(
                 for record in batch.slice(start, _SLICE_ROWS).to_pylist():
                     number += 1
                     yield f"row {number}", record
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
+    except parquet_errors() as error:
         raise AltogetherError(f"{path} cannot be read as Parquet: {reason(error)}.") from error
 
 

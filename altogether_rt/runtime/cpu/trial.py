@@ -25,7 +25,7 @@ from altogether_rt.artifacts.files import write_whole
 from altogether_rt.artifacts.private import is_private, make_private_folder
 from altogether_rt.errors import AltogetherError, BundleError, reason
 from altogether_rt.machine.device import installed_version
-from altogether_rt.runtime.base import StepBatch
+from altogether_rt.runtime.base import StepBatch, StepRow
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.graph_files import check_graph_files
 
@@ -116,10 +116,10 @@ def _run(bundle: Bundle) -> None:
             raise ValueError("they compute arrays of other shapes than the configuration says")
         token, prompt = [config.decoder.eos_id], config.max_prompt_tokens
         text = token * (prompt - prefix)
-        runtime.step(StepBatch.from_rows([(text, 0, tokens, 1) for tokens in visual], width))
+        runtime.step(StepBatch.from_rows([StepRow(text, 0, tokens) for tokens in visual], width))
         for past in (prompt, config.capacity - 1):
             result = runtime.step(
-                StepBatch.from_rows([(token, past, None, 1)] * 2, width), want_logits=True
+                StepBatch.from_rows([StepRow(token, past)] * 2, width), want_logits=True
             )
             if result.logits is None or not np.isfinite(result.logits).all():
                 raise ValueError("they compute no finite numbers")

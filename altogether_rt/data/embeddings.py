@@ -25,7 +25,12 @@ from numpy.typing import NDArray
 
 from altogether_rt.artifacts.arrays import map_npy
 from altogether_rt.captions import EmbeddedImage
-from altogether_rt.data.parquet_files import check_row_groups, import_parquet, open_parquet, parquet_errors
+from altogether_rt.data.parquet_files import (
+    check_row_groups,
+    import_parquet,
+    open_parquet,
+    parquet_errors,
+)
 from altogether_rt.errors import AltogetherError, ImageError, reason
 
 __all__ = ["EncoderStamp", "SavedEmbeddings", "import_parquet", "names_path", "read_stamp"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from altogether_rt.artifacts import files
-from altogether_rt.artifacts.files import NewFile, NewFolder, new_file, write_whole
+from altogether_rt.artifacts.files import NewFile, NewFolder, new_file, write_or_send, write_whole
 from altogether_rt.errors import AltogetherError
 
 pytestmark = pytest.mark.lean

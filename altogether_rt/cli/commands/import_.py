@@ -181,7 +181,7 @@ def _tokenizer_text(given: str | None, beside: Path, published: str, allow_downl
             return tokenizer_json(beside)
         if not allow_download:
             raise AltogetherError(
-                f"there is no tokenizer in {beside}: give --tokenizer, a folder with vocab.json "
+                f"{beside} has no tokenizer: give --tokenizer, a folder with vocab.json "
                 f"and merges.txt, or pass --allow-download to fetch {published} from the hub."
             )
         try:

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from altogether_rt.data.alt_files.lines import FileNotes
-from altogether_rt.data.parquet_files import check_row_groups, import_parquet, open_parquet, parquet_errors
+from altogether_rt.data.parquet_files import (
+    check_row_groups,
+    import_parquet,
+    open_parquet,
+    parquet_errors,
+)
 from altogether_rt.errors import AltogetherError, reason
 
 __all__ = ["parquet_records"]

@@ -2,7 +2,8 @@
 
     python -m tests.untrusted.fuzz 10000 [first seed] [--kind tokenizer]
 
-Each must be used or refused in one sentence: no traceback, no signal, at most 1 GB, no minute.
+Each must be used or refused in one sentence: no traceback, no signal, at most 1 GB, at most half a
+minute of processor time.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from altogether_rt.errors import AltogetherError, ImageError
 __all__ = ["MAX_PEAK_BYTES", "Outcome", "run_all"]
 
 MAX_PEAK_BYTES = 1 << 30
-_MAX_SECONDS = 60.0
+_MAX_SECONDS = 300.0  # without an answer
+_MAX_CPU_SECONDS = 30.0  # of using one input: no matter how busy the machine is
 _MAX_ADDRESS_SPACE = 24 << 30
 _INPUTS_PER_PROCESS = 40
 
@@ -89,10 +91,14 @@ def _serve(connection: Connection, batch: list[int], prepare: Prepare) -> None:
         gc.collect()
         pyarrow.default_memory_pool().release_unused()
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        before = time.process_time()
         kind, message = _judge(use)
+        seconds = time.process_time() - before
         peak = _peak_bytes()
         if peak > MAX_PEAK_BYTES and kind in ("used", "refused"):
             kind, message = "memory", f"{peak / 1e9:.2f} GB ({kind}: {message:.200})"
+        if seconds > _MAX_CPU_SECONDS and kind in ("used", "refused"):
+            kind, message = "slow", f"{seconds:.0f} s of processor time"
         connection.send(Outcome(number, kind, message))
     connection.close()
     os._exit(0)

@@ -19,7 +19,7 @@ from altogether_rt.cli.main import app
 from altogether_rt.errors import BundleError
 from altogether_rt.runtime.cpu import runtime as ort_runtime
 from altogether_rt.runtime.cpu.prepared import find_prepared, machine_key, prepare, prepared_root
-from altogether_rt.runtime.ort_session import open_session
+from altogether_rt.runtime.ort_session import open_session, save_optimized
 from altogether_rt.runtime.select import load_bundle
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
@@ -241,7 +241,7 @@ def test_what_a_killed_process_left_is_removed(starter: Bundle) -> None:
 
 def test_two_at_once_make_it_once(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    save = prepared_module.save_optimized
+    save = save_optimized
 
     def spy(path: Path, folder: Path, name: str, *, half: bool) -> None:
         made.append(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,13 @@ def starter(tmp_path: Path) -> Path:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The processes that are started."""
     started: list[str] = []
-    run = trial_module.subprocess.run
+    run = subprocess.run
 
     def spy(command: list[str], **options: Any) -> Any:
         started.append(command[-1])
         return run(command, **options)
 
-    monkeypatch.setattr(trial_module.subprocess, "run", spy)
+    monkeypatch.setattr(subprocess, "run", spy)
     return started
 
 

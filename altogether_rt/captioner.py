@@ -74,6 +74,7 @@ class Captioner:
         threads: int | None = None,
         num_slots: int | None = None,
         speculation: Speculation = "auto",
+        allow_download: bool = False,
     ) -> Captioner:
         """Open a bundle or a checkpoint by its folder, or `starter`, which ships with the package.
 
@@ -81,12 +82,14 @@ class Captioner:
         is float16 on a GPU, float32 elsewhere. threads: of the compute kernels, all cores if None.
         num_slots: captions generated at once. speculation: whether a step verifies several draft
         tokens; it changes no caption, and `auto` uses it where it is measured to be faster.
+        allow_download: whether a checkpoint may fetch the encoder that it names, or open files
+        outside of its folder.
 
         Raises BundleError if the bundle cannot be used, AltogetherError for a device that is not
         there, MissingDependencyError without a runtime.
         """
         return open_captioner(
-            resolve_captioner(bundle, device=device, dtype=dtype),
+            resolve_captioner(bundle, device=device, dtype=dtype, allow_download=allow_download),
             threads=threads,
             num_slots=num_slots,
             speculation=speculation,

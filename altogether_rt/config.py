@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from altogether_rt import toml
 from altogether_rt.errors import ConfigError
-from altogether_rt.plain_data import from_dict
+from altogether_rt.plain_data import check_numbers, from_dict
 
 __all__ = [
     "MAX_DRAFT_TOKENS",
@@ -97,7 +97,11 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         _require(self.image_size > 0, "encoder.image_size must be positive.")
         _require(self.embed_dim > 0, "encoder.embed_dim must be positive.")
-        _require(all(s > 0 for s in self.std), "encoder.std must be positive.")
+        _require(all(0 < s < math.inf for s in self.std), "encoder.std must be positive.")
+        check_numbers(vars(self), "encoder")
+        for key in ("vision_cfg", "text_cfg"):
+            part = (self.model or {}).get(key, {})
+            _require(isinstance(part, Mapping), f"encoder.model.{key} must be a table of keys.")
         if self.vit is not None:
             _require(self.model is None, "encoder.model and encoder.vit exclude each other.")
             _require(not self.normalize, "encoder.normalize is for pooled embeddings.")
@@ -156,6 +160,7 @@ class MapperConfig:
         for name in ("prefix_length", "clip_length", "layers", "heads", "mlp_ratio", "shuffle"):
             _require(0 < getattr(self, name) < math.inf, f"mapper.{name} must be positive.")
         _require(self.hidden is None or self.hidden > 0, "mapper.hidden must be positive.")
+        check_numbers(vars(self), "mapper")
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "width", "heads", "ffn_width", "max_positions"):
             _require(getattr(self, name) > 0, f"decoder.{name} must be positive.")
+        check_numbers(vars(self), "decoder")
         _require(self.num_kv_heads > 0, "decoder.kv_heads must be positive.")
         _require(self.token_width > 0, "decoder.embed_width must be positive.")
         _require(self.position_offset >= 0, "decoder.position_offset must not be negative.")
@@ -246,6 +252,7 @@ class PromptConfig:
 
     def __post_init__(self) -> None:
         _require(self.max_alt_tokens >= 0, "prompt.max_alt_tokens must not be negative.")
+        check_numbers(vars(self), "prompt")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["AltogetherError", "BundleError", "ConfigError", "ImageError", "MissingDependencyError"]
+__all__ = [
+    "AltogetherError",
+    "BundleError",
+    "ConfigError",
+    "ImageError",
+    "MissingDependencyError",
+    "reason",
+]
 
 
 class AltogetherError(Exception):
@@ -41,3 +48,10 @@ class MissingDependencyError(AltogetherError):
             f"{purpose} needs {package}, which is not installed: "
             f"run pip install 'altogether-rt[{extra}]'."
         )
+
+
+def reason(error: BaseException, max_chars: int = 200) -> str:
+    """What a library's error says, as part of a sentence: one line, cut, without its full stop."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    text = "".join(char if char.isprintable() else "?" for char in text[:max_chars])
+    return text.rstrip(".: ") or type(error).__name__

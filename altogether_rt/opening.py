@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from altogether_rt.artifacts.bundle import Bundle, is_checkpoint
+from altogether_rt.artifacts.bundle import MANIFEST_NAME, Bundle, find_bundle, is_checkpoint
+from altogether_rt.artifacts.stamps import FileStamps
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.errors import AltogetherError, MissingDependencyError
@@ -51,10 +52,15 @@ class ResolvedCaptioner:
     device: str  # as `--device` names it
     bundle: Bundle | None
     checkpoint: ResolvedCheckpoint | None
+    stamps: FileStamps  # of the files of a bundle that were hashed
 
     def open(self, *, threads: int | None = None, num_slots: int | None = None) -> CaptionerParts:
-        """Load the weights. threads: of the compute kernels; num_slots: captions at once."""
+        """Load the weights. threads: of the compute kernels; num_slots: captions at once.
+
+        Raises AltogetherError if a file was changed since it was checked.
+        """
         if self.bundle is not None:
+            self.stamps.check()
             runtime = open_runtime(
                 self.bundle, device=self.device, threads=threads, num_slots=num_slots
             )
@@ -67,9 +73,8 @@ class ResolvedCaptioner:
             slots = num_slots or DEFAULT_SLOTS
             runtime = self.checkpoint.open(threads=threads, num_slots=slots)
             tokenizer_path, drafting_state = self.checkpoint.tokenizer_path, None
-        tokenizer = PromptTokenizer.from_file(
-            tokenizer_path, self.config.prompt, self.config.decoder.pad_id
-        )
+        tokenizer = PromptTokenizer.of_captioner(tokenizer_path, self.config)
+        self.stamps.check()  # what was loaded is what was hashed
         return CaptionerParts(self.config, runtime, tokenizer, self.bundle_id, drafting_state)
 
     def encoder_stamp(self, *, fast_jpeg: bool) -> EncoderStamp:
@@ -92,16 +97,23 @@ class ResolvedCaptioner:
 
 
 def resolve_captioner(
-    captioner: str | Path | Bundle = "starter", *, device: str = "auto", dtype: Dtype = "auto"
+    captioner: str | Path | Bundle = "starter",
+    *,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    allow_download: bool = False,
 ) -> ResolvedCaptioner:
     """What `captioner` means: a bundle's folder, a checkpoint's, or `starter`.
 
-    dtype: of a checkpoint's mapper and decoder; auto is float16 on a GPU, float32 elsewhere. Quick
-    but for hashes: no backend is opened. Raises BundleError if the bundle cannot be used,
-    AltogetherError for a device that is not there, MissingDependencyError for a missing package.
+    dtype: of a checkpoint's mapper and decoder; auto is float16 on a GPU, float32 elsewhere.
+    allow_download: whether a checkpoint may name an encoder that is fetched, or files outside of
+    its folder. Quick but for hashes: no backend is opened. Raises BundleError if the bundle cannot
+    be used, AltogetherError for a device that is not there, MissingDependencyError for a missing
+    package.
     """
     if not isinstance(captioner, Bundle) and is_checkpoint(captioner):
-        return _resolve_checkpoint(Path(captioner), device, dtype)
+        return _resolve_checkpoint(Path(captioner), device, dtype, allow_download)
+    stamps = _bundle_stamps(captioner)
     bundle = captioner if isinstance(captioner, Bundle) else load_bundle(captioner, device)
     if dtype != "auto":
         raise AltogetherError(
@@ -118,10 +130,24 @@ def resolve_captioner(
         device=device,
         bundle=bundle,
         checkpoint=None,
+        stamps=stamps,
     )
 
 
-def _resolve_checkpoint(folder: Path, device: str, dtype: Dtype) -> ResolvedCaptioner:
+def _bundle_stamps(captioner: str | Path | Bundle) -> FileStamps:
+    """Of all files of a bundle but its drafting state, which `learn` may replace at any time."""
+    if isinstance(captioner, Bundle):
+        manifest = captioner.manifest
+        names = [name for name in manifest.files if name != manifest.drafting_state]
+        return FileStamps.take(captioner.path / name for name in names)
+    folder = find_bundle(captioner)
+    kept = (path for path in folder.iterdir() if path.suffix != ".npz" and path.is_file())
+    return FileStamps.take(path for path in kept if path.name != MANIFEST_NAME)
+
+
+def _resolve_checkpoint(
+    folder: Path, device: str, dtype: Dtype, allow_download: bool
+) -> ResolvedCaptioner:
     if parse_device(device).on_gpu:
         find_gpu(parse_device(device))
     for package in ("torch", "safetensors", "open_clip"):
@@ -129,7 +155,9 @@ def _resolve_checkpoint(folder: Path, device: str, dtype: Dtype) -> ResolvedCapt
             raise MissingDependencyError(package, "train", "captioning with a checkpoint")
     from altogether_rt.runtime.torch.open import resolve_checkpoint
 
-    checkpoint = resolve_checkpoint(folder, device=device, dtype=dtype)
+    checkpoint = resolve_checkpoint(
+        folder, device=device, dtype=dtype, allow_download=allow_download
+    )
     return ResolvedCaptioner(
         name=str(folder),
         config=checkpoint.config,
@@ -140,4 +168,5 @@ def _resolve_checkpoint(folder: Path, device: str, dtype: Dtype) -> ResolvedCapt
         device=device,
         bundle=None,
         checkpoint=checkpoint,
+        stamps=FileStamps({}),
     )

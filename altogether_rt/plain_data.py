@@ -11,9 +11,23 @@ from typing import Any, Literal, TypeVar
 
 from altogether_rt.errors import ConfigError
 
-__all__ = ["from_dict"]
+__all__ = ["check_numbers", "from_dict"]
 
 T = TypeVar("T")
+
+#: Larger than in any captioner of today, by key: they decide what is built and reserved before a
+#: weight is read, and may come from a stranger.
+_LIMITS: Mapping[str, int] = {
+    **dict.fromkeys(("embed_dim", "width", "embed_width", "max_alt_tokens"), 1 << 16),
+    **dict.fromkeys(("heads", "kv_heads", "patch_size"), 1 << 10),
+    **dict.fromkeys(("image_size", "prefix_length", "clip_length"), 1 << 12),
+    "ffn_width": 1 << 18,
+    "max_positions": 1 << 20,
+    "rope_theta": 1 << 40,
+    "layers": 512,
+    "mlp_ratio": 64,
+}
+_OTHER_LIMIT, _MAX_LIST, _MAX_NESTING = 1 << 22, 64, 8
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
@@ -29,7 +43,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     unknown = sorted(set(data) - set(fields))
     _require(
         not unknown,
-        f"unknown key {prefix}{unknown[0] if unknown else ''}; known keys: {', '.join(fields)}.",
+        f"unknown key {prefix}{str(unknown[0])[:80] if unknown else ''}; "
+        f"known keys: {', '.join(fields)}.",
     )
     values = {key: _convert(hints[key], value, prefix + key) for key, value in data.items()}
     missing = [
@@ -49,6 +64,24 @@ def _type_hints(cls: type[Any]) -> Mapping[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def check_numbers(value: Any, where: str, *, key: str = "", depth: int = 0) -> None:
+    """Raises ConfigError for a number in plain data that is larger than any captioner has.
+
+    where: the data's name, for messages; key: of a number, which decides its limit. Lists and
+    tables are gone through.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        limit = _LIMITS.get(key, _OTHER_LIMIT)
+        _require(abs(value) <= limit, f"{where} is {value:.6g}; the most is {limit}.")
+    if not isinstance(value, Mapping | list | tuple):
+        return
+    _require(depth <= _MAX_NESTING, f"{where} is nested too deeply.")
+    _require(len(value) <= _MAX_LIST, f"{where} has {len(value)} values, too many.")
+    for name, part in value.items() if isinstance(value, Mapping) else ((key, v) for v in value):
+        inner = f"{where}.{name:.60}" if isinstance(value, Mapping) else where
+        check_numbers(part, inner, key=name, depth=depth + 1)
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -58,7 +91,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(inner, value, where)
     if origin is Literal:
         _require(
-            value in args, f"{where} is {value!r}; it must be one of {', '.join(map(repr, args))}."
+            value in args,
+            f"{where} is {value!r:.80}; it must be one of {', '.join(map(repr, args))}.",
         )
         return value
     if origin is tuple:
@@ -74,8 +108,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     expected = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    _require(expected, f"{where} is {value!r}; it must be of type {hint.__name__}.")
+    _require(expected, f"{where} is {_shown(value)}; it must be of type {hint.__name__}.")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value of a file for a message: it may have megabytes, or lists nested a thousand deep."""
+    if isinstance(value, list | tuple | dict):
+        return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
+    return f"{value!r:.80}"
 
 
 def _require(condition: bool, message: str) -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 
-from altogether_rt.config import EncoderConfig, PromptConfig
-from altogether_rt.errors import AltogetherError
+from altogether_rt.artifacts.tokenizer import read_tokenizer, tokenizer_failure
+from altogether_rt.config import CaptionerConfig, EncoderConfig, PromptConfig
 
 __all__ = ["Preprocessor", "Prompt", "PromptTokenizer", "join_alts"]
 
@@ -136,26 +136,37 @@ class PromptTokenizer:
     @classmethod
     def from_file(cls, path: Path, prompt: PromptConfig, pad_id: int) -> PromptTokenizer:
         """Read a tokenizer file. Raises AltogetherError if it is absent or not valid."""
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise AltogetherError(f"{path} is not a tokenizer file: {error}.") from error
-        return cls(tokenizer, prompt, pad_id)
+        return cls(read_tokenizer(path), prompt, pad_id)
+
+    @classmethod
+    def of_captioner(cls, path: Path, config: CaptionerConfig) -> PromptTokenizer:
+        """`from_file` for a captioner, which has no embedding for ids beyond its vocabulary.
+
+        Raises AltogetherError if the tokenizer has such an id, too.
+        """
+        tokenizer = read_tokenizer(path, config.decoder.vocab_size)
+        return cls(tokenizer, config.prompt, config.decoder.pad_id)
 
     @property
     def vocab_size(self) -> int:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
+        """Token ids of a text, without special tokens. Raises AltogetherError if that fails."""
         # A lone surrogate (from a file name or broken JSON) has no UTF-8 form.
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        except BaseException as error:  # a panic of the library is no Exception
+            raise tokenizer_failure(error) from error
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of caption tokens; newlines become spaces."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        try:
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        except BaseException as error:
+            raise tokenizer_failure(error) from error
         return " ".join(text.split())
 
     def prompt(self, alts: Sequence[str]) -> Prompt:

@@ -20,10 +20,10 @@ FOUNDATIONS = {"config", "errors", "plain_data", "toml"}
 MAY_IMPORT: dict[str, set[str]] = {
     **{name: set() for name in FOUNDATIONS},
     "captions": set(),
-    "preprocess": set(),
+    "preprocess": {"artifacts"},
     "model": set(),
     "metrics": set(),
-    "speculation": set(),
+    "speculation": {"artifacts"},
     "statistics": set(),
     "artifacts": {"model"},
     "machine": {"artifacts"},

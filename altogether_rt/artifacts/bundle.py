@@ -14,12 +14,13 @@ import json
 import os
 import stat
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
 
 from altogether_rt.artifacts.files import NewFile, NewFolder
+from altogether_rt.artifacts.json_file import read_json_file
 from altogether_rt.artifacts.manifest import (
     SCHEMA_VERSION,
     TOKENIZER_NAME,
@@ -27,7 +28,7 @@ from altogether_rt.artifacts.manifest import (
     FileSpec,
 )
 from altogether_rt.config import CaptionerConfig
-from altogether_rt.errors import BundleError, ConfigError
+from altogether_rt.errors import BundleError, ConfigError, reason
 
 __all__ = [
     "MANIFEST_NAME",
@@ -37,6 +38,7 @@ __all__ = [
     "find_source",
     "hash_file",
     "is_checkpoint",
+    "is_starter",
 ]
 
 MANIFEST_NAME = "bundle.json"
@@ -50,6 +52,8 @@ class Bundle:
 
     path: Path
     manifest: BundleManifest
+    #: Files that were not hashed because a prepared copy is read instead of them.
+    unverified: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
     def load(cls, name_or_path: str | Path, *, verify_hashes: bool = True) -> Bundle:
@@ -160,6 +164,14 @@ def find_source(path: Path) -> Path | None:
     return find_bundle("starter") if is_starter else None
 
 
+def is_starter(path: Path) -> bool:
+    """Whether `path` is the bundle inside the package, which is trusted as the package is."""
+    try:
+        return path.samefile(find_bundle("starter"))
+    except (OSError, BundleError):
+        return False
+
+
 def is_checkpoint(path: str | Path) -> bool:
     """Whether `path` is a folder written by training rather than by export."""
     folder = Path(path)
@@ -180,9 +192,11 @@ def _read_manifest(path: Path) -> BundleManifest:
         size = path.stat().st_size
         if size > _MAX_MANIFEST_BYTES:
             raise BundleError(f"{path} has {size} bytes, too many for a manifest: export it again.")
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read ({error}): export the bundle again.") from error
+        data = read_json_file(path, _MAX_MANIFEST_BYTES)
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{path} cannot be read ({reason(error)}): export the bundle again."
+        ) from error
     if not isinstance(data, dict) or not isinstance(data.get("schema"), int):
         raise BundleError(
             f"{path} is not a bundle's manifest: give a folder made by altogether-rt export."

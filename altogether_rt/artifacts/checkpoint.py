@@ -24,12 +24,15 @@ from torch import Tensor, nn
 from altogether_rt import __version__
 from altogether_rt.artifacts.bundle import hash_file
 from altogether_rt.artifacts.files import NewFolder
+from altogether_rt.artifacts.json_file import read_json_file
+from altogether_rt.artifacts.stamps import FileStamps
 from altogether_rt.config import CaptionerConfig
-from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.errors import AltogetherError, ConfigError, reason
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_encoder, encoder_sha256, is_published
+from altogether_rt.model.weight_files import check_weights_file
 
-__all__ = ["Checkpoint", "save_checkpoint"]
+__all__ = ["CONFIG", "Checkpoint", "save_checkpoint"]
 
 CONFIG, WEIGHTS, TOKENIZER, ABOUT = (
     "config.json",
@@ -38,6 +41,7 @@ CONFIG, WEIGHTS, TOKENIZER, ABOUT = (
     "checkpoint.json",
 )
 _ENCODER = "encoder."
+_MAX_JSON_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,27 @@ class Checkpoint:
     folder: Path
     config: CaptionerConfig
     about: Mapping[str, Any] = field(default_factory=dict)
+    allow_download: bool = False
 
     @classmethod
-    def load(cls, folder: Path) -> Checkpoint:
-        """Read the configuration. Raises AltogetherError if `folder` is not a whole checkpoint."""
+    def load(cls, folder: Path, *, allow_download: bool = False) -> Checkpoint:
+        """Read the configuration.
+
+        allow_download: whether the checkpoint may name an encoder that is fetched, or files outside
+        of its folder. Raises AltogetherError if `folder` is not a whole checkpoint, or if a file of
+        it is a link that leads out of it and that is not allowed.
+        """
         missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
         if missing:
             raise AltogetherError(f"{folder} is not a checkpoint (no {missing[0]}).")
+        if not allow_download:
+            _check_inside(folder)
         try:
             config = CaptionerConfig.from_dict(_read_json(folder, CONFIG))
         except ConfigError as error:
             raise AltogetherError(f"the checkpoint {folder} has a bad {CONFIG}: {error}") from error
         about = _read_json(folder, ABOUT) if (folder / ABOUT).is_file() else {}
-        return cls(folder, config, about)
+        return cls(folder, config, about, allow_download)
 
     @property
     def weights_path(self) -> Path:
@@ -98,24 +110,49 @@ class Checkpoint:
         """
         if not self.has_encoder:
             return self._referred_encoder()
-        encoder = build_encoder(self.config.encoder)
         state = self._read(lambda name: name.startswith(_ENCODER))
         state = {name.removeprefix(_ENCODER): tensor for name, tensor in state.items()}
+        encoder = build_encoder(self.config.encoder)
         self._fit(encoder.visual, state)
         return encoder.requires_grad_(False)
 
     def _referred_encoder(self) -> Encoder:
         weights = self.about.get("encoder_weights")
+        if not isinstance(weights, str | None):
+            raise AltogetherError(f"{self.folder / ABOUT} has an encoder_weights that is no name.")
         if weights is None and not is_published(self.config.encoder.name):
             raise AltogetherError(f"{self.folder} holds no encoder and does not name one.")
         wanted = self.about.get("encoder_sha256")
-        file = Path(weights) if weights is not None and Path(weights).is_file() else None
-        if file is not None and wanted is not None and hash_file(file) != wanted:
-            raise self._other_encoder(weights)
-        encoder = build_encoder(self.config.encoder, weights)
-        if file is None and wanted is not None and encoder_sha256(encoder) != wanted:
+        file = None if weights is None else self._encoder_file(weights)
+        if file is not None:
+            stamps = FileStamps.take([file])
+            if wanted is not None and hash_file(file) != wanted:
+                raise self._other_encoder(weights)
+        encoder = build_encoder(
+            self.config.encoder,
+            weights if file is None else str(file),
+            allow_download=self.allow_download,
+        )
+        if file is not None:
+            stamps.check()
+        elif wanted is not None and encoder_sha256(encoder) != wanted:
             raise self._other_encoder(weights)
         return encoder
+
+    def _encoder_file(self, weights: str) -> Path | None:
+        """The file that `weights` names, if any: in this folder, or elsewhere if allowed."""
+        inside = self.folder / weights
+        if inside.resolve().is_relative_to(self.folder.resolve()) and inside.is_file():
+            return inside
+        if not Path(weights).is_file():
+            return None
+        if not self.allow_download:
+            raise AltogetherError(
+                f"{self.folder} takes its encoder from {weights}, outside of its folder: pass "
+                "--allow-download if you trust where the checkpoint comes from, or copy the file "
+                "into the folder and write its name there."
+            )
+        return Path(weights)
 
     def _other_encoder(self, weights: str | None) -> AltogetherError:
         return AltogetherError(
@@ -124,11 +161,14 @@ class Checkpoint:
         )
 
     def _names(self) -> list[str]:
+        check_weights_file(self.weights_path)
         try:
             with safe_open(self.weights_path, framework="pt") as file:
                 return list(file.keys())
         except (SafetensorError, OSError) as error:
-            raise AltogetherError(f"{self.weights_path} cannot be read: {error}.") from error
+            raise AltogetherError(
+                f"{self.weights_path} cannot be read: {reason(error)}."
+            ) from error
 
     def _read(self, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
         names = self._names()
@@ -197,11 +237,23 @@ def _as_json(data: Mapping[str, Any]) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
+def _check_inside(folder: Path) -> None:
+    """Raises AltogetherError for a link that leads out of the folder."""
+    for name in (CONFIG, WEIGHTS, TOKENIZER, ABOUT):
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise AltogetherError(
+                f"{folder / name} is a link to a file outside of the checkpoint: pass "
+                "--allow-download if you trust where it comes from, or copy that file here."
+            )
+
+
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        data = json.loads((folder / name).read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise AltogetherError(f"the checkpoint {folder} has a bad {name}: {error}.") from error
+        data = read_json_file(folder / name, _MAX_JSON_BYTES)
+    except ValueError as error:
+        raise AltogetherError(
+            f"the checkpoint {folder} has a bad {name}: {reason(error)}."
+        ) from error
     if not isinstance(data, dict):
         raise AltogetherError(f"the checkpoint {folder} has a bad {name}: it is not a JSON object.")
     return data

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "flush_to_disk",
     "is_temporary",
     "new_file",
+    "write_or_send",
     "write_whole",
 ]
 
@@ -113,6 +115,26 @@ def append_to(path: str | Path) -> BinaryIO:
     return file
 
 
+def write_or_send(target: str | Path, text: str) -> None:
+    """`write_whole` of a text for a file; to a device, a pipe or our own stdout it is sent.
+
+    `/dev/stdout` may lead to a file that the shell has opened for us: replacing that file would
+    lose what is printed after this. Raises OSError if it cannot be written, AltogetherError for a
+    folder or a socket.
+    """
+    try:
+        status = os.stat(target)
+    except OSError:
+        status = None
+    if status is not None and _is_stdout(status):
+        sys.stdout.write(text)
+    elif status is not None and (stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+        with open(target, "w", encoding="utf-8") as stream:
+            stream.write(text)
+    else:
+        write_whole(target, text, follow=True)
+
+
 class NewFolder:
     """A folder under construction; a context manager. `commit` makes it the target.
 
@@ -173,6 +195,13 @@ def _temporary_path(target: Path) -> Path:
     """A new name in the target's folder that nobody can predict, of at most 222 bytes."""
     name = os.fsencode(target.name)[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
     return target.with_name(f".{name}.{secrets.token_hex(8)}.tmp")
+
+
+def _is_stdout(status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(status, os.fstat(1))
+    except OSError:  # started with stdout closed
+        return False
 
 
 def _check_replaceable(target: Path) -> None:

@@ -34,6 +34,9 @@ GRAPH_NAMES = ("encoder", "mapper", "decoder")
 _FILE_KEYS = {"drafting_state": "guesses"}
 _FIELDS = {key: name for name, key in _FILE_KEYS.items()}
 
+_MAX_FILES, _MAX_CHUNK = 1024, 4096
+_CACHE_TYPES = ("float32", "float16", "bfloat16", "int8")
+
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -151,8 +154,12 @@ class BundleManifest:
     schema: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
+        _require(len(self.files) <= _MAX_FILES, f"files has {len(self.files)} entries.")
+        self._check_cache()
         for name in self.files:
-            _require(_is_plain_name(name), f"files names {name!r}, which is not a plain file name.")
+            _require(
+                _is_plain_name(name), f"files names {name!r:.80}, which is not a plain file name."
+            )
         for name in GRAPH_NAMES:
             _require(name in self.graphs, f"its graphs include no {name}.")
         used = {TOKENIZER_NAME}
@@ -172,6 +179,15 @@ class BundleManifest:
         for engine in self.engines:
             agree = self.files[engine.file].sha256 == engine.sha256
             _require(agree, f"engines and files give different hashes for {engine.file}.")
+
+    def _check_cache(self) -> None:
+        cache, decoder = self.cache, self.config.decoder
+        found = (cache.layers, cache.kv_heads, cache.head_dim)
+        wanted = (decoder.layers, decoder.num_kv_heads, decoder.head_dim)
+        _require(found == wanted, f"cache has the sizes {found}, and its decoder {wanted}.")
+        known = cache.dtype in _CACHE_TYPES
+        _require(known, f"cache.dtype must be one of {', '.join(_CACHE_TYPES)}.")
+        _require(1 <= cache.min_chunk <= _MAX_CHUNK, "cache.min_chunk is out of range.")
 
     @property
     def bundle_id(self) -> str:
@@ -212,11 +228,11 @@ class BundleManifest:
         """Raises ConfigError for an unknown or missing key, or an invalid value."""
         parts = dict(data)
         graphs = {
-            name: from_dict(GraphSpec, value, f"graphs.{name}")
+            name: from_dict(GraphSpec, value, f"graphs.{name:.60}")
             for name, value in _table(parts.pop("graphs", None), "graphs").items()
         }
         files = {
-            name: from_dict(FileSpec, value, f"files.{name}")
+            name: from_dict(FileSpec, value, f"files.{name:.60}")
             for name, value in _table(parts.pop("files", None), "files").items()
         }
         rest = from_dict(_ManifestRest, parts)
@@ -267,4 +283,4 @@ def _is_shape_range(value: Any) -> bool:
 
 
 def _is_plain_name(name: str) -> bool:
-    return bool(name) and name[0] not in ".-" and set(name) <= _NAME_CHARACTERS
+    return 0 < len(name) < 256 and name[0] not in ".-" and set(name) <= _NAME_CHARACTERS

@@ -40,6 +40,7 @@ class BenchSettings:
     new_tokens: int = 64  # most tokens of a caption, less where the captioner has no room
     quick: bool = False  # a look in seconds rather than figures to publish
     speculation: Speculation = "auto"  # in `whole`
+    allow_download: bool = False  # of a checkpoint, see `Captioner.load`
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ def run_bench(
     """
     memory = {"start": peak_memory_bytes()}
     start = time.perf_counter()
-    resolved = resolve_captioner(bundle, device=settings.device)
+    resolved = resolve_captioner(
+        bundle, device=settings.device, allow_download=settings.allow_download
+    )
     captioner = open_captioner(
         resolved,
         threads=settings.threads,

@@ -23,14 +23,22 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.artifacts.arrays import map_npy
 from altogether_rt.captions import EmbeddedImage
-from altogether_rt.errors import AltogetherError, ImageError, MissingDependencyError
+from altogether_rt.data.parquet_files import (
+    check_row_groups,
+    import_parquet,
+    open_parquet,
+    parquet_errors,
+)
+from altogether_rt.errors import AltogetherError, ImageError, reason
 
 __all__ = ["EncoderStamp", "SavedEmbeddings", "import_parquet", "names_path", "read_stamp"]
 
 _FORMAT: Final = "altogether-rt embeddings 1"
 _MAX_LINE_BYTES: Final = 1 << 20
 _CONTENT: Final = re.compile("[0-9a-f]{32}")
+_MAX_NAME_BYTES: Final = 4096  # of a path on Linux
 _MAX_CACHED_GROUPS: Final = 2  # row groups of a parquet file
 
 
@@ -126,7 +134,9 @@ def read_stamp(path: Path) -> EncoderStamp:
             with names_path(path).open("rb") as file:
                 header = _parse(file.readline(_MAX_LINE_BYTES))
     except OSError as error:
-        raise AltogetherError(f"{error.filename or path}: {error.strerror or error}.") from error
+        raise AltogetherError(
+            f"{error.filename or path} cannot be read: {reason(error)}."
+        ) from error
     except ValueError:  # not a parquet file: said below
         pass
     try:
@@ -152,12 +162,12 @@ class _NpyTable:
                 stamp.check(_parse(file.readline(_MAX_LINE_BYTES)), path)
                 self._rows = [_name_row(line, names) for line in file]
             # Mapped into memory: nothing is unpickled, and a file shorter than its header fails.
-            array = np.lib.format.open_memmap(path, mode="r")
+            array = map_npy(path)
         except OSError as error:
             raise AltogetherError(f"{error.filename or path}: {error.strerror}.") from error
-        except (ValueError, OverflowError, TypeError, SyntaxError, EOFError) as error:
+        except (ValueError, OverflowError) as error:
             raise AltogetherError(
-                f"{path} is not a .npy file: save the embeddings again."
+                f"{path} is not a .npy file ({reason(error)}): save the embeddings again."
             ) from error
         if array.dtype != np.float32 or array.shape != (len(self._rows), stamp.embed_dim):
             raise AltogetherError(
@@ -198,42 +208,43 @@ def _name_row(line: bytes, path: Path) -> tuple[str, bytes, int]:
     raise AltogetherError(f"{path} has a line that is not a row's name: save the embeddings again.")
 
 
-def import_parquet() -> Any:
-    """pyarrow's parquet module. Raises MissingDependencyError if it is not installed."""
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingDependencyError("pyarrow", "parquet", "a .parquet file") from error
-    return parquet
-
-
 class _ParquetTable:
     """Reads row groups on demand; names are in the order of a folder's images."""
 
     def __init__(self, path: Path, stamp: EncoderStamp) -> None:
-        parquet = import_parquet()
         self._lock = threading.Lock()
         self._groups: dict[int, Any] = {}
+        self._names: list[str] = []
+        self._starts = [0]
+        import_parquet()
         try:
-            self._file = parquet.ParquetFile(path)
-            metadata = self._file.schema_arrow.metadata or {}
-            stamp.check(_parse(metadata.get(b"altogether-rt", b"")), path)
-            _check_schema(self._file.schema_arrow, path)
-            self._names: list[str] = []
-            self._starts = [0]
+            schema = import_parquet().read_schema(path)
+            stamp.check(_parse((schema.metadata or {}).get(b"altogether-rt", b"")), path)
+            _check_schema(schema, path)
+            self._file = open_parquet(path, ["file_name", "content"])
+            check_row_groups(self._file, schema.names)
             for group in range(self._file.num_row_groups):
-                column = self._file.read_row_group(group, columns=["file_name"])["file_name"]
-                self._names += column.to_pylist()
+                self._names += _names_of(self._file, group)
                 self._starts.append(len(self._names))
         except OSError as error:
-            raise AltogetherError(f"{path} cannot be read: {error}.") from error
-        except ValueError as error:  # base of pyarrow's own errors
-            raise AltogetherError(f"{path} is not a parquet file ({error}).") from error
+            raise AltogetherError(f"{path} cannot be read: {reason(error)}.") from error
+        except parquet_errors() as error:
+            raise AltogetherError(f"{path} is not a parquet file ({reason(error)}).") from error
 
     def names(self) -> Iterator[str]:
         return iter(self._names)
 
     def row(self, index: int) -> EmbeddedImage:
+        try:
+            content, values = self._read(index)
+        except parquet_errors() as error:
+            message = f"The row of {self._names[index]} cannot be read: {reason(error)}."
+            raise ImageError("bad_embedding", message) from error
+        if content is None or values is None or not _CONTENT.fullmatch(content):
+            raise ImageError("bad_embedding", f"The row of {self._names[index]} is incomplete.")
+        return EmbeddedImage(bytes.fromhex(content), np.array(values, np.float32))
+
+    def _read(self, index: int) -> tuple[str | None, list[float] | None]:
         with self._lock:
             group = int(np.searchsorted(self._starts, index, side="right")) - 1
             if group not in self._groups:
@@ -241,10 +252,20 @@ class _ParquetTable:
                     del self._groups[min(self._groups)]
                 self._groups[group] = self._file.read_row_group(group)
             row = self._groups[group].slice(index - self._starts[group], 1)
-        content, values = row["content"][0].as_py(), row["embedding"][0].as_py()
-        if content is None or values is None or not _CONTENT.fullmatch(content):
-            raise ImageError("bad_embedding", f"The row of {self._names[index]} is incomplete.")
-        return EmbeddedImage(bytes.fromhex(content), np.array(values, np.float32))
+        return row["content"][0].as_py(), row["embedding"][0].as_py()
+
+
+def _names_of(file: Any, group: int) -> list[str]:
+    """The file names of a row group. Raises ValueError for one that no file can have."""
+    import pyarrow.compute as compute
+
+    column = file.read_row_group(group, columns=["file_name"])["file_name"]
+    for chunk in column.chunks:
+        longest = compute.max(compute.binary_length(chunk.dictionary)).as_py()
+        if chunk.null_count or (longest or 0) > _MAX_NAME_BYTES:
+            raise ValueError("a file name is missing or too long")
+    names: list[str] = column.to_pylist()
+    return names
 
 
 def _check_schema(schema: Any, path: Path) -> None:

@@ -53,7 +53,7 @@ class ClipModel:
         config = encoder_config(None, normalize=True, name=name, tag=weights)
         if weights is not None:
             check_encoder_weights(config, weights)
-        clip: Any = build_clip(config, weights)
+        clip: Any = build_clip(config, weights, allow_download=True)  # the user named it
         self.name = name if weights is None else f"{name}, {weights}"
         self.embed_dim = config.embed_dim
         self._clip = clip.eval()

@@ -59,6 +59,7 @@ from altogether_rt.export.verify import Recording, check_parity, compare, record
 from altogether_rt.export.weights import WeightsFile, WeightSource
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
+from altogether_rt.runtime.cpu.trial import remember_tried
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 
 __all__ = ["CompileEngines", "ExportSource", "build_lowering", "write_bundle", "write_graphs"]
@@ -162,7 +163,9 @@ def write_bundle(
         manifest = replace(manifest, parity=parity)
         if compile_engines is not None:
             manifest = _add_engines(manifest, writer.folder, compile_engines)
-        return writer.commit(manifest)
+        bundle = writer.commit(manifest)
+    remember_tried(bundle)  # its graphs have just been run
+    return bundle
 
 
 def _run_reference(

@@ -24,19 +24,19 @@ def export_checkpoint(
     *,
     calibration_images: Path | None = None,
     overwrite: bool = False,
+    allow_download: bool = False,
     compile_engines: CompileEngines | None = None,
     report: Report = lambda message: None,
 ) -> Bundle:
     """Export the checkpoint in `folder` by `recipe` to the bundle `out`.
 
     calibration_images: a folder of images to calibrate with and to measure parity on; None: drawn
-    scenes. Raises AltogetherError for a checkpoint that cannot be read; also as `write_bundle`.
+    scenes. allow_download: see `Checkpoint.load`. Raises AltogetherError for a checkpoint that
+    cannot be read; also as `write_bundle`.
     """
-    checkpoint = Checkpoint.load(folder)
+    checkpoint = Checkpoint.load(folder, allow_download=allow_download)
     config = checkpoint.config
-    tokenizer = PromptTokenizer.from_file(
-        checkpoint.tokenizer_path, config.prompt, config.decoder.pad_id
-    )
+    tokenizer = PromptTokenizer.of_captioner(checkpoint.tokenizer_path, config)
     samples = (
         draw_samples(config, tokenizer)
         if calibration_images is None

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.errors import AltogetherError
+
 __all__ = ["row_seed", "row_uniforms", "sample_top_p"]
 
 #: Only tokens of at least the first probability are sorted if they suffice, else of the next.
@@ -43,6 +45,11 @@ def sample_top_p(
     id. The draw inverts the cumulative distribution of the kept tokens, likeliest first, at
     `uniform`.
     """
+    if np.isnan(logits).any():
+        raise AltogetherError(
+            "the captioner computes no number for a token (NaN): its weights are damaged, so give "
+            "another bundle or checkpoint."
+        )
     scaled = logits.astype(np.float64) / temperature
     weights = np.exp(scaled - scaled.max())
     weights /= weights.sum()

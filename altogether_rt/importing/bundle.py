@@ -89,9 +89,7 @@ def _recover_state(bundle: Bundle) -> dict[str, Tensor]:
 def _check(bundle: Bundle, state: Mapping[str, Tensor]) -> None:
     """Raises BundleError if the bundle's graphs do not compute what torch computes with `state`."""
     config = bundle.config
-    tokenizer = PromptTokenizer.from_file(
-        bundle.tokenizer_path, config.prompt, config.decoder.pad_id
-    )
+    tokenizer = PromptTokenizer.of_captioner(bundle.tokenizer_path, config)
     samples = draw_samples(config, tokenizer)
     model = CaptionerModel(config, build_encoder(config.encoder))
     model.load_state_dict(

@@ -14,6 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from altogether_rt.artifacts.tokenizer import check_token_ids
 from altogether_rt.config import (
     CaptionerConfig,
     DecoderConfig,
@@ -37,7 +38,7 @@ from altogether_rt.importing.structure import (
     mapper_structure,
     tie_head,
 )
-from altogether_rt.importing.weights import find_state, read_weights
+from altogether_rt.importing.weights import check_finite, find_state, read_folder, read_weights
 
 __all__ = [
     "PUBLISHED_TOKENIZER",
@@ -68,11 +69,13 @@ class ImportedWeights:
 
 
 def read_captioner(path: Path) -> ImportedWeights:
-    """The mapper and the decoder in a file of weights.
+    """The mapper and the decoder in a file of weights, or in a folder of several.
 
-    Raises AltogetherError if the file is damaged or hostile, or is not a captioner of these kinds.
+    Raises AltogetherError if the file is damaged or hostile, is not a captioner of these kinds, or
+    has weights that are not finite.
     """
-    state = find_state(read_weights(path), MAPPER)
+    loaded = read_folder(path) if path.is_dir() else read_weights(path)
+    state = find_state(loaded, MAPPER)
     mapper = _part(state, MAPPER)
     decoder = _part(state, DECODER)
     other = [name for name in state if not name.startswith((MAPPER, DECODER))]
@@ -82,6 +85,7 @@ def read_captioner(path: Path) -> ImportedWeights:
             f"{path} is not a captioner of ClipCap or Altogether, whose weights are named "
             f"clip_project.* and gpt.*: it {problem}."
         )
+    check_finite(state, path)
     family, table = _family(decoder, path)
     mapper_table = CLIPCAP_TRANSFORMER if "prefix_const" in mapper else CLIPCAP_MLP
     return ImportedWeights(family, rename(mapper_table, mapper), tie_head(rename(table, decoder)))
@@ -106,6 +110,7 @@ def import_captioner(
     (all but ClipCap's MLP). Raises AltogetherError if something is unknown or contradictory.
     """
     decoder = _decoder_config(weights, tokenizer, decoder_heads)
+    check_token_ids(tokenizer, decoder.vocab_size, "the tokenizer")
     mapper, embed_dim = mapper_structure(weights.mapper, decoder.token_width, mapper_heads)
     if normalize is None:
         normalize = mapper.kind == "transformer"

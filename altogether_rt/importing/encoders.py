@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from altogether_rt.artifacts.bundle import hash_file
+from altogether_rt.artifacts.json_file import read_json_file
 from altogether_rt.config import CLIP_MEAN, CLIP_STD, EncoderConfig
-from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.errors import AltogetherError, ConfigError, reason
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.model.encoder import build_encoder, is_published
 from altogether_rt.plain_data import from_dict
@@ -23,6 +23,8 @@ __all__ = [
     "encoder_reference",
     "published_weights",
 ]
+
+_MAX_CONFIG_BYTES = 1 << 20
 
 #: Width of the embedding -> the encoder (open_clip's name) that the published captioners use:
 #: ClipCap's two (OpenAI's CLIP) and Altogether's (MetaCLIP).
@@ -139,9 +141,11 @@ def check_encoder_weights(config: EncoderConfig, weights: str) -> None:
 def embedded_encoder(config: EncoderConfig, weights: str | None) -> dict[str, Tensor]:
     """The encoder's weights as a checkpoint embeds them, `encoder.*`; random without `weights`.
 
+    `config` and `weights` are the user's own choice, and may be downloaded.
+
     Raises AltogetherError if they cannot be loaded.
     """
-    visual = build_encoder(config, weights).visual
+    visual = build_encoder(config, weights, allow_download=True).visual
     return {f"encoder.{name}": tensor for name, tensor in visual.state_dict().items()}
 
 
@@ -157,9 +161,11 @@ def encoder_reference(weights: str | None) -> dict[str, Any]:
 
 def _read_table(path: Path) -> dict[str, Any]:
     try:
-        model = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AltogetherError(f"{path} is not an open_clip configuration: {error}.") from error
+        model = read_json_file(path, _MAX_CONFIG_BYTES)
+    except (OSError, ValueError) as error:
+        raise AltogetherError(
+            f"{path} is not an open_clip configuration: {reason(error)}."
+        ) from error
     if not isinstance(model, dict):
         raise AltogetherError(
             f"{path} is not an open_clip configuration: it must be a JSON object."

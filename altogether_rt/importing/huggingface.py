@@ -6,15 +6,15 @@ the weights are in memory only once.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from altogether_rt.artifacts.json_file import read_json_file
 from altogether_rt.config import DecoderConfig
-from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.errors import AltogetherError, ConfigError, reason
 from altogether_rt.importing.names import GPT2, LLAMA, OPT, NameTable, rename
 from altogether_rt.importing.structure import tie_head
 from altogether_rt.importing.weights import read_folder
@@ -25,6 +25,7 @@ __all__ = ["decoder_from_hf", "hub_folder", "llama_structure", "read_json"]
 #: Hugging Face's name of an activation -> the name in `DecoderConfig`.
 _ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh", "silu": "silu"}
 
+_MAX_CONFIG_BYTES = 16 << 20
 _CONFIG_FILES = ["config.json"]
 _TOKENIZER_FILES = ["tokenizer.json", "vocab.json", "merges.txt"]
 _SAFETENSORS_FILES = ["model*.safetensors", "model.safetensors.index.json"]
@@ -95,9 +96,9 @@ def hub_folder(source: str, *, weights: bool) -> Path:
 def read_json(path: Path) -> Mapping[str, Any]:
     """A configuration file. Raises AltogetherError if it is not a JSON object."""
     try:
-        about = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AltogetherError(f"{path} cannot be read: {error}.") from error
+        about = read_json_file(path, _MAX_CONFIG_BYTES)
+    except (OSError, ValueError) as error:
+        raise AltogetherError(f"{path} cannot be read: {reason(error)}.") from error
     if not isinstance(about, dict):
         raise AltogetherError(f"{path} is not a model's configuration: it must be a JSON object.")
     return about

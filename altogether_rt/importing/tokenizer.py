@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from altogether_rt.errors import AltogetherError
+from altogether_rt.artifacts.tokenizer import read_tokenizer
+from altogether_rt.errors import AltogetherError, reason
 
 __all__ = ["placeholder_tokenizer_json", "tokenizer_json"]
 
@@ -45,10 +46,7 @@ def tokenizer_json(source: Path) -> str:
 
 
 def _rewritten(path: Path) -> str:
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise AltogetherError(f"{path} is not a tokenizer file: {error}.") from error
+    tokenizer = read_tokenizer(path)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer.to_str()
@@ -60,7 +58,7 @@ def _byte_level_bpe(vocab_path: Path, merges_path: Path) -> str:
         model = models.BPE(vocab=vocab, merges=_read_merges(merges_path), fuse_unk=False)
     except Exception as error:  # a merge of tokens that are not in the vocabulary
         raise AltogetherError(
-            f"{vocab_path} and {merges_path.name} do not belong together: {error}."
+            f"{vocab_path} and {merges_path.name} do not belong together: {reason(error)}."
         ) from error
     special = next((s for s in _SPECIAL_TOKENS if all(token in vocab for token in s)), ())
     return _byte_level(model, special)
@@ -80,7 +78,7 @@ def _read_vocab(path: Path) -> dict[str, int]:
     try:
         vocab = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise AltogetherError(f"{path} is not a vocabulary: {error}.") from error
+        raise AltogetherError(f"{path} is not a vocabulary: {reason(error)}.") from error
     ids = list(vocab.values()) if isinstance(vocab, dict) else []
     # A 32-bit id is what the library holds; bool is an int to Python.
     if not ids or not all(type(i) is int and 0 <= i < 1 << 32 for i in ids):
@@ -95,7 +93,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text("utf-8").split("\n")
     except ValueError as error:
-        raise AltogetherError(f"{path} is not a list of merges: {error}.") from error
+        raise AltogetherError(f"{path} is not a list of merges: {reason(error)}.") from error
     if lines[0].startswith("#version"):
         del lines[0]
     merges = []

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altogether_rt.config import EncoderConfig
-from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.errors import AltogetherError, ConfigError, reason
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.model.quiet import quiet_logging
 from altogether_rt.model.vit import Vit
+from altogether_rt.model.weight_files import check_weights_file, loading_failure
 
 __all__ = [
     "Encoder",
     "build_clip",
     "build_encoder",
+    "check_local",
     "encoder_sha256",
     "is_published",
     "with_architecture",
@@ -30,6 +34,9 @@ __all__ = [
 
 #: Prefixes by which open_clip names models that do not come with it: on a hub, in a folder.
 _SCHEMES = ("hf-hub:", "local-dir:")
+
+#: Names in the message of torch's load_state_dict.
+_MISSING = re.compile(r'"([\w.]+)"')
 
 #: Stub text tower, for where only the vision tower is needed.
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
@@ -63,14 +70,22 @@ def is_published(name: str) -> bool:
     return name.startswith(_SCHEMES)
 
 
-def build_clip(config: EncoderConfig, weights: str | None = None) -> nn.Module:
+def build_clip(
+    config: EncoderConfig, weights: str | None = None, *, allow_download: bool = False
+) -> nn.Module:
     """The open_clip model of `config`, text tower included.
 
     weights: a local file, one of open_clip's pretrained tags, or a published model
     (`hf-hub:org/repo`, `local-dir:path`); None for random weights, unless `config.name` is a
-    published model itself. Raises AltogetherError if open_clip does not know the model or cannot
-    load the weights.
+    published model itself. allow_download: whether whoever chose `config` and `weights` may make
+    this machine fetch something, or open something else than the file `weights`. Raises
+    AltogetherError if open_clip does not know the model or cannot load the weights, or if it would
+    have to fetch a part.
     """
+    if not allow_download:
+        check_local(config, weights)
+    if weights is not None and Path(weights).is_file():
+        check_weights_file(Path(weights))
     open_clip = _open_clip()
     with _as_sentences(config, weights):
         if weights is not None and is_published(weights):
@@ -85,7 +100,9 @@ def build_clip(config: EncoderConfig, weights: str | None = None) -> nn.Module:
     return module
 
 
-def build_encoder(config: EncoderConfig, weights: str | None = None) -> Encoder:
+def build_encoder(
+    config: EncoderConfig, weights: str | None = None, *, allow_download: bool = False
+) -> Encoder:
     """The encoder of `config`, frozen; arguments and errors as for `build_clip`.
 
     Weights are those of an open_clip model; with `config.vit` they are random. Raises ConfigError
@@ -97,9 +114,11 @@ def build_encoder(config: EncoderConfig, weights: str | None = None) -> Encoder:
             raise AltogetherError(f"{weights} cannot be the weights of an encoder of patch tokens.")
         return Encoder(config, Vit(config)).eval().requires_grad_(False)
     if weights is None and (config.model is not None or not is_published(config.name)):
+        if not allow_download:
+            check_local(config, None)
         clip = _build_vision(config)  # random weights: the text tower is not needed
     else:
-        clip = build_clip(config, weights)
+        clip = build_clip(config, weights, allow_download=allow_download)
     encoder = Encoder(config, clip.visual).eval().requires_grad_(False)
     size = config.image_size
     try:
@@ -112,6 +131,33 @@ def build_encoder(config: EncoderConfig, weights: str | None = None) -> Encoder:
             f"{config.name} makes embeddings of length {width}, not {config.embed_dim}."
         )
     return encoder
+
+
+def check_local(config: EncoderConfig, weights: str | None) -> None:
+    """Raises AltogetherError if the encoder is not made of `config` and the file `weights` alone.
+
+    open_clip and timm take names that make them fetch a model, or open one anywhere on this disk.
+    """
+    model, named = config.model, []
+    if model is None and is_published(config.name):
+        named.append(config.name)
+    elif model is None and config.name in _open_clip().list_models():
+        model = _named_model(config.name)
+    if weights is not None and not Path(weights).is_file():
+        named.append(weights)
+    tower, text = ((model or {}).get(key) for key in ("vision_cfg", "text_cfg"))
+    if isinstance(tower, Mapping):
+        timm_name = str(tower.get("timm_model_name", ""))
+        fetched = weights is not None and tower.get("timm_model_pretrained")
+        named += [timm_name] if fetched or set(timm_name) & set(":/") else []
+    if weights is not None and isinstance(text, Mapping) and text.get("hf_model_name"):
+        named.append(str(text["hf_model_name"]))
+    if named:
+        raise AltogetherError(
+            f"the encoder {config.name!r:.60} needs {named[0]!r:.100}, which would be downloaded, "
+            "or opened elsewhere on this machine: pass --allow-download if you trust where it "
+            "comes from."
+        )
 
 
 def encoder_sha256(encoder: Encoder) -> str:
@@ -173,11 +219,26 @@ def _as_sentences(config: EncoderConfig, weights: str | None) -> Iterator[None]:
     except AltogetherError:
         raise
     except Exception as error:  # from torch, safetensors, timm or the hub's client
-        reason = " ".join(str(error).split())[:300]
-        part = f" with the weights {weights}" if weights else ""
+        if weights is not None and Path(weights).is_file():
+            raise _weights_failure(config, Path(weights), error) from error
         raise AltogetherError(
-            f"open_clip cannot make the encoder {config.name!r}{part}: {reason}"
+            f"open_clip cannot make the encoder {config.name!r:.60}"
+            f"{f' with the weights {weights}' if weights else ''}: {reason(error, 300)}."
         ) from error
+
+
+def _weights_failure(config: EncoderConfig, path: Path, error: Exception) -> AltogetherError:
+    missing = _MISSING.findall(str(error).partition("Unexpected key")[0])
+    if not missing:
+        return loading_failure(path, error)
+    towers = {name.partition(".")[0] for name in missing}
+    lacks = "the vision tower" if "visual" in towers else "the text tower"
+    return AltogetherError(
+        f"the weights in {path} are not those of the whole open_clip model {config.name!r:.60}: "
+        f"{missing[-1]} and {len(missing) - 1} others are missing, {lacks} among them; give the "
+        "state dict of the whole model, whose names begin with visual. in the vision tower, or "
+        "another --encoder-name."
+    )
 
 
 def with_architecture(config: EncoderConfig) -> EncoderConfig:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle, is_starter
 from altogether_rt.errors import AltogetherError
 from altogether_rt.machine.device import (
     Device,
@@ -37,14 +38,31 @@ def load_bundle(name_or_path: str | Path, device: str = "auto") -> Bundle:
     """`Bundle.load`, once it is clear that this machine can run the bundle on `device`.
 
     A bundle of gigabytes is not hashed to say that there is no driver, nor where it was prepared
-    and so is not read. Raises BundleError as `Bundle.load` does, AltogetherError and
+    and so is not read. Its graphs are run in another process first, if this machine has never
+    run them. Raises BundleError as `Bundle.load` does, or if they fail there; AltogetherError and
     MissingDependencyError as `check_device` does.
     """
     bundle = Bundle.load(name_or_path, verify_hashes=False)
     check_device(bundle, device)
     prepared = find_prepared(bundle)
-    bundle.verify_hashes(unread=prepared.unread if prepared else ())
-    return bundle
+    unread = prepared.unread if prepared else frozenset()
+    bundle.verify_hashes(unread)
+    if not is_starter(bundle.path) and prepared is None:
+        _check_graphs(bundle)
+    return replace(bundle, unverified=unread)
+
+
+def _check_graphs(bundle: Bundle) -> None:
+    """Raises BundleError for graphs that cannot be trusted not to end this process."""
+    from altogether_rt.runtime.graph_files import check_graph_files
+
+    target = bundle.manifest.target
+    if (target.runtime, target.device) == ("onnxruntime", "cpu"):
+        from altogether_rt.runtime.cpu.trial import ensure_tried
+
+        ensure_tried(bundle)
+    else:
+        check_graph_files(bundle)
 
 
 def check_device(bundle: Bundle, device: str = "auto") -> Device:

@@ -8,8 +8,6 @@ are slower, and the same.
 from __future__ import annotations
 
 import itertools
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.artifacts.arrays import read_npz
 from altogether_rt.config import CaptionerConfig
-from altogether_rt.errors import BundleError
+from altogether_rt.errors import BundleError, reason
 from altogether_rt.speculation.evidence import NUM_KINDS
 from altogether_rt.speculation.planner import DraftPlanner, LearningDrafter
 
@@ -30,22 +29,8 @@ _VERSION = 1
 #: Largest file that is read, in bytes after decompression: it may come from a stranger.
 _MAX_BYTES = 256 << 20
 
-#: What NumPy and zipfile raise for invalid files. MemoryError is among them because a header may
-#: claim any size.
-_UNREADABLE = (
-    EOFError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+#: Largest number of whole numbers in one array: 50,000 n-grams with all their followers have fewer.
+_MAX_INTEGERS = 4 << 20
 
 
 def teach(
@@ -101,18 +86,14 @@ def load_drafting_state(path: Path, vocab_size: int, embed_dim: int) -> DraftPla
     vocab_size, embed_dim: of the captioner. Raises BundleError if the file is not valid for them.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
-                raise ValueError("it is too large")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path, _MAX_BYTES)
         if int(_array(arrays, "version", "i", 0)) != _VERSION:
             raise ValueError("it was written by another version of altogether-rt")
         return _planner(arrays, vocab_size, embed_dim)
-    except _UNREADABLE as error:
+    except (OSError, ValueError, KeyError, OverflowError, MemoryError) as error:
         raise BundleError(
-            f"{path} is not valid drafting state for this bundle ({error}): create it again with "
-            "altogether-rt learn."
+            f"{path} is not valid drafting state for this bundle ({reason(error)}): create it "
+            "again with altogether-rt learn."
         ) from error
 
 
@@ -163,6 +144,7 @@ def _array(arrays: dict[str, NDArray[Any]], name: str, kind: str, ndim: int) -> 
     """An array of the file as int64 or float32. Raises ValueError or KeyError if invalid."""
     array = arrays[name]
     _require(array.dtype.kind == kind and array.ndim == ndim, f"{name} has the wrong type")
+    _require(kind == "f" or array.size <= _MAX_INTEGERS, f"{name} has too many numbers")
     wide: NDArray[Any] = array.astype(np.int64 if kind == "i" else np.float32)
     _require(kind == "i" or bool(np.isfinite(wide).all()), f"{name} is not finite")
     return wide

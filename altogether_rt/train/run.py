@@ -60,6 +60,7 @@ def train(
     resume: bool = False,
     skip_bad: bool = False,
     threads: int | None = None,
+    allow_download: bool = False,
     say: Say = print,
 ) -> None:
     """Run a recipe and write the checkpoint `out`; its state and logs go to `<out>.training`.
@@ -68,7 +69,8 @@ def train(
     configuration names; or the folder of a run, for what it saved last. data: a JSON Lines file
     instead of the recipe's data. resume: continue the run in `<out>.training`. skip_bad: leave out
     rows and images that cannot be used. threads: of torch; None: those measured to be fastest.
-    say: gets progress lines. Raises AltogetherError if `out` exists, a run cannot be resumed, or
+    allow_download: of `init`, see `Checkpoint.load`. say: gets progress lines. Raises
+    AltogetherError if `out` exists, a run cannot be resumed, or
     the data cannot be read.
     """
     folder = run_folder(out)
@@ -83,7 +85,9 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
         if init is not None:
-            start = Checkpoint.load(stack.enter_context(checkpoint_of(init, say)))
+            start = Checkpoint.load(
+                stack.enter_context(checkpoint_of(init, say)), allow_download=allow_download
+            )
         log = stack.enter_context(TrainLog(folder, say))
         run = _Run(recipe, folder, log=log, say=say, start=start, skip_bad=skip_bad)
         run.to(out, threads)
@@ -233,7 +237,7 @@ class _Run:
                 shutil.copyfile(self.start.tokenizer_path, path)
             else:
                 train_tokenizer(dataset, self.recipe.vocab_size, self.config.decoder, path)
-        return PromptTokenizer.from_file(path, self.config.prompt, self.config.decoder.pad_id)
+        return PromptTokenizer.of_captioner(path, self.config)
 
     def _encoder(self, images: PreparedImages, train: list[int], held_out: list[int]) -> Encoder:
         encoder = self._build_encoder(images, train, held_out)
@@ -248,9 +252,9 @@ class _Run:
             return self.start.encoder()
         stage = self.recipe.encoder
         if stage is None:
-            return build_encoder(self.config.encoder)
+            return build_encoder(self.config.encoder, allow_download=True)
         assert isinstance(self.dataset, ScenesDataset), "checked before"
-        clip: Any = build_clip(self.config.encoder)
+        clip: Any = build_clip(self.config.encoder, allow_download=True)
         objective = ContrastiveObjective(
             stage,
             self.config.encoder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,9 @@ def test_the_encoder_by_reference(tmp_path: Path) -> None:
     torch.save(clip.state_dict(), weights)
     about = {"encoder_weights": str(weights), "encoder_sha256": hash_file(weights)}
     save(tmp_path / "ckpt", config, state_of(config, embed_encoder=False), **about)
-    loaded = Checkpoint.load(tmp_path / "ckpt")
+    with pytest.raises(AltogetherError, match="outside of its folder: pass --allow-download"):
+        Checkpoint.load(tmp_path / "ckpt").encoder()
+    loaded = Checkpoint.load(tmp_path / "ckpt", allow_download=True)
     assert not loaded.has_encoder
     found = loaded.encoder().visual.state_dict()
     assert all(torch.equal(found[k], v) for k, v in clip.visual.state_dict().items())
@@ -193,12 +196,12 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         _config(lambda d: d["encoder"]["model"]["vision_cfg"].update(layers=2)),
         "do not fit its config",
     ),
-    "no safetensors": (lambda f: (f / "model.safetensors").write_text("no"), "cannot be read"),
+    "no safetensors": (lambda f: (f / "model.safetensors").write_text("no"), "is a text"),
     "cut weights": (
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:-1000]
         ),
-        "cannot be read",
+        "is not a whole safetensors file .it has",
     ),
 }
 
@@ -220,3 +223,89 @@ def test_broken_checkpoints_are_refused_in_a_sentence(case: str, tmp_path: Path)
 def test_an_absent_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AltogetherError, match="is not a checkpoint"):
         Checkpoint.load(tmp_path / "none")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What was connected to, which fails."""
+    tried: list[object] = []
+
+    def refuse(self: socket.socket, address: object) -> None:
+        tried.append(address)
+        raise OSError("no network in this test")
+
+    def no_name(host: object, *_: object, **__: object) -> None:
+        tried.append(host)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
+    return tried
+
+
+HUNGRY: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "a tag": ({}, {"encoder_weights": "openai"}, False),
+    "a published model as weights": ({}, {"encoder_weights": "hf-hub:a/b"}, False),
+    "a folder anywhere": ({}, {"encoder_weights": "local-dir:/etc"}, False),
+    "a published model": ({"name": "hf-hub:a/b", "model": None}, {}, False),
+    "a published model, embedded": ({"name": "hf-hub:a/b", "model": None}, {}, True),
+    "a tower of timm on the hub": (
+        {"model": {"embed_dim": 24, "vision_cfg": {"timm_model_name": "hf-hub:a/b"}}},
+        {},
+        True,
+    ),
+    "a tower of timm in a folder": (
+        {"model": {"embed_dim": 24, "vision_cfg": {"timm_model_name": "local-dir:/etc"}}},
+        {},
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HUNGRY)
+def test_nothing_is_fetched_unasked(case: str, tmp_path: Path, no_network: list[object]) -> None:
+    encoder, about, embed = HUNGRY[case]
+    config = config_of()
+    save(tmp_path / "c", config, state_of(config, embed_encoder=embed), **about)
+    _config(lambda d: d["encoder"].update(encoder))(tmp_path / "c")
+    with pytest.raises(AltogetherError, match="pass --allow-download if you trust"):
+        Checkpoint.load(tmp_path / "c").encoder()
+    assert no_network == []
+    with pytest.raises(AltogetherError):
+        Checkpoint.load(tmp_path / "c", allow_download=True).encoder()
+    if "hf-hub" in str(HUNGRY[case]) and not embed:
+        assert no_network != []  # the fixture sees a fetch
+
+
+def test_text_towers_of_the_hub_are_not_fetched(tmp_path: Path, no_network: list[object]) -> None:
+    config = config_of()
+    about = {"encoder_weights": "clip.pt"}
+    save(tmp_path / "c", config, state_of(config, embed_encoder=False), **about)
+    torch.save({}, tmp_path / "c" / "clip.pt")
+    text = {"hf_model_name": "xlm-roberta-base", "hf_model_pretrained": True}
+    _config(lambda d: d["encoder"]["model"].update(text_cfg=text))(tmp_path / "c")
+    with pytest.raises(AltogetherError, match="needs 'xlm-roberta-base', which would be downl"):
+        Checkpoint.load(tmp_path / "c").encoder()
+    assert no_network == []
+
+
+@pytest.mark.parametrize("name", ["../clip.pt", "/etc/passwd", "link.pt"])
+def test_no_file_outside_is_opened_unasked(name: str, tmp_path: Path) -> None:
+    config = config_of()
+    save(tmp_path / "c", config, state_of(config, embed_encoder=False), encoder_weights=name)
+    (tmp_path / "clip.pt").write_bytes(b"not weights")
+    (tmp_path / "c" / "link.pt").symlink_to(tmp_path / "clip.pt")
+    with pytest.raises(AltogetherError, match="--allow-download") as caught:
+        Checkpoint.load(tmp_path / "c").encoder()
+    assert "not weights" not in str(caught.value)
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    config = config_of()
+    save(tmp_path / "c", config, state_of(config))
+    weights = tmp_path / "c" / "model.safetensors"
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AltogetherError, match="is a link to a file outside of the checkpoint"):
+        Checkpoint.load(tmp_path / "c")
+    Checkpoint.load(tmp_path / "c", allow_download=True).captioner()

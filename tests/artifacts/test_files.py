@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from altogether_rt.artifacts import files
-from altogether_rt.artifacts.files import NewFile, NewFolder, new_file, write_whole
+from altogether_rt.artifacts.files import NewFile, NewFolder, new_file, write_or_send, write_whole
 from altogether_rt.errors import AltogetherError
 
 pytestmark = pytest.mark.lean
@@ -227,3 +227,22 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_former_one(
         make_folder(target, "new")
     assert (target / "sub" / "f").read_text() == "former"
     assert names(tmp_path) == ["d"]
+
+
+def test_text_is_sent_to_pipes_and_to_our_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_or_send(tmp_path / "f", "kept")
+    assert (tmp_path / "f").read_text() == "kept"
+    write_or_send("/dev/null", "gone")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_or_send(tmp_path / "pipe", "sent")
+    assert os.read(reader, 9) == b"sent"
+    os.close(reader)
+    # As `> f` of a shell: replacing f would lose what is printed later.
+    status = (tmp_path / "f").stat()
+    monkeypatch.setattr("altogether_rt.artifacts.files.os.fstat", lambda descriptor: status)
+    write_or_send(tmp_path / "f", "printed")
+    assert capsys.readouterr().out == "printed"
+    assert (tmp_path / "f").stat().st_ino == status.st_ino

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from altogether_rt.errors import AltogetherError
-from altogether_rt.importing.weights import find_state, read_folder, read_weights
+from altogether_rt.importing.weights import check_finite, find_state, read_folder, read_weights
 
 
 class Hostile:
@@ -115,3 +118,67 @@ def test_a_folder_of_one_file_or_of_several(tmp_path: Path) -> None:
         index.write_text(bad)
         with pytest.raises(AltogetherError, match="not an index"):
             read_folder(tmp_path)
+
+
+def _torchscript(path: Path) -> None:
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)
+
+
+def _compressed(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+
+
+def _cut(path: Path) -> None:
+    torch.save({"a": torch.randn(4000)}, path)
+    path.write_bytes(path.read_bytes()[:9000])
+
+
+def _numpy_scalar(path: Path) -> None:
+    torch.save({"best": np.float64(0.5)}, path)
+
+
+MISTAKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "TorchScript": (_torchscript, "is a TorchScript archive, .* torch.save its state_dict"),
+    "Git LFS": (
+        lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "is a Git LFS pointer .*: run git lfs pull",
+    ),
+    "a web page": (lambda p: p.write_text("\n<!DOCTYPE html><html>"), "is a web page .*download"),
+    "a text": (lambda p: p.write_text("Entry not found"), r"is a text \('Entry not found'\)"),
+    "empty": (lambda p: p.write_bytes(b""), "is empty: download"),
+    "cut off": (_cut, "is cut off or damaged"),
+    "compressed": (_compressed, "is a compressed archive"),
+    "a NumPy scalar": (_numpy_scalar, "more than tensors, numpy.*: save only its weights"),
+    "a model": (
+        lambda p: torch.save(torch.nn.Linear(2, 2), p),
+        "more than tensors, torch.nn.modules.linear.Linear, .*: save only the state dict",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_what_is_taken_for_weights_is_named(case: str, tmp_path: Path) -> None:
+    make, says = MISTAKEN[case]
+    make(tmp_path / "w.pt")
+    with pytest.raises(AltogetherError, match=says) as caught:
+        read_weights(tmp_path / "w.pt")
+    assert str(caught.value).endswith(".")
+
+
+def test_cut_safetensors_say_how_much_is_missing(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(100)}, tmp_path / "w.safetensors")
+    whole = (tmp_path / "w.safetensors").read_bytes()
+    (tmp_path / "w.safetensors").write_bytes(whole[:-7])
+    expected = f"it has {len(whole) - 7} bytes instead of {len(whole)}"
+    with pytest.raises(AltogetherError, match=expected):
+        read_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(value: float) -> None:
+    weights = {"good": torch.zeros(3), "bad.weight": torch.tensor([0.0, value])}
+    with pytest.raises(AltogetherError, match=r"bad.weight has 1 NaN or infinite values"):
+        check_finite(weights, "w.pt")
+    check_finite({"good": weights["good"], "ids": torch.tensor([1])}, "w.pt")

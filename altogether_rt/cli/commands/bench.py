@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from altogether_rt.artifacts.files import write_or_send
+from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, format_bytes, json_line
 from altogether_rt.errors import AltogetherError
@@ -61,6 +63,7 @@ def bench_command(
         float | None, typer.Option(min=0.0, help="--plan: price of an hour of this machine.")
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="--plan: images of a shard.")] = 10_000,
+    allow_download: AllowDownload = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the JSON line to this file.")
     ] = None,
@@ -89,7 +92,7 @@ def bench_command(
 
     num_images = None if plan is None else parse_count(plan)
     output = Output(as_json=as_json, quiet=quiet)
-    settings = BenchSettings(sizes, threads, device, new_tokens, quick, speculation)
+    settings = BenchSettings(sizes, threads, device, new_tokens, quick, speculation, allow_download)
     with output.progress(2 + len(STAGES) * len(sizes), "measurements") as progress:
         report = run_bench(bundle, settings, lambda done: progress.advance(note=done))
 
@@ -144,7 +147,7 @@ def _show_plan(plan: RunPlan, output: Output) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, "utf-8")
+        write_or_send(path, text)
     except OSError as error:
         raise AltogetherError(
             f"{path} cannot be written ({error.strerror}): choose another --out."

@@ -23,6 +23,7 @@ from altogether_rt.cli.alt_options import (
 )
 from altogether_rt.cli.caption_notes import captioner_notes
 from altogether_rt.cli.caption_report import dry_run, report
+from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
 from altogether_rt.cli.run_output import (
@@ -137,6 +138,7 @@ class _Options:
 
     bundle: str
     device: str
+    allow_download: bool
     params: Mapping[str, Any]
     workers: int
     execution: Mapping[str, Any]  # as `open_executor` takes it
@@ -179,6 +181,7 @@ def caption_command(
     retry_errors: RetryErrors = False,
     update: Update = False,
     device: DeviceOption = "auto",
+    allow_download: AllowDownload = False,
     threads: Threads = None,
     workers: Workers = 1,
     speculation: SpeculationOption = "auto",
@@ -229,6 +232,7 @@ def caption_command(
     options = _Options(
         bundle=bundle,
         device=device,
+        allow_download=allow_download,
         params={
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
@@ -280,7 +284,9 @@ def _run(job: CaptionJob, options: _Options, run: RunOutput) -> None:
         output.note(
             f"Rows go to {job.out} as they are made: a run that is stopped cannot be continued."
         )
-    captioner = resolve_captioner(options.bundle, device=options.device)
+    captioner = resolve_captioner(
+        options.bundle, device=options.device, allow_download=options.allow_download
+    )
     notes = captioner_notes(captioner, source)
     for note in notes:
         output.note(f"Note: {note}")

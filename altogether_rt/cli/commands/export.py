@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.output import Output, format_bytes, format_duration
 from altogether_rt.errors import ConfigError
 from altogether_rt.export.recipes import (
@@ -59,6 +60,7 @@ def export_command(
     timing_cache: Annotated[
         Path | None, typer.Option(help="TensorRT timing cache to read and write; needs a GPU.")
     ] = None,
+    allow_download: AllowDownload = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing bundle.")
     ] = False,
@@ -102,6 +104,7 @@ def export_command(
             out,
             calibration_images=calibration_images,
             overwrite=overwrite,
+            allow_download=allow_download,
             compile_engines=compile_engines,
             report=report,
         )

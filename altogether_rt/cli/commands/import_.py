@@ -20,8 +20,9 @@ def import_command(
         Path,
         typer.Argument(
             metavar="SRC",
-            help="Weights: a file of torch.save or safetensors; the folder of a SmolVLM or a "
-            "DistilViT2 as Hugging Face has it; or a bundle for the CPU, its folder or `starter`.",
+            help="Weights: a file of torch.save or safetensors, or a folder with several; "
+            "the folder of a SmolVLM or a DistilViT2 as Hugging Face has it; or a bundle for the "
+            "CPU, its folder or `starter`.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
@@ -29,8 +30,8 @@ def import_command(
         str | None,
         typer.Option(
             help="The decoder's tokenizer: a folder (vocab.json and merges.txt, or "
-            "tokenizer.json), a file or a hub id. Default: the files beside SRC, or the published "
-            "tokenizer from the hub."
+            "tokenizer.json), a file or a hub id. Default: the files beside SRC, or with "
+            "--allow-download the published tokenizer from the hub."
         ),
     ] = None,
     encoder_name: Annotated[
@@ -64,6 +65,13 @@ def import_command(
             help="Attention heads of the decoder. Default: as the published model of its width.",
         ),
     ] = None,
+    allow_download: Annotated[
+        bool,
+        typer.Option(
+            "--allow-download",
+            help="Download the published tokenizer if none is given and none is beside SRC.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
@@ -74,11 +82,12 @@ def import_command(
     checkpoint too, to export it for other targets; the weights of an int8 bundle keep its rounding.
     The options that describe weights apply to files only.
     """
-    from altogether_rt.artifacts.bundle import find_source, hash_file
+    from altogether_rt.artifacts.bundle import find_source
     from altogether_rt.artifacts.checkpoint import save_checkpoint
     from altogether_rt.importing.captioner import import_captioner, read_captioner
     from altogether_rt.importing.encoders import embedded_encoder, encoder_reference
     from altogether_rt.importing.vision_language import is_vision_language
+    from altogether_rt.importing.weights import check_finite, hash_weights
 
     output = Output(as_json=as_json, quiet=quiet)
     if out.exists():
@@ -92,7 +101,7 @@ def import_command(
         return
     weights = read_captioner(source)
     loaded_tokenizer = Tokenizer.from_str(
-        _tokenizer_text(tokenizer, source.parent, weights.published_tokenizer)
+        _tokenizer_text(tokenizer, _beside(source), weights.published_tokenizer, allow_download)
     )
     embed = encoder_weights is not None and Path(encoder_weights).is_file()
     config, state = import_captioner(
@@ -108,9 +117,10 @@ def import_command(
     encoder_weights = _encoder_weights(config, encoder_weights)
     if embed:
         state |= embedded_encoder(config.encoder, encoder_weights)
+        check_finite(state, encoder_weights)
     about = {
         "imported_from": source.name,
-        "imported_sha256": hash_file(source),
+        "imported_sha256": hash_weights(source),
         **encoder_reference(encoder_weights),
     }
     save_checkpoint(out, config, state, loaded_tokenizer, about)
@@ -178,7 +188,11 @@ def _encoder_weights(config: CaptionerConfig, given: str | None) -> str:
     return weights
 
 
-def _tokenizer_text(given: str | None, beside: Path, published: str) -> str:
+def _beside(source: Path) -> Path:
+    return source if source.is_dir() else source.parent
+
+
+def _tokenizer_text(given: str | None, beside: Path, published: str, allow_download: bool) -> str:
     """The tokenizer.json of the user's tokenizer, of SRC's folder, or of the hub, in this order."""
     from altogether_rt.importing.huggingface import hub_folder
     from altogether_rt.importing.tokenizer import tokenizer_json
@@ -186,6 +200,11 @@ def _tokenizer_text(given: str | None, beside: Path, published: str) -> str:
     if given is None:
         if any((beside / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             return tokenizer_json(beside)
+        if not allow_download:
+            raise AltogetherError(
+                f"{beside} has no tokenizer: give --tokenizer, a folder with vocab.json "
+                f"and merges.txt, or pass --allow-download to fetch {published} from the hub."
+            )
         try:
             return tokenizer_json(hub_folder(published, weights=False))
         except AltogetherError as error:

@@ -77,9 +77,7 @@ def learn_command(
         return
     assert captions is not None
     config = opened.config
-    tokenizer = PromptTokenizer.from_file(
-        opened.tokenizer_path, config.prompt, config.decoder.pad_id
-    )
+    tokenizer = PromptTokenizer.of_captioner(opened.tokenizer_path, config)
     saved = None if embeddings is None else _open_embeddings(embeddings, opened)
     planner = DraftPlanner()
     num_captions = num_embeddings = 0

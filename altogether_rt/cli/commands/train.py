@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.output import Output
 
 __all__ = ["train_command"]
@@ -56,6 +57,7 @@ def train_command(
         bool,
         typer.Option("--skip-bad", help="Leave out rows and images that cannot be used."),
     ] = False,
+    allow_download: AllowDownload = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; by default what is measured fastest.")
     ] = None,
@@ -77,6 +79,7 @@ def train_command(
         resume=resume,
         skip_bad=skip_bad,
         threads=threads,
+        allow_download=allow_download,
         say=output.note,
     )
     output.show(f"checkpoint in {out}: altogether-rt export --ckpt {out}")

@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from altogether_rt.data.alt_files.lines import FileNotes
-from altogether_rt.data.embeddings import import_parquet
-from altogether_rt.errors import AltogetherError
+from altogether_rt.data.parquet_files import (
+    check_row_groups,
+    import_parquet,
+    open_parquet,
+    parquet_errors,
+)
+from altogether_rt.errors import AltogetherError, reason
 
 __all__ = ["parquet_records"]
 
 _BATCH_ROWS: Final = 4096
+_SLICE_ROWS: Final = 128  # of which the texts are in memory as Python's
 
 
 def parquet_records(
@@ -23,24 +29,26 @@ def parquet_records(
     Of an image object (Hugging Face's `{bytes, path}`) only the path is read. Raises
     AltogetherError if the file is not Parquet, MissingDependencyError without pyarrow.
     """
-    parquet = import_parquet()
+    import_parquet()
     import pyarrow
 
     number = 0
     try:
-        opened = parquet.ParquetFile(file, pre_buffer=False)
-        schema = opened.schema_arrow
+        schema = open_parquet(file).schema_arrow
+        texts = [field.name for field in schema if pyarrow.types.is_string(field.type)]
+        opened = open_parquet(file, texts)
         notes.columns.update(dict.fromkeys(schema.names))
         wanted = [name for field in schema for name in _readable(field, pyarrow.types)]
         if not wanted:
             return
+        check_row_groups(opened, {name.partition(".")[0] for name in wanted})
         for batch in opened.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
-            for record in batch.to_pylist():
-                number += 1
-                yield f"row {number}", record
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise AltogetherError(f"{path} cannot be read as Parquet: {reason}.") from error
+            for start in range(0, len(batch), _SLICE_ROWS):
+                for record in batch.slice(start, _SLICE_ROWS).to_pylist():
+                    number += 1
+                    yield f"row {number}", record
+    except parquet_errors() as error:
+        raise AltogetherError(f"{path} cannot be read as Parquet: {reason(error)}.") from error
 
 
 def _readable(field: Any, types: Any) -> Iterator[str]:

@@ -7,7 +7,9 @@ copy. Kernels and captions are the same.
 
 The copy is in the user's cache folder, not in the bundle's: onnxruntime uses packed weights
 unchecked, so packed weights of a stranger's bundle could corrupt this process's memory. It is used
-only on processors of the same kind and with the same version of onnxruntime.
+only on processors of the same kind and with the same version of onnxruntime, if nobody else may
+write to it, and if its files are those that were written: untouched since, or else of the same
+hashes.
 """
 
 from __future__ import annotations
@@ -17,22 +19,31 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import platformdirs
 
-from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.bundle import Bundle, hash_file
 from altogether_rt.artifacts.files import NewFolder
+from altogether_rt.artifacts.json_file import read_json_file
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, TOKENIZER_NAME
-from altogether_rt.errors import BundleError
+from altogether_rt.artifacts.private import is_private, make_private_folder
+from altogether_rt.errors import BundleError, ConfigError
 from altogether_rt.machine.cpuinfo import CPUINFO, read_cpuinfo
+from altogether_rt.plain_data import from_dict
 from altogether_rt.runtime.ort_session import (
     import_onnxruntime,
     products_saturate,
     save_optimized,
 )
+
+try:
+    import fcntl
+except ImportError:  # Windows: two at once do the work twice, and the first result is kept
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "Prepared",
@@ -44,7 +55,7 @@ __all__ = [
 ]
 
 _NAME = "prepared.json"
-_SCHEMA = 1
+_SCHEMA = 2
 _MAX_BYTES = 1 << 16
 
 #: Size of a prepared bundle, relative to the bundle: weights unpacked and packed, and a margin.
@@ -88,19 +99,43 @@ def find_prepared(bundle: Bundle) -> Prepared | None:
     if not prepared_root().is_dir() or not _for_cpu(bundle):
         return None
     folder = _folder(bundle)
+    files = (_NAME, *(f"{name}.onnx" for name in GRAPH_NAMES))
+    root = prepared_root()
+    if not all(map(is_private, (root.parent, root, folder, *(folder / name for name in files)))):
+        return None
     try:
-        if (folder / _NAME).stat().st_size > _MAX_BYTES:
+        data = read_json_file(folder / _NAME, _MAX_BYTES)
+        kept = {name: from_dict(_KeptFile, value) for name, value in data["files"].items()}
+        whole = data["bundle_id"] == bundle.bundle_id and {*files[1:]} <= set(kept)
+        if not whole or not all(_is_kept(folder / name, file) for name, file in kept.items()):
             return None
-        data = json.loads((folder / _NAME).read_bytes())
-        sizes = {name: (folder / name).stat().st_size for name in data["files"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
         return None
-    plain = all(os.path.basename(name) == name for name in sizes)
-    if not plain or sizes != data["files"] or data.get("bundle_id") != bundle.bundle_id:
-        return None
-    if not {f"{name}.onnx" for name in GRAPH_NAMES} <= set(sizes):
-        return None
-    return _prepared(bundle, folder, sizes)
+    return _prepared(bundle, folder, {name: file.bytes for name, file in kept.items()})
+
+
+@dataclass(frozen=True)
+class _KeptFile:
+    """What is known of a file that was written here."""
+
+    bytes: int
+    sha256: str
+    changed_ns: int  # when, by the file system's clock, which no program can set back
+
+    @classmethod
+    def of(cls, path: Path) -> _KeptFile:
+        digest, status = hash_file(path), path.stat()
+        return cls(status.st_size, digest, status.st_ctime_ns)
+
+
+def _is_kept(path: Path, file: _KeptFile) -> bool:
+    """Whether a file is the one that was written. One touched since is hashed. Raises OSError."""
+    if os.path.basename(path.name) != path.name or not is_private(path):
+        return False
+    status = path.stat()
+    if status.st_size != file.bytes:
+        return False
+    return status.st_ctime_ns == file.changed_ns or hash_file(path) == file.sha256
 
 
 def prepare(bundle: Bundle, done: Callable[[str], object] = lambda name: None) -> Prepared:
@@ -117,20 +152,49 @@ def prepare(bundle: Bundle, done: Callable[[str], object] = lambda name: None) -
     folder = _folder(bundle)
     _check_room(bundle)
     try:
-        with NewFolder(folder) as new:
-            for name in GRAPH_NAMES:
-                save_optimized(bundle.graph_path(name), new.path, name, half=bundle.is_half)
-                done(name)
-            sizes = {path.name: path.stat().st_size for path in sorted(new.path.iterdir())}
-            data = {"bundle_id": bundle.bundle_id, "files": sizes}
-            (new.path / _NAME).write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-            new.commit(first_wins=True)
+        make_private_folder(folder.parent.parent)
+        make_private_folder(folder.parent)
+        with _lock(folder.parent.with_suffix(".lock")):
+            found = find_prepared(bundle)  # another process may have made it meanwhile
+            return found or _make(bundle, folder, done)
     except OSError as error:
         raise BundleError(
             f"{folder} cannot be written ({error.strerror}): "
             "make room there, or set XDG_CACHE_HOME to a folder that has some."
         ) from error
-    return _prepared(bundle, folder, sizes)
+
+
+def _make(bundle: Bundle, folder: Path, done: Callable[[str], object]) -> Prepared:
+    """Make the copy while the lock is held. Raises OSError, and BundleError as `prepare` does."""
+    for abandoned in folder.parent.glob(f".{folder.name}.*.tmp"):  # by a process that was killed
+        shutil.rmtree(abandoned, ignore_errors=True)
+    with NewFolder(folder) as new:
+        new.path.chmod(0o755)
+        for name in GRAPH_NAMES:
+            save_optimized(bundle.graph_path(name), new.path, name, half=bundle.is_half)
+            done(name)
+        paths = sorted(new.path.iterdir())
+        for path in paths:
+            path.chmod(0o644)
+        kept = {path.name: asdict(_KeptFile.of(path)) for path in paths}
+        data = {"bundle_id": bundle.bundle_id, "files": kept}
+        (new.path / _NAME).write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+        (new.path / _NAME).chmod(0o644)
+        new.commit()
+    return _prepared(bundle, folder, {name: file["bytes"] for name, file in kept.items()})
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock, one at a time; the system frees it if this process is killed."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_prepared(bundle: Bundle) -> list[Path]:

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.base import StepBatch, StepResult
 from altogether_rt.runtime.cpu.call_sizes import (
     embeddings_per_call,
     images_per_call,
     tokens_per_call,
 )
+from altogether_rt.runtime.cpu.interface import check_interface, run_failure
 from altogether_rt.runtime.cpu.kv_buffers import KVBuffers
 from altogether_rt.runtime.cpu.prepared import find_prepared
 from altogether_rt.runtime.ort_session import open_session
@@ -46,6 +48,8 @@ class OnnxRuntime:
         assert num_slots >= 1
         config = bundle.config
         prepared = find_prepared(bundle)
+        if prepared is None and bundle.unverified:  # it was there when the bundle was checked
+            bundle.verify_hashes()
         self._encoder, self._mapper, self._decoder = (
             open_session(
                 (prepared or bundle).graph_path(name),
@@ -57,13 +61,20 @@ class OnnxRuntime:
             )
             for name in ("encoder", "mapper", "decoder")
         )
+        check_interface(bundle, (self._encoder, self._mapper, self._decoder))
         self._min_chunk = bundle.manifest.cache.min_chunk
         self._max_chunk = max(max_chunk or config.max_chunk_tokens, self._min_chunk)
         self._capacity = config.capacity
         self._token_width = config.decoder.token_width
         self._vocab_size = config.decoder.vocab_size
         positions = self._capacity + self._max_chunk
-        self._cache = KVBuffers(bundle.manifest.cache, num_slots, positions)
+        try:
+            self._cache = KVBuffers(bundle.manifest.cache, num_slots, positions)
+        except (MemoryError, ValueError) as error:
+            raise AltogetherError(
+                f"{bundle.path} needs more memory for {num_slots} captions at once than there is: "
+                "use a smaller --batch-size."
+            ) from error
         self._bindings: dict[tuple[int, bool], Any] = {}  # by (rows, want_logits)
         self._images_per_call = images_per_call(config.encoder)
         self._embeddings_per_call = embeddings_per_call(config)
@@ -128,7 +139,10 @@ class OnnxRuntime:
         logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
         if logits is not None:
             _bind_output(binding, "logits", logits)
-        self._decoder.run_with_iobinding(binding)
+        try:
+            self._decoder.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's exceptions share no public base
+            raise run_failure(error) from error
         return StepResult(greedy_ids, logits)
 
     def move_slot(self, src: int, dst: int, length: int) -> None:
@@ -176,7 +190,10 @@ class OnnxRuntime:
 def _in_parts(session: Any, name: str, rows: NDArray[Any], part: int) -> NDArray[np.float32]:
     """The first output for `rows`, computed `part` of them at a time."""
     starts = range(0, len(rows), part)
-    outputs = [session.run(None, {name: rows[start : start + part]})[0] for start in starts]
+    try:
+        outputs = [session.run(None, {name: rows[start : start + part]})[0] for start in starts]
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise run_failure(error) from error
     whole: NDArray[np.float32] = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
     return whole
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from altogether_rt.artifacts.bundle import Bundle, hash_file
 from altogether_rt.artifacts.files import NewFolder
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineSpec
+from altogether_rt.artifacts.private import make_private_folder
 from altogether_rt.runtime.tensorrt.compiler import Builder, EngineError
 from altogether_rt.runtime.tensorrt.engine_files import (
     SPEC_NAME,
@@ -94,9 +95,13 @@ def _compile_into(
 ) -> None:
     """Compile one graph into `folder`; a damaged engine that is there is replaced."""
     try:
+        make_private_folder(folder.parent)
         with NewFolder(folder) as new:
+            new.path.chmod(0o755)
             (spec,) = build_engines(bundle, [sm], new.path, builder, graphs=[graph], report=report)
             (new.path / SPEC_NAME).write_text(json.dumps(asdict(spec)), encoding="utf-8")
+            for path in new.path.iterdir():
+                path.chmod(0o644)
             new.commit(first_wins=True)
     except OSError as error:
         raise EngineError(

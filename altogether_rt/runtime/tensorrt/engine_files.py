@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from altogether_rt.artifacts.bundle import Bundle, hash_file
+from altogether_rt.artifacts.json_file import read_json_file
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineSpec
+from altogether_rt.artifacts.private import is_private
 from altogether_rt.errors import ConfigError
 from altogether_rt.plain_data import from_dict
 from altogether_rt.runtime.tensorrt.profiles import profiles_for
@@ -19,6 +21,7 @@ __all__ = ["SPEC_NAME", "EngineFile", "cache_folder", "engine_key", "find_engine
 
 #: The file beside a plan in the user's cache that holds its `EngineSpec`.
 SPEC_NAME = "engine.json"
+_MAX_SPEC_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,16 @@ def cache_folder() -> Path:
 
 
 def _cached(folder: Path) -> EngineFile | None:
-    """A cached engine; None if there is none, or if its file was changed or damaged."""
+    """A cached engine.
+
+    None if there is none, its file was changed or damaged, or somebody else may write to it.
+    """
+    if not all(map(is_private, (folder.parent, folder, folder / SPEC_NAME))):
+        return None
     try:
-        spec = from_dict(EngineSpec, json.loads((folder / SPEC_NAME).read_bytes()))
-        if Path(spec.file).name != spec.file or hash_file(folder / spec.file) != spec.sha256:
+        spec = from_dict(EngineSpec, read_json_file(folder / SPEC_NAME, _MAX_SPEC_BYTES))
+        file = folder / spec.file
+        if file.name != spec.file or not is_private(file) or hash_file(file) != spec.sha256:
             return None
     except (OSError, ValueError, ConfigError):
         return None

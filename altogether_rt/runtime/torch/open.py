@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from altogether_rt.artifacts.checkpoint import Checkpoint
+from altogether_rt.artifacts.checkpoint import CONFIG, Checkpoint
+from altogether_rt.artifacts.stamps import FileStamps
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError
 from altogether_rt.machine import gpu
@@ -31,12 +32,20 @@ class ResolvedCheckpoint:
     identity: str  # instead of a bundle's id: 12 hex digits
     torch_device: str  # `cpu`, `cuda:0`
     dtype: str  # of mapper and decoder
+    stamps: FileStamps  # of the files that `identity` is of
+    allow_download: bool = False
 
     def open(self, *, threads: int | None = None, num_slots: int = 16) -> TorchRuntime:
-        """Read the weights. threads: of PyTorch's kernels."""
+        """Read the weights. threads: of PyTorch's kernels.
+
+        Raises AltogetherError if a file was changed since it was resolved.
+        """
         if threads is not None:
             torch.set_num_threads(threads)
-        captioner = Checkpoint.load(self.folder).captioner()
+        self.stamps.check()
+        checkpoint = Checkpoint.load(self.folder, allow_download=self.allow_download)
+        captioner = checkpoint.captioner()
+        self.stamps.check()  # what was loaded is what was hashed
         return TorchRuntime(
             captioner,
             num_slots=num_slots,
@@ -46,10 +55,10 @@ class ResolvedCheckpoint:
 
 
 def resolve_checkpoint(
-    folder: Path, *, device: str = "auto", dtype: str = "auto"
+    folder: Path, *, device: str = "auto", dtype: str = "auto", allow_download: bool = False
 ) -> ResolvedCheckpoint:
     """device: auto is the first GPU, or the CPU without one. dtype: of mapper and decoder; auto is
-    float16 on a GPU, float32 elsewhere.
+    float16 on a GPU, float32 elsewhere. allow_download: see `Checkpoint.load`.
 
     Raises AltogetherError for a device that is not there, or a folder that is not a checkpoint.
     """
@@ -57,7 +66,8 @@ def resolve_checkpoint(
     if dtype not in ("auto", *_DTYPES):
         raise AltogetherError(f"there is no dtype {dtype!r}: give auto, {', '.join(_DTYPES)}.")
     chosen = ("float16" if where != "cpu" else "float32") if dtype == "auto" else dtype
-    checkpoint = Checkpoint.load(folder)
+    checkpoint = Checkpoint.load(folder, allow_download=allow_download)
+    stamps = FileStamps.take([folder / CONFIG, checkpoint.weights_path, checkpoint.tokenizer_path])
     content = [checkpoint.config.to_dict(), checkpoint.sha256(), chosen]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return ResolvedCheckpoint(
@@ -67,6 +77,8 @@ def resolve_checkpoint(
         identity=digest[:12],
         torch_device=where,
         dtype=chosen,
+        stamps=stamps,
+        allow_download=allow_download,
     )
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from altogether_rt.cli.main import app
 from altogether_rt.errors import BundleError
 from altogether_rt.runtime.cpu import runtime as ort_runtime
 from altogether_rt.runtime.cpu.prepared import find_prepared, machine_key, prepare, prepared_root
-from altogether_rt.runtime.ort_session import open_session
+from altogether_rt.runtime.ort_session import open_session, save_optimized
 from altogether_rt.runtime.select import load_bundle
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
@@ -188,3 +189,78 @@ def test_the_command_prepares_and_removes() -> None:
     assert not Path(data["path"]).exists()
     assert json.loads(runner.invoke(app, ["inspect", "--json"]).stdout)["prepared"] is None
     assert "nothing was prepared" in runner.invoke(app, ["prepare", "--remove"]).stdout
+
+
+def by_others(folder: Path) -> None:
+    (folder / "decoder.bin").chmod(0o666)
+
+
+def folder_of_others(folder: Path) -> None:
+    folder.chmod(0o777)
+
+
+def link(folder: Path) -> None:
+    (folder / "decoder.bin").rename(folder.parent / "elsewhere")
+    (folder / "decoder.bin").symlink_to(folder.parent / "elsewhere")
+
+
+def other_content(folder: Path) -> None:
+    path = folder / "decoder.bin"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("spoil", [by_others, folder_of_others, link, other_content])
+def test_what_others_could_have_written_is_not_used(
+    starter: Bundle, spoil: Callable[[Path], None]
+) -> None:
+    spoil(prepare(starter).path)
+    assert find_prepared(starter) is None
+    assert find_prepared(load_bundle(starter.path)) is None
+
+
+def test_a_copy_of_the_same_content_is_used(starter: Bundle) -> None:
+    folder = prepare(starter).path
+    shutil.copytree(folder, folder.with_name("copy"))  # as a backup that is put back
+    shutil.rmtree(folder)
+    folder.with_name("copy").rename(folder)
+    assert find_prepared(starter) is not None
+
+
+def test_what_a_killed_process_left_is_removed(starter: Bundle) -> None:
+    folder = prepare(starter).path
+    left = folder.with_name(f".{folder.name}.0123456789abcdef.tmp")
+    folder.rename(left)
+    other = folder.with_name(".another.0123456789abcdef.tmp")
+    other.mkdir()
+    prepare(starter)
+    assert not left.exists()
+    assert other.exists()
+
+
+def test_two_at_once_make_it_once(starter: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    save = save_optimized
+
+    def spy(path: Path, folder: Path, name: str, *, half: bool) -> None:
+        made.append(name)
+        save(path, folder, name, half=half)
+
+    monkeypatch.setattr(prepared_module, "save_optimized", spy)
+    with ThreadPoolExecutor(2) as pool:
+        paths = {done.path for done in pool.map(prepare, [starter, starter])}
+    assert len(paths) == 1
+    assert len(made) == 3
+
+
+def test_a_copy_that_disappears_after_the_check_does_not_skip_it(starter: Bundle) -> None:
+    prepare(starter)
+    loaded = load_bundle(starter.path)  # the graphs were not hashed, as they would not be read
+    shutil.rmtree(prepared_root())
+    other_content_of = starter.path / "decoder.onnx"
+    data = bytearray(other_content_of.read_bytes())
+    data[-1] ^= 1
+    other_content_of.write_bytes(data)
+    with pytest.raises(BundleError, match="its hash differs"):
+        ort_runtime.OnnxRuntime(loaded, threads=1, num_slots=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, Final
@@ -65,9 +65,16 @@ class ParquetLayout(Layout):
 
 
 def write_rows(
-    file: BinaryIO, shard: str | None, records: Iterable[CaptionRecord], counts: ExportCounts
+    file: BinaryIO,
+    shard: str | None,
+    records: Iterable[CaptionRecord],
+    made_with: Mapping[str, Any],
+    counts: ExportCounts,
 ) -> None:
-    """Append rows of JSON lines, also those of errors. shard: precedes keys, unless it is None."""
+    """Append rows of JSON lines, also those of errors.
+
+    shard: precedes keys, unless it is None. made_with: fields of every caption's row.
+    """
     for record in records:
         row: dict[str, Any] = {
             "file_name": record.key if shard is None else f"{shard}/{record.key}",
@@ -75,7 +82,9 @@ def write_rows(
         }
         if record.caption is not None:
             row["caption"] = record.caption
-            row |= {name: record.fields[name] for name in _ROW_FIELDS if name in record.fields}
+            fields = {name: record.fields.get(name) for name in _ROW_FIELDS}
+            row |= {name: value for name, value in fields.items() if value is not None}
+            row |= made_with
             counts.captions += 1
         else:
             row["error"] = _error(record)

@@ -219,6 +219,7 @@ def test_metaclip_needs_numbers(tmp_path: Path, spool: Spool) -> None:
 
 
 def test_rows_read_like_those_of_caption(tmp_path: Path, run: Path, spool: Spool) -> None:
+    (run / "_run.json").write_text('{"format": 1, "bundle": "abc", "max_pixels": 5}')
     summary = export_rows(open_run(str(run)), open_store(tmp_path), "c.jsonl", spool)
     rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert rows[0] == {
@@ -227,6 +228,7 @@ def test_rows_read_like_those_of_caption(tmp_path: Path, run: Path, spool: Spool
         "caption": "one",
         "finish_reason": "eos",
         "tokens": 3,
+        "bundle": "abc",
     }
     assert rows[1] == {
         "file_name": "train/7/b",

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.shards.listing import list_shards
-from altogether_rt.data.shards.options import ShardOptions
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import iter_captions
 from altogether_rt.publishing.counts import ExportCounts
+from altogether_rt.publishing.inputs import find_shards
 from altogether_rt.publishing.layouts import MetaClipLayout
 from altogether_rt.publishing.publish import export_rows, export_shards
 from altogether_rt.publishing.run import open_run
@@ -67,8 +66,7 @@ def bucket(tmp_path: Path) -> Iterator[str]:
 
 
 def into_json(shards: Path | str, spool: Spool) -> TarLayout:
-    found = list_shards([str(shards)], ShardOptions(layout="webdataset"))
-    return TarLayout({shard.name: shard for shard in found}, spool, IntoJson())
+    return TarLayout(find_shards(str(shards), spool, "webdataset"), IntoJson())
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ __all__ = [
     "MAX_ROW_BYTES",
     "Row",
     "RunStamp",
+    "alt_notes",
     "as_row",
     "caption_fault",
     "caption_row",
@@ -56,7 +57,7 @@ def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row
     return {
         "file_name": name,
         "alt": alts.json,
-        **_alt_notes(alts),
+        **alt_notes(alts),
         "caption": clean_text(caption.text),
         "finish_reason": caption.finish_reason,
         "tokens": caption.tokens,
@@ -102,13 +103,13 @@ def error_row(name: str, alts: Alts, error: ImageError) -> Row:
     return {
         "file_name": name,
         "alt": alts.json,
-        **_alt_notes(alts),
+        **alt_notes(alts),
         "error": {"class": error.kind, "message": str(error)},
         **({"image_hash": error.image_hash} if error.image_hash else {}),
     }
 
 
-def _alt_notes(alts: Alts) -> dict[str, Any]:
+def alt_notes(alts: Alts) -> dict[str, Any]:
     """What the captioner read instead of the alt-texts, why, and their languages."""
     notes: dict[str, Any] = {}
     if alts.used is not None and alts.used != alts.texts:

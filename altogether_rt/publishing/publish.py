@@ -106,10 +106,12 @@ def export_rows(
     Raises AltogetherError if a shard cannot be read.
     """
     summary = ExportSummary(unfinished=run.num_unfinished)
+    made_with = run.made_with()
     with out.new_file(name) as file:
         for shard, source in run.shards():
             records = run.records(source, spool, summary.counts, summary.problems)
-            write_rows(file, None if run.is_file else shard, records, summary.counts)
+            prefix = None if run.is_file else shard
+            write_rows(file, prefix, records, made_with, summary.counts)
             summary.shards += 1
             advance()
     return summary

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from altogether_rt.data.alts import clean_text
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.spool import Spool
-from altogether_rt.data.sinks.shards.run_file import read_shards
+from altogether_rt.data.sinks.shards.run_file import read_run, read_shards
 from altogether_rt.data.sinks.shards.store import OutputStore, open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import CaptionRecord, iter_captions, table_names
@@ -16,6 +17,9 @@ from altogether_rt.publishing.counts import ExportCounts
 from altogether_rt.publishing.storage import divided, joined, on_this_machine, stamp_of
 
 __all__ = ["CaptionRun", "open_run"]
+
+#: Fields of `RunStamp`.
+_RUN_FIELDS = ("bundle", "params", "fast_jpeg", "hygiene")
 
 _FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".zst")
 
@@ -38,6 +42,11 @@ class CaptionRun:
     def stamp(self, name: str) -> str | None:
         """What changes when a file's content changes."""
         return stamp_of(joined(self.store, name))
+
+    def made_with(self) -> dict[str, Any]:
+        """What the run says of all its captions, as a row of `caption` says it: bundle, …"""
+        known = {} if self.is_file else read_run(self.store) or {}
+        return {name: known[name] for name in _RUN_FIELDS if name in known}
 
     def records(
         self, name: str, spool: Spool, counts: ExportCounts, problems: Problems

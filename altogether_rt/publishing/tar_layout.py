@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from altogether_rt.data.shards.base import Ending, Shard
-from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.shards.unpack import compression_of
-from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import CaptionRecord
 from altogether_rt.mixing.table import SampleTable
 from altogether_rt.publishing.counts import ExportCounts
+from altogether_rt.publishing.inputs import CaptionedShards
 from altogether_rt.publishing.layouts import Layout
 from altogether_rt.publishing.tars import IntoJson, IntoText, Placement, merge_tar
 
@@ -24,8 +23,7 @@ __all__ = ["TarLayout"]
 class TarLayout(Layout):
     """The shards themselves, with captions in them; always as plain tars."""
 
-    shards: Mapping[str, Shard]  # by name
-    spool: Spool
+    shards: CaptionedShards
     placement: Placement
 
     def file_name(self, shard: str) -> str:
@@ -40,13 +38,12 @@ class TarLayout(Layout):
         return {"format": "webdataset", "into": "json", "key": where.key}
 
     def stamp(self, shard: str) -> str | None:
-        found = self._find(shard)
-        return f"{found.num_bytes}-{found.etag}"
+        return self.shards.stamp(shard)
 
     def write(
         self, shard: str, records: Iterable[CaptionRecord], file: BinaryIO, counts: ExportCounts
     ) -> str | None:
-        source = self._find(shard)
+        source = self.shards.find(shard)
         with SampleTable() as table:
             for record in records:
                 counts.repeated += not table.add(record.key, record.alts, record.caption)
@@ -63,23 +60,15 @@ class TarLayout(Layout):
     @contextmanager
     def _opened(self, shard: Shard) -> Iterator[tuple[BinaryIO, Ending | None]]:
         """A plain tar on this machine, and how its compressed form ended, if it has one."""
-        with self.spool.local(shard) as path:
+        with self.shards.spool.local(shard) as path:
             with path.open("rb") as file:
                 is_packed = compression_of(file.read(8), shard.url) is not None
             if is_packed:
                 with (
-                    self.spool.unpacked(path, shard.url) as (plain, ending),
+                    self.shards.spool.unpacked(path, shard.url) as (plain, ending),
                     plain.open("rb") as file,
                 ):
                     yield file, ending
                 return
             with path.open("rb") as file:
                 yield file, None
-
-    def _find(self, name: str) -> Shard:
-        shard = self.shards.get(name)
-        if shard is None:
-            raise AltogetherError(
-                f"there is no shard {name} among those of --shards: name what was captioned."
-            )
-        return shard

@@ -45,26 +45,22 @@ def members_of(path: Path) -> dict[str, bytes]:
         return found
 
 
-def write_run(
-    folder: Path, shards: Mapping[str, Sequence[Mapping[str, Any]]], finished: bool = True
-) -> Path:
-    """The output of a sharded run: rows of `key`, `alt`, `caption`, `error_class`, `error`."""
-    import pyarrow
-    from pyarrow import parquet
+def write_run(folder: Path, shards: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
+    """The output of a sharded run, as its own writer writes it.
 
-    schema = pyarrow.schema(
-        [
-            ("row", pyarrow.int64()),
-            *((name, pyarrow.string()) for name in ("key", "alt", "caption")),
-            *((name, pyarrow.string()) for name in ("error_class", "error", "finish_reason")),
-            ("tokens", pyarrow.int32()),
-        ]
-    )
+    Rows have `key`, `alt` (a text), `caption`, `error_class`, `error`.
+    """
+    from altogether_rt.data.sinks.shards.parts import write_parquet
+    from altogether_rt.data.sinks.shards.rows import ShardRow, row_batch
+
     for name, rows in shards.items():
         path = folder / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        numbered = [{"row": number, **row} for number, row in enumerate(rows)]
-        parquet.write_table(pyarrow.Table.from_pylist(numbered, schema), path)
-        if finished:
-            path.with_name(f"{path.stem}_stats.json").write_text(json.dumps({"count": len(rows)}))
+        numbered = [
+            ShardRow(number, **{**row, "alt": [row["alt"]] if row["alt"] else []})
+            for number, row in enumerate(rows)
+        ]
+        with path.open("w+b") as file:
+            write_parquet(file, [row_batch(numbered)], {})
+        path.with_name(f"{path.stem}_stats.json").write_text(json.dumps({"count": len(rows)}))
     return folder

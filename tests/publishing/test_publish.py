@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.shards.listing import list_shards
-from altogether_rt.data.shards.options import ShardOptions
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import iter_captions
 from altogether_rt.publishing.counts import ExportCounts
+from altogether_rt.publishing.inputs import find_shards
 from altogether_rt.publishing.layouts import MetaClipLayout
 from altogether_rt.publishing.publish import export_rows, export_shards
 from altogether_rt.publishing.run import open_run
@@ -67,8 +66,7 @@ def bucket(tmp_path: Path) -> Iterator[str]:
 
 
 def into_json(shards: Path | str, spool: Spool) -> TarLayout:
-    found = list_shards([str(shards)], ShardOptions(layout="webdataset"))
-    return TarLayout({shard.name: shard for shard in found}, spool, IntoJson())
+    return TarLayout(find_shards(str(shards), spool, "webdataset"), IntoJson())
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -219,6 +217,7 @@ def test_metaclip_needs_numbers(tmp_path: Path, spool: Spool) -> None:
 
 
 def test_rows_read_like_those_of_caption(tmp_path: Path, run: Path, spool: Spool) -> None:
+    (run / "_run.json").write_text('{"format": 1, "bundle": "abc", "max_pixels": 5}')
     summary = export_rows(open_run(str(run)), open_store(tmp_path), "c.jsonl", spool)
     rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert rows[0] == {
@@ -227,6 +226,7 @@ def test_rows_read_like_those_of_caption(tmp_path: Path, run: Path, spool: Spool
         "caption": "one",
         "finish_reason": "eos",
         "tokens": 3,
+        "bundle": "abc",
     }
     assert rows[1] == {
         "file_name": "train/7/b",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from altogether_rt.data.shards.listing import list_shards
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.mixing.draw import MixDraw
+from altogether_rt.publishing.inputs import find_shards
 from altogether_rt.publishing.layouts import Layout, MetaClipLayout
 from altogether_rt.publishing.publish import ExportSummary, export_shards
 from altogether_rt.publishing.run import open_run
@@ -74,8 +74,7 @@ def export(run: Path, out: Path, layout: Layout) -> ExportSummary:
 
 
 def into_tars(shards: Path, placement: Placement) -> TarLayout:
-    found = {shard.name: shard for shard in list_shards([str(shards)])}
-    return TarLayout(found, Spool(), placement)
+    return TarLayout(find_shards(str(shards), Spool()), placement)
 
 
 def open_clip_pairs(tars: Path, *, is_train: bool) -> dict[int, str]:
@@ -170,6 +169,25 @@ def test_datasets_loads_the_tables(tmp_path: Path, run: Path, keys: list[str]) -
         for n in captioned
     ]
     assert (summary.counts.captions, summary.counts.failed) == (11, 1)
+
+
+def test_datasets_loads_images_beside_captions(
+    tmp_path: Path, run: Path, shards: Path, keys: list[str]
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's reader")
+    export(run, tmp_path / "out", ParquetLayout(find_shards(str(shards), Spool())))
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    rows = list(loaded["train"])
+    found = {row["image"].getpixel((0, 0))[0]: (row["key"], row["caption"]) for row in rows}
+    assert found == {n: (keys[n], f"caption {n}") for n in range(NUM_SAMPLES) if n != 5}
+
+
+def test_images_of_other_shards_are_refused(tmp_path: Path, run: Path, shards: Path) -> None:
+    first, second = (shards / f"{number:05d}.tar" for number in range(2))
+    first.write_bytes(second.read_bytes())
+    summary = export(run, tmp_path / "out", ParquetLayout(find_shards(str(shards), Spool())))
+    assert (summary.shards, summary.failed.count) == (1, 1)
+    assert "00000.tar is not the shard that was captioned" in str(summary.failed)
 
 
 @pytest.mark.parametrize("form", ["plain", "nested"])

@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from altogether_rt.cli.output import Output
-from altogether_rt.data.shards.listing import list_shards
-from altogether_rt.data.shards.options import ShardOptions
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.draw import MixDraw
+from altogether_rt.publishing.inputs import find_shards
 from altogether_rt.publishing.layouts import Layout, MetaClipLayout
 from altogether_rt.publishing.publish import ExportSummary, export_rows, export_shards
 from altogether_rt.publishing.run import open_run
@@ -28,10 +27,10 @@ _DEFAULT_RATIO = 0.15
 
 _FormatName = Literal["metaclip", "webdataset", "parquet", "jsonl"]
 
-#: Option → the format, or the member of a tar, that it belongs to.
+#: Option → the formats, and the member of a tar, that it belongs to.
 _BELONGS_TO = {
     "--form": ("metaclip", ""),
-    "--shards": ("webdataset", ""),
+    "--shards": ("webdataset or parquet", ""),
     "--into": ("webdataset", ""),
     "--json-key": ("webdataset", "json"),
     "--ratio": ("webdataset", "txt"),
@@ -73,8 +72,8 @@ def export_captions_command(
         str | None,
         typer.Option(
             metavar="SHARDS",
-            help="webdataset: the tars that were captioned, named as they were then: a folder, "
-            "pattern or URL.",
+            help="What was captioned, named as it was then: a folder, pattern or URL. webdataset: "
+            "the tars to put captions into. parquet: the images are written as well.",
         ),
     ] = None,
     into: Annotated[
@@ -158,7 +157,7 @@ def export_captions_command(
 def _check_options(layout: str, into: str, given: dict[str, Any]) -> None:
     for option, value in given.items():
         format_name, member = _BELONGS_TO[option]
-        if value is not None and layout != format_name:
+        if value is not None and layout not in format_name.split(" or "):
             raise AltogetherError(
                 f"{option} is an option of --format {format_name}: remove it, or use that format."
             )
@@ -177,14 +176,14 @@ def _layout(name: str, given: dict[str, Any], spool: Spool) -> Layout:
     if name == "metaclip":
         return MetaClipLayout(given["--form"] or "plain")
     if name == "parquet":
-        return ParquetLayout()
-    found = list_shards([given["--shards"]], ShardOptions(layout="webdataset"))
-    shards = {shard.name: shard for shard in found}
+        where = given["--shards"]
+        return ParquetLayout(None if where is None else find_shards(where, spool))
+    shards = find_shards(given["--shards"], spool, "webdataset")
     if given["--into"] == "txt":
         ratio = _DEFAULT_RATIO if given["--ratio"] is None else given["--ratio"]
         draw = MixDraw(ratio, given["--seed"] or 0)
-        return TarLayout(shards, spool, IntoText(draw, given["--epoch"] or 0))
-    return TarLayout(shards, spool, IntoJson(given["--json-key"] or "altogether"))
+        return TarLayout(shards, IntoText(draw, given["--epoch"] or 0))
+    return TarLayout(shards, IntoJson(given["--json-key"] or "altogether"))
 
 
 #: What the summary says of each count that is not 0.

@@ -43,11 +43,15 @@ class Boilerplate:
 
     def strip(self, text: str) -> str:
         """The text without boilerplate at its ends; never empty if the text is not."""
-        while (cut := _first_cut(text)) is not None and _comparable(text[: cut[0]]) in self.first:
-            text = text[cut[1] :]
-        while (cut := _last_cut(text)) is not None and _comparable(text[cut[1] :]) in self.last:
-            text = text[: cut[0]]
-        return text
+        cuts = list(_cuts(text))
+        first, last, start, end = 0, len(cuts), 0, len(text)
+        while first < last and _comparable(text[start : cuts[first][0]]) in self.first:
+            start = cuts[first][1]
+            first += 1
+        while first < last and _comparable(text[cuts[last - 1][1] : end]) in self.last:
+            end = cuts[last - 1][0]
+            last -= 1
+        return text[start:end]
 
     def examples(self) -> list[str]:
         """The parts, the most frequent first."""

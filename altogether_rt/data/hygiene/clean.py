@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from altogether_rt.data.alts import Alts
@@ -56,6 +57,12 @@ class HygieneCounts:
         }
 
 
+@cache
+def _detector() -> LanguageDetector:
+    """One for all shards of a process: its model takes most of a second to load."""
+    return LanguageDetector()
+
+
 class AltHygiene:
     """Applies the options to samples, and counts. Without any option it only counts noise."""
 
@@ -69,7 +76,7 @@ class AltHygiene:
         self.counts = HygieneCounts()
         if self.boilerplate:
             self.counts.boilerplate_parts = self.boilerplate.examples()
-        self._detector = LanguageDetector() if options.language else None
+        self._detector = _detector() if options.language else None
 
     def samples(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         """The same samples, each with notes on its alt-texts."""

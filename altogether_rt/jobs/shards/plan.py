@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.rows import RunStamp
 from altogether_rt.data.shards.base import Shard, ShardSource
 from altogether_rt.data.sinks.shards.stats import RowCounts, ShardStats
+from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.plan import CaptionPlan
 
@@ -32,15 +34,23 @@ class ShardJob:
     bundle_id: str
     plan: CaptionPlan
     reading: Mapping[str, Any] = field(default_factory=dict)  # options that decide what is read
+    hygiene: HygieneOptions = field(default_factory=HygieneOptions)
     overwrite: bool = False
     retry_errors: bool = False
     part_rows: int = 512
     part_seconds: float = 60.0
 
+    def __post_init__(self) -> None:
+        if self.hygiene.drop_boilerplate:
+            raise AltogetherError(
+                "boilerplate is found in all alt-texts of a dataset, which are not known while a "
+                "shard is captioned: leave --drop-boilerplate out."
+            )
+
     @cached_property
     def run(self) -> dict[str, Any]:
         """What all captions of the folder must have in common, as JSON data."""
-        stamp = RunStamp(self.bundle_id, self.plan.params, self.plan.fast_jpeg)
+        stamp = RunStamp(self.bundle_id, self.plan.params, self.plan.fast_jpeg, self.hygiene.names)
         limits = {"max_pixels": self.plan.limits.max_pixels}
         return {**stamp.fields(), **limits, **({"reading": self.reading} if self.reading else {})}
 

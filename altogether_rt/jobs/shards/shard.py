@@ -10,6 +10,7 @@ from itertools import islice
 
 from altogether_rt.captions import Answer
 from altogether_rt.data.alts import Alts, clean_text
+from altogether_rt.data.hygiene.clean import AltHygiene
 from altogether_rt.data.shards.base import Ending, ShardSource
 from altogether_rt.data.sinks.shards.claims import Claim, take_claim
 from altogether_rt.data.sinks.shards.output import ShardOutput, claim_name
@@ -130,6 +131,7 @@ class _Work:
         self._copies: Iterator[ShardRow] = iter(())
         self._is_limited = False
         self._engine: EngineStats | None = None
+        self._hygiene = AltHygiene(job.hygiene)
 
     def do(self) -> ShardResult:
         try:
@@ -242,7 +244,9 @@ class _Work:
         return dataclasses.replace(sample, image=ImageError("crashed", message))
 
     def _run(self, samples: Iterator[Sample]) -> None:
-        stats = caption_samples(samples, self._executor, self._job.plan, self._write)
+        stats = caption_samples(
+            self._hygiene.samples(samples), self._executor, self._job.plan, self._write
+        )
         if stats.num_steps or self._engine is None:
             self._engine = dataclasses.replace(stats)
 

@@ -44,6 +44,7 @@ def test_every_format() -> None:
     for command, file in (
         ("run mc --format metaclip --form nested", "mc/0/0.json"),
         ("run table --format parquet", "table/00000.parquet"),
+        ("run images --format parquet --shards in", "images/00000.parquet"),
         ("run captions.jsonl --format jsonl", "captions.jsonl"),
         ("captions.jsonl table2 --format parquet", "table2/captions.parquet"),
     ):
@@ -62,6 +63,7 @@ def test_every_format() -> None:
         ("run out --format parquet --form nested", "--form is an option of --format metaclip"),
         ("run out --format webdataset --shards in --ratio 0.5", "--ratio is an option of --into"),
         ("run out --format webdataset --shards in --into txt --json-key k", "--into json"),
+        ("run out --format metaclip --shards in", "--format webdataset or parquet"),
         ("run run/_run.jsonl --format jsonl", "exists already"),
         ("none out --format parquet", "there are no captions in none"),
         ("run out --format webdataset --shards nowhere", "there is no nowhere"),

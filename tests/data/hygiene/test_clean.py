@@ -54,6 +54,7 @@ def test_stripping() -> None:
     assert strip("Sale: Acme Shop – Free Shipping") == "Acme Shop"
     assert strip("a boat at Acme Shop") == "a boat at Acme Shop"
     assert strip("") == ""
+    assert strip("Sale: " * 1000 + "a boat" + " | Acme Shop" * 1000) == "a boat"
 
 
 def test_what_people_say_often_is_not_boilerplate() -> None:

@@ -143,4 +143,4 @@ def test_rows_have_the_language_of_each_text(detector: LanguageDetector) -> None
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "py3langid.langid", None)
     with pytest.raises(MissingDependencyError, match=r"altogether-rt\[lang\]"):
-        AltHygiene(HygieneOptions(language=True))
+        LanguageDetector()

@@ -10,6 +10,7 @@ from typing import Any
 from altogether_rt.captions import Answer
 from altogether_rt.data.alts import Alts, clean_text
 from altogether_rt.data.embeddings import import_parquet
+from altogether_rt.data.rows import alt_notes
 from altogether_rt.errors import ImageError
 
 __all__ = ["ShardRow", "as_rows", "make_row", "row_batch", "schema"]
@@ -29,6 +30,9 @@ class ShardRow:
     tokens: int | None = None  # of the caption, EOS included
     alt_truncated: bool | None = None
     seed: int | None = None
+    alt_used: list[str] | None = None  # what was read of the alt-texts, where that is not all
+    alt_notes: list[str] | None = None  # of each alt-text, why
+    alt_language: list[str] | None = None  # of each alt-text, where it was asked for
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(ShardRow))
@@ -38,8 +42,11 @@ def make_row(row: int, key: str, alts: Alts, answer: Answer) -> ShardRow:
     """The row of a sample that was answered."""
     key = clean_text(key)
     texts = list(alts.texts)
+    notes = alt_notes(alts)
     if isinstance(answer, ImageError):
-        return ShardRow(row, key, texts, error_class=answer.kind, error=clean_text(str(answer)))
+        return ShardRow(
+            row, key, texts, error_class=answer.kind, error=clean_text(str(answer)), **notes
+        )
     return ShardRow(
         row,
         key,
@@ -49,6 +56,7 @@ def make_row(row: int, key: str, alts: Alts, answer: Answer) -> ShardRow:
         tokens=answer.tokens,
         alt_truncated=answer.alt_truncated or alts.truncated,
         seed=answer.seed,
+        **notes,
     )
 
 
@@ -66,6 +74,9 @@ def schema() -> Any:
         "tokens": arrow.int32(),
         "alt_truncated": arrow.bool_(),
         "seed": arrow.int64(),
+        "alt_used": arrow.list_(text),
+        "alt_notes": arrow.list_(text),
+        "alt_language": arrow.list_(text),
     }
     required = ("row", "key", "alt")
     return arrow.schema(

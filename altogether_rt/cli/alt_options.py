@@ -25,7 +25,7 @@ Alts = Annotated[
         "--alt",
         metavar="FILE",
         help="Alt-texts: JSON lines with file_name and alt (one text or a list), metadata.jsonl, "
-        ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in DIR.",
+        ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in INPUT.",
     ),
 ]
 AltBeside = Annotated[
@@ -45,10 +45,18 @@ AltEmbedded = Annotated[
     ),
 ]
 AltKey = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Column or key of the alt-texts in the file.")
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Column or key of the alt-texts in the file; of shards several: 'txt;json:caption'.",
+    ),
 ]
 ImageKey = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Column or key of the file names in the file.")
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Column or key of the file names in the file; of shards, of the images: 'jpg;png'.",
+    ),
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop if any line of the alt-text file cannot be used.")

@@ -39,15 +39,34 @@ GROUPS: dict[str, GroupSpec] = {
 COMMANDS: dict[str, CommandSpec] = {
     "caption": CommandSpec(
         "altogether_rt.cli.commands.caption:caption_command",
-        "Caption a folder of images with their alt-texts.",
+        "Caption a folder of images, or a dataset in shards, with their alt-texts.",
         (
             "altogether-rt caption photos/ --alt alts.jsonl",
             "altogether-rt caption photos/ --bundle my-bundle --out captions.jsonl --temperature 0",
             "altogether-rt caption photos/ --alt shop.csv --image-key Photo --alt-key Title",
             "altogether-rt caption photos/ --alt alts.jsonl --update",
             "altogether-rt caption photos/ --sidecar .txt --sheet captions.html --limit 100",
+            "altogether-rt caption 'shards/{00000..00019}.tar' --out captions/ --workers 4",
+            "altogether-rt caption s3://bucket/shards/ --alt-key 'txt;json:caption' "
+            "--out s3://bucket/captions",
         ),
         "cpu",
+    ),
+    "caption-shard": CommandSpec(
+        "altogether_rt.cli.commands.shards.caption_shard:caption_shard_command",
+        "Caption one shard: the unit of work of a scheduler.",
+        (
+            "altogether-rt caption-shard shards/00003.tar captions/",
+            "altogether-rt caption-shard 's3://bucket/{00000..00999}.tar' s3://bucket/captions "
+            "--index $SLURM_ARRAY_TASK_ID",
+        ),
+        "shards",
+    ),
+    "status": CommandSpec(
+        "altogether_rt.cli.commands.shards.status:status_command",
+        "Show how far a run over shards has come.",
+        ("altogether-rt status captions/", "altogether-rt status s3://bucket/captions --json"),
+        "shards",
     ),
     "bench": CommandSpec(
         "altogether_rt.cli.commands.bench:bench_command",

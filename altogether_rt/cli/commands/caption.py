@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,7 +22,41 @@ from altogether_rt.cli.alt_options import (
     check_alt_options,
 )
 from altogether_rt.cli.caption_notes import captioner_notes
+from altogether_rt.cli.caption_options import (
+    BatchSize,
+    BundleName,
+    DryRun,
+    Embeddings,
+    FastJpeg,
+    Inputs,
+    Json,
+    LayoutOption,
+    Limit,
+    MaxNewTokens,
+    MaxPixels,
+    OnlyMissing,
+    Out,
+    Overwrite,
+    Quiet,
+    Recursive,
+    RetryErrors,
+    Sample,
+    SaveEmbeddings,
+    Seed,
+    Sheet,
+    Sidecar,
+    SpeculationOption,
+    SpoolBytes,
+    SpoolOption,
+    Temperature,
+    Threads,
+    TopP,
+    Update,
+    Workers,
+    WriteAlt,
+)
 from altogether_rt.cli.caption_report import dry_run, report
+from altogether_rt.cli.caption_shards import INTERRUPTED, ShardArguments, caption_sharded, refuse
 from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
@@ -38,98 +72,18 @@ from altogether_rt.cli.run_output import (
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.images import ImageLimits
+from altogether_rt.data.shards.listing import is_sharded
+from altogether_rt.data.shards.spool import SPOOL_BYTES
 from altogether_rt.data.sinks.sheet import check_sheet, write_sheet
 from altogether_rt.data.sinks.stream import is_standard_output, is_stream
 from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.jobs.folder import CaptionJob, EmbeddingFiles, caption_folder, open_folder
 from altogether_rt.monitoring.display import ProgressMode
-from altogether_rt.speculation.planner import Speculation
 
 if TYPE_CHECKING:
     from altogether_rt.opening import ResolvedCaptioner
 
 __all__ = ["caption_command"]
-
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, or one image.")]
-WriteAlt = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR|in-place",
-        help="Also write captions into the XMP of JPEG, PNG and WebP images, as their alt-text: "
-        "of copies in DIR, or of the images themselves.",
-    ),
-]
-BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
-Out = Annotated[
-    Path,
-    typer.Option(metavar="FILE", help="Output file, one row per image; - for standard output."),
-]
-Recursive = Annotated[bool, typer.Option(help="Go into subfolders.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions generated at once (32).")]
-MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum caption length in tokens.")]
-Temperature = Annotated[float | None, typer.Option(min=0.0, help="Temperature; 0 is greedy.")]
-TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling probability.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of temperature > 0, and of --sample.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Caption only the first N images.")]
-Sample = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE",
-        help="Caption only this share of the images, 0.001 for example; by their names and --seed.",
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Read everything and count errors; load and write nothing."),
-]
-Sidecar = Annotated[
-    str | None, typer.Option(metavar=".txt", help="Also write photo.txt beside photo.jpg.")
-]
-Sheet = Annotated[
-    Path | None, typer.Option(metavar="FILE.html", help="Also write an HTML contact sheet.")
-]
-Embeddings = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Saved embeddings (.npy, .parquet) to use for the images."),
-]
-SaveEmbeddings = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Also save the embeddings of the images (.npy, .parquet)."),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")]
-Update = Annotated[
-    bool, typer.Option("--update", help="Caption again what changed: images and alt-texts.")
-]
-RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
-Workers = Annotated[
-    int, typer.Option(min=1, help="Number of processes; the captions are the same.")
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="Compute threads per worker; by default the workers share all cores."),
-]
-SpeculationOption = Annotated[
-    Speculation,
-    typer.Option(
-        metavar="auto|on|off",
-        help="Verify several draft tokens per step; it is faster and changes no caption.",
-    ),
-]
-MaxPixels = Annotated[
-    int,
-    typer.Option(
-        min=1, help="Refuse images with more pixels; memory grows with it (12 bytes each)."
-    ),
-]
-FastJpeg = Annotated[
-    bool,
-    typer.Option(
-        "--fast-jpeg",
-        help="Decode large JPEGs at reduced size: faster, and pixels differ slightly.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON line.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +104,7 @@ class _Options:
 
 def caption_command(
     context: typer.Context,
-    folder: Folder,
+    inputs: Inputs,
     alt: Alts = None,
     alt_beside: AltBeside = None,
     alt_embedded: AltEmbedded = None,
@@ -162,7 +116,7 @@ def caption_command(
     drop_boilerplate: DropBoilerplate = False,
     alt_language: AltLanguage = False,
     bundle: BundleName = "starter",
-    out: Out = Path("captions.jsonl"),
+    out: Out = None,
     recursive: Recursive = True,
     batch_size: BatchSize = None,
     max_new_tokens: MaxNewTokens = None,
@@ -180,6 +134,10 @@ def caption_command(
     overwrite: Overwrite = False,
     retry_errors: RetryErrors = False,
     update: Update = False,
+    layout: LayoutOption = "auto",
+    spool: SpoolOption = None,
+    spool_bytes: SpoolBytes = SPOOL_BYTES,
+    only_missing: OnlyMissing = False,
     device: DeviceOption = "auto",
     allow_download: AllowDownload = False,
     threads: Threads = None,
@@ -194,24 +152,84 @@ def caption_command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Caption a folder of images with their alt-texts.
+    """Caption a folder of images, or a dataset in shards, with their alt-texts.
 
     Every image gives one row: its caption, or the reason why there is none. A run that was stopped
-    continues when the same command is given again; existing captions are kept.
+    continues when the same command is given again; existing captions are kept. Each shard has a
+    Parquet file in the folder --out. Exit code 3: some shards lack samples; 1: some failed.
     """
+    reporting = Reporting(progress, log_file, log_json, metrics_file)
+    share = None if sample is None else KeyShare(sample, seed)
+    params = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    execution = {"threads": threads, "num_slots": batch_size, "speculation": speculation}
+    if is_sharded(inputs, layout):
+        refuse(
+            "it is for folders of images, and these are shards.",
+            {
+                "--alt": alt,
+                "--alt-beside": alt_beside,
+                "--alt-embedded": alt_embedded,
+                "--write-alt": write_alt,
+                "--drop-boilerplate": drop_boilerplate,
+                "--strict": strict,
+                "--sidecar": sidecar,
+                "--sheet": sheet,
+                "--embeddings": embeddings,
+                "--save-embeddings": save_embeddings,
+                "--update": update,
+            },
+        )
+        arguments = ShardArguments(
+            bundle=bundle,
+            device=device,
+            params=params,
+            workers=workers,
+            execution=execution,
+            out=out or "captions",
+            layout=layout,
+            image_key=image_key,
+            alt_key=alt_key,
+            share=share,
+            spool=spool,
+            spool_bytes=spool_bytes,
+            max_pixels=max_pixels,
+            fast_jpeg=fast_jpeg,
+            overwrite=overwrite,
+            retry_errors=retry_errors,
+            hygiene=HygieneOptions(unescape_alts, drop_noise_alts, False, alt_language),
+            allow_download=allow_download,
+        )
+        with open_run_output(
+            "caption",
+            context.params,
+            reporting,
+            as_json=as_json,
+            quiet=quiet,
+            interrupted=INTERRUPTED,
+        ) as run:
+            caption_sharded(
+                inputs, arguments, run, limit=limit, only_missing=only_missing, dry_run=dry_run
+            )
+        return
+    refuse("it is for shards, and this is a folder of images.", {"--only-missing": only_missing})
+    out_file = Path(out or "captions.jsonl")
     if dry_run and embeddings is not None:
         raise typer.BadParameter("it reads the images.", param_hint="--dry-run")
     if embeddings is not None and save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
-    if sheet is not None and is_stream(out):
+    if sheet is not None and is_stream(out_file):
         raise typer.BadParameter(
             "it needs a file of rows: name one by --out.", param_hint="--sheet"
         )
     check_alt_options(alt, alt_beside, alt_embedded, sidecar)
-    reporting = Reporting(progress, log_file, log_json, metrics_file)
     job = CaptionJob(
-        folder=folder,
-        out=out,
+        folder=Path(inputs[0]),
+        out=out_file,
         alts=alt,
         columns=Columns(image_key, alt_key),
         beside=alt_beside,
@@ -220,7 +238,7 @@ def caption_command(
         strict=strict,
         recursive=recursive,
         limit=limit,
-        share=None if sample is None else KeyShare(sample, seed),
+        share=share,
         sidecar=sidecar,
         overwrite=overwrite,
         retry_errors=retry_errors,
@@ -233,24 +251,16 @@ def caption_command(
         bundle=bundle,
         device=device,
         allow_download=allow_download,
-        params={
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_p": top_p,
-            "seed": seed,
-        },
+        params=params,
         workers=workers,
-        execution={
-            "threads": threads,
-            "num_slots": batch_size,
-            "speculation": speculation,
-        },
+        execution=execution,
         read_embeddings=embeddings,
         save_embeddings=save_embeddings,
         sheet=sheet,
         dry_run=dry_run,
     )
-    used = (out, alt, sheet, embeddings, save_embeddings, out.with_name(out.name + ".part"))
+    journal = out_file.with_name(out_file.name + ".part")
+    used = (out_file, alt, sheet, embeddings, save_embeddings, journal)
     with open_run_output(
         "caption",
         context.params,
@@ -258,7 +268,7 @@ def caption_command(
         used,
         as_json=as_json,
         quiet=quiet,
-        interrupted="Interrupted: the captions so far are kept; give the same command to go on.",
+        interrupted=INTERRUPTED,
     ) as run:
         _run(job, options, run)
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Self
 
+from altogether_rt.data.sinks.shards.stats import RowCounts
 from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.executor import Executor
@@ -16,8 +17,8 @@ from altogether_rt.jobs.shards.shard import caption_shard
 
 __all__ = ["LocalShardEngine", "OnResult", "OnRows", "ShardEngine"]
 
-#: Told how many rows were made since it was last told.
-OnRows = Callable[[int], None]
+#: Told of rows that were made since it was last told.
+OnRows = Callable[[RowCounts], None]
 
 #: Told what became of a shard.
 OnResult = Callable[[ShardResult], None]

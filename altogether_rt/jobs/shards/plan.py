@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.rows import RunStamp
 from altogether_rt.data.shards.base import Shard, ShardSource
 from altogether_rt.data.sinks.shards.stats import RowCounts, ShardStats
+from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.plan import CaptionPlan
@@ -35,6 +37,7 @@ class ShardJob:
     plan: CaptionPlan
     reading: Mapping[str, Any] = field(default_factory=dict)  # options that decide what is read
     hygiene: HygieneOptions = field(default_factory=HygieneOptions)
+    share: KeyShare | None = None  # of the samples; None: all
     overwrite: bool = False
     retry_errors: bool = False
     part_rows: int = 512
@@ -51,8 +54,12 @@ class ShardJob:
     def run(self) -> dict[str, Any]:
         """What all captions of the folder must have in common, as JSON data."""
         stamp = RunStamp(self.bundle_id, self.plan.params, self.plan.fast_jpeg, self.hygiene.names)
-        limits = {"max_pixels": self.plan.limits.max_pixels}
-        return {**stamp.fields(), **limits, **({"reading": self.reading} if self.reading else {})}
+        run = {**stamp.fields(), "max_pixels": self.plan.limits.max_pixels}
+        if self.reading:
+            run["reading"] = self.reading
+        if self.share is not None:
+            run["sample"] = dataclasses.asdict(self.share)
+        return run
 
     @cached_property
     def run_id(self) -> str:

@@ -18,12 +18,13 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
+from altogether_rt.data.sinks.shards.stats import RowCounts
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.processes import how_it_died, sigint_blocked
 from altogether_rt.jobs.shards.engine import OnResult, OnRows, ShardEngine
 from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask
-from altogether_rt.jobs.shards.worker import RowsMade, serve_shards
+from altogether_rt.jobs.shards.worker import serve_shards
 from altogether_rt.jobs.worker import READY, Failure, OpenCaptioner
 
 __all__ = ["ProcessShardEngine"]
@@ -153,9 +154,9 @@ class ProcessShardEngine(ShardEngine):
             raise AltogetherError(message.message)
         elif isinstance(message, OSError):
             raise message
-        elif isinstance(message, RowsMade):
+        elif isinstance(message, RowCounts):
             self._deaths_without_rows = 0
-            on_rows(message.count)
+            on_rows(message)
         else:
             assert isinstance(message, ShardResult)
             worker.task = None

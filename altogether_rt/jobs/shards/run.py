@@ -10,7 +10,7 @@ from functools import cached_property
 
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.base import Shard
-from altogether_rt.data.sinks.shards.output import error_name
+from altogether_rt.data.sinks.shards.output import WORK_FOLDER, clear_work, error_name
 from altogether_rt.data.sinks.shards.run_file import join_run, record_shards
 from altogether_rt.data.sinks.shards.stats import (
     RowCounts,
@@ -114,6 +114,8 @@ def plan_run(shards: Sequence[Shard], job: ShardJob, *, only_missing: bool = Fal
         current = stats.run_id == job.run_id
         if job.is_finished(task, stats) or (only_missing and current):
             finished[name] = stats
+    for name in {_shard_of_work(file) for file in there} & finished.keys():
+        clear_work(store, name)
     if only_missing:
         shards = [
             shard
@@ -123,18 +125,25 @@ def plan_run(shards: Sequence[Shard], job: ShardJob, *, only_missing: bool = Fal
     return RunPlan(shards, finished)
 
 
+def _shard_of_work(file: str) -> str:
+    """The shard that a file of unfinished work is of; empty for any other file."""
+    if not file.startswith(f"{WORK_FOLDER}/"):
+        return ""
+    return file.removeprefix(f"{WORK_FOLDER}/").rpartition("/")[0]
+
+
 def caption_shards(
     plan: RunPlan,
     job: ShardJob,
     engine: ShardEngine,
     *,
     limit: int | None = None,
-    on_rows: OnRows = lambda count: None,
+    on_rows: OnRows = lambda made: None,
     on_result: Callable[[ShardResult], None] = lambda result: None,
 ) -> ShardSummary:
     """Do what `plan_run` found is to be done.
 
-    limit: the first so many samples of all shards together. on_rows: told how many rows were made.
+    limit: the first so many samples of all shards together. on_rows: told of rows as they are made.
     on_result: told what became of each shard. Raises AltogetherError or OSError if the run cannot
     go on. Whatever stops it, doing it again goes on from there.
     """

@@ -6,6 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 
 from altogether_rt.captions import Answer
@@ -13,9 +14,9 @@ from altogether_rt.data.alts import Alts, clean_text
 from altogether_rt.data.hygiene.clean import AltHygiene
 from altogether_rt.data.shards.base import Ending, ShardSource
 from altogether_rt.data.sinks.shards.claims import Claim, take_claim
-from altogether_rt.data.sinks.shards.output import ShardOutput, claim_name
+from altogether_rt.data.sinks.shards.output import ShardOutput, claim_name, clear_work, tidy
 from altogether_rt.data.sinks.shards.rows import ShardRow, make_row
-from altogether_rt.data.sinks.shards.stats import ShardStats, read_stats
+from altogether_rt.data.sinks.shards.stats import RowCounts, ShardStats, read_stats
 from altogether_rt.data.sinks.shards.store import OutputStore
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import AltogetherError, ImageError, MissingDependencyError
@@ -33,11 +34,11 @@ def caption_shard(
     job: ShardJob,
     store: OutputStore,
     executor: Executor,
-    on_rows: Callable[[int], None] = lambda count: None,
+    on_rows: Callable[[RowCounts], None] = lambda made: None,
 ) -> ShardResult:
     """Caption a shard, or go on with one that another process left, and say what became of it.
 
-    store: the job's `out`. on_rows: told how many rows were made since it was last told. Doing it
+    store: the job's `out`. on_rows: told of rows as they are made. Doing it
     again changes nothing. Rows are the same whichever processes make them, and however often one
     dies: at most a part of them is made twice. Raises AltogetherError if captioning cannot go on
     at all, OSError if the output cannot be written; rows so far are kept then, as by Ctrl-C.
@@ -45,15 +46,14 @@ def caption_shard(
     shard = task.shard
     stats = read_stats(store, shard.name)
     if stats is not None and job.is_finished(task, stats):
+        clear_work(store, shard.name)
         return _finished(task, stats)
     taken = take_claim(store, claim_name(shard.name))
     if taken is None:
         return ShardResult(shard.name, "busy", message=f"{shard.name}: another process has it.")
     claim, former = taken
     with claim:
-        stats = read_stats(store, shard.name)  # it may have been finished in between
-        if stats is not None and job.is_finished(task, stats):
-            return _finished(task, stats)
+        tidy(store, shard.name, died=former is not None)
         output = ShardOutput(
             store,
             shard,
@@ -62,22 +62,28 @@ def caption_shard(
             part_rows=job.part_rows,
             part_seconds=job.part_seconds,
         )
+        stats = read_stats(store, shard.name)  # it may have been finished in between
         if stats is None and not job.overwrite:
             stats = output.recover_finished()
-            if stats is not None and job.is_finished(task, stats):
-                return _finished(task, stats)
+        if stats is not None and job.is_finished(task, stats):
+            output.restart()
+            return _finished(task, stats)
         same_run = stats is not None and stats.run_id == job.run_id
         output.recover(stats if same_run else None)
         care = care_after(former, output.num_durable)
         claim.update(rows=output.num_durable, care=care.level, deaths=care.deaths)
         if care.given_up:
-            message = (
-                f"{shard.name}: {care.deaths} processes died while they were reading it, one after "
-                "another: look at this file, then give the same command again."
-            )
-            output.record_error(message)
-            return ShardResult(shard.name, "failed", message=message)
+            return _give_up(shard.name, care, output)
         return _Work(task, job, output, executor, claim, care, on_rows).do()
+
+
+def _give_up(shard: str, care: Care, output: ShardOutput) -> ShardResult:
+    message = (
+        f"{shard}: {care.deaths} processes died while they were reading it, one after another: "
+        "look at this file, then give the same command again."
+    )
+    output.record_error(message)
+    return ShardResult(shard, "failed", message=message)
 
 
 def _finished(task: ShardTask, stats: ShardStats, num_new: int = 0) -> ShardResult:
@@ -103,6 +109,15 @@ class _LimitReached(Exception):
     """No more samples are asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A sample that was drawn."""
+
+    number: int  # of the sample in its shard
+    index: int  # of its row in the output
+    copied: bool  # its row is copied from an earlier file
+
+
 class _Work:
     """One attempt at a shard."""
 
@@ -114,7 +129,7 @@ class _Work:
         executor: Executor,
         claim: Claim,
         care: Care,
-        on_rows: Callable[[int], None],
+        on_rows: Callable[[RowCounts], None],
     ) -> None:
         self._task = task
         self._job = job
@@ -123,11 +138,10 @@ class _Work:
         self._claim = claim
         self._care = care
         self._on_rows = on_rows
-        self._num_seen = 0  # samples of the shard, those with durable rows among them
+        self._num_seen = 0  # samples that are asked for, those with durable rows among them
         self._num_new = 0
         self._num_expected: int | None = None
-        #: Of samples without a row: their numbers, and whether an earlier file's row is copied.
-        self._drawn: deque[tuple[int, bool]] = deque()
+        self._drawn: deque[_Drawn] = deque()  # samples without a row
         self._copies: Iterator[ShardRow] = iter(())
         self._is_limited = False
         self._engine: EngineStats | None = None
@@ -167,7 +181,7 @@ class _Work:
             with _reading():
                 source = stack.enter_context(self._job.open_shard(self._task.shard))
             # Opening a shard may have told how many samples it should have.
-            self._num_expected = source.shard.num_expected
+            self._num_expected = None if self._job.share else source.shard.num_expected
             former = stack.enter_context(self._output.former_rows())
             self._copies = stack.enter_context(self._output.former_rows())
             samples = self._samples(source, self._choice(former))
@@ -186,7 +200,7 @@ class _Work:
         while self._output.num_durable < until:
             some = list(islice(samples, window))
             if window == 1 and some:
-                self._claim.update(alone=self._drawn[-1][0])
+                self._claim.update(alone=self._drawn[-1].index)
             self._run(iter(some))
             self._output.flush()
             if len(some) < window:
@@ -199,21 +213,24 @@ class _Work:
         former: rows of the finished file that is made again, which are copied where they can be.
         """
         num_durable, keys = self._output.num_durable, self._output.durable_keys()
-        limit = self._task.limit
+        limit, share = self._task.limit, self._job.share
         if limit is not None:
             limit = max(limit, num_durable)
 
         def wanted(number: int, key: str) -> bool:
-            if limit is not None and number >= limit:
+            if share is not None and key not in share:
+                return False
+            index = self._num_seen
+            if limit is not None and index >= limit:
                 raise _LimitReached
-            self._num_seen = number + 1
+            self._num_seen += 1
             row = next(former, None)
-            if number < num_durable:
+            if index < num_durable:
                 if next(keys, None) != clean_text(key):
                     raise _ShardChanged
                 return False
             copied = row is not None and row.key == clean_text(key) and self._stays(row)
-            self._drawn.append((number, copied))
+            self._drawn.append(_Drawn(number, index, copied))
             return not copied
 
         return wanted
@@ -234,7 +251,7 @@ class _Work:
             raise _ShardChanged
 
     def _has_crashed(self) -> bool:
-        return self._drawn[-1][0] == self._care.crashed
+        return self._drawn[-1].index == self._care.crashed
 
     def _without_image(self, sample: Sample) -> Sample:
         message = (
@@ -253,17 +270,18 @@ class _Work:
     def _write(self, key: str, alts: Alts, answer: Answer) -> None:
         """Write the row of the oldest sample that was drawn."""
         self._release_copies()
-        number, _ = self._drawn.popleft()
-        self._output.write(make_row(number, key, alts, answer))
+        row = make_row(self._drawn.popleft().number, key, alts, answer)
+        self._output.write(row)
         self._num_new += 1
-        self._on_rows(1)
+        made = RowCounts()
+        made.add(row)
+        self._on_rows(made)
         self._release_copies()
 
     def _release_copies(self) -> None:
         """Write the rows that are copied, up to the next one that is not."""
-        while self._drawn and self._drawn[0][1]:
-            number, _ = self._drawn.popleft()
-            self._output.write(self._copy(number))
+        while self._drawn and self._drawn[0].copied:
+            self._output.write(self._copy(self._drawn.popleft().number))
 
     def _copy(self, number: int) -> ShardRow:
         for row in self._copies:

@@ -9,10 +9,10 @@ import queue
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from altogether_rt.data.sinks.shards.stats import RowCounts
 from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import LocalExecutor
@@ -20,20 +20,13 @@ from altogether_rt.jobs.shards.plan import ShardJob, ShardTask
 from altogether_rt.jobs.shards.shard import caption_shard
 from altogether_rt.jobs.worker import READY, Failure, OpenCaptioner
 
-__all__ = ["RowsMade", "serve_shards"]
+__all__ = ["serve_shards"]
 
 #: Seconds between two counts of rows that are sent.
 _REPORT_S = 0.2
 
 #: Seconds in which a worker whose caller is gone makes its rows durable.
 _EXIT_S = 8.0
-
-
-@dataclass
-class RowsMade:
-    """A worker's word that it made so many rows."""
-
-    count: int
 
 
 def serve_shards(
@@ -44,9 +37,12 @@ def serve_shards(
 ) -> None:
     """What a worker does: caption shards until there are no more, or its caller is gone."""
     tasks: queue.SimpleQueue[ShardTask | None] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, tasks), name="receive", daemon=True).start()
+    receive = threading.Thread(
+        target=_receive, args=(connection, tasks), name="receive", daemon=True
+    )
     job = dataclasses.replace(job, plan=dataclasses.replace(job.plan, read_threads=read_threads))
     with suppress(BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        receive.start()
         try:
             _serve(connection, open_captioner, job, tasks)
         except AltogetherError as error:
@@ -73,22 +69,22 @@ def _serve(
 
 
 class _Counter:
-    """Counts rows and sends their number now and then."""
+    """Adds up what is said of rows and sends it now and then."""
 
     def __init__(self, connection: Connection[Any, Any]) -> None:
         self._connection = connection
-        self._count = 0
+        self._made = RowCounts()
         self._sent = time.monotonic()
 
-    def add(self, count: int) -> None:
-        self._count += count
+    def add(self, made: RowCounts) -> None:
+        self._made.merge(made)
         if time.monotonic() - self._sent >= _REPORT_S:
             self.send()
 
     def send(self) -> None:
-        if self._count:
-            self._connection.send(RowsMade(self._count))
-            self._count = 0
+        if self._made.rows:
+            self._connection.send(self._made)
+            self._made = RowCounts()
         self._sent = time.monotonic()
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("pyarrow")
 from pyarrow import parquet
 
 from altogether_rt.data.shards.base import Shard
+from altogether_rt.data.sinks.shards.stats import RowCounts
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import LocalExecutor
 from altogether_rt.jobs.shards.engine import LocalShardEngine, ShardEngine
@@ -123,11 +124,11 @@ def test_a_rerun_changes_nothing(shards: list[Shard], tmp_path: Path) -> None:
 def test_several_processes_write_what_one_writes(shards: list[Shard], tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     caption(shards, job_for(one))
-    counted: list[int] = []
+    counted: list[RowCounts] = []
     summary = caption(
         shards, job_for(two), ProcessShardEngine(2, FakeCaptioner), on_rows=counted.append
     )
-    assert summary.shards == {"done": 3} and sum(counted) == 3 * NUM_SAMPLES
+    assert summary.shards == {"done": 3} and sum(c.rows for c in counted) == 3 * NUM_SAMPLES
     assert files_of(two) == files_of(one)
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from altogether_rt.data.shards.base import Ending, Shard
+from altogether_rt.data.sinks.shards.claims import take_claim
 from altogether_rt.data.sinks.shards.parts import (
     Parts,
     hash_of,
@@ -36,7 +37,15 @@ from altogether_rt.data.sinks.shards.stats import (
 )
 from altogether_rt.data.sinks.shards.store import OutputStore
 
-__all__ = ["WORK_FOLDER", "ShardOutput", "claim_name", "error_name", "parquet_name"]
+__all__ = [
+    "WORK_FOLDER",
+    "ShardOutput",
+    "claim_name",
+    "clear_work",
+    "error_name",
+    "parquet_name",
+    "tidy",
+]
 
 #: Holds what is only there while shards are captioned.
 WORK_FOLDER = "_work"
@@ -55,6 +64,29 @@ def claim_name(shard: str) -> str:
 def error_name(shard: str) -> str:
     """The file that says why a shard could not be captioned."""
     return f"{shard}_error.json"
+
+
+def tidy(store: OutputStore, shard: str, *, died: bool) -> None:
+    """Remove half-written files of a shard's former processes; the caller has claimed it.
+
+    died: it is known that one died, so that the whole folder is worth looking through.
+    """
+    store.tidy(f"{WORK_FOLDER}/{shard}/")
+    if died:
+        store.tidy(f"{shard}.parquet")
+        store.tidy(f"{shard}_")
+
+
+def clear_work(store: OutputStore, shard: str) -> None:
+    """Remove what is left of the work on a finished shard, unless a process is at it."""
+    if not store.files(f"{WORK_FOLDER}/{shard}"):
+        return
+    taken = take_claim(store, claim_name(shard))
+    if taken is not None:
+        with taken[0]:
+            tidy(store, shard, died=True)
+            names = store.files(f"{WORK_FOLDER}/{shard}")
+            store.remove(name for name in names if name != claim_name(shard))
 
 
 class ShardOutput:

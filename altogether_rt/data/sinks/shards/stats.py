@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from altogether_rt.data.shards.base import Ending
+from altogether_rt.data.sinks.shards.rows import ShardRow
 from altogether_rt.data.sinks.shards.store import OutputStore
 
 __all__ = ["RowCounts", "ShardState", "ShardStats", "all_stats", "read_stats", "stats_name"]
@@ -40,6 +41,15 @@ class RowCounts:
     errors: Counter[str] = field(default_factory=Counter)  # by class
     examples: dict[str, list[str]] = field(default_factory=dict)  # of sentences, by class
     tokens: int = 0  # of all captions
+
+    def add(self, row: ShardRow) -> None:
+        """Count a row."""
+        self.rows += 1
+        if row.error_class is None:
+            self.captioned += 1
+            self.tokens += row.tokens or 0
+        else:
+            self._add_error(row.error_class, row.error or "")
 
     def add_table(self, table: Any) -> None:
         """Count the rows of an Arrow table."""

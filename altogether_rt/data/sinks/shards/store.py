@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from altogether_rt.artifacts.files import new_file, write_whole
 from altogether_rt.errors import AltogetherError
@@ -20,6 +20,8 @@ from altogether_rt.errors import AltogetherError
 __all__ = ["LocalStore", "OutputStore", "open_store"]
 
 _MAX_TRIES = 20
+
+Result = TypeVar("Result")
 
 
 class OutputStore(ABC):
@@ -56,6 +58,12 @@ class OutputStore(ABC):
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, and folders that this leaves empty; those that are gone are passed over."""
 
+    def tidy(self, start: str) -> None:  # noqa: B027
+        """Remove what processes left that died while they were writing a file.
+
+        start: of the names of the files. An object store shows nothing of them.
+        """
+
     @abstractmethod
     def files(self, folder: str) -> list[str]:
         """Names of the files that lie in a folder itself, sorted; none if there is no folder."""
@@ -85,17 +93,21 @@ class LocalStore(OutputStore):
     def create(self, name: str, data: bytes) -> bool:
         path = self._path(name)
         # Written under a name of its own first: a file that is there is whole.
-        draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
-        _in_its_folder(path, lambda: write_whole(draft, data))
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return False
-        except PermissionError:  # a file system without links
-            return _create_without_links(path, data)
-        finally:
-            draft.unlink(missing_ok=True)
-        return True
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+        def create() -> bool:
+            try:
+                write_whole(draft, data)
+                os.link(draft, path)
+            except FileExistsError:
+                return False
+            except PermissionError:  # a file system without links
+                return _create_without_links(path, data)
+            finally:
+                draft.unlink(missing_ok=True)
+            return True
+
+        return _in_its_folder(path, create)
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[BinaryIO]:
@@ -118,6 +130,13 @@ class LocalStore(OutputStore):
             folders.add(path.parent)
         for folder in folders:
             self._remove_empty(folder)
+
+    def tidy(self, start: str) -> None:
+        folder, _, start = start.rpartition("/")
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for name in os.listdir(self._path(folder)):
+                if name.endswith(".tmp") and name.lstrip(".").startswith(start):
+                    self._path(folder).joinpath(name).unlink(missing_ok=True)
 
     def files(self, folder: str) -> list[str]:
         try:
@@ -148,12 +167,13 @@ class LocalStore(OutputStore):
             folder = folder.parent
 
 
-def _in_its_folder(path: Path, write: Callable[[], None]) -> None:
+def _in_its_folder(path: Path, write: Callable[[], Result]) -> Result:
     """Write a file, in a folder that another process may remove because it is empty."""
     for _ in range(_MAX_TRIES):
-        path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             return write()
+    path.parent.mkdir(parents=True, exist_ok=True)
     return write()
 
 

@@ -1,0 +1,153 @@
+"""The options of `caption` and `caption-shard`, as typer takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from altogether_rt.data.shards.options import LAYOUTS, Layout
+from altogether_rt.speculation.planner import Speculation
+
+__all__ = [
+    "BatchSize",
+    "BundleName",
+    "DryRun",
+    "Embeddings",
+    "FastJpeg",
+    "Inputs",
+    "Json",
+    "LayoutOption",
+    "Limit",
+    "MaxNewTokens",
+    "MaxPixels",
+    "OnlyMissing",
+    "Out",
+    "Overwrite",
+    "Quiet",
+    "Recursive",
+    "RetryErrors",
+    "Sample",
+    "SaveEmbeddings",
+    "Seed",
+    "Sheet",
+    "Sidecar",
+    "SpeculationOption",
+    "SpoolBytes",
+    "SpoolOption",
+    "Temperature",
+    "Threads",
+    "TopP",
+    "Update",
+    "Workers",
+    "WriteAlt",
+]
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Folder of images, or one image; or shards: tars and Parquet files, folders, patterns "
+        "and URLs of them.",
+    ),
+]
+WriteAlt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|in-place",
+        help="Also write captions into the XMP of JPEG, PNG and WebP images, as their alt-text: "
+        "of copies in DIR, or of the images themselves.",
+    ),
+]
+BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Output file, one row per image (captions.jsonl); - for standard output. Of shards a "
+        "folder, or its URL (captions).",
+    ),
+]
+Recursive = Annotated[bool, typer.Option(help="Go into subfolders.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions generated at once (32).")]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum caption length in tokens.")]
+Temperature = Annotated[float | None, typer.Option(min=0.0, help="Temperature; 0 is greedy.")]
+TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling probability.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of temperature > 0, and of --sample.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Caption only the first N images.")]
+Sample = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Caption only this share of the images, 0.001 for example; by their names and --seed.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Read everything and count errors; load and write nothing."),
+]
+Sidecar = Annotated[
+    str | None, typer.Option(metavar=".txt", help="Also write photo.txt beside photo.jpg.")
+]
+Sheet = Annotated[
+    Path | None, typer.Option(metavar="FILE.html", help="Also write an HTML contact sheet.")
+]
+Embeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Saved embeddings (.npy, .parquet) to use for the images."),
+]
+SaveEmbeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also save the embeddings of the images (.npy, .parquet)."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")]
+Update = Annotated[
+    bool, typer.Option("--update", help="Caption again what changed: images and alt-texts.")
+]
+RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Number of processes; the captions are the same.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Compute threads per worker; by default the workers share all cores."),
+]
+SpeculationOption = Annotated[
+    Speculation,
+    typer.Option(
+        metavar="auto|on|off",
+        help="Verify several draft tokens per step; it is faster and changes no caption.",
+    ),
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Refuse images with more pixels; memory grows with it (12 bytes each)."
+    ),
+]
+FastJpeg = Annotated[
+    bool,
+    typer.Option(
+        "--fast-jpeg",
+        help="Decode large JPEGs at reduced size: faster, and pixels differ slightly.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+# Of shards
+
+LayoutOption = Annotated[
+    Layout,
+    typer.Option(metavar="|".join(LAYOUTS), help="What shards are; else their names tell."),
+]
+SpoolOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder for shards that are fetched from an object store."),
+]
+SpoolBytes = Annotated[int, typer.Option(min=1, help="Bytes that fetched shards may take.")]
+OnlyMissing = Annotated[
+    bool,
+    typer.Option("--only-missing", help="Leave shards alone that are incomplete or have failed."),
+]

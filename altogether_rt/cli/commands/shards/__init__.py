@@ -1,0 +1,1 @@
+"""Commands of datasets in shards, besides `caption`."""

@@ -46,6 +46,7 @@ COMMANDS: dict[str, CommandSpec] = {
             "altogether-rt caption photos/ --alt shop.csv --image-key Photo --alt-key Title",
             "altogether-rt caption photos/ --alt alts.jsonl --update",
             "altogether-rt caption photos/ --sidecar .txt --sheet captions.html --limit 100",
+            "altogether-rt caption photos/ --alt-embedded alt --write-alt captioned/",
         ),
         "cpu",
     ),

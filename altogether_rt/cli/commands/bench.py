@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from altogether_rt.artifacts.files import write_whole
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.output import Output, format_bytes, json_line
 from altogether_rt.errors import AltogetherError
@@ -144,7 +145,7 @@ def _show_plan(plan: RunPlan, output: Output) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, "utf-8")
+        write_whole(path, text)
     except OSError as error:
         raise AltogetherError(
             f"{path} cannot be written ({error.strerror}): choose another --out."

@@ -19,6 +19,7 @@ from altogether_rt.cli.alt_options import (
     Alts,
     ImageKey,
     Strict,
+    WriteAlt,
     check_alt_options,
 )
 from altogether_rt.cli.caption_report import dry_run, report
@@ -49,14 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["caption_command"]
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images, or one image.")]
-WriteAlt = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR|in-place",
-        help="Also write captions into the XMP of JPEG, PNG and WebP images, as their alt-text: "
-        "of copies in DIR, or of the images themselves.",
-    ),
-]
 BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
 Out = Annotated[
     Path,

@@ -28,6 +28,7 @@ __all__ = [
     "flush_to_disk",
     "is_temporary",
     "new_file",
+    "open_to_append",
     "write_or_send",
     "write_whole",
 ]
@@ -99,8 +100,16 @@ def write_whole(
 def append_to(path: str | Path) -> BinaryIO:
     """A file to add to, created if it is not there; what it holds can be read.
 
-    Raises AltogetherError if it is a symbolic link, a device or anything but a regular file, and
-    OSError if it cannot be opened.
+    Arguments and errors: see `open_to_append`.
+    """
+    return os.fdopen(open_to_append(path), "a+b", buffering=0)
+
+
+def open_to_append(path: str | Path) -> int:
+    """The descriptor of a file to add to, created if it is not there.
+
+    Raises AltogetherError if it is a symbolic link, has a second name, or is a device or anything
+    but a regular file, and OSError if it cannot be opened.
     """
     path = Path(path)
     if path.is_symlink():
@@ -108,11 +117,13 @@ def append_to(path: str | Path) -> BinaryIO:
     _check_replaceable(path)
     # O_NONBLOCK: a FIFO that has come there meanwhile must not make it wait
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = os.fdopen(os.open(path, flags, 0o666), "a+b", buffering=0)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise AltogetherError(f"{path} is not a regular file and is not written to: name another.")
-    return file
+    descriptor = os.open(path, flags, 0o666)  # less the umask
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        what = "has another name too" if stat.S_ISREG(status.st_mode) else "is not a regular file"
+        raise AltogetherError(f"{path} {what} and is not written to: name another.")
+    return descriptor
 
 
 def write_or_send(target: str | Path, text: str) -> None:

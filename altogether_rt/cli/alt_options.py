@@ -1,4 +1,4 @@
-"""Options that say where alt-texts come from."""
+"""Options that say where alt-texts come from, and where captions go as alt-texts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ __all__ = [
     "Alts",
     "ImageKey",
     "Strict",
+    "WriteAlt",
     "check_alt_options",
 ]
 
@@ -60,6 +61,14 @@ ImageKey = Annotated[
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Stop if any line of the alt-text file cannot be used.")
+]
+WriteAlt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|in-place",
+        help="Also write captions into the XMP of JPEG, PNG and WebP images, as their alt-text: "
+        "of copies in DIR, or of the images themselves.",
+    ),
 ]
 
 

@@ -41,7 +41,6 @@ __all__ = [
     "TopP",
     "Update",
     "Workers",
-    "WriteAlt",
 ]
 
 Inputs = Annotated[
@@ -50,14 +49,6 @@ Inputs = Annotated[
         metavar="INPUT...",
         help="Folder of images, or one image; or shards: tars and Parquet files, folders, patterns "
         "and URLs of them.",
-    ),
-]
-WriteAlt = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR|in-place",
-        help="Also write captions into the XMP of JPEG, PNG and WebP images, as their alt-text: "
-        "of copies in DIR, or of the images themselves.",
     ),
 ]
 BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]

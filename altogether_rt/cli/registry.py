@@ -49,6 +49,7 @@ COMMANDS: dict[str, CommandSpec] = {
             "altogether-rt caption 'shards/{00000..00019}.tar' --out captions/ --workers 4",
             "altogether-rt caption s3://bucket/shards/ --alt-key 'txt;json:caption' "
             "--out s3://bucket/captions",
+            "altogether-rt caption photos/ --alt-embedded alt --write-alt captioned/",
         ),
         "cpu",
     ),

@@ -138,12 +138,7 @@ def caption_folder(
             retry_errors=job.retry_errors,
             is_stale=partial(output.is_stale, changes) if job.update else lambda row: False,
         )
-        summary.errors_skipped = len(sink.error_names & done)
-        summary.lines_set_aside = sink.problems
-        if not job.update:
-            changes.refuse_if_all(sink.path)
-            summary.changes = changes
-        summary.images_unchecked = changes.num_unchecked
+        summary.note_earlier(sink, done, changes, kept=not job.update)
         if done:
             output.review(source)
         monitor.start(source.num_samples(without=done))
@@ -165,12 +160,6 @@ def caption_folder(
                 live=source.live,
             )
         output.finish()
-        if output.alts is not None:
-            summary.alts_written = output.alts
-        if output.sidecars is not None:
-            summary.sidecars_kept = output.sidecars.kept
-            summary.sidecars_shared = output.sidecars.shared
-            summary.sidecars_failed = output.sidecars.failed
     summary.seconds = time.monotonic() - start
     return summary
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from altogether_rt.captions import Answer, Caption
@@ -49,6 +49,18 @@ class CaptionSummary:
     embeddings_missing: int = 0  # rows of earlier runs, which did not save them
     stats: EngineStats = field(default_factory=EngineStats)  # of all workers together
     hygiene: HygieneCounts = field(default_factory=HygieneCounts)  # of alt-texts
+
+    def note_earlier(self, sink: RowSink, done: Set[str], changes: Changes, *, kept: bool) -> None:
+        """Count what earlier runs left. kept: rows stay that do not fit their samples any more.
+
+        Raises AltogetherError if none of them fits.
+        """
+        self.errors_skipped = len(sink.error_names & done)
+        self.lines_set_aside = sink.problems
+        self.images_unchecked = changes.num_unchecked
+        if kept:
+            changes.refuse_if_all(sink.path)
+            self.changes = changes
 
     @property
     def num_failed(self) -> int:
@@ -113,6 +125,11 @@ class JobOutput(Sink):
         if self.embeddings is not None:
             self.embeddings.finish()
         self.rows.finish()
+        self.summary.alts_written = self.alts
+        if self.sidecars is not None:
+            self.summary.sidecars_kept = self.sidecars.kept
+            self.summary.sidecars_shared = self.sidecars.shared
+            self.summary.sidecars_failed = self.sidecars.failed
 
     def _write_embedding(self, key: str, caption: Caption) -> None:
         if self.embeddings is None or caption.embedded is None:

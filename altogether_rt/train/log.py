@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
+
+from altogether_rt.artifacts.files import open_to_append
 
 __all__ = ["TrainLog"]
 
@@ -15,7 +18,7 @@ class TrainLog:
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._rows = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._rows = os.fdopen(open_to_append(folder / "metrics.jsonl"), "a", encoding="utf-8")
         self._say = say
         self._board = _tensorboard(folder / "tensorboard")
 

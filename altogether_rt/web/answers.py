@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from altogether_rt.artifacts.files import open_to_append
 from altogether_rt.data.rows import encode_row
 from altogether_rt.errors import AltogetherError
 
@@ -87,7 +88,7 @@ class AnswerFile:
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not path.exists()
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._file = open_to_append(path)
         try:
             self._take_lock()
             self._mend()

@@ -19,6 +19,7 @@ from altogether_rt.cli.alt_options import (
     Alts,
     ImageKey,
     Strict,
+    WriteAlt,
     check_alt_options,
 )
 from altogether_rt.cli.caption_notes import captioner_notes
@@ -53,7 +54,6 @@ from altogether_rt.cli.caption_options import (
     TopP,
     Update,
     Workers,
-    WriteAlt,
 )
 from altogether_rt.cli.caption_report import dry_run, report
 from altogether_rt.cli.caption_shards import INTERRUPTED, ShardArguments, caption_sharded, refuse

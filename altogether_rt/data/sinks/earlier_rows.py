@@ -11,16 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from altogether_rt.artifacts.files import open_to_append
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import MAX_ROW_BYTES, Row, read_rows
 from altogether_rt.data.sinks.journal import Journal
 from altogether_rt.errors import AltogetherError
 
 __all__ = ["EarlierRows", "identity"]
-
-_APPEND: Final = (
-    os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-)
 
 _BUFFER_BYTES: Final = 1 << 20
 
@@ -110,12 +107,8 @@ class EarlierRows:
 
         Raises AltogetherError if something other than a regular file is there.
         """
-        path = Path(f"{self.path}.set-aside")
-        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-            raise AltogetherError(f"{path} is not a regular file: remove it, and run it again.")
-        with os.fdopen(os.open(path, _APPEND, 0o666), "ab") as aside:
-            if os.fstat(aside.fileno()).st_nlink > 1:
-                raise AltogetherError(f"{path} has another name too: remove it, and run it again.")
+        descriptor = open_to_append(f"{self.path}.set-aside")
+        with os.fdopen(descriptor, "ab") as aside:
             if self._in_output:
                 with self.path.open("rb") as file:
                     _copy(file, self._in_output, aside)

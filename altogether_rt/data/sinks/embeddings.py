@@ -63,12 +63,16 @@ class EmbeddingSink:
         self._stamp = stamp
         self._order_key = order_key
         self._saved = None
+        for name in (path, names_path(path)):
+            if name.exists() and not name.is_file():
+                raise AltogetherError(f"{name} is not a regular file: name another.")
         if path.exists() and not overwrite:
             self._saved = SavedEmbeddings(path, stamp)
         self._journal = Journal(path)
         #: Offset of each new image's line in the journal.
         self._offsets: dict[str, int] = {}
         try:
+            self._check_ours()
             if overwrite:
                 self._journal.cut(0)
             self._recover()
@@ -113,6 +117,14 @@ class EmbeddingSink:
         if not self._offsets:  # nothing but the header
             self._journal.cut(0)
         self._journal.close()
+
+    def _check_ours(self) -> None:
+        """Raise AltogetherError if the journal begins with something else than a header does."""
+        begin = _encode(self._stamp.header())[:8]
+        with self._journal.open() as file:
+            found = file.read(len(begin))
+        if not begin.startswith(found) and found.strip(b"\0"):
+            raise self._journal.not_ours("holds no embeddings")
 
     def _recover(self) -> None:
         """Take over what a stopped run left."""

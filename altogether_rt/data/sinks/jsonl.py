@@ -135,8 +135,8 @@ class JsonlSink:
                 for offset, row, _ in read_rows(file):
                     if row is not None and self._in_output.get(row["file_name"]) == offset:
                         yield row
-        for _, row, _ in self._journal.rows(parse_row):
-            yield row
+        with self._journal.open() as journal:
+            yield from (row for _, row, _ in read_rows(journal) if row is not None)
 
     def write(self, row: Row) -> None:
         """Append one row; after this call it survives the death of the process."""

@@ -215,7 +215,8 @@ def check_mutations(folder: Path, kind: str, count: int) -> None:
         except (ValueError, ImageError):
             assert path.read_bytes() == data
             continue
-        assert _shown(path.read_bytes()) == shown
+        after = _shown(path.read_bytes())
+        assert after == shown or shown is None  # writing mends a damaged block of XMP
 
 
 def _shown(data: bytes) -> bytes | None:

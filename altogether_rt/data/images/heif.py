@@ -123,8 +123,8 @@ class _Fields:
         self._at += num_bytes
         return int.from_bytes(data, "big")
 
-    @property
     def finished(self) -> bool:
+        """Whether nothing is left."""
         return self._at >= self.end
 
 
@@ -136,7 +136,7 @@ def _extents(fields: _Fields, idat: int, num_bytes: int) -> Iterator[tuple[int, 
     index_size = sizes & 15 if version in (1, 2) else 0
     wide = 4 if version == 2 else 2
     for _ in range(fields.take(wide)):
-        if fields.finished:
+        if fields.finished():
             return
         number = fields.take(wide)
         method = fields.take(2) & 15 if version in (1, 2) else 0
@@ -144,7 +144,7 @@ def _extents(fields: _Fields, idat: int, num_bytes: int) -> Iterator[tuple[int, 
         base = fields.take(base_size) + (idat if method == 1 else 0)
         parts: list[Part] = []
         for _ in range(fields.take(2)):
-            if fields.finished:
+            if fields.finished():
                 break
             fields.take(index_size)
             start, length = base + fields.take(offset_size), fields.take(length_size)

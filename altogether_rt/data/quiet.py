@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import logging
 import threading
 import warnings
+from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
 
-__all__ = ["QuietPillow"]
+__all__ = ["QuietPillow", "silence_libtiff"]
 
 # A handler that does nothing keeps `logging` from printing Pillow's messages by default. An
 # application that configures logging still receives them.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+@functools.cache
+def silence_libtiff() -> bool:
+    """Keep libtiff from printing what is wrong with a file to stderr, from now on in this process.
+
+    Its handlers are global, so this is done once and is as good for every thread; what Pillow
+    raises stays the same. Returns whether Pillow's libtiff was found.
+    """
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        from PIL import _imaging  # noqa: F401  (loads it)
+
+        maps = Path("/proc/self/maps").read_text("utf-8", "replace")
+        paths = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "/libtiff" in line}
+        for path in paths:
+            library = ctypes.CDLL(path)
+            for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+                handler = getattr(library, name)
+                handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+                handler(None)
+        return bool(paths)
+    return False
 
 
 class QuietPillow:

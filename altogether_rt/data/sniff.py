@@ -28,7 +28,7 @@ _READABLE_SUFFIXES = (
 #: Suffixes of images that no decoder here reads: they get an error row.
 _UNREADABLE_SUFFIXES = (
     "svg svgz eps ico icns cur tga dds jxl pcx xbm xpm sgi ras qoi exr hdr wmf emf fli flc "
-    "cr2 cr3 nef arw orf rw2 raf pef"
+    "wbmp pct pict xwd cr2 cr3 nef arw orf rw2 raf pef"
 )
 #: Lower-case suffixes, with the dot, that make a file an input regardless of its bytes.
 IMAGE_SUFFIXES: Final = frozenset(
@@ -83,6 +83,8 @@ _NAMES: tuple[tuple[bytes, str], ...] = (
     (rb"\x8aMNG\r\n|\x8bJNG\r\n", "an MNG or JNG image"),
     (rb"\x97JB2\r\n", "a JBIG2 image"),
     (rb"VIEW|\xab\x01", "a VIFF image"),
+    (rb".{4}\0\0\0\x07\0\0\0[\0-\x02]\0\0\0[\x01-\x20]", "an X window dump"),
+    (rb".{522}\x00\x11\x02\xff\x0c\x00", "a QuickDraw picture"),
     (
         # What may come before the root element, without going back over any of it.
         rb"(?:\xef\xbb\xbf)?(?>\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE\s+svg\b[^\[>]*(?:\[.*?\]\s*)?>)*+"
@@ -125,12 +127,30 @@ def sniff_format(head: bytes) -> str | None:
     return next((name for pattern, name in _FORMATS if pattern.match(head)), None)
 
 
-def unsupported_name(head: bytes) -> str | None:
+#: Formats with too little of a signature to go by it alone: it must be there, and the suffix.
+_NAMED_WITH_SUFFIX = tuple(
+    (suffixes, re.compile(pattern, re.DOTALL), name)
+    for suffixes, pattern, name in (
+        ((".wbmp",), rb"\0\0[\x80-\xff]{0,4}[\0-\x7f][\x80-\xff]{0,4}[\0-\x7f].", "a WBMP image"),
+        ((".pct", ".pict"), rb".{522}\x11\x01", "a QuickDraw picture"),
+    )
+)
+
+
+def unsupported_name(head: bytes, file_name: str = "") -> str | None:
     """The format of an image that no decoder here reads: "an SVG drawing".
 
     head: the first 4,096 bytes of the file. None if it is not recognised.
     """
-    return next((name for pattern, name in _NAMED if pattern.match(head)), None)
+    by_bytes = next((name for pattern, name in _NAMED if pattern.match(head)), None)
+    return by_bytes or next(
+        (
+            name
+            for suffixes, pattern, name in _NAMED_WITH_SUFFIX
+            if file_name.lower().endswith(suffixes) and pattern.match(head)
+        ),
+        None,
+    )
 
 
 def webp_size(head: bytes) -> tuple[int, int] | None:

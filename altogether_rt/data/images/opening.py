@@ -25,6 +25,7 @@ from altogether_rt.data.images.blocks import (
     prepare_webp,
 )
 from altogether_rt.data.images.files import check_bytes, open_file, reason_of, spliced
+from altogether_rt.data.images.heif import prepare_heif
 from altogether_rt.data.images.jpeg import complete_jpeg, prepare_jpeg
 from altogether_rt.data.images.limits import (
     BYTES_PER_PIXEL,
@@ -37,7 +38,7 @@ from altogether_rt.data.images.prepared import MAX_METADATA_BYTES, Prepared, Ref
 from altogether_rt.data.images.source import Source, decoder_error
 from altogether_rt.data.images.tiff import prepare_tiff
 from altogether_rt.data.memory import PixelGate
-from altogether_rt.data.quiet import QuietPillow
+from altogether_rt.data.quiet import QuietPillow, silence_libtiff
 from altogether_rt.data.rgb import to_rgb
 from altogether_rt.data.sniff import SNIFF_BYTES, UNSUPPORTED, sniff_format, unsupported_name
 from altogether_rt.errors import ImageError, MissingDependencyError
@@ -45,7 +46,9 @@ from altogether_rt.errors import ImageError, MissingDependencyError
 __all__ = ["image_notes", "load_image", "open_image"]
 
 _PREPARE: Final[dict[str, Callable[[Scan], Prepared]]] = {
+    "AVIF": prepare_heif,
     "GIF": prepare_gif,
+    "HEIF": prepare_heif,
     "JPEG": prepare_jpeg,
     "JPEG2000": prepare_jpeg2000,
     "PNG": prepare_png,
@@ -114,6 +117,7 @@ def open_image(
     gate = gate or PixelGate(limits.max_pixels)
     if name is None:
         name = "the image" if isinstance(image_file, bytes) else os.path.basename(image_file)
+    silence_libtiff()
     with open_file(image_file, name, limits) as (file, num_bytes), QuietPillow():
         source = _source(file, name, num_bytes, limits)
         pixels = _check_pixels(source, source.prepared.size or _peek(source, gate), limits)
@@ -153,7 +157,7 @@ def _identify(file: BinaryIO, name: str) -> str:
     image_format = sniff_format(head[:SNIFF_BYTES])
     if image_format is not None and image_format != UNSUPPORTED:
         return image_format
-    other = unsupported_name(head)
+    other = unsupported_name(head, name)
     if other is not None:
         raise ImageError("unsupported", f"{name} is {other}, which is not read here.")
     if image_format == UNSUPPORTED:

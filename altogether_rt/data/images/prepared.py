@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
-from altogether_rt.data.images.files import Part
+from altogether_rt.data.images.files import Part, spliced
 
 __all__ = ["MAX_METADATA_BYTES", "Prepared", "RefusedError", "Scan", "merged"]
 
@@ -58,6 +58,13 @@ class Scan:
             return b""
         self._file.seek(offset)
         return self._file.read(count)
+
+    def view(self, parts: Sequence[Part]) -> Scan:
+        """Some ranges of the file as one; its reads count as the whole file's."""
+        num_bytes = sum(len(p) if isinstance(p, bytes) else max(0, p[1] - p[0]) for p in parts)
+        view = Scan(spliced(self._file, parts), num_bytes)
+        view._steps = self._steps
+        return view
 
     def unpack(self, layout: str, offset: int) -> tuple[int, ...] | None:
         """The integers at `offset`; None if the file ends before."""

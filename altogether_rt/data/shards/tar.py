@@ -16,7 +16,8 @@ from altogether_rt.data.shards.options import ShardOptions
 from altogether_rt.data.shards.samples.grouping import Entry, Parts, SampleGroups
 from altogether_rt.data.shards.samples.joined import JoinTable
 from altogether_rt.data.shards.samples.members import MemberSource
-from altogether_rt.data.shards.tar_members import Member, TarMembers, open_sparse
+from altogether_rt.data.shards.tar_headers import open_sparse
+from altogether_rt.data.shards.tar_members import Member, TarMembers
 from altogether_rt.data.sniff import SNIFF_BYTES
 from altogether_rt.errors import AltogetherError, ImageError
 
@@ -52,6 +53,7 @@ class TarSource(MemberSource):
         self._descriptor = -1
         self._unpacking = unpacking
         self._ending: Ending | None = None
+        self._members: TarMembers | None = None
         with _opened(path):
             pass
 
@@ -77,6 +79,7 @@ class TarSource(MemberSource):
                 groups.add(member.name, member.offset if is_plain else member, member.size)
         except OSError as error:
             raise _unreadable(self._path, error) from error
+        self._members = members
         self._ending = members.ending if self._unpacking is None else self._unpacking
 
     def _peek(self, name: str, entry: Entry) -> bytes:
@@ -92,7 +95,11 @@ class TarSource(MemberSource):
         if not isinstance(entry.where, int):
             return self._special(name, entry.where, limit)
         check_bytes(entry.size, limit, name)
-        return self._bytes(name, entry.where, entry.size)
+        data = self._bytes(name, entry.where, entry.size)
+        if self._members is not None and self._members.is_swallowing(entry.where, data):
+            self._ending = self._members.ending
+            raise ImageError("damaged", f"{name} holds a header of its tar: bytes of it are lost.")
+        return data
 
     def _bytes(self, name: str, offset: int, size: int) -> bytes:
         try:

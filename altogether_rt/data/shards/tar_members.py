@@ -10,24 +10,29 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
 from altogether_rt.data.shards.base import Ending
+from altogether_rt.data.shards.tar_headers import (
+    HeaderContext,
+    HeaderInfo,
+    HeaderReader,
+    as_text,
+    joined_name,
+)
 
-__all__ = ["BLOCK_BYTES", "Member", "TarMembers", "open_sparse"]
+__all__ = ["Member", "TarMembers"]
 
-BLOCK_BYTES: Final = 512
-#: Bytes of a header and its extensions. A pax header or a long name is read into memory.
-_MAX_HEADER_BYTES: Final = 1 << 20
-#: Parts of a header: extensions may follow each other for ever.
-_MAX_HEADER_READS: Final = 32
+_BLOCK_BYTES: Final = 512
 _CHUNK_BYTES: Final = 1 << 20
 #: Where every header has this mark, which all writers of the last thirty years set (POSIX ustar).
 _MARK: Final = b"ustar"
 _MARK_OFFSET: Final = 257
 #: Marks that are no header's. A file made of nothing else must not take hours.
 _MAX_FALSE_MARKS: Final = 20_000
+#: Contents up to this size are looked into for headers that they have swallowed.
+_MAX_LOOKED_INTO: Final = 1 << 16
 _SEEK_DATA: Final = getattr(os, "SEEK_DATA", None)
 
 
@@ -50,8 +55,8 @@ class TarMembers:
         """descriptor: of a regular file, which stays open and whose position does not matter."""
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
-        self._headers = _Headers(descriptor)
-        self._context = _Context(self._headers)
+        self._headers = HeaderReader(descriptor)
+        self._context = HeaderContext(self._headers)
         self._damage: list[int] = []  # where damage begins
         self._num_damaged = 0
         self._appended_at: int | None = None
@@ -63,10 +68,12 @@ class TarMembers:
         pending: Member | None = None  # the last member: damage behind it may be its own
         while at < self._size:
             info = self._header(at)
-            if isinstance(info, tarfile.TarInfo):
+            follows = self._context.offset
+            found = self._swallowed(pending, at, at_end=not isinstance(info, tarfile.TarInfo))
+            if found is None and isinstance(info, tarfile.TarInfo):
                 if pending is not None:
                     yield pending
-                pending, at = self._member(info), self._context.offset
+                pending, at = self._member(info, follows), follows
                 if at > self._size and pending is not None:
                     # Cut off, unless its size is what is wrong and other members follow.
                     found = self._find(pending.offset)
@@ -77,21 +84,17 @@ class TarMembers:
                     self._add_damage(info.offset)
                     pending, at = pending._replace(end=found), found
                 continue
-            if isinstance(info, _Zeros):
+            if found is None and isinstance(info, _Zeros):
                 if info.next is None:
                     break
                 at = info.next
                 if isinstance(self._header(at), tarfile.TarInfo):
-                    if self._appended_at is None:
-                        self._appended_at = at
+                    self._appended_at = self._appended_at or at
                     continue
-                start = at
-            else:
-                start = at if pending is None else pending.offset
-            found = self._find(start)
+            found = found or self._find(at)
             if found is None:
                 break
-            self._add_damage(at)
+            self._add_damage(min(at, found))
             if pending is not None and found < pending.offset + pending.size:
                 pending = pending._replace(end=found)
             at = found
@@ -99,14 +102,39 @@ class TarMembers:
             yield pending
         self._end(at)
 
+    def _swallowed(self, member: Member | None, end: int, *, at_end: bool) -> int | None:
+        """A header within a member, which should reach to `end`: bytes of it were lost.
+
+        Large contents are only looked into where the walk ends or is lost. Tars in tars are meant.
+        """
+        if member is None or member.kind != "file" or member.name.lower().endswith(".tar"):
+            return None
+        if member.size > _MAX_LOOKED_INTO and not at_end:
+            return None
+        return self._find(member.offset, end) if member.end is None else None
+
+    def is_swallowing(self, offset: int, content: bytes) -> bool:
+        """Whether a content that was too large to be looked into holds a header: the same.
+
+        The members behind that header are lost, and `ending` says so.
+        """
+        if len(content) <= _MAX_LOOKED_INTO or _MARK not in content:
+            return False
+        found = self._find(offset, offset + len(content))
+        if found is not None:
+            self._add_damage(found)
+            self._set_ending("whole", None, "")
+        return found is not None
+
     def _header(self, at: int) -> tarfile.TarInfo | _Zeros | None:
         """The member whose header is there; None if it is damaged or the file ends in it."""
         self._headers.seek(at)
+        self._context.extensions.clear()
         try:
-            info = tarfile.TarInfo.fromtarfile(cast(Any, self._context))
+            info = HeaderInfo.fromtarfile(cast(Any, self._context))
         except tarfile.HeaderError:
-            is_zero = not os.pread(self._descriptor, BLOCK_BYTES, at).strip(b"\0")
-            return self._zeros(at) if is_zero and at + BLOCK_BYTES <= self._size else None
+            is_zero = not os.pread(self._descriptor, _BLOCK_BYTES, at).strip(b"\0")
+            return self._zeros(at) if is_zero and at + _BLOCK_BYTES <= self._size else None
         except (OSError, MemoryError):
             raise
         except Exception:  # whatever a parser of hostile numbers raises
@@ -114,18 +142,18 @@ class TarMembers:
         follows = self._context.offset
         return info if info.size >= 0 and info.offset_data <= follows and follows > at else None
 
-    def _member(self, info: tarfile.TarInfo) -> Member | None:
-        name = _as_text(info.name)
+    def _member(self, info: tarfile.TarInfo, follows: int) -> Member | None:
+        name = as_text(info.name)
         if info.isdir():
             return None
         if info.islnk() or info.issym():
-            link = _as_text(info.linkname)
+            link = as_text(info.linkname)
             if info.issym():  # relative to the folder that it is in
-                link = _joined(name.rpartition("/")[0], link)
+                link = joined_name(name.rpartition("/")[0], link)
             return Member(name, info.offset_data, 0, "link", link)
         if not info.isreg() and info.type in tarfile.SUPPORTED_TYPES:
             return Member(name, info.offset_data, 0, "other")
-        stored = self._context.offset - info.offset_data
+        stored = follows - info.offset_data
         is_sparse = info.sparse is not None
         end = info.offset_data + (stored if is_sparse else info.size)
         cut = self._size if end > self._size else None
@@ -141,7 +169,7 @@ class TarMembers:
             rest = chunk.lstrip(b"\0")
             if rest:
                 position += len(chunk) - len(rest)
-                return _Zeros((position - at) // BLOCK_BYTES * BLOCK_BYTES + at)
+                return _Zeros((position - at) // _BLOCK_BYTES * _BLOCK_BYTES + at)
             position += len(chunk) if chunk else self._size
         return _Zeros(None)
 
@@ -157,16 +185,20 @@ class TarMembers:
     def _ends_in_hole(self) -> bool:
         return os.pread(self._descriptor, 1, self._size - 1) == b"\0"
 
-    def _find(self, start: int) -> int | None:
-        """The offset of the next header that begins at `start` or behind it."""
+    def _find(self, start: int, end: int | None = None) -> int | None:
+        """The offset of the next header that begins at `start` or behind it, and before `end`."""
+        end = self._size if end is None else end
         false_marks = 0
         position = start
-        while position < self._size:
+        while position < end:
             position = max(position, self._next_data(position) - _MARK_OFFSET)
-            chunk = os.pread(self._descriptor, _CHUNK_BYTES, position)
+            size = min(_CHUNK_BYTES, end + _BLOCK_BYTES - position)
+            chunk = os.pread(self._descriptor, size, position)
             mark = chunk.find(_MARK, _MARK_OFFSET)
             while mark >= 0:
                 at = position + mark - _MARK_OFFSET
+                if at >= end:
+                    return None
                 if isinstance(self._header(at), tarfile.TarInfo):
                     return at
                 false_marks += 1
@@ -175,7 +207,7 @@ class TarMembers:
                 mark = chunk.find(_MARK, mark + 1)
             if len(chunk) < _CHUNK_BYTES:
                 return None
-            position += len(chunk) - BLOCK_BYTES
+            position += len(chunk) - _BLOCK_BYTES
         return None
 
     def _add_damage(self, at: int) -> None:
@@ -204,9 +236,9 @@ class TarMembers:
         info = self._header(at)
         if isinstance(info, _Zeros) and info.next is None:
             self._set_ending("whole", None, "")
-        elif rest < BLOCK_BYTES or self._headers.hit_end:
-            head = os.pread(self._descriptor, BLOCK_BYTES, at)
-            if rest < BLOCK_BYTES and not head.strip(b"\0"):
+        elif rest < _BLOCK_BYTES or self._headers.hit_end:
+            head = os.pread(self._descriptor, _BLOCK_BYTES, at)
+            if rest < _BLOCK_BYTES and not head.strip(b"\0"):
                 self._set_ending("unmarked", self._size, "it is cut off within its end mark")
             else:
                 message = f"it is cut off at byte {self._size:,}, within a header"
@@ -233,76 +265,8 @@ class TarMembers:
             self.ending = Ending(kind, offset, message)
 
 
-def open_sparse(descriptor: int, info: tarfile.TarInfo) -> tarfile.ExFileObject:
-    """The content of a member that has holes. The file must not be read by others meanwhile."""
-    context = _Context(_Headers(descriptor, limited=False))
-    return tarfile.ExFileObject(cast(Any, context), info)
-
-
-def _as_text(name: str) -> str:
-    """The name in UTF-8: bytes that are not, as `\\xff`."""
-    if name.isascii():
-        return name
-    raw = name.encode("utf-8", "surrogateescape" if _is_escaped(name) else "surrogatepass")
-    return raw.decode("utf-8", "backslashreplace")
-
-
-def _is_escaped(name: str) -> bool:
-    return all("\udc80" <= char <= "\udcff" for char in name if "\ud800" <= char <= "\udfff")
-
-
-def _joined(folder: str, name: str) -> str:
-    """A name relative to a folder of the tar: text alone, nothing is looked up."""
-    parts: list[str] = [] if name.startswith("/") else [part for part in folder.split("/") if part]
-    for part in name.split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/".join(parts)
-
-
 @dataclass(frozen=True)
 class _Zeros:
     """A block of zeros."""
 
     next: int | None  # the first block behind it that has something in it
-
-
-class _Headers:
-    """What the standard library reads headers from: never much for one."""
-
-    def __init__(self, descriptor: int, *, limited: bool = True) -> None:
-        self._descriptor = descriptor
-        self._limited = limited
-        self.name = None
-        self.seek(0)
-
-    def seek(self, position: int) -> None:
-        self._position = self._start = position
-        self._num_reads = 0
-        self.hit_end = False
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int) -> bytes:
-        self._num_reads += 1
-        is_long = self._position + size - self._start > _MAX_HEADER_BYTES
-        if size < 0 or (self._limited and (is_long or self._num_reads > _MAX_HEADER_READS)):
-            raise tarfile.HeaderError("longer than any header is")
-        data = os.pread(self._descriptor, size, self._position)
-        self._position += len(data)
-        self.hit_end |= len(data) < size
-        return data
-
-
-@dataclass
-class _Context:
-    """What `tarfile.TarInfo` asks of the `TarFile` that it is in."""
-
-    fileobj: _Headers
-    encoding: str = "utf-8"
-    errors: str = "surrogateescape"
-    offset: int = 0  # of the next header
-    pax_headers: dict[str, str] = field(default_factory=dict)  # that hold for all members

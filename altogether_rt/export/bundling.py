@@ -26,34 +26,19 @@ from altogether_rt.artifacts.manifest import (
     GraphSpec,
 )
 from altogether_rt.config import CaptionerConfig
-from altogether_rt.export.calibration.observe import Calibration, observe
+from altogether_rt.export.calibration.keeping import Kept, choose_for
+from altogether_rt.export.calibration.observe import observe
 from altogether_rt.export.calibration.smooth import SmoothedWeights
 from altogether_rt.export.calibration.smooth_encoder import smooth_encoder
 from altogether_rt.export.decoder import build_decoder
 from altogether_rt.export.encoder import build_encoder
-from altogether_rt.export.graph import OPSET, GraphBuilder, tensor_specs
-from altogether_rt.export.lowering.activations import Activations
-from altogether_rt.export.lowering.attention import (
-    AttentionLowering,
-    CacheScales,
-    GroupQueryAttention,
-)
-from altogether_rt.export.lowering.base import (
-    Fp32Linear,
-    Fp32Table,
-    Int8Linear,
-    Int8Table,
-    LinearLowering,
-    Lowering,
-    TableLowering,
-)
-from altogether_rt.export.lowering.half import HalfLinear, HalfTable
+from altogether_rt.export.graph import GraphBuilder, tensor_specs
+from altogether_rt.export.lowering.attention import CacheScales
+from altogether_rt.export.lowering.base import Lowering
+from altogether_rt.export.lowering.choice import build_lowering
 from altogether_rt.export.lowering.quantize import INT8_MAX
-from altogether_rt.export.lowering.scatter_attention import SCATTER_OPSET, ScatterAttention
-from altogether_rt.export.lowering.static_quant import FP8, INT8, StaticLinear
-from altogether_rt.export.lowering.weight_only import WeightOnlyLinear
 from altogether_rt.export.mapper import build_mapper
-from altogether_rt.export.recipes import LoweringNames, Recipe
+from altogether_rt.export.recipes import Recipe
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.verify import Recording, check_parity, compare, record
 from altogether_rt.export.weights import WeightsFile, WeightSource
@@ -62,7 +47,7 @@ from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.cpu.trial import remember_tried
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 
-__all__ = ["CompileEngines", "ExportSource", "build_lowering", "write_bundle", "write_graphs"]
+__all__ = ["CompileEngines", "ExportSource", "write_bundle", "write_graphs"]
 
 WEIGHTS_NAME = "weights.bin"
 _TOOLS = ("altogether-rt", "torch", "onnx", "onnxruntime", "onnxscript", "open_clip_torch")
@@ -87,43 +72,6 @@ class ExportSource:
 CACHE_MARGIN = 2.0
 
 
-def build_lowering(
-    names: LoweringNames,
-    scales: CacheScales | None = None,
-    ranges: Mapping[str, float] | None = None,
-) -> Lowering:
-    """The lowering that a recipe names.
-
-    scales: of an int8 cache. ranges: the largest absolute input of each layer, for static scales.
-    """
-    linear: dict[str, LinearLowering] = {
-        "fp32": Fp32Linear(),
-        "int8-row": Int8Linear(),
-        "fp16": HalfLinear(),
-        "int8-static": StaticLinear(INT8, ranges),
-        "fp8-static": StaticLinear(FP8, ranges),
-        "int8-weight": WeightOnlyLinear(8),
-        "int4-weight": WeightOnlyLinear(4),
-    }
-    table: dict[str, TableLowering] = {
-        "fp32": Fp32Table(),
-        "int8-row": Int8Table(),
-        "fp16": HalfTable(),
-    }
-    attention: dict[str, AttentionLowering] = {
-        "group-query": GroupQueryAttention(),
-        "group-query-int8": GroupQueryAttention(int8_cache=True, scales=scales),
-        "scatter": ScatterAttention(),
-    }
-    return Lowering(
-        linear[names.linear],
-        table[names.table],
-        attention[names.attention],
-        Activations(np.float16 if names.activations == "fp16" else np.float32),
-        SCATTER_OPSET if names.attention == "scatter" else OPSET,
-    )
-
-
 def write_bundle(
     source: ExportSource,
     recipe: Recipe,
@@ -141,17 +89,16 @@ def write_bundle(
     torch reference by more than the recipe allows, BundleError if `out` cannot be used.
     """
     build_lowering(recipe.lowering).attention.check(source.config.decoder)
-    num_slots = len(samples.pixels)
+    num_slots = len(samples.prompt_ids)
     with BundleWriter(out, overwrite=overwrite) as writer:
         report("running the torch reference")
-        recording, encoder, calibration = _run_reference(source, samples)
-        smoothed = SmoothedWeights(
-            source.weights, source.config, calibration, recipe.lowering.smoothing
-        )
+        reference = _run_reference(source, samples, recipe, report)
+        recording, encoder, smoothed = reference.recording, reference.encoder, reference.smoothed
         if recipe.lowering.linear == "int8-row" and recipe.lowering.smoothing > 0:
-            smooth_encoder(encoder, calibration.norms, recipe.lowering.smoothing)
+            smooth_encoder(encoder, reference.norms, recipe.lowering.smoothing)
         scales = _cache_scales(source.config, smoothed)
-        lowering = build_lowering(recipe.lowering, scales, smoothed.input_ranges())
+        ranges, kept = smoothed.input_ranges(), reference.kept
+        lowering = build_lowering(recipe.lowering, scales, ranges, kept.products)
         write_graphs(source.config, smoothed, encoder, lowering, writer.folder, report=report)
         shutil.copyfile(source.tokenizer_path, writer.folder / TOKENIZER_NAME)
         report("comparing the graphs with the reference")
@@ -159,8 +106,10 @@ def write_bundle(
         with OnnxRuntime(Bundle(writer.folder, manifest), num_slots=num_slots) as candidate:
             agreements = compare(recording, candidate)
         figures = check_parity(agreements, recipe.parity)
-        parity = {"inputs": samples.origin, "images": num_slots, **figures}
-        manifest = replace(manifest, parity=parity)
+        counts = {"images": len(samples.pixels), "prompts": num_slots}
+        parity = {"inputs": samples.origin, **counts, **figures}
+        provenance = {**manifest.provenance, **kept.described()}
+        manifest = replace(manifest, parity=parity, provenance=provenance)
         if compile_engines is not None:
             manifest = _add_engines(manifest, writer.folder, compile_engines)
         bundle = writer.commit(manifest)
@@ -168,16 +117,32 @@ def write_bundle(
     return bundle
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """What is known from running torch; of its model, only the encoder stays in memory."""
+
+    recording: Recording
+    encoder: nn.Module
+    smoothed: SmoothedWeights
+    norms: Mapping[str, NDArray[np.float32]]  # of the encoder
+    kept: Kept
+
+
 def _run_reference(
-    source: ExportSource, samples: Samples
-) -> tuple[Recording, nn.Module, Calibration]:
-    """Run torch on the samples. Only the encoder stays in memory afterwards."""
+    source: ExportSource, samples: Samples, recipe: Recipe, report: Report
+) -> _Reference:
+    """Run torch on the samples."""
     model = source.load_model()
     assert model.encoder is not None
-    with TorchRuntime(model, num_slots=len(samples.pixels)) as reference:
+    lowering = recipe.lowering
+    with TorchRuntime(model, num_slots=len(samples.prompt_ids)) as reference:
         with observe(reference) as calibration:
             recording = record(reference, samples)
-        return recording, model.encoder, calibration
+        smoothed = SmoothedWeights(source.weights, source.config, calibration, lowering.smoothing)
+        if lowering.keep_budget:
+            report("estimating what rounding costs")
+        kept = choose_for(lowering, reference.model.decoder, smoothed, recording)
+        return _Reference(recording, model.encoder, smoothed, calibration.norms, kept)
 
 
 def _cache_scales(config: CaptionerConfig, smoothed: SmoothedWeights) -> CacheScales:

@@ -23,6 +23,7 @@ def export_checkpoint(
     out: Path,
     *,
     calibration_images: Path | None = None,
+    calibration_alts: Path | None = None,
     overwrite: bool = False,
     allow_download: bool = False,
     compile_engines: CompileEngines | None = None,
@@ -31,8 +32,9 @@ def export_checkpoint(
     """Export the checkpoint in `folder` by `recipe` to the bundle `out`.
 
     calibration_images: a folder of images to calibrate with and to measure parity on; None: drawn
-    scenes. allow_download: see `Checkpoint.load`. Raises AltogetherError for a checkpoint that
-    cannot be read; also as `write_bundle`.
+    scenes. calibration_alts: a file of their alt-texts; None: their file names. allow_download: see
+    `Checkpoint.load`. Raises AltogetherError for a checkpoint that cannot be read; also as
+    `write_bundle`.
     """
     checkpoint = Checkpoint.load(folder, allow_download=allow_download)
     config = checkpoint.config
@@ -40,7 +42,7 @@ def export_checkpoint(
     samples = (
         draw_samples(config, tokenizer)
         if calibration_images is None
-        else read_samples(calibration_images, config, tokenizer)
+        else read_samples(calibration_images, config, tokenizer, calibration_alts)
     )
     report("reading the checkpoint")
     identity = {"name": folder.resolve().name, "sha256": checkpoint.sha256()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -28,6 +29,8 @@ __all__ = [
 DEFAULT_TARGET = "cpu-int8"
 #: What parity is measured on: two graphs, and two uses of the decoder's graph.
 STAGES = ("encoder", "mapper", "prefill", "step")
+#: Lowerings of linear layers that can compute some products more precisely than the others.
+KEEPING = ("int8-row",)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,12 @@ class LoweringNames:
     activations: Literal["fp32", "fp16"] = "fp32"
     #: How much of the activations' outliers moves into weights, 0 to 1 (`calibration.smooth`).
     smoothing: float = 0.0
+    #: Products of the decoder that are computed more precisely than the others in any case.
+    keep: tuple[str, ...] = ()
+    #: Others are kept too, those first whose rounding costs most (`calibration.sensitivity`), up to
+    #: this share of the decoder's weights, until the rest costs `keep_target` nats per token.
+    keep_budget: float = 0.0
+    keep_target: float = 0.0
 
     def __post_init__(self) -> None:
         half_products = self.linear not in ("fp32", "int8-row")
@@ -59,18 +68,34 @@ class LoweringNames:
             )
         if not 0 <= self.smoothing <= 1:
             raise ConfigError("lowering.smoothing must be between 0 and 1.")
+        if not 0 <= self.keep_budget <= 1 or not 0 <= self.keep_target < math.inf:
+            raise ConfigError(
+                "lowering.keep_budget must be between 0 and 1, lowering.keep_target at least 0."
+            )
+        if (self.keep or self.keep_budget) and self.linear not in KEEPING:
+            raise ConfigError(
+                f"lowering.keep and lowering.keep_budget need linear to be one of "
+                f"{', '.join(KEEPING)}."
+            )
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Minimum cosine similarity to the torch reference."""
+    """How far a stage may be from the torch reference.
 
-    mean: float  # over all rows
+    Of logits, cosines are taken without the mean of each row, and divergence counts too.
+    """
+
+    mean: float  # minimum cosine, over all rows
     worst: float  # of any row
+    kl: float = math.inf  # maximum Kullback-Leibler divergence, nats per token, over all rows
+    worst_kl: float = math.inf  # of any row
 
     def __post_init__(self) -> None:
         if not (-1 <= self.worst <= self.mean <= 1):
             raise ConfigError("parity needs -1 <= worst <= mean <= 1.")
+        if not 0 <= self.kl <= self.worst_kl:
+            raise ConfigError("parity needs 0 <= kl <= worst_kl.")
 
 
 @dataclass(frozen=True)

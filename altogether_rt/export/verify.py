@@ -3,6 +3,11 @@
 The reference runs first and is recorded. Then each graph of the bundle gets the inputs that the
 *reference* had, so that a figure describes one graph alone. Reference and bundle need not be in
 memory at the same time.
+
+Vectors are compared by their cosine. Logits are compared as what they are for: distributions of the
+next token, by their Kullback-Leibler divergence, and by the likelihood of the alt-texts. Softmax
+ignores the mean of a row of logits, which in trained decoders is large, so their cosine is taken
+without it.
 """
 
 from __future__ import annotations
@@ -20,7 +25,15 @@ from altogether_rt.export.samples import Samples
 from altogether_rt.runtime.base import Runtime, StepBatch
 from altogether_rt.runtime.batches import decode_batch, prefill_batch
 
-__all__ = ["Agreement", "ParityError", "Recording", "check_parity", "compare", "record"]
+__all__ = [
+    "Agreement",
+    "ParityError",
+    "Recording",
+    "check_parity",
+    "compare",
+    "logit_agreement",
+    "record",
+]
 
 #: Number of decode steps compared, each on the token that the reference chose.
 NUM_STEPS = 8
@@ -41,30 +54,43 @@ class Recording:
     visual_tokens: Floats  # (N, P, W)
     steps: tuple[StepBatch, ...]  # prefill, then decode
     logits: tuple[Floats, ...]  # one array for each step
+    #: The token of an alt-text, or of the reference's caption, that follows each row of `logits`;
+    #: -1: none.
+    targets: tuple[NDArray[np.int64], ...]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How closely two sets of vectors agree."""
+    """How closely two sets of vectors agree; the optional figures are those of logits."""
 
-    mean_cosine: float
+    mean_cosine: float  # of logits: without the mean of each row
     worst_cosine: float
     max_abs_error: float
     max_abs_reference: float  # largest absolute value of the reference, the error's scale
     rows: int
-    greedy: float | None = None  # share of rows with the same argmax; None: not logits
+    greedy: float | None = None  # share of rows with the same argmax
+    kl: float | None = None  # mean divergence from the reference's distribution, nats
+    worst_kl: float | None = None
+    #: Mean negative log-likelihood of the targets in the reference, nats, and how much larger it is
+    #: in the candidate. None if there are no targets.
+    nll: float | None = None
+    nll_difference: float | None = None
 
 
 def record(reference: Runtime, samples: Samples) -> Recording:
     """Run the reference on `samples`: encode, map, one ragged prefill, then greedy decode steps."""
-    rows = min(len(samples.pixels), reference.num_slots)
-    samples = replace(samples, pixels=samples.pixels[:rows], prompt_ids=samples.prompt_ids[:rows])
+    rows = min(len(samples.prompt_ids), reference.num_slots)
+    samples = samples.first(rows)
     embeddings = reference.encode(samples.pixels)
     visual_tokens = reference.map(embeddings)
     batch = prefill_batch(
-        visual_tokens, samples.prompt_ids, after_each_token=True, before_ids=samples.before_ids
+        samples.of_prompts(visual_tokens),
+        samples.prompt_ids,
+        after_each_token=True,
+        before_ids=samples.before_ids,
     )
     steps, logits = [batch], [_logits(reference, batch)]
+    targets = [samples.targets()]
     ends = np.cumsum([len(ids) + 1 for ids in samples.prompt_ids]) - 1
     chosen = logits[0][ends].argmax(axis=-1)
     lengths = batch.query_lengths
@@ -74,7 +100,10 @@ def record(reference: Runtime, samples: Samples) -> Recording:
         steps.append(batch)
         logits.append(_logits(reference, batch))
         chosen, lengths = logits[-1].argmax(axis=-1), lengths + 1
-    return Recording(samples, embeddings, visual_tokens, tuple(steps), tuple(logits))
+        targets.append(chosen)
+    return Recording(
+        samples, embeddings, visual_tokens, tuple(steps), tuple(logits), tuple(targets)
+    )
 
 
 def compare(recording: Recording, candidate: Runtime) -> dict[str, Agreement]:
@@ -88,18 +117,19 @@ def compare(recording: Recording, candidate: Runtime) -> dict[str, Agreement]:
         "mapper": _agreement(
             recording.visual_tokens.reshape(-1, width), visual_tokens.reshape(-1, width)
         ),
-        "prefill": _agreement(recording.logits[0], logits[0], greedy=True),
+        "prefill": logit_agreement(recording.logits[0], logits[0], recording.targets[0]),
     }
     if len(logits) > 1:
         wanted = np.concatenate(recording.logits[1:])
-        agreements["step"] = _agreement(wanted, np.concatenate(logits[1:]), greedy=True)
+        targets = np.concatenate(recording.targets[1:])
+        agreements["step"] = logit_agreement(wanted, np.concatenate(logits[1:]), targets)
     return agreements
 
 
 def check_parity(
     agreements: Mapping[str, Agreement], thresholds: Mapping[str, Threshold]
 ) -> dict[str, Any]:
-    """The figures, as a manifest lists them. Raises ParityError if one is below its threshold."""
+    """The figures, as a manifest lists them. Raises ParityError if one misses its threshold."""
     for stage in STAGES:
         if stage not in agreements:
             continue
@@ -109,10 +139,18 @@ def check_parity(
             raise ParityError(
                 f"the exported {stage} differs from the checkpoint: cosine {found.mean_cosine:.5f} "
                 f"(worst row {found.worst_cosine:.5f}), but the recipe requires {required.mean} "
-                f"({required.worst}): export for a target of higher precision, such as cpu-fp32."
+                f"({required.worst}): {_ADVICE}."
+            )
+        if found.kl is None or found.worst_kl is None:
+            continue
+        if not (found.kl <= required.kl and found.worst_kl <= required.worst_kl):
+            raise ParityError(
+                f"the exported {stage} differs from the checkpoint: a divergence of "
+                f"{found.kl:.4f} nats per token (worst row {found.worst_kl:.3f}), but the recipe "
+                f"allows {required.kl} ({required.worst_kl}): {_ADVICE}."
             )
     return {
-        stage: {**asdict(agreements[stage]), "required": asdict(thresholds[stage])}
+        stage: {**_present(agreements[stage]), "required": _present(thresholds[stage])}
         for stage in STAGES
         if stage in agreements
     }
@@ -123,25 +161,66 @@ def _vectors(embeddings: Floats) -> Floats:
     return embeddings.reshape(-1, embeddings.shape[-1])
 
 
+_ADVICE = "export for a target of higher precision, such as cpu-fp32"
+
+
+def _present(figures: Agreement | Threshold) -> dict[str, Any]:
+    """Those that there are; JSON has no infinity."""
+    values = asdict(figures)
+    if isinstance(figures, Threshold):
+        return {name: value for name, value in values.items() if np.isfinite(value)}
+    logits = ("kl", "worst_kl", "nll", "nll_difference")
+    return {n: value for n, value in values.items() if value is not None or n not in logits}
+
+
 def _logits(runtime: Runtime, batch: StepBatch) -> Floats:
     logits = runtime.step(batch, want_logits=True).logits
     assert logits is not None
     return logits
 
 
-def _agreement(wanted: Floats, found: Floats, *, greedy: bool = False) -> Agreement:
-    """Compare row by row, (rows, width) each."""
+def logit_agreement(wanted: Floats, found: Floats, targets: NDArray[np.int64]) -> Agreement:
+    """Compare logits (rows, vocab) row by row; targets (rows,) are token ids, -1 for none."""
+    _check_shapes(wanted, found)
+    centred = _agreement(*(x - x.mean(axis=-1, keepdims=True) for x in (wanted, found)))
+    divergences, increases, likelihoods = [], [], []
+    for a, b, target in zip(wanted, found, targets, strict=True):  # few vocabularies in memory
+        p, q = _log_softmax(a), _log_softmax(b)
+        divergences.append(float((np.exp(p) * (p - q)).sum()))
+        if target >= 0:
+            likelihoods.append(-float(p[target]))
+            increases.append(float(p[target] - q[target]))
+    return replace(
+        centred,
+        greedy=float((wanted.argmax(axis=-1) == found.argmax(axis=-1)).mean()),
+        kl=float(np.mean(divergences)),
+        worst_kl=float(np.max(divergences)),
+        nll=float(np.mean(likelihoods)) if likelihoods else None,
+        nll_difference=float(np.mean(increases)) if increases else None,
+    )
+
+
+def _log_softmax(row: Floats) -> NDArray[np.float64]:
+    shifted = row.astype(np.float64) - row.max()
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
+    return result
+
+
+def _check_shapes(wanted: Floats, found: Floats) -> None:
     if wanted.shape != found.shape:
         raise ParityError(f"a graph returned shape {found.shape} instead of {wanted.shape}.")
+
+
+def _agreement(wanted: Floats, found: Floats) -> Agreement:
+    """Compare row by row, (rows, width) each."""
+    _check_shapes(wanted, found)
     a, b = wanted.astype(np.float64), found.astype(np.float64)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     cosines = (a * b).sum(axis=-1) / np.maximum(norms, np.finfo(np.float64).tiny)
-    same = float((a.argmax(axis=-1) == b.argmax(axis=-1)).mean()) if greedy else None
     return Agreement(
         mean_cosine=float(cosines.mean()),
         worst_cosine=float(cosines.min()),
         max_abs_error=float(np.abs(a - b).max()),
         max_abs_reference=float(np.abs(a).max()),
         rows=len(a),
-        greedy=same,
     )

@@ -45,12 +45,12 @@ class _Walk(tar_members.TarMembers):
         #: Header and end of the last folder, if no member follows it.
         self.folder: tuple[tarfile.TarInfo, int] | None = None
 
-    def _member(self, info: tarfile.TarInfo) -> tar_members.Member | None:
-        member, end = super()._member(info), self._context.offset
-        follows = not self._damage and self._appended_at is None
-        self.folder = (info, end) if member is None and follows else None
+    def _member(self, info: tarfile.TarInfo, follows: int) -> tar_members.Member | None:
+        member = super()._member(info, follows)
+        is_whole = not self._damage and self._appended_at is None
+        self.folder = (info, follows) if member is None and is_whole else None
         if member is not None:
-            self.headers[member.offset] = info, end, follows
+            self.headers[member.offset] = info, follows, is_whole
         return member
 
 

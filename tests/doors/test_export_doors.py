@@ -55,9 +55,9 @@ def test_a_target_that_misses_its_parity_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cpu-strict.toml"
     text = (recipe_folder() / "cpu-int8.toml").read_text("utf-8")
     lines = [
-        "worst = 0.9999999" if line.startswith("worst") else line for line in text.splitlines()
+        "worst = 0.9999999" if line.startswith("worst =") else line for line in text.splitlines()
     ]
-    lines = ["mean = 0.9999999" if line.startswith("mean") else line for line in lines]
+    lines = ["mean = 0.9999999" if line.startswith("mean =") else line for line in lines]
     path.write_text("\n".join(lines))
     source = tiny_source(tiny_config("opt"), tmp_path)
     with pytest.raises(ParityError, match="the exported"):

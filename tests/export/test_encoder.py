@@ -14,9 +14,9 @@ from torch import nn
 
 import altogether_rt.export.encoder as encoder_module
 from altogether_rt.config import EncoderConfig
-from altogether_rt.export.bundling import build_lowering
 from altogether_rt.export.encoder import build_encoder as export_encoder
 from altogether_rt.export.graph import GraphBuilder
+from altogether_rt.export.lowering.choice import build_lowering
 from altogether_rt.export.recipes import find_recipe
 from altogether_rt.export.weights import WeightsFile
 from altogether_rt.model.encoder import build_encoder

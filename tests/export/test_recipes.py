@@ -60,6 +60,9 @@ def test_found_in_a_checkout_and_in_a_package(
         ("[parity.step]", "[parity.stop]", "parity needs exactly"),
         ("worst = 0.99\n", "worst = 2.0\n", "-1 <= worst <= mean"),
         ("[lowering]", "[lowering", "is not valid TOML"),
+        ("keep_budget = 0.45", "keep_budget = 45", "keep_budget must be between 0 and 1"),
+        ("keep_target = 0.002", "keep_target = -1", "keep_target at least 0"),
+        ('linear = "int8-row"', 'linear = "fp32"', "need linear to be one of int8-row"),
     ],
 )
 def test_a_bad_recipe(tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -11,10 +11,10 @@ import typer
 
 from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.output import Output, format_bytes, format_duration
+from altogether_rt.cli.parity_table import parity_table
 from altogether_rt.errors import ConfigError
 from altogether_rt.export.recipes import (
     DEFAULT_TARGET,
-    STAGES,
     Recipe,
     find_recipe,
     target_names,
@@ -50,6 +50,13 @@ def export_command(
             "drawn scenes."
         ),
     ] = None,
+    calibration_alts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Alt-texts of those images, in a file such as `caption --alt` takes. Default: "
+            "their file names, and texts such as people write."
+        ),
+    ] = None,
     sm: Annotated[
         str,
         typer.Option(
@@ -82,6 +89,11 @@ def export_command(
         raise typer.BadParameter(
             "give the folder of a checkpoint or a bundle.", param_hint="--ckpt"
         )
+    if calibration_alts is not None and calibration_images is None:
+        raise typer.BadParameter(
+            "give the folder of their images too (--calibration-images).",
+            param_hint="--calibration-alts",
+        )
     recipe = find_recipe(target)
     out = out or Path(f"{ckpt.resolve().name}-{target}")
     start = time.monotonic()
@@ -103,6 +115,7 @@ def export_command(
             recipe,
             out,
             calibration_images=calibration_images,
+            calibration_alts=calibration_alts,
             overwrite=overwrite,
             allow_download=allow_download,
             compile_engines=compile_engines,
@@ -110,12 +123,7 @@ def export_command(
         )
     size = sum(spec.bytes for spec in bundle.manifest.files.values())
     parity = bundle.manifest.parity
-    rows = [
-        (stage, f"{parity[stage]['mean_cosine']:.6f}", f"{parity[stage]['worst_cosine']:.6f}")
-        for stage in STAGES
-        if stage in parity
-    ]
-    output.show(output.table("cosine to the checkpoint", ("stage", "mean", "worst row"), rows))
+    output.show(parity_table(output, parity, "parity with the checkpoint"))
     output.result(
         {
             "bundle": str(out),
@@ -125,6 +133,7 @@ def export_command(
             "engines": sorted({spec.file for spec in bundle.manifest.engines}),
             "seconds": round(time.monotonic() - start, 1),
             "parity": dict(parity),
+            "kept": bundle.manifest.provenance.get("kept", {}).get("products", []),
         },
         f"{out}  {format_bytes(size)}  bundle {bundle.bundle_id}",
     )

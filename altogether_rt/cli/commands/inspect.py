@@ -11,11 +11,14 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import GRAPH_NAMES
 from altogether_rt.artifacts.origin import SCENES, trained_on
 from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.cli.parity_table import parity_table
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import MissingDependencyError
 from altogether_rt.runtime.cpu.prepared import find_prepared
 
 __all__ = ["inspect_command"]
+
+_SHOWN_NAMES = 6
 
 
 def inspect_command(
@@ -46,8 +49,7 @@ def inspect_command(
     output.show(output.table("files", ("file", "size"), files))
     if manifest.parity:
         origin = f"parity with PyTorch, on {manifest.parity.get('inputs', 'unknown inputs')}"
-        columns = ("stage", "mean cosine", "worst row", "largest error", "of", "same token")
-        output.show(output.table(origin, columns, _parity(manifest.parity)))
+        output.show(parity_table(output, manifest.parity, origin))
 
 
 def _prepared(bundle: Bundle) -> str | None:
@@ -81,6 +83,11 @@ def _facts(data: Mapping[str, Any], config: CaptionerConfig) -> Iterator[tuple[s
         "lengths",
         f"prompt {config.max_prompt_tokens}, caption {config.max_caption_tokens} tokens at most",
     )
+    kept = provenance.get("kept")
+    if kept is not None and kept["products"]:
+        names = [name.removeprefix("decoder.") for name in kept["products"]]
+        shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
+        yield "kept precise", f"{len(names)} products, {100 * kept['share']:.0f} % ({shown})"
     for builder, sms in _engines(data["engines"]).items():
         yield "engines", f"SM {', '.join(sms)}, by {builder}"
     if data["prepared"] is not None:
@@ -102,18 +109,3 @@ def _engines(engines: Sequence[Mapping[str, Any]]) -> Mapping[str, list[str]]:
         if names == set(GRAPH_NAMES):
             found.setdefault(builder, []).append(str(sm))
     return found
-
-
-def _parity(parity: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for stage, figures in parity.items():
-        if not isinstance(figures, Mapping):
-            continue
-        greedy = figures.get("greedy")
-        yield (
-            stage,
-            f"{figures['mean_cosine']:.6f}",
-            f"{figures['worst_cosine']:.6f}",
-            f"{figures['max_abs_error']:.3g}",
-            f"{figures['max_abs_reference']:.3g}",
-            "" if greedy is None else f"{100 * greedy:.1f} %",
-        )

@@ -75,6 +75,10 @@ class SmoothedWeights:
     def __contains__(self, name: str) -> bool:
         return name in self._weights
 
+    def input_factors(self, name: str) -> Floats | None:
+        """What the input channels of a linear layer are divided by, (in,); None: nothing."""
+        return self._multiplied.get(f"{name}.weight")
+
     def input_ranges(self) -> dict[str, float]:
         """Largest absolute input of each linear layer of mapper and decoder with these weights."""
         return {

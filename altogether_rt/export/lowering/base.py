@@ -6,6 +6,7 @@ table; a lowering chooses the operators. Attention, which uses the cache, is in 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,7 +28,6 @@ __all__ = [
     "Lowering",
     "TableLowering",
     "TableRef",
-    "quantize_activation",
 ]
 
 Matrix = NDArray[np.float32]
@@ -35,6 +35,8 @@ Matrix = NDArray[np.float32]
 ACTIVATION_ZERO = 128
 #: Used instead of the largest value of a row of zeros, so that the row stays zero and not 0/0.
 SMALLEST = 1e-30
+#: Rounding leaves at most half a step, so this many times that fills the int8 range again.
+REMAINDER_FACTOR = 2 * INT8_MAX
 
 
 class LinearLowering(Protocol):
@@ -98,6 +100,10 @@ class Int8Linear:
     with weights far larger than the others' are repeated, each time with a part of the weights.
     """
 
+    def __init__(self, kept: Collection[str] = ()) -> None:
+        """kept: products, by the name of their first weight, whose activations have 15 bits."""
+        self._kept = frozenset(kept)
+
     def linear(
         self, g: GraphBuilder, x: str, weight: Matrix, bias: Matrix | None, name: str
     ) -> str:
@@ -107,7 +113,8 @@ class Int8Linear:
         repeated = (
             g.weight(f"{name}.weight_repeated", split.repeated) if len(split.repeated) else None
         )
-        y = integer_product(g, x, values, scales, repeated)
+        kept = name.partition("+")[0] in self._kept
+        y = integer_product(g, x, values, scales, repeated, kept=kept)
         return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", bias))
 
 
@@ -131,6 +138,10 @@ class Int8Table:
     gathers columns, which is slower than gathering rows but fast compared with a layer.
     """
 
+    def __init__(self, kept: Collection[str] = ()) -> None:
+        """kept: as for `Int8Linear`; the head's name is its table's."""
+        self._kept = frozenset(kept)
+
     def table(self, g: GraphBuilder, name: str, rows: Matrix, as_head: bool) -> TableRef:
         quantized = quantize_rows(rows)
         stored = quantized.values.T if as_head else quantized.values
@@ -152,38 +163,59 @@ class Int8Table:
 
     def logits(self, g: GraphBuilder, table: TableRef, x: str) -> str:
         assert table.transposed, "this table was not stored as a head"
-        return integer_product(g, x, table.values, table.scales)
+        kept = table.values.removesuffix(".weight_int8") in self._kept
+        return integer_product(g, x, table.values, table.scales, kept=kept)
 
 
 _FLOAT = int(onnx.TensorProto.FLOAT)
 
 
 def integer_product(
-    g: GraphBuilder, x: str, values: str, scales: str, repeated: str | None = None
+    g: GraphBuilder,
+    x: str,
+    values: str,
+    scales: str,
+    repeated: str | None = None,
+    *,
+    kept: bool = False,
 ) -> str:
     """x (..., in) float32 times int8 values (in, out), columns scaled -> (..., out) float32.
 
-    repeated: (added,) channels of x to append to it; `values` has that many rows more. The kernel
-    scales the columns of its integer sums itself, so that the integers are never written to memory.
-    It takes one activation scale for all rows, so the scale of each row is multiplied afterwards.
+    repeated: (added,) channels of x to append to it; `values` has that many rows more. kept: also
+    multiply what rounding x leaves over. The kernel scales the columns of its integer sums itself,
+    so that the integers are never written to memory. It takes one activation scale for all rows, so
+    the scale of each row is multiplied afterwards.
     """
-    quantized, largest = quantize_activation(g, x)
+    largest = _largest(g, x)
+    step, zero = g.constant(1 / INT8_MAX, np.float32), g.constant(ACTIVATION_ZERO, np.uint8)
+    relative = g.op("Div", x, largest)
+    quantized = g.op("QuantizeLinear", relative, step, zero)
+    if kept:
+        quantized = g.op("Concat", quantized, _remainder(g, relative, quantized), axis=0)
     if repeated is not None:  # appended after quantisation: a quarter of the bytes
         again = g.op("Gather", quantized, repeated, axis=-1)
         quantized = g.op("Concat", quantized, again, axis=-1)
-    step, zero = g.constant(1 / INT8_MAX, np.float32), g.constant(ACTIVATION_ZERO, np.uint8)
     operands = (quantized, values, step, scales, zero)
-    return g.op("Mul", g.op("MatMulIntegerToFloat", *operands, domain=MICROSOFT), largest)
+    y = g.op("MatMulIntegerToFloat", *operands, domain=MICROSOFT)
+    if kept:
+        y, rest = g.ops("Split", 2, y, axis=0, num_outputs=2)
+        y = g.op("Add", y, g.op("Mul", rest, g.constant(1 / REMAINDER_FACTOR, np.float32)))
+    return g.op("Mul", y, largest)
 
 
-def quantize_activation(g: GraphBuilder, x: str) -> tuple[str, str]:
-    """x (..., in) -> uint8 of the same shape, and the largest |x| of each row (..., 1).
+def _largest(g: GraphBuilder, x: str) -> str:
+    """The largest |x| of each row, (..., 1). Rows cover the int8 range: it is INT8_MAX steps."""
+    largest = g.op("ReduceMax", g.op("Abs", x), g.constant([-1], np.int64), keepdims=1)
+    return g.op("Max", largest, g.constant(SMALLEST, np.float32))
 
-    A row covers the int8 range: its scale is its largest absolute value divided by INT8_MAX. The
-    caller has to multiply the product by that scale.
+
+def _remainder(g: GraphBuilder, relative: str, quantized: str) -> str:
+    """What rounding took away, in the same int8 steps after multiplying by REMAINDER_FACTOR.
+
+    Together the two terms have 15 bits. Both are rows of one product, which reads its weights once:
+    for a few rows, that is what takes the time.
     """
-    axes = g.constant([-1], np.int64)
-    largest = g.op("ReduceMax", g.op("Abs", x), axes, keepdims=1)
-    largest = g.op("Max", largest, g.constant(SMALLEST, np.float32))
     step, zero = g.constant(1 / INT8_MAX, np.float32), g.constant(ACTIVATION_ZERO, np.uint8)
-    return g.op("QuantizeLinear", g.op("Div", x, largest), step, zero), largest
+    rest = g.op("Sub", relative, g.op("DequantizeLinear", quantized, step, zero))
+    rest = g.op("Mul", rest, g.constant(REMAINDER_FACTOR, np.float32))
+    return g.op("QuantizeLinear", rest, step, zero)

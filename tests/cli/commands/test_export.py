@@ -88,12 +88,37 @@ def test_export_with_own_images_and_json(checkpoint: Path, tmp_path: Path) -> No
     assert told["target"] == "cpu-fp32"
     assert told["parity"]["images"] == 3
     assert told["parity"]["inputs"] == "images given"
+    assert told["parity"]["prompts"] == 3 + 16  # with texts such as people write
+
+
+def test_export_with_own_alt_texts(checkpoint: Path, tmp_path: Path) -> None:
+    """Alt-texts of images beyond those that are read serve too; images without one do not."""
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(12):
+        pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{index:02}.png")
+        if index != 3:
+            rows.append({"file_name": f"{index:02}.png", "alt": f"w{index + 10} w{index + 20}"})
+    (tmp_path / "alts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = ["export", "--ckpt", str(checkpoint), "--target", "cpu-fp32", "--json", "--quiet"]
+    command += ["--out", str(tmp_path / "b"), "--calibration-images", str(images)]
+    result = runner.invoke(app, [*command, "--calibration-alts", str(tmp_path / "alts.jsonl")])
+    assert result.exit_code == 0, result.output
+    parity = json.loads(result.stdout)["parity"]
+    assert (parity["images"], parity["prompts"]) == (8, 11)
+    assert parity["prefill"]["rows"] == 11 * (1 + 2)
+    assert parity["prefill"]["kl"] < 1e-4
+    assert parity["prefill"]["nll"] > 1
 
 
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
         ([], 2, "give the folder of a checkpoint"),
+        (["--ckpt", "{ckpt}", "--calibration-alts", "a.jsonl"], 2, "the folder of their images"),
         (["--ckpt", "nowhere"], 1, "nowhere is not a checkpoint"),
         (["--ckpt", "{ckpt}", "--target", "abacus"], 1, "there is no target 'abacus'"),
         (["--ckpt", "{ckpt}", "--sm", "89"], 1, "the target cpu-int8 has no engines"),
@@ -149,6 +174,14 @@ def test_targets_are_listed() -> None:
     assert "cpu-int8" in result.stdout
     told = json.loads(runner.invoke(app, ["export", "--list-targets", "--json"]).stdout)
     assert told["targets"]["cpu-fp32"]["precision"] == "float32"
+
+
+def test_a_bundle_without_the_newer_figures_is_shown(tmp_path: Path) -> None:
+    """Bundles of earlier versions have neither divergences nor likelihoods; the starter is one."""
+    shown = runner.invoke(app, ["inspect", "starter"])
+    assert shown.exit_code == 0
+    assert "prefill" in shown.stdout
+    assert "worst row" in shown.stdout
 
 
 def test_inspecting_what_is_no_bundle(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_outliers_cost_int8_less_with_smoothing(tmp_path: Path) -> None:
     anything = {stage: Threshold(-1.0, -1.0) for stage in STAGES}
     lost = {}
     for strength in (0.0, 0.5):
-        lowering = dataclasses.replace(recipe.lowering, smoothing=strength)
+        lowering = dataclasses.replace(recipe.lowering, smoothing=strength, keep_budget=0.0)
         changed = dataclasses.replace(recipe, lowering=lowering, parity=anything)
         bundle = write_bundle(source, changed, tmp_path / f"s{strength}", tiny_samples())
         lost[strength] = 1 - bundle.manifest.parity["prefill"]["mean_cosine"]

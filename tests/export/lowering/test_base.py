@@ -59,6 +59,33 @@ def test_int8_linear_is_what_its_formula_says(tmp_path: Path) -> None:
     assert (np.abs(y - exact).max(axis=1) < 0.03 * np.abs(exact).max(axis=1)).all()
 
 
+def test_a_kept_product_sees_channels_beside_an_outlier(tmp_path: Path) -> None:
+    """One channel 3,000 times the others, as in the first token of trained decoders."""
+    x = RNG.normal(size=(3, 64)).astype(np.float32)
+    x[1, 20] = 3000
+    weight = WEIGHT.copy()
+    weight[:, 20] = 0  # what is lost is not hidden by the outlier's own product
+    exact = x @ weight.T
+
+    def product(kept: tuple[str, ...]) -> NDArray[np.float32]:
+        lowering = Int8Linear(kept)
+        return graph(tmp_path, lambda g, x: lowering.linear(g, x, weight, None, "layer+other"))(x)
+
+    plain, kept = (np.abs(product(names) - exact).max(axis=1) for names in ((), ("layer",)))
+    scale = np.abs(exact).max(axis=1)
+    assert plain[1] > 0.9 * scale[1]  # all but lost
+    assert (kept < 0.04 * scale).all()
+
+
+def test_kept_rows_are_independent_too(tmp_path: Path) -> None:
+    run = graph(tmp_path, linear(Int8Linear(["layer"])))
+    x = RNG.normal(size=(33, 64)).astype(np.float32)
+    x[7] *= 1000
+    together = run(x)
+    for index in (0, 7, 32):
+        assert np.array_equal(run(x[index : index + 1])[0], together[index])
+
+
 def test_int8_rows_are_independent(tmp_path: Path) -> None:
     run = graph(tmp_path, linear(Int8Linear()))
     x = RNG.normal(size=(33, 64)).astype(np.float32)

@@ -15,7 +15,8 @@ from onnx import TensorProto
 
 from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import ConfigError
-from altogether_rt.export.bundling import build_lowering, write_bundle, write_graphs
+from altogether_rt.export.bundling import write_bundle, write_graphs
+from altogether_rt.export.lowering.choice import build_lowering
 from altogether_rt.export.recipes import LoweringNames, find_recipe
 from altogether_rt.export.typed_values import wants_narrow
 from altogether_rt.export.weights import MappedWeights

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from altogether_rt.config import CaptionerConfig
-from altogether_rt.export.bundling import build_lowering, write_graphs
+from altogether_rt.export.bundling import write_graphs
+from altogether_rt.export.lowering.choice import build_lowering
 from altogether_rt.export.recipes import find_recipe
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder

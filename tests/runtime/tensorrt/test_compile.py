@@ -124,9 +124,9 @@ def refusal(
 
 
 def test_the_cpu_targets_operators_are_refused(builder: Builder, tmp_path: Path) -> None:
-    from altogether_rt.export.bundling import build_lowering
     from altogether_rt.export.decoder import build_decoder
     from altogether_rt.export.graph import GraphBuilder
+    from altogether_rt.export.lowering.choice import build_lowering
     from altogether_rt.export.mapper import build_mapper
     from altogether_rt.export.weights import WeightsFile
     from tests.runtime.tensorrt.graphs import RandomWeights

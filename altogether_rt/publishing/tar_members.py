@@ -3,6 +3,7 @@ are."""
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,15 +81,14 @@ class TarMembers:
         info = member.info
         if not info.isreg() or info.issparse() or info.size > max_bytes:
             return None
-        self._file.seek(info.offset_data)
-        return self._file.read(info.size)
+        return os.pread(self._file.fileno(), info.size, info.offset_data)
 
 
 def copy_bytes(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
     """Copy bytes `start` to `end` of one file to the end of another."""
-    source.seek(start)
+    # By its offset: whatever else reads this descriptor may move its position (SEEK_DATA does).
     while start < end:
-        piece = source.read(min(_COPY_BYTES, end - start))
+        piece = os.pread(source.fileno(), min(_COPY_BYTES, end - start), start)
         if not piece:
             raise OSError(5, "the file became shorter while it was read")
         target.write(piece)

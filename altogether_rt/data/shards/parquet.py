@@ -14,6 +14,7 @@ from altogether_rt.data.images.files import check_bytes
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.base import Ending, Shard, ShardSource
 from altogether_rt.data.shards.options import AltKey, ShardOptions
+from altogether_rt.data.shards.pages.rows import Cell, group_rows
 from altogether_rt.data.shards.samples.alt_texts import parse_json, record_texts
 from altogether_rt.data.shards.samples.columns import ShardColumns, find_columns
 from altogether_rt.data.shards.samples.joined import JoinTable
@@ -23,9 +24,6 @@ from altogether_rt.errors import ImageError
 
 __all__ = ["ParquetSource"]
 
-#: Bytes of images read at once, and rows.
-_BATCH_BYTES: Final = 16 << 20
-_MAX_BATCH_ROWS: Final = 256
 _BUFFER_BYTES: Final = 1 << 20
 
 
@@ -50,6 +48,7 @@ class ParquetSource(ShardSource):
         self._errors = (OSError, ValueError, pyarrow.ArrowException)
         self._options = options or ShardOptions()
         self._joined = joined
+        self._path_name = os.fspath(path)
         self._ending = Ending("whole")
         self._unusable = Problems()  # alt-texts
         self._not_chosen = Problems()  # further images of a row
@@ -126,19 +125,13 @@ class ParquetSource(ShardSource):
     ) -> Iterator[Sample]:
         done = 0
         try:
-            for batch in self._batches(group):
-                columns = {name: batch.column(name) for name in batch.schema.names}
-                for index in range(batch.num_rows):
-                    at = done + index
-                    if chosen[at]:
-                        row = {
-                            name: column[index].as_py()
-                            for name, column in columns.items()
-                            if name != self._columns.image
-                        }
-                        yield self._sample(keys[at], columns[self._columns.image][index], row)
-                done += batch.num_rows
-                del batch, columns
+            for cell, row in group_rows(self._file, self._path_name, group, self._columns):
+                at = done
+                done += 1
+                if chosen[at]:
+                    yield self._sample(keys[at], cell, row)
+            if done < len(keys):
+                raise ValueError(f"it ends after {done:,} of {len(keys):,} rows")
         except self._errors as error:
             self._damage(group, error)
             message = f"row group {group} is damaged: {_first_line(error)}"
@@ -146,17 +139,6 @@ class ParquetSource(ShardSource):
                 if chosen[at]:
                     image = ImageError("damaged", f"{keys[at].text} cannot be read: {message}.")
                     yield Sample(keys[at].text, Alts(), image)
-
-    def _batches(self, group: int) -> Iterator[Any]:
-        info = self._file.metadata.row_group(group)
-        row_bytes = max(1, info.total_byte_size // max(1, info.num_rows))
-        rows = max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes))
-        names = [self._columns.image, *self._columns.others]
-        return iter(
-            self._file.iter_batches(
-                rows, row_groups=[group], columns=list(dict.fromkeys(names)), use_threads=False
-            )
-        )
 
     def _damage(self, group: int, error: Exception) -> None:
         info = self._file.metadata.row_group(group)
@@ -170,7 +152,7 @@ class ParquetSource(ShardSource):
 
     # -- one row
 
-    def _sample(self, key: _Key, value: Any, row: dict[str, Any]) -> Sample:
+    def _sample(self, key: _Key, cell: Cell, row: dict[str, Any]) -> Sample:
         alts = _row_alts(self._columns, row, key.text, self._unusable)
         fields = {name: str(row[name]) for name in self._columns.fields if row[name] is not None}
         alts = self._joined_alts(key.text, fields) or alts
@@ -181,7 +163,7 @@ class ParquetSource(ShardSource):
             )
         else:
             try:
-                image = self._image(key.text, value)
+                image = self._image(key.text, cell)
             except ImageError as error:
                 image = error
         return Sample(key.text, alts, image, self._options.kept(fields))
@@ -198,36 +180,21 @@ class ParquetSource(ShardSource):
             return None
         return alts if alts.texts else None
 
-    def _image(self, name: str, value: Any) -> Path | bytes:
+    def _image(self, name: str, cell: Cell) -> Path | bytes:
         """The image in a cell, which is not copied before its size is known."""
-        value = self._only(name, value)
-        path = None
-        if value.is_valid and hasattr(value, "keys"):  # `datasets`' {bytes, path}
-            path = value["path"].as_py() if "path" in value else None
-            value = value["bytes"]
-        if value.is_valid:
-            cell = value.as_py() if self._columns.is_path else value.as_buffer()
-            if isinstance(cell, str):
-                return self._path(name, cell)
-            if cell is not None and cell.size > 0:
-                check_bytes(cell.size, self._options.limits.max_bytes, name)
-                return bytes(cell.to_pybytes())
-            if path is None:
-                raise ImageError("empty", f"{name} has an image of no bytes.")
-        if path:
-            return self._path(name, path)
-        raise ImageError("missing", f"{name} has no image: its {self._columns.image} is null.")
-
-    def _only(self, name: str, value: Any) -> Any:
-        """The first image of a list of them."""
-        values = getattr(value, "values", None)
-        if values is None or hasattr(value, "keys") or not value.is_valid:
-            return value
-        if len(values) == 0:
-            raise ImageError("missing", f"{name} has an empty list of images.")
-        if len(values) > 1:
+        if cell.num_images > 1:
             self._not_chosen.add(name)
-        return values[0]
+        content = cell.content
+        size = 0 if content is None else len(content)
+        if size > 0:
+            check_bytes(size, self._options.limits.max_bytes, name)
+            return content if isinstance(content, bytes) else bytes(content.to_pybytes())
+        if cell.path:
+            return self._path(name, cell.path)
+        if content is not None:
+            raise ImageError("empty", f"{name} has an image of no bytes.")
+        what = "null" if cell.num_images else "an empty list"
+        raise ImageError("missing", f"{name} has no image: its {self._columns.image} is {what}.")
 
     def _path(self, name: str, text: str) -> Path:
         """A file in the folder of the Parquet file: paths come from elsewhere and may say all."""

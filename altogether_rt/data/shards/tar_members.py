@@ -52,7 +52,7 @@ class TarMembers:
     """Walks through a tar once; `ending` is known when the walk is over."""
 
     def __init__(self, descriptor: int) -> None:
-        """descriptor: of a regular file, which stays open and whose position does not matter."""
+        """descriptor: of a regular file, which stays open and keeps its position."""
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
         self._headers = HeaderReader(descriptor)
@@ -177,10 +177,13 @@ class TarMembers:
         """The first byte from `position` on that is not in a hole of the file."""
         if _SEEK_DATA is None:
             return position
+        before = os.lseek(self._descriptor, 0, os.SEEK_CUR)  # where others read on
         try:
             return os.lseek(self._descriptor, position, _SEEK_DATA)
         except OSError:  # nothing but a hole, or a file system that has none
             return self._size if position < self._size and self._ends_in_hole() else position
+        finally:
+            os.lseek(self._descriptor, before, os.SEEK_SET)
 
     def _ends_in_hole(self) -> bool:
         return os.pread(self._descriptor, 1, self._size - 1) == b"\0"
@@ -191,7 +194,8 @@ class TarMembers:
         false_marks = 0
         position = start
         while position < end:
-            position = max(position, self._next_data(position) - _MARK_OFFSET)
+            if end - position > _CHUNK_BYTES:
+                position = max(position, self._next_data(position) - _MARK_OFFSET)
             size = min(_CHUNK_BYTES, end + _BLOCK_BYTES - position)
             chunk = os.pread(self._descriptor, size, position)
             mark = chunk.find(_MARK, _MARK_OFFSET)

@@ -1,8 +1,9 @@
-"""Memory does not grow with a tar: ten gigabytes, a hundred thousand members."""
+"""Memory does not grow with a shard: ten gigabytes, a hundred thousand members, a large page."""
 
 from __future__ import annotations
 
 import io
+import random
 import subprocess
 import sys
 import tarfile
@@ -21,7 +22,9 @@ import sys
 from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.data.shards.base import Shard
 from altogether_rt.data.shards.tar import TarSource
-source = TarSource(Shard("a", sys.argv[1]), sys.argv[1])
+from altogether_rt.data.shards.parquet import ParquetSource
+kind = ParquetSource if sys.argv[1].endswith("parquet") else TarSource
+source = kind(Shard("a", sys.argv[1]), sys.argv[1])
 count = sum(isinstance(sample.image, bytes) for sample in source.samples())
 print(count, source.ending.kind, peak_memory_bytes())
 """
@@ -72,4 +75,18 @@ def test_many_members(tmp_path: Path) -> None:
         file.write(bytes(1024))
     count, kind, peak = read(path)
     assert (count, kind) == (50_000, "whole")
+    assert peak < MAX_BYTES, f"{peak:,} bytes"
+
+
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_row_groups_in_one_page(tmp_path: Path, use_dictionary: bool) -> None:
+    """As pyarrow writes up to 1,024 rows. Read by pyarrow, this peaks at 500 MB."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    blob = random.Random(0).randbytes(1 << 20)
+    images = [blob[number:] + blob[:number] for number in range(200)]
+    parquet.write_table(pyarrow.table({"image": images}), path, use_dictionary=use_dictionary)
+    count, kind, peak = read(path)
+    assert (count, kind) == (200, "whole")
     assert peak < MAX_BYTES, f"{peak:,} bytes"

@@ -1,0 +1,1 @@
+"""Large pages of Parquet files, read a value at a time."""

@@ -27,7 +27,7 @@ _LIMITS: Mapping[str, int] = {
     "layers": 512,
     "mlp_ratio": 64,
 }
-_OTHER_LIMIT, _MAX_LIST, _MAX_NESTING = 1 << 22, 64, 8
+_OTHER_LIMIT, _MAX_LIST, _MAX_NESTING = 1 << 22, 1024, 8
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:

@@ -157,6 +157,9 @@ def _facts(command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    """As JSON can hold it."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 

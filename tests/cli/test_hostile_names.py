@@ -126,6 +126,7 @@ def test_errors_repeat_what_was_given(folder: Path, tmp_path: Path) -> None:
     plain = tmp_path / EVIL / f"empty{EVIL}.jpg"
     for arguments in (
         ("caption", "gone" + EVIL),
+        ("caption", folder, EVIL),
         ("caption", folder, "--alt", "gone" + EVIL),
         ("caption", folder, "--alt", folder),
         ("caption", folder, "--alt-beside", EVIL),
@@ -164,7 +165,6 @@ def test_usage_errors_repeat_what_was_given(folder: Path) -> None:
         ("caption", folder, "--progress", EVIL),
         ("caption", folder, "--speculation", EVIL),
         ("caption", folder, "--seed", "[red]" + EVIL),
-        ("caption", folder, EVIL),
         ("scenes", "draw", folder, "--num", EVIL),
         ("annotate", EVIL),
         ("compare", "--" + EVIL),

@@ -24,7 +24,7 @@ def check_interface(bundle: Bundle, sessions: Sequence[Any]) -> None:
     """
     config, cache = bundle.config, bundle.manifest.cache
     size, width = config.encoder.image_size, config.decoder.token_width
-    embeddings: Shape = (None, config.encoder.embed_dim)
+    embeddings: Shape = (None, *config.encoder.embedding_shape)
     past: Shape = (None, cache.kv_heads, None, cache.head_dim)
     names = [f"past_{kind}.{layer}" for layer in range(cache.layers) for kind in ("key", "value")]
     wanted: list[Mapping[str, Shape]] = [

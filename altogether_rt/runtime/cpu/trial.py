@@ -111,7 +111,7 @@ def _run(bundle: Bundle) -> None:
         pixels = rng.integers(0, 256, (2, size, size, 3), np.uint8)
         embeddings = runtime.encode(pixels)
         visual = runtime.map(embeddings)
-        shapes = ((2, config.encoder.embed_dim), (2, prefix, width))
+        shapes = ((2, *config.encoder.embedding_shape), (2, prefix, width))
         if (embeddings.shape, visual.shape) != shapes:
             raise ValueError("they compute arrays of other shapes than the configuration says")
         token, prompt = [config.decoder.eos_id], config.max_prompt_tokens

@@ -56,8 +56,13 @@ from altogether_rt.cli.caption_options import (
     Workers,
 )
 from altogether_rt.cli.caption_report import dry_run, report
-from altogether_rt.cli.caption_shards import INTERRUPTED, ShardArguments, caption_sharded, refuse
 from altogether_rt.cli.checkpoint import AllowDownload
+from altogether_rt.cli.commands.shards.sharded import (
+    INTERRUPTED,
+    ShardArguments,
+    caption_sharded,
+    refuse,
+)
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
 from altogether_rt.cli.run_output import (

@@ -2,9 +2,9 @@
 
 A death says nothing about its cause: memory may have been short, or a sample may kill whoever
 decodes it. So the next process takes a few samples at a time, each lot durable before the next one
-is begun; if it dies too, its successor takes them one by one. A sample that kills a process which
-was given nothing else is answered with an error. A shard over which three processes died without
-coming that far, while reading it, is given up.
+is begun; if it dies too, its successor takes them one by one. A sample over which two processes
+died that were given nothing else is answered with an error. A shard over which three processes died
+without coming that far, while reading it, is given up.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _WINDOWS: Final = (None, 32, 1)
 
 _MAX_DEATHS: Final = 3
 
+#: Deaths over a sample alone that condemn it: one may have had another cause at this moment.
+_ALONE_DEATHS: Final = 2
+
 
 @dataclass(frozen=True)
 class Care:
@@ -31,7 +34,8 @@ class Care:
 
     level: int = 0
     deaths: int = 0  # one after another, without a row made durable
-    crashed: int | None = None  # number of the sample that killed a process which had nothing else
+    alone_deaths: int = 0  # of processes that had one sample, the same, and nothing before it
+    crashed: int | None = None  # index of the sample over which they died
 
     @property
     def given_up(self) -> bool:
@@ -51,8 +55,9 @@ def care_after(former: ClaimRecord | None, rows: int) -> Care:
     progressed = rows > former.rows
     last_level = len(_WINDOWS) - 1
     if former.alone == rows:
-        # It died over this sample and had no other; if it began with it, nothing else can be why.
-        crashed = None if progressed else rows
-        return Care(last_level, crashed=crashed)
+        # It died over this sample and had no other; it counts if it began with it.
+        alone_deaths = 0 if progressed else former.alone_deaths + 1
+        crashed = rows if alone_deaths >= _ALONE_DEATHS else None
+        return Care(last_level, alone_deaths=alone_deaths, crashed=crashed)
     deaths = 0 if progressed else former.deaths + 1
     return Care(min(former.care + 1, last_level), deaths)

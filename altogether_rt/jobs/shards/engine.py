@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Self
@@ -63,7 +63,10 @@ class LocalShardEngine(ShardEngine):
     ) -> EngineStats:
         store = open_store(job.out)
         stats = EngineStats()
-        for task in tasks:
+        prefetch = getattr(job.open_shard, "prefetch", lambda shard: None)
+        for task, following in _with_next(tasks):
+            if following is not None:  # comes from its store while this one is captioned
+                prefetch(following.shard)
             if self._executor is None:
                 self._executor = self._stack.enter_context(self._open_executor())
             result = caption_shard(task, job, store, self._executor, on_rows)
@@ -78,3 +81,13 @@ class LocalShardEngine(ShardEngine):
         traceback: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+
+def _with_next(tasks: Iterable[ShardTask]) -> Iterator[tuple[ShardTask, ShardTask | None]]:
+    """Each task with the one after it."""
+    pending = iter(tasks)
+    task = next(pending, None)
+    while task is not None:
+        following = next(pending, None)
+        yield task, following
+        task = following

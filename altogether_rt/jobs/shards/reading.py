@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class ShardReader:
     def _opened(self) -> Spool:
         if self._spool is None:
             self._spool = Spool(self.spool_folder, self.spool_bytes)
+            # At the end of this process, a worker's too, where `atexit` calls nothing.
+            Finalize(None, self._spool.close, exitpriority=1)
         return self._spool
 
     def __getstate__(self) -> dict[str, Any]:

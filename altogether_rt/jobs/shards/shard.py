@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,15 +15,16 @@ from altogether_rt.data.hygiene.clean import AltHygiene
 from altogether_rt.data.shards.base import Ending, ShardSource
 from altogether_rt.data.sinks.shards.claims import Claim, take_claim
 from altogether_rt.data.sinks.shards.output import ShardOutput, claim_name, clear_work, tidy
-from altogether_rt.data.sinks.shards.rows import ShardRow, make_row
+from altogether_rt.data.sinks.shards.rows import ShardRow, make_row, schema
 from altogether_rt.data.sinks.shards.stats import RowCounts, ShardStats, read_stats
 from altogether_rt.data.sinks.shards.store import OutputStore
 from altogether_rt.data.sources.base import Sample
-from altogether_rt.errors import AltogetherError, ImageError, MissingDependencyError
+from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.executor import Executor
 from altogether_rt.jobs.samples import caption_samples
 from altogether_rt.jobs.shards.care import CAREFUL_ROWS, Care, care_after, window_of
+from altogether_rt.jobs.shards.failures import LimitReached, ReadError, ShardChanged, reading
 from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask
 
 __all__ = ["caption_shard"]
@@ -43,6 +44,7 @@ def caption_shard(
     dies: at most a part of them is made twice. Raises AltogetherError if captioning cannot go on
     at all, OSError if the output cannot be written; rows so far are kept then, as by Ctrl-C.
     """
+    schema()  # loads pyarrow now: a sample alone must not answer for the seconds that takes
     shard = task.shard
     stats = read_stats(store, shard.name)
     if stats is not None and job.is_finished(task, stats):
@@ -71,7 +73,12 @@ def caption_shard(
         same_run = stats is not None and stats.run_id == job.run_id
         output.recover(stats if same_run else None)
         care = care_after(former, output.num_durable)
-        claim.update(rows=output.num_durable, care=care.level, deaths=care.deaths)
+        claim.update(
+            rows=output.num_durable,
+            care=care.level,
+            deaths=care.deaths,
+            alone_deaths=care.alone_deaths,
+        )
         if care.given_up:
             return _give_up(shard.name, care, output)
         return _Work(task, job, output, executor, claim, care, on_rows).do()
@@ -95,18 +102,6 @@ def _finished(task: ShardTask, stats: ShardStats, num_new: int = 0) -> ShardResu
         message=stats.explanation,
         changed=not task.is_of(stats),
     )
-
-
-class _ReadError(Exception):
-    """Wraps what a source raises, so that it is not taken for a failure of the captioner."""
-
-
-class _ShardChanged(Exception):
-    """The durable rows are not those of the shard's samples."""
-
-
-class _LimitReached(Exception):
-    """No more samples are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +145,7 @@ class _Work:
     def do(self) -> ShardResult:
         try:
             ending = self._caption_all()
-        except _ReadError as wrapped:
+        except ReadError as wrapped:
             cause = wrapped.__cause__
             known = isinstance(cause, AltogetherError | OSError)
             message = f"{self._task.shard.name}: {cause if known else repr(cause)}"
@@ -165,7 +160,7 @@ class _Work:
     def _caption_all(self) -> Ending | None:
         try:
             return self._caption()
-        except _ShardChanged:
+        except ShardChanged:
             self._output.restart()
             self._num_seen = self._num_new = 0
             self._drawn.clear()
@@ -178,7 +173,7 @@ class _Work:
     def _caption(self) -> Ending | None:
         """Caption what has no row yet; returns how the shard ended, None behind the limit."""
         with ExitStack() as stack:
-            with _reading():
+            with reading():
                 source = stack.enter_context(self._job.open_shard(self._task.shard))
             # Opening a shard may have told how many samples it should have.
             self._num_expected = None if self._job.share else source.shard.num_expected
@@ -188,7 +183,7 @@ class _Work:
             self._caption_carefully(samples)
             self._run(samples)
             self._release_copies()
-            with _reading():
+            with reading():
                 return None if self._is_limited else source.ending
 
     def _caption_carefully(self, samples: Iterator[Sample]) -> None:
@@ -205,7 +200,9 @@ class _Work:
             self._output.flush()
             if len(some) < window:
                 break
-        self._claim.update(care=0, alone=None, rows=self._output.num_durable, deaths=0)
+        self._claim.update(
+            care=0, alone=None, rows=self._output.num_durable, deaths=0, alone_deaths=0
+        )
 
     def _choice(self, former: Iterator[ShardRow]) -> Callable[[int, str], bool]:
         """A function that says which samples are captioned; it is asked for each, in order.
@@ -222,12 +219,12 @@ class _Work:
                 return False
             index = self._num_seen
             if limit is not None and index >= limit:
-                raise _LimitReached
+                raise LimitReached
             self._num_seen += 1
             row = next(former, None)
             if index < num_durable:
                 if next(keys, None) != clean_text(key):
-                    raise _ShardChanged
+                    raise ShardChanged
                 return False
             copied = row is not None and row.key == clean_text(key) and self._stays(row)
             self._drawn.append(_Drawn(number, index, copied))
@@ -242,20 +239,20 @@ class _Work:
 
     def _samples(self, source: ShardSource, wanted: Callable[[int, str], bool]) -> Iterator[Sample]:
         try:
-            with _reading():
+            with reading():
                 for sample in source.samples_where(wanted):
                     yield self._without_image(sample) if self._has_crashed() else sample
-        except _LimitReached:
+        except LimitReached:
             self._is_limited = True
         if self._num_seen < self._output.num_durable:
-            raise _ShardChanged
+            raise ShardChanged
 
     def _has_crashed(self) -> bool:
         return self._drawn[-1].index == self._care.crashed
 
     def _without_image(self, sample: Sample) -> Sample:
         message = (
-            f"{sample.key} cannot be captioned: the process that was given it alone died, perhaps "
+            f"{sample.key} cannot be captioned: processes that were given it alone died, perhaps "
             "for want of memory."
         )
         return dataclasses.replace(sample, image=ImageError("crashed", message))
@@ -288,16 +285,3 @@ class _Work:
             if row.row == number:
                 return row
         raise AssertionError("a copied row has been read before")
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """What fails in this block is the shard, not the captioner or the output."""
-    try:
-        yield
-    except (_LimitReached, _ShardChanged, GeneratorExit):
-        raise
-    except MissingDependencyError:
-        raise  # no other shard can be read either
-    except Exception as error:
-        raise _ReadError from error

@@ -166,8 +166,8 @@ def test_a_sample_that_kills_has_an_error_and_its_neighbours_have_captions(
     rows, expected = rows_of(out, "00000"), rows_of(whole, "00000")
     assert rows[4]["error_class"] == "crashed" and "it alone" in rows[4]["error"]
     assert rows[:4] + rows[5:] == expected[:4] + expected[5:]
-    # All together, 32 together, alone, and alone in a process that had nothing else before.
-    assert len(deaths) == 4 and "signal 9" in deaths[0]
+    # All together, 32 together, alone, and twice alone in a process that had nothing else before.
+    assert len(deaths) == 5 and "signal 9" in deaths[0]
 
 
 def read_and_die(shard: Shard) -> Any:

@@ -27,7 +27,13 @@ from altogether_rt.cli.caption_options import (
     Threads,
     TopP,
 )
-from altogether_rt.cli.caption_shards import BUSY, INCOMPLETE, INTERRUPTED, ShardArguments, Shown
+from altogether_rt.cli.commands.shards.sharded import (
+    BUSY,
+    INCOMPLETE,
+    INTERRUPTED,
+    ShardArguments,
+    Shown,
+)
 from altogether_rt.cli.device import DeviceOption
 from altogether_rt.cli.run_output import (
     LogFileOption,

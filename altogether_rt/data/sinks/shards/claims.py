@@ -50,6 +50,7 @@ class ClaimRecord:
     care: int = 0  # how carefully it proceeds: 0, 1, 2
     alone: int | None = None  # number of the sample that it is captioning, and no other
     deaths: int = 0  # of owners before it, one after another, that made no row durable
+    alone_deaths: int = 0  # of owners before it over the same sample alone
 
     @property
     def is_stale(self) -> bool:
@@ -140,7 +141,11 @@ def take_claim(store: OutputStore, name: str) -> tuple[Claim, ClaimRecord | None
         # Replaced and not removed: should this process die now, `former` must not be forgotten.
         inherited = former or record
         record = dataclasses.replace(
-            record, rows=inherited.rows, care=inherited.care, deaths=inherited.deaths
+            record,
+            rows=inherited.rows,
+            care=inherited.care,
+            deaths=inherited.deaths,
+            alone_deaths=inherited.alone_deaths,
         )
         store.write(name, _encode(record))
         time.sleep(_SETTLING_S)

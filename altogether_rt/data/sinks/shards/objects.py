@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import tempfile
 import time
@@ -13,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from altogether_rt.data.shards.storage import file_system
 from altogether_rt.data.sinks.shards.store import OutputStore
-from altogether_rt.errors import AltogetherError, MissingDependencyError
 
 __all__ = ["ObjectStore"]
 
@@ -32,9 +31,12 @@ class ObjectStore(OutputStore):
     """A prefix of a bucket, through fsspec."""
 
     def __init__(self, url: str) -> None:
-        """Raises AltogetherError for a URL that no installed package opens."""
+        """Raises AltogetherError for a URL that no installed package opens.
+
+        MissingDependencyError names the extra that brings the package.
+        """
         self.url = url.rstrip("/")
-        self._fs, root = _filesystem(self.url)
+        self._fs, root = file_system(self.url)
         self._root = root.rstrip("/")
 
     def read(self, name: str) -> bytes | None:
@@ -135,17 +137,3 @@ class ObjectStore(OutputStore):
                     raise OSError(f"{self.url} cannot be used: {error}") from error
             time.sleep(_FIRST_WAIT_S * 2 ** (number - 1))
         raise AssertionError
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    try:
-        fsspec = importlib.import_module("fsspec.core")
-    except ImportError as error:
-        raise MissingDependencyError("fsspec", "shards", url) from error
-    try:
-        filesystem, path = fsspec.url_to_fs(url)
-    except ImportError as error:
-        raise AltogetherError(f"{url} needs a package that is not installed: {error}.") from error
-    except ValueError as error:
-        raise AltogetherError(f"{url} cannot be opened: {error}.") from error
-    return filesystem, str(path)

@@ -30,6 +30,10 @@ __all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "digit
 COLUMNS = ("stage", "batch", "p50 ms", "p95 ms", "p99 ms", "rows/s", "tokens/s", "of ceiling", "by")
 
 
+#: Bytes of a weight in 4 bits, with the scale and the zero point of its 32.
+INT4_BYTES = (16 + 4 + 0.5) / 32
+
+
 @dataclass(frozen=True)
 class BenchSettings:
     """What to measure."""
@@ -173,7 +177,7 @@ def run_bench(
         bundle=str(bundle),
         bundle_id=captioner.bundle_id,
         target=resolved.target,
-        int8=resolved.weights == "int8",
+        int8=resolved.weights in ("int8", "int4"),
         settings=settings,
         load_s=load_s,
         stages=tuple(results),
@@ -186,14 +190,16 @@ def run_bench(
 def _runner(
     captioner: Captioner, resolved: ResolvedCaptioner, settings: BenchSettings
 ) -> StageRunner:
+    in_groups = resolved.weights == "int4"  # head, encoder and mapper are int8
     return StageRunner(
         captioner,
         make_inputs(captioner, max(settings.batch_sizes)),
-        weight_bytes=np.dtype(resolved.weights).itemsize,
+        weight_bytes=1 if in_groups else np.dtype(resolved.weights).itemsize,
         cache_bytes=np.dtype(resolved.cache).itemsize,
         new_tokens=min(settings.new_tokens, captioner.config.max_caption_tokens),
         budget_s=0.05 if settings.quick else 1.5,
         min_repeats=2 if settings.quick else 5,
+        layer_bytes=INT4_BYTES if in_groups else None,
     )
 
 

@@ -68,6 +68,7 @@ def decoder_cost(
     choices: int,
     weight_bytes: int,
     cache_bytes: int = 4,
+    layer_bytes: float | None = None,
 ) -> Cost:
     """Cost of one ragged call: each row adds q tokens to p cached ones; `choices` logits rows.
 
@@ -75,6 +76,8 @@ def decoder_cost(
     attention 2 · layers · 2 W · Σ_rows Σ_{j=1..q} (p + j)      (each token sees those before it)
     bytes     b · (layers · layer weights + projections + E · V) + b · T · E
               + c · 2 K · layers · Σ (p + 2 q)            (cache read, new tokens written)
+
+    layer_bytes: b of the layers, where they are narrower than the head.
     """
     width, token_width = decoder.width, decoder.token_width
     tokens = sum(query_lengths)
@@ -84,10 +87,12 @@ def decoder_cost(
     head = token_width * decoder.vocab_size
     kv_width = decoder.num_kv_heads * decoder.head_dim
     touched = sum(p + 2 * q for q, p in zip(query_lengths, past_lengths, strict=True))
+    read = weight_bytes if layer_bytes is None else layer_bytes
     return Cost(
         linear=2 * (tokens * body + choices * head),
         attention=2 * decoder.layers * 2 * width * seen,
-        bytes=weight_bytes * (body + head + tokens * token_width)
+        bytes=int(read * body)
+        + weight_bytes * (head + tokens * token_width)
         + cache_bytes * 2 * kv_width * decoder.layers * touched,
     )
 
@@ -98,6 +103,7 @@ def schedule_cost(
     caption_lengths: Sequence[int],
     weight_bytes: int,
     cache_bytes: int = 4,
+    layer_bytes: float | None = None,
 ) -> list[Cost]:
     """Costs of the calls that write these captions together: a prefill, then one step per token.
 
@@ -105,7 +111,8 @@ def schedule_cost(
     one is never fed back, so a caption of n tokens takes part in n - 1 steps.
     """
     rows = len(prompt_lengths)
-    costs = [decoder_cost(decoder, prompt_lengths, [0] * rows, rows, weight_bytes, cache_bytes)]
+    sizes = weight_bytes, cache_bytes, layer_bytes
+    costs = [decoder_cost(decoder, prompt_lengths, [0] * rows, rows, *sizes)]
     for step in range(1, max(caption_lengths)):
         past = [
             prompt + step - 1
@@ -113,5 +120,5 @@ def schedule_cost(
             if length > step
         ]
         ones = [1] * len(past)
-        costs.append(decoder_cost(decoder, ones, past, len(past), weight_bytes, cache_bytes))
+        costs.append(decoder_cost(decoder, ones, past, len(past), *sizes))
     return costs

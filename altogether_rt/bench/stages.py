@@ -58,6 +58,7 @@ class StageRunner:
     new_tokens: int  # maximum tokens of a caption
     budget_s: float  # per measurement; exceeded if `min_repeats` runs take longer
     min_repeats: int = 3
+    layer_bytes: float | None = None  # per weight of the decoder's layers; None: as the others
 
     def run(self, stage: str, batch: int) -> StageResult:
         """Time `stage`, one of STAGES, with `batch` rows."""
@@ -108,12 +109,15 @@ class StageRunner:
                 lengths[part],
                 [0] * len(lengths[part]),
                 len(lengths[part]),
-                self.weight_bytes,
-                self.cache_bytes,
+                *self._sizes,
             )
             for part in parts
         )
         return StageResult("prefill", batch, timing, sum(lengths), costs)
+
+    @property
+    def _sizes(self) -> tuple[int, int, float | None]:
+        return self.weight_bytes, self.cache_bytes, self.layer_bytes
 
     def _decode(self, batch: int) -> StageResult:
         """A step in the middle of a caption."""
@@ -122,7 +126,7 @@ class StageRunner:
         past = [min(length, runtime.capacity - 1) for length in past]
         call = decode_batch([decoder.vocab_size // 2] * batch, past, decoder.token_width)
         timing = self._measure(lambda: runtime.step(call))
-        cost = decoder_cost(decoder, [1] * batch, past, batch, self.weight_bytes, self.cache_bytes)
+        cost = decoder_cost(decoder, [1] * batch, past, batch, *self._sizes)
         return StageResult("decode", batch, timing, batch, (cost,))
 
     def _whole(self, batch: int) -> StageResult:
@@ -148,8 +152,7 @@ class StageRunner:
                 captioner.config.decoder,
                 self.inputs.prompt_lengths(batch),
                 tokens,
-                self.weight_bytes,
-                self.cache_bytes,
+                *self._sizes,
             )
             costs = (encoder, mapper_cost(captioner.config, batch, self.weight_bytes), *decoder)
         runs = captioner.stats

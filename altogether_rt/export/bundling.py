@@ -28,6 +28,7 @@ from altogether_rt.artifacts.manifest import (
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.export.calibration.keeping import Kept, choose_for
 from altogether_rt.export.calibration.observe import observe
+from altogether_rt.export.calibration.sensitivity import decoder_products
 from altogether_rt.export.calibration.smooth import SmoothedWeights
 from altogether_rt.export.calibration.smooth_encoder import smooth_encoder
 from altogether_rt.export.decoder import build_decoder
@@ -38,9 +39,15 @@ from altogether_rt.export.lowering.base import Lowering
 from altogether_rt.export.lowering.choice import build_lowering
 from altogether_rt.export.lowering.quantize import INT8_MAX
 from altogether_rt.export.mapper import build_mapper
-from altogether_rt.export.recipes import Recipe
+from altogether_rt.export.recipes import KEEPING, Recipe
 from altogether_rt.export.samples import Samples
-from altogether_rt.export.verify import Recording, check_parity, compare, record
+from altogether_rt.export.verify import (
+    Recording,
+    check_parity,
+    compare,
+    continue_captions,
+    record,
+)
 from altogether_rt.export.weights import WeightsFile, WeightSource
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
@@ -69,7 +76,10 @@ class ExportSource:
 
 
 #: How far values of an int8 cache may exceed the largest ones seen on the samples without clipping.
-CACHE_MARGIN = 2.0
+CACHE_MARGIN = 1.25
+#: Tokens of each caption that 4-bit weights are calibrated on, beyond those that parity is measured
+#: on.
+MORE_STEPS = 32
 
 
 def write_bundle(
@@ -94,11 +104,13 @@ def write_bundle(
         report("running the torch reference")
         reference = _run_reference(source, samples, recipe, report)
         recording, encoder, smoothed = reference.recording, reference.encoder, reference.smoothed
-        if recipe.lowering.linear == "int8-row" and recipe.lowering.smoothing > 0:
+        if recipe.lowering.linear in KEEPING and recipe.lowering.smoothing > 0:
             smooth_encoder(encoder, reference.norms, recipe.lowering.smoothing)
         scales = _cache_scales(source.config, smoothed)
         ranges, kept = smoothed.input_ranges(), reference.kept
-        lowering = build_lowering(recipe.lowering, scales, ranges, kept.products)
+        lowering = build_lowering(
+            recipe.lowering, scales, ranges, kept.products, smoothed.input_rows
+        )
         write_graphs(source.config, smoothed, encoder, lowering, writer.folder, report=report)
         shutil.copyfile(source.tokenizer_path, writer.folder / TOKENIZER_NAME)
         report("comparing the graphs with the reference")
@@ -135,10 +147,16 @@ def _run_reference(
     model = source.load_model()
     assert model.encoder is not None
     lowering = recipe.lowering
+    products = decoder_products(source.config.decoder)
     with TorchRuntime(model, num_slots=len(samples.prompt_ids)) as reference:
-        with observe(reference) as calibration:
+        in_groups = lowering.linear == "int4-group"
+        with observe(reference, products if in_groups else ()) as calibration:
             recording = record(reference, samples)
-        smoothed = SmoothedWeights(source.weights, source.config, calibration, lowering.smoothing)
+            if in_groups:
+                continue_captions(reference, recording, MORE_STEPS)
+        smoothed = SmoothedWeights(
+            source.weights, source.config, calibration, lowering.smoothing, decoder=not in_groups
+        )
         if lowering.keep_budget:
             report("estimating what rounding costs")
         kept = choose_for(lowering, reference.model.decoder, smoothed, recording)

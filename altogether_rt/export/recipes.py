@@ -30,7 +30,7 @@ DEFAULT_TARGET = "cpu-int8"
 #: What parity is measured on: two graphs, and two uses of the decoder's graph.
 STAGES = ("encoder", "mapper", "prefill", "step")
 #: Lowerings of linear layers that can compute some products more precisely than the others.
-KEEPING = ("int8-row",)
+KEEPING = ("int8-row", "int4-group")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class LoweringNames:
     linear: Literal[
         "fp32",
         "int8-row",
+        "int4-group",
         "fp16",
         "int8-static",
         "fp8-static",
@@ -59,7 +60,7 @@ class LoweringNames:
     keep_target: float = 0.0
 
     def __post_init__(self) -> None:
-        half_products = self.linear not in ("fp32", "int8-row")
+        half_products = self.linear not in ("fp32", *KEEPING)
         half = (half_products, self.table == "fp16", self.attention == "scatter")
         if set(half) != {self.activations == "fp16"}:
             raise ConfigError(

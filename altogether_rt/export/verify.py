@@ -31,6 +31,7 @@ __all__ = [
     "Recording",
     "check_parity",
     "compare",
+    "continue_captions",
     "logit_agreement",
     "record",
 ]
@@ -104,6 +105,19 @@ def record(reference: Runtime, samples: Samples) -> Recording:
     return Recording(
         samples, embeddings, visual_tokens, tuple(steps), tuple(logits), tuple(targets)
     )
+
+
+def continue_captions(reference: Runtime, recording: Recording, num_steps: int) -> None:
+    """Let the reference go on with its captions, so that a calibration sees more text."""
+    last, lengths = recording.logits[-1], recording.steps[-1].past_lengths
+    if len(recording.steps) == 1:  # no room for a step
+        return
+    lengths = lengths + 1
+    room = reference.capacity - int(lengths.max())
+    for _ in range(min(num_steps, room)):
+        width = recording.visual_tokens.shape[-1]
+        last = _logits(reference, decode_batch(last.argmax(axis=-1), lengths, width))
+        lengths = lengths + 1
 
 
 def compare(recording: Recording, candidate: Runtime) -> dict[str, Agreement]:

@@ -1,8 +1,9 @@
 """Reads a bundle's weights as a checkpoint stores them: float32, one tensor per parameter.
 
 The exporter stores linear layers transposed, fuses those with the same input, and in int8 bundles
-adds a scale per output channel (`altogether_rt.export.lowering.base`). The rounding cannot be
-undone: an int8 weight is read as its value times its scale.
+adds a scale per output channel (`altogether_rt.export.lowering.base`), in int4 bundles a scale and
+a zero point per group of input channels (`lowering.groups`). The rounding cannot be undone: a
+weight is read as its value times its scale.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from altogether_rt.errors import BundleError
+from altogether_rt.export.lowering.groups import unpack_halves
 
 __all__ = ["GraphWeights", "recover_parameters"]
 
 Floats = NDArray[np.float32]
 
 INT8, SCALE, REPEATED = "_int8", "_scale", "_repeated"
+INT4, ZERO = "_int4", "_zero"
 POSITIONS, EMBEDDING = "decoder.positions.weight", "decoder.embed.weight"
 #: Tables that the exporter computes from the configuration; they are not parameters.
 DERIVED = ("decoder.rotary_cos", "decoder.rotary_sin")
@@ -58,6 +61,8 @@ class GraphWeights:
             dtype = self._stored[name].data_type
             if dtype == onnx.TensorProto.INT8 and name.endswith(INT8):
                 yield _PRECISION.sub("", operator), name.removesuffix(INT8)
+            elif dtype == onnx.TensorProto.UINT8 and name.endswith(INT4):
+                yield operator, name.removesuffix(INT4)
             elif dtype == onnx.TensorProto.FLOAT and not _CONSTANT.match(name):
                 yield operator, name
 
@@ -69,11 +74,25 @@ class GraphWeights:
         """
         if name in self._stored:
             return self._array(name).astype(np.float32, copy=False)
+        if name + INT4 in self._stored:
+            return self._read_groups(name)
         values, scales = self._array(name + INT8), self._array(name + SCALE)
         if values.ndim != 2 or scales.shape != (values.shape[scaled_axis],):
             raise BundleError(f"{self.path} has scales that do not match the values of {name}.")
         whole = values.astype(np.float32) * np.expand_dims(scales, axis=-1 - scaled_axis)
         return self._join(name, whole) if name + REPEATED in self._stored else whole
+
+    def _read_groups(self, name: str) -> Floats:
+        """A 4-bit weight, (in, out); the last group may have channels that the layer has not."""
+        packed, scales = self._array(name + INT4), self._array(name + SCALE)
+        zeros = self._array(name + ZERO)
+        fits = packed.ndim == 3 and scales.shape == packed.shape[:2] and zeros.ndim == 2
+        if not fits or zeros.shape != (len(packed), -(-packed.shape[1] // 2)):
+            raise BundleError(f"{self.path} has scales that do not match the values of {name}.")
+        values = unpack_halves(packed.astype(np.uint8)).astype(np.float32)
+        points = unpack_halves(zeros.astype(np.uint8))[:, : packed.shape[1], None]
+        whole: Floats = (values - points) * scales.astype(np.float32)[..., None]
+        return whole.reshape(len(packed), -1).T
 
     def _join(self, name: str, split: Floats) -> Floats:
         """Add up the parts of split channels: (in + added, out) -> (in, out)."""
@@ -150,4 +169,4 @@ def _as_in_torch(
             return graph.read(name).T
         return graph.read(name, scaled_axis=0)
     array = graph.read(name)
-    return array.T if len(shape) == 2 and name.endswith(".weight") else array
+    return array.T[:, : shape[1]] if len(shape) == 2 and name.endswith(".weight") else array

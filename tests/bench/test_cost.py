@@ -140,3 +140,11 @@ def test_floor_is_the_slower_of_computing_and_moving() -> None:
     assert cost.floor_s(ceilings, int8=False) == pytest.approx(2000 / 100 + 50 / 100)
     assert Cost(linear=1, bytes=20).floor_s(ceilings, int8=True) == 2
     assert cost + cost == Cost(4000, 100, 40)
+
+
+def test_layers_may_be_narrower_than_the_head() -> None:
+    """Half a byte saved for each weight of the layers, and for nothing else."""
+    whole, narrow = (decoder_cost(DECODER, [1], [0], 1, 1, 4, size) for size in (None, 0.5))
+    weights = DECODER.layers * decoder_layer_weights(DECODER)
+    assert whole.bytes - narrow.bytes == weights // 2
+    assert whole.linear == narrow.linear

@@ -92,3 +92,14 @@ def test_int8(checkpoint: Path, held_out: tuple[Samples, Floats, Floats]) -> Non
     assert {"decoder.embed", "decoder.layers.29.fc2"} <= set(kept["products"])
     assert kept["share"] <= 0.45
     assert kept["remaining_kl"] < 0.5 * kept["estimated_kl"]
+
+
+@pytest.mark.slow
+def test_int4(checkpoint: Path, held_out: tuple[Samples, Floats, Floats]) -> None:
+    """Half the size of the layers. A decoder this small loses more by it than larger ones."""
+    bundle, found = exported(checkpoint, "cpu-int4", held_out)
+    assert found.kl is not None and found.nll_difference is not None and found.greedy is not None
+    assert found.kl < 0.12
+    assert found.nll_difference < 0.12
+    assert found.greedy > 0.75
+    assert bundle.manifest.provenance["kept"]["share"] < 0.45

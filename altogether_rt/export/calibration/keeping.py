@@ -14,11 +14,14 @@ from typing import Any
 from altogether_rt.config import DecoderConfig
 from altogether_rt.errors import ConfigError
 from altogether_rt.export.calibration.sensitivity import (
+    SquaredChange,
     decoder_products,
     estimate_divergence,
     rounded_activation,
+    rounded_weight,
 )
 from altogether_rt.export.calibration.smooth import SmoothedWeights
+from altogether_rt.export.lowering.groups import GROUP, LARGEST
 from altogether_rt.export.recipes import LoweringNames
 from altogether_rt.export.verify import Recording
 from altogether_rt.export.weights import WeightSource
@@ -57,8 +60,8 @@ def choose_for(
     if lowering.keep_budget:
         samples = recording.samples
         visual_tokens = samples.of_prompts(recording.visual_tokens)
-        error = rounded_activation(weights.input_factors)
-        divergence = estimate_divergence(decoder, visual_tokens, samples.prompt_ids, error)
+        change = _squared_change(lowering, weights)
+        divergence = estimate_divergence(decoder, visual_tokens, samples.prompt_ids, change)
     return choose_kept(
         divergence,
         _sizes(decoder.config, weights),
@@ -68,6 +71,17 @@ def choose_for(
     )
 
 
+def _squared_change(lowering: LoweringNames, weights: SmoothedWeights) -> SquaredChange:
+    """What rounding of the recipe does, where keeping a product would avoid it."""
+    activations = rounded_activation(weights.input_factors)
+    if lowering.linear != "int4-group":
+        return activations
+    groups = rounded_weight(GROUP, LARGEST + 1)
+    return lambda x, gradient, weight, name: (
+        groups if name.startswith("decoder.layers.") else activations
+    )(x, gradient, weight, name)
+
+
 def resolve_names(patterns: Collection[str], config: DecoderConfig) -> tuple[str, ...]:
     """The products that a recipe names: a layer of a product, or all in `decoder.layers.3`.
 
@@ -75,6 +89,8 @@ def resolve_names(patterns: Collection[str], config: DecoderConfig) -> tuple[str
     """
     found: dict[str, None] = {}
     for pattern in patterns:
+        if pattern == "decoder.head" and config.tied_head:
+            pattern = "decoder.embed"
         fitting = [
             product
             for product, layers in decoder_products(config).items()

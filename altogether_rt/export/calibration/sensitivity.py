@@ -4,7 +4,6 @@ An error e of a product's result changes the log-probability of a token by about
 the gradient. The Kullback-Leibler divergence from the exact distribution is half the mean of its
 square over tokens drawn from that distribution (the Fisher information: Theis et al. 2018,
 arXiv 1801.05787). So one forward and one backward pass estimate the cost of all products at once.
-Rounding errors of different tokens are independent, so their squares are added.
 """
 
 from __future__ import annotations
@@ -22,14 +21,21 @@ from altogether_rt.config import DecoderConfig
 from altogether_rt.export.lowering.quantize import INT8_MAX
 from altogether_rt.model.decoder import Decoder
 
-__all__ = ["ProductError", "decoder_products", "estimate_divergence", "rounded_activation"]
+__all__ = [
+    "SquaredChange",
+    "decoder_products",
+    "estimate_divergence",
+    "rounded_activation",
+    "rounded_weight",
+]
 
 #: Sequences that the estimate is made on, and tokens of each after the visual tokens.
 MAX_SEQUENCES, MAX_TOKENS = 8, 48
 SEED = 20241022
 
-#: x (T, in), weight (out, in), the layer's name -> the error of the product, (T, out).
-ProductError = Callable[[Tensor, Tensor, str], Tensor]
+#: x (S, in), the gradient of its product (S, out), weight (out, in), the layer's name -> the sum
+#: of squared changes of log-probabilities over S tokens.
+SquaredChange = Callable[[Tensor, Tensor, Tensor, str], Tensor]
 
 
 def decoder_products(config: DecoderConfig) -> dict[str, tuple[str, ...]]:
@@ -48,29 +54,50 @@ def decoder_products(config: DecoderConfig) -> dict[str, tuple[str, ...]]:
 
 def rounded_activation(
     factors: Callable[[str], NDArray[np.float32] | None],
-) -> ProductError:
-    """The error of a product whose input is rounded to int8 by row.
+) -> SquaredChange:
+    """Of a product whose input is rounded to int8 by row.
 
-    factors: what smoothing divides the input channels of a layer by; None: nothing.
+    factors: what smoothing divides the input channels of a layer by; None: nothing. Rounding errors
+    of different tokens are independent, so their squares are added.
     """
 
-    def error(x: Tensor, weight: Tensor, name: str) -> Tensor:
+    def change(x: Tensor, gradient: Tensor, weight: Tensor, name: str) -> Tensor:
         divided = factors(name)
         scale = torch.from_numpy(divided) if divided is not None else torch.ones(x.shape[-1])
         smooth = x / scale
         step = smooth.abs().amax(dim=-1, keepdim=True).clamp(min=1e-30) / INT8_MAX
-        return F.linear((torch.round(smooth / step) * step - smooth) * scale, weight)
+        wrong = F.linear((torch.round(smooth / step) * step - smooth) * scale, weight)
+        return (gradient * wrong).sum(dim=-1).double().square().sum()
 
-    return error
+    return change
+
+
+def rounded_weight(group: int, levels: int) -> SquaredChange:
+    """Of a product whose weights are rounded to `levels` numbers in each group of input channels.
+
+    The errors are the same for all tokens of a sequence. They are taken to be independent of each
+    other and evenly distributed within a step: a twelfth of its square.
+    """
+
+    def change(x: Tensor, gradient: Tensor, weight: Tensor, name: str) -> Tensor:
+        whole = weight.shape[1] // group * group  # a smaller last group is left out
+        shape = (len(weight), -1, group)
+        grouped = weight[:, :whole].reshape(shape)
+        step = (grouped.amax(dim=-1) - grouped.amin(dim=-1)) / (levels - 1)  # (out, groups)
+        of_weights = (gradient.T @ x)[:, :whole].reshape(shape).square().sum(dim=-1)
+        total: Tensor = (of_weights.double() * step.double().square()).sum() / 12
+        return total
+
+    return change
 
 
 def estimate_divergence(
     decoder: Decoder,
     visual_tokens: NDArray[np.float32],
     prompts: Sequence[Sequence[int]],
-    error: ProductError,
+    change: SquaredChange,
 ) -> dict[str, float]:
-    """The divergence, in nats per token, that `error` in each product of the decoder costs.
+    """The divergence, in nats per token, that the error in each product of the decoder costs.
 
     visual_tokens: (N, P, W). prompts: N lists of token ids that follow them.
     """
@@ -82,15 +109,17 @@ def estimate_divergence(
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Linear | nn.Embedding, args: tuple[Tensor], output: Tensor) -> None:
-            wrong = error(args[0].detach(), module.weight.detach(), name)
+            x, weight = args[0].detach().flatten(0, -2), module.weight.detach()
             watched: Any = output  # its types are missing
-            watched.register_hook(lambda gradient: add(name, gradient, wrong))
+
+            def add(gradient: Tensor) -> None:
+                sums[product_of[name]] += 0.5 * float(
+                    change(x, gradient.flatten(0, -2), weight, name)
+                )
+
+            watched.register_hook(add)
 
         return hook
-
-    def add(name: str, gradient: Tensor, wrong: Tensor) -> None:
-        squares = (gradient * wrong).sum(dim=-1).double().square().sum()
-        sums[product_of[name]] += 0.5 * float(squares)
 
     hooks = [
         module.register_forward_hook(watch(f"decoder.{name}"))

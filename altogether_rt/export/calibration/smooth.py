@@ -46,13 +46,16 @@ class SmoothedWeights:
         config: CaptionerConfig,
         calibration: Calibration,
         strength: float,
+        *,
+        decoder: bool = True,
     ) -> None:
+        """decoder: whether its weights change too, not only the mapper's."""
         self._weights = weights
         self._calibration = calibration
         self._strength = strength
         self._divided: dict[str, tuple[_Pair, Floats]] = {}  # by name of the tensor
         self._multiplied: dict[str, Floats] = {}
-        pairs = _mapper_pairs(config) + _decoder_pairs(config.decoder)
+        pairs = _mapper_pairs(config) + (_decoder_pairs(config.decoder) if decoder else [])
         for pair in pairs if strength > 0 else []:
             factors = self._factors(pair)
             for producer in pair.producers:
@@ -78,6 +81,14 @@ class SmoothedWeights:
     def input_factors(self, name: str) -> Floats | None:
         """What the input channels of a linear layer are divided by, (in,); None: nothing."""
         return self._multiplied.get(f"{name}.weight")
+
+    def input_rows(self, name: str) -> Floats | None:
+        """Some inputs of a linear layer with these weights, (rows, in); None: none were kept."""
+        rows = self._calibration.rows.get(name)
+        factors = self.input_factors(name)
+        if rows is None:
+            return None
+        return rows.astype(np.float32) / (1 if factors is None else factors)
 
     def input_ranges(self) -> dict[str, float]:
         """Largest absolute input of each linear layer of mapper and decoder with these weights."""

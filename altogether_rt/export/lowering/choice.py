@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from altogether_rt.export.graph import OPSET
 from altogether_rt.export.lowering.activations import Activations
@@ -22,6 +23,7 @@ from altogether_rt.export.lowering.base import (
     Lowering,
     TableLowering,
 )
+from altogether_rt.export.lowering.group_linear import GroupLinear
 from altogether_rt.export.lowering.half import HalfLinear, HalfTable
 from altogether_rt.export.lowering.scatter_attention import SCATTER_OPSET, ScatterAttention
 from altogether_rt.export.lowering.static_quant import FP8, INT8, StaticLinear
@@ -36,15 +38,18 @@ def build_lowering(
     scales: CacheScales | None = None,
     ranges: Mapping[str, float] | None = None,
     kept: Collection[str] = (),
+    inputs: Callable[[str], NDArray[np.float32] | None] = lambda name: None,
 ) -> Lowering:
     """The lowering that a recipe names.
 
     scales: of an int8 cache. ranges: the largest absolute input of each layer, for static scales.
     kept: products that are computed more precisely, by the name of their first weight.
+    inputs: some inputs of a product, (rows, in), for the compensation of 4-bit weights.
     """
     linear: dict[str, LinearLowering] = {
         "fp32": Fp32Linear(),
         "int8-row": Int8Linear(kept),
+        "int4-group": GroupLinear(kept, inputs),
         "fp16": HalfLinear(),
         "int8-static": StaticLinear(INT8, ranges),
         "fp8-static": StaticLinear(FP8, ranges),

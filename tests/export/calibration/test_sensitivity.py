@@ -16,6 +16,7 @@ from altogether_rt.export.calibration.sensitivity import (
     decoder_products,
     estimate_divergence,
     rounded_activation,
+    rounded_weight,
 )
 from altogether_rt.model.decoder import Decoder
 from tests.tiny import FAMILIES, VOCAB_SIZE, tiny_config, tiny_model
@@ -58,7 +59,12 @@ def test_the_estimate_is_the_divergence(family: str) -> None:
     size = 0.02
     torch.manual_seed(0)
     found = estimate_divergence(
-        decoder, VISUAL, PROMPTS, lambda x, weight, name: noise((*x.shape[:-1], len(weight)), size)
+        decoder,
+        VISUAL,
+        PROMPTS,
+        lambda x, gradient, weight, name: (
+            (gradient * noise(gradient.shape, size)).sum(-1).square().sum()
+        ),
     )
     with torch.no_grad():
         exact = log_probabilities(decoder)
@@ -143,3 +149,19 @@ def test_names_of_layers_and_products() -> None:
         ConfigError, match=r"'decoder\.layers\.7', which this decoder does not have"
     ):
         resolve_names(["decoder.layers.7"], config)
+
+
+def test_the_error_of_rounded_weights_is_that_of_its_formula() -> None:
+    """Against the mean over random errors, evenly distributed within a step."""
+    rng = np.random.default_rng(1)
+    x, gradient, weight = (
+        torch.from_numpy(rng.normal(size=shape)) for shape in ((6, 64), (6, 8), (8, 64))
+    )
+    found = float(rounded_weight(32, 16)(x, gradient, weight, "any"))
+    grouped = weight.numpy().reshape(8, 2, 32)
+    step = np.repeat(np.ptp(grouped, axis=-1) / 15, 32, axis=1)
+    changes = [
+        np.square(np.einsum("to,oi,ti->", gradient, step * rng.uniform(-0.5, 0.5, (8, 64)), x))
+        for _ in range(4000)
+    ]
+    assert found == pytest.approx(np.mean(changes), rel=0.15)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ __all__ = [
     "BundleName",
     "DryRun",
     "Embeddings",
+    "EngineOption",
     "FastJpeg",
     "Inputs",
     "Json",
@@ -26,6 +27,7 @@ __all__ = [
     "Out",
     "Overwrite",
     "Quiet",
+    "RayAddress",
     "Recursive",
     "RetryErrors",
     "Sample",
@@ -98,7 +100,11 @@ Update = Annotated[
 ]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
 Workers = Annotated[
-    int, typer.Option(min=1, help="Number of processes; the captions are the same.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of processes (1; on Ray as many as fit); the captions are the same.",
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -141,4 +147,19 @@ SpoolBytes = Annotated[int, typer.Option(min=1, help="Bytes that fetched shards 
 OnlyMissing = Annotated[
     bool,
     typer.Option("--only-missing", help="Leave shards alone that are incomplete or have failed."),
+]
+EngineOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option(
+        metavar="local|ray",
+        help="Who captions shards: processes here, or workers on a Ray cluster, one per GPU or per "
+        "--threads cores.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="The Ray cluster; else RAY_ADDRESS, or one that is started on this machine.",
+    ),
 ]

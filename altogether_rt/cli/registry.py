@@ -48,7 +48,7 @@ COMMANDS: dict[str, CommandSpec] = {
             "altogether-rt caption photos/ --sidecar .txt --sheet captions.html --limit 100",
             "altogether-rt caption 'shards/{00000..00019}.tar' --out captions/ --workers 4",
             "altogether-rt caption s3://bucket/shards/ --alt-key 'txt;json:caption' "
-            "--out s3://bucket/captions",
+            "--out s3://bucket/captions --engine ray",
             "altogether-rt caption photos/ --alt-embedded alt --write-alt captioned/",
         ),
         "cpu",
@@ -285,6 +285,7 @@ EXTRA_OF_PACKAGE = {
     "pillow_heif": "heic",
     "py3langid": "lang",
     "pyarrow": "parquet",
+    "ray": "ray",
     "safetensors": "train",
     "tensorboard": "train",
     "spacy": "eval",

@@ -28,6 +28,7 @@ from altogether_rt.cli.caption_options import (
     BundleName,
     DryRun,
     Embeddings,
+    EngineOption,
     FastJpeg,
     Inputs,
     Json,
@@ -39,6 +40,7 @@ from altogether_rt.cli.caption_options import (
     Out,
     Overwrite,
     Quiet,
+    RayAddress,
     Recursive,
     RetryErrors,
     Sample,
@@ -146,7 +148,9 @@ def caption_command(
     device: DeviceOption = "auto",
     allow_download: AllowDownload = False,
     threads: Threads = None,
-    workers: Workers = 1,
+    workers: Workers = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
     speculation: SpeculationOption = "auto",
     max_pixels: MaxPixels = ImageLimits.max_pixels,
     fast_jpeg: FastJpeg = False,
@@ -194,7 +198,7 @@ def caption_command(
             device=device,
             params=params,
             workers=workers,
-            execution=execution,
+            execution={**execution, "engine": engine, "ray_address": ray_address},
             out=out or "captions",
             layout=layout,
             image_key=image_key,
@@ -221,7 +225,14 @@ def caption_command(
                 inputs, arguments, run, limit=limit, only_missing=only_missing, dry_run=dry_run
             )
         return
-    refuse("it is for shards, and this is a folder of images.", {"--only-missing": only_missing})
+    refuse(
+        "it is for shards, and this is a folder of images.",
+        {
+            "--only-missing": only_missing,
+            "--engine": engine != "local",
+            "--ray-address": ray_address,
+        },
+    )
     out_file = Path(out or "captions.jsonl")
     if dry_run and embeddings is not None:
         raise typer.BadParameter("it reads the images.", param_hint="--dry-run")
@@ -257,7 +268,7 @@ def caption_command(
         device=device,
         allow_download=allow_download,
         params=params,
-        workers=workers,
+        workers=workers or 1,
         execution=execution,
         read_embeddings=embeddings,
         save_embeddings=save_embeddings,

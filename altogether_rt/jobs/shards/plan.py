@@ -14,6 +14,7 @@ from typing import Any, Literal
 from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.rows import RunStamp
 from altogether_rt.data.shards.base import Shard, ShardSource
+from altogether_rt.data.sinks.shards.claims import ProcessId
 from altogether_rt.data.sinks.shards.stats import RowCounts, ShardStats
 from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.errors import AltogetherError
@@ -85,6 +86,7 @@ class ShardTask:
 
     shard: Shard
     limit: int | None = None  # samples
+    died: tuple[ProcessId, ...] = ()  # processes that had it and are known to be dead
 
     def is_of(self, stats: ShardStats) -> bool:
         """Whether the shard is still the file that these statistics are of."""

@@ -23,6 +23,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.processes import how_it_died, sigint_blocked
 from altogether_rt.jobs.shards.engine import OnResult, OnRows, ShardEngine
+from altogether_rt.jobs.shards.handout import Deaths
 from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask
 from altogether_rt.jobs.shards.worker import serve_shards
 from altogether_rt.jobs.worker import READY, Failure, OpenCaptioner
@@ -31,10 +32,6 @@ __all__ = ["ProcessShardEngine"]
 
 #: Seconds that a worker which has nothing to do may take to exit.
 _EXIT_S = 10.0
-
-#: Deaths in a row that end the run: of workers that never became ready, or without a row made.
-_MAX_DEATHS_BEFORE_READY = 3
-_MAX_DEATHS_WITHOUT_ROWS = 12
 
 
 @dataclass
@@ -82,8 +79,7 @@ class ProcessShardEngine(ShardEngine):
         self._stack = ExitStack()
         self._job: ShardJob | None = None
         self._again: deque[ShardTask] = deque()  # of workers that died
-        self._deaths_before_ready = 0  # in a row
-        self._deaths_without_rows = 0  # in a row
+        self._deaths = Deaths()
         self._stats = EngineStats()  # of workers that are gone
 
     def run(
@@ -149,13 +145,13 @@ class ProcessShardEngine(ShardEngine):
     def _take(self, worker: _Worker, message: Any, on_rows: OnRows, on_result: OnResult) -> None:
         if message == READY:
             worker.ready = True
-            self._deaths_before_ready = 0
+            self._deaths.note_ready()
         elif isinstance(message, Failure):
             raise AltogetherError(message.message)
         elif isinstance(message, OSError):
             raise message
         elif isinstance(message, RowCounts):
-            self._deaths_without_rows = 0
+            self._deaths.note_rows()
             on_rows(message)
         else:
             assert isinstance(message, ShardResult)
@@ -169,17 +165,7 @@ class ProcessShardEngine(ShardEngine):
         del self._workers[worker.connection]
         worker.connection.close()
         self._stats.add(worker.engine or EngineStats())
-        self._deaths_before_ready += not worker.ready
-        self._deaths_without_rows += 1
-        too_many = (
-            self._deaths_before_ready >= _MAX_DEATHS_BEFORE_READY
-            or self._deaths_without_rows >= _MAX_DEATHS_WITHOUT_ROWS
-        )
-        if too_many:
-            raise AltogetherError(
-                f"{how}, and so did those before it: the captions so far are kept; free some "
-                "memory or use fewer workers, then give the same command to go on."
-            )
+        self._deaths.add(how, was_ready=worker.ready)
         if worker.task is not None:
             self._again.append(worker.task)
             shard = worker.task.shard.name

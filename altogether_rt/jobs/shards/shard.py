@@ -50,7 +50,7 @@ def caption_shard(
     if stats is not None and job.is_finished(task, stats):
         clear_work(store, shard.name)
         return _finished(task, stats)
-    taken = take_claim(store, claim_name(shard.name))
+    taken = take_claim(store, claim_name(shard.name), task.died)
     if taken is None:
         return ShardResult(shard.name, "busy", message=f"{shard.name}: another process has it.")
     claim, former = taken

@@ -62,7 +62,7 @@ class ShardArguments:
     device: str
     params: Mapping[str, Any]
     execution: Mapping[str, Any]  # as `open_shard_engine` takes it
-    workers: int = 1
+    workers: int | None = None
     share: KeyShare | None = None
     out: str
     layout: Layout = "auto"
@@ -127,7 +127,6 @@ def caption_sharded(
 ) -> None:
     """Caption the shards that `inputs` name; exits with 1, 3 or 75 unless all are done."""
     from altogether_rt.data.shards.listing import list_shards
-    from altogether_rt.jobs.open import fitting_workers
     from altogether_rt.jobs.shards.open import open_shard_engine
     from altogether_rt.jobs.shards.run import caption_shards, plan_run
 
@@ -138,16 +137,16 @@ def caption_sharded(
         return
     captioner, job = arguments.resolve()
     plan = plan_run(shards, job, only_missing=only_missing)
-    workers = min(arguments.workers, max(1, len(plan.unfinished)))
-    workers = fitting_workers(captioner, workers, None, output.note)
+    workers = arguments.workers and min(arguments.workers, max(1, len(plan.unfinished)))
     output.event(
         "info", "captioner", f"captions with {captioner.name}", workers=workers,
         bundle=captioner.bundle_id, target=captioner.target, device=captioner.device,
     )  # fmt: skip
     with output.progress(None, "images", run.observers) as monitor:
         engine = open_shard_engine(
-            captioner, workers=workers, **arguments.execution, on_restart=monitor.restarted
-        )
+            captioner, workers=workers, **arguments.execution,
+            on_restart=monitor.restarted, note=output.note,
+        )  # fmt: skip
         shown = Shown(len(plan.finished), len(shards), monitor, output)
         monitor.start(plan.num_expected if limit is None else limit)
         monitor.advance(0, shown.note)

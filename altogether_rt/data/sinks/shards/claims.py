@@ -17,16 +17,25 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from altogether_rt.data.sinks.shards.store import OutputStore
 
-__all__ = ["LEASE_S", "Claim", "ClaimRecord", "read_claim", "take_claim"]
+__all__ = [
+    "LEASE_S",
+    "Claim",
+    "ClaimRecord",
+    "ProcessId",
+    "read_claim",
+    "take_claim",
+    "this_process",
+]
 
 #: Seconds without renewal after which the owner is taken for dead, and between two renewals.
 LEASE_S = 120.0
@@ -34,6 +43,21 @@ _RENEWAL_S = 20.0
 
 #: Seconds after which of several processes that took a stale claim the last one has it.
 _SETTLING_S = 0.05
+
+
+class ProcessId(NamedTuple):
+    """A process, wherever it is and whether or not it still runs."""
+
+    host: str
+    boot: str  # of the host, this time
+    pid: int
+    started: int  # in the kernel's ticks
+
+
+def this_process() -> ProcessId:
+    """The process that asks."""
+    pid = os.getpid()
+    return ProcessId(socket.gethostname(), _boot_id(), pid, _started(pid) or 0)
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,11 @@ class ClaimRecord:
     alone: int | None = None  # number of the sample that it is captioning, and no other
     deaths: int = 0  # of owners before it, one after another, that made no row durable
     alone_deaths: int = 0  # of owners before it over the same sample alone
+
+    @property
+    def owner(self) -> ProcessId:
+        """The process that made the claim."""
+        return ProcessId(self.host, self.boot, self.pid, self.started)
 
     @property
     def is_stale(self) -> bool:
@@ -120,23 +149,19 @@ def read_claim(store: OutputStore, name: str) -> ClaimRecord | None:
         return None
 
 
-def take_claim(store: OutputStore, name: str) -> tuple[Claim, ClaimRecord | None] | None:
+def take_claim(
+    store: OutputStore, name: str, died: Collection[ProcessId] = ()
+) -> tuple[Claim, ClaimRecord | None] | None:
     """Claim a shard: the claim, and that of the process that died with it, if one did.
 
+    died: processes that are known to be dead, on any machine: their claims are stale at once.
     None if the shard belongs to a process that lives. Raises OSError.
     """
-    record = ClaimRecord(
-        secrets.token_hex(8),
-        socket.gethostname(),
-        _boot_id(),
-        os.getpid(),
-        _started(os.getpid()) or 0,
-        time.time(),
-    )
+    record = ClaimRecord(secrets.token_hex(8), *this_process(), renewed=time.time())
     former: ClaimRecord | None = None
     if not store.create(name, _encode(record)):
         former = read_claim(store, name)
-        if former is not None and not former.is_stale:
+        if former is not None and former.owner not in died and not former.is_stale:
             return None
         # Replaced and not removed: should this process die now, `former` must not be forgotten.
         inherited = former or record

@@ -141,7 +141,9 @@ def read_stamp(path: Path) -> EncoderStamp:
         pass
     try:
         encoder, embed_dim, decoding = (header[k] for k in ("encoder", "embed_dim", "decoding"))
-        stamp = EncoderStamp(str(encoder), int(embed_dim), str(decoding))
+        if not all(isinstance(text, str) and len(text) <= 64 for text in (encoder, decoding)):
+            raise ValueError
+        stamp = EncoderStamp(encoder, int(embed_dim), decoding)
     except (TypeError, KeyError, ValueError):
         stamp = EncoderStamp("", 0)
     stamp.check(header, path)
@@ -222,7 +224,7 @@ class _ParquetTable:
             stamp.check(_parse((schema.metadata or {}).get(b"altogether-rt", b"")), path)
             _check_schema(schema, path)
             self._file = open_parquet(path, ["file_name", "content"])
-            check_row_groups(self._file, schema.names)
+            check_row_groups(path, schema.names)
             for group in range(self._file.num_row_groups):
                 self._names += _names_of(self._file, group)
                 self._starts.append(len(self._names))

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from altogether_rt.data.parquet_footer import column_chunks
 from altogether_rt.errors import MissingDependencyError
 
 __all__ = ["check_row_groups", "import_parquet", "open_parquet", "parquet_errors"]
@@ -41,21 +42,22 @@ def open_parquet(source: Path | BinaryIO, dictionaries: Collection[str] = ()) ->
     return parquet.ParquetFile(source, pre_buffer=False, read_dictionary=list(dictionaries))
 
 
-def check_row_groups(file: Any, columns: Collection[str]) -> None:
-    """Raises ValueError if a row group of a ParquetFile has more in one of `columns` than fits.
+def check_row_groups(source: Path | BinaryIO, columns: Collection[str]) -> None:
+    """Raises ValueError if a row group of a file has more in one of `columns` than fits.
 
-    columns: the first parts of their paths, `alt` for `alt.list.element`.
+    columns: the first parts of their paths, `alt` for `alt.list.element`. Raises OSError if the
+    file cannot be read.
     """
-    metadata = file.metadata
-    for group in range(metadata.num_row_groups):
-        rows = metadata.row_group(group)
-        for index in range(rows.num_columns):
-            chunk = rows.column(index)
-            if chunk.path_in_schema.partition(".")[0] not in columns:
-                continue
-            size, count = chunk.total_uncompressed_size, chunk.num_values
-            if not (0 <= size <= _MAX_CHUNK_BYTES and 0 <= count <= _MAX_CHUNK_VALUES):
-                raise ValueError(
-                    f"row group {group} has {count} values of {size} bytes in "
-                    f"{chunk.path_in_schema:.60}: write it with smaller row groups"
-                )
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            check_row_groups(file, columns)
+        return
+    for chunk in column_chunks(source):
+        if not chunk.path or chunk.path[0] not in columns:
+            continue
+        count, size = chunk.num_values, chunk.num_bytes
+        if not (0 <= size <= _MAX_CHUNK_BYTES and 0 <= count <= _MAX_CHUNK_VALUES):
+            raise ValueError(
+                f"a row group has {count} values of {size} bytes in {'.'.join(chunk.path):.60}: "
+                "write it with smaller row groups"
+            )

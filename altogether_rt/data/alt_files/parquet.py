@@ -41,7 +41,7 @@ def parquet_records(
         wanted = [name for field in schema for name in _readable(field, pyarrow.types)]
         if not wanted:
             return
-        check_row_groups(opened, {name.partition(".")[0] for name in wanted})
+        check_row_groups(file, {name.partition(".")[0] for name in wanted})
         for batch in opened.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
             for start in range(0, len(batch), _SLICE_ROWS):
                 for record in batch.slice(start, _SLICE_ROWS).to_pylist():

@@ -29,7 +29,7 @@ def test_a_recipe_says_all(root: Path) -> None:
 
 def test_an_unknown_target_is_answered_with_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match="there is no target 'gpu': choose one of cpu-fp32, cpu-int8"
+        ConfigError, match="there is no target 'gpu': choose one of cpu-fp32, cpu-int4, cpu-int8"
     ):
         find_recipe("gpu")
     with pytest.raises(ConfigError):

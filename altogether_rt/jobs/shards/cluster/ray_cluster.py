@@ -40,7 +40,6 @@ _CONNECT_S: Final = 10.0
 _ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_USAGE_STATS_PROMPT_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # what its native code says on stderr
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns that this will be the default
 }
 
@@ -63,6 +62,7 @@ def connect(address: str | None = None, *, num_cpus: int) -> Iterator[Cluster]:
                     options |= _local_options(folder, num_cpus)
                 else:
                     _check_reachable(address)
+                stack.enter_context(_silence())
                 stack.callback(ray.shutdown)
                 _start(ray, address, options)
         yield RayCluster(ray)
@@ -96,6 +96,23 @@ def _import_ray() -> Any:
         return importlib.import_module("ray")
     except ModuleNotFoundError as error:
         raise MissingDependencyError("ray", "ray", "--engine ray") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Ray prints what becomes of its machines and workers on standard output: not here.
+
+    A run's results are there, a line of JSON perhaps, and deaths are told by the engine. No option
+    of Ray turns it off; were the function called otherwise some day, Ray would be heard again.
+    """
+    module = importlib.import_module("ray._private.worker")
+    name = "print_to_stdstream"
+    printing = getattr(module, name, None)
+    setattr(module, name, lambda *data, **options: None)
+    try:
+        yield
+    finally:
+        setattr(module, name, printing)
 
 
 def _check_reachable(address: str) -> None:
@@ -216,17 +233,19 @@ class _RayWorker(RemoteWorker):
         reference, self._asked = self._asked, None
         try:
             messages: list[Message] = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
-            with suppress(Exception):  # a connection was lost, and it may live
+        except self._ray.exceptions.ActorUnavailableError:
+            with suppress(self._ray.exceptions.RayError):  # it may live
                 self.kill()
+            return WorkerDied("the connection to it was lost")
+        except self._ray.exceptions.RayError as error:
             return WorkerDied(_cause(error))
         return messages
 
 
 def _cause(error: Exception) -> str:
-    """What Ray says of a death, if it says more than that: its last line."""
+    """Ray's reason for a death: the first sentence of the last line of what it says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return reason(Exception(lines[-1])) if lines else ""
+    return reason(Exception(lines[-1].partition(". ")[0])) if lines else ""
 
 
 def _own(workers: Sequence[RemoteWorker]) -> list[_RayWorker]:

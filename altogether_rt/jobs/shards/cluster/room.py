@@ -88,8 +88,8 @@ def _why_none_fits(nodes: Sequence[Node], size: WorkerSize) -> str:
             "the captioner runs on a GPU, and no machine of the Ray cluster has one: add such a "
             "machine, or give a bundle that was exported for cpu."
         )
-    remedy = f"--threads {cpus}, or add a larger machine" if cpus else "add machines with CPUs"
+    remedy = f"give --threads {cpus}, or add a larger machine" if cpus else "add machines"
     return (
         f"a worker takes {size} of one machine, and the largest machine of the Ray cluster has "
-        f"{cpus} CPUs: give {remedy}."
+        f"{cpus} CPUs: {remedy}."
     )

@@ -18,6 +18,8 @@ __all__ = [
     "EngineOption",
     "FastJpeg",
     "Inputs",
+    "JoinOn",
+    "JoinOption",
     "Json",
     "LayoutOption",
     "Limit",
@@ -138,6 +140,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 LayoutOption = Annotated[
     Layout,
     typer.Option(metavar="|".join(LAYOUTS), help="What shards are; else their names tell."),
+]
+JoinOption = Annotated[
+    str | None,
+    typer.Option(
+        "--join",
+        metavar="FILE",
+        help="Alt-texts of shards from this file of metadata; {shard} is the shard's name.",
+    ),
+]
+JoinOn = Annotated[
+    str, typer.Option(metavar="KEY", help="What its records are joined on: key, url, sha256, uid.")
 ]
 SpoolOption = Annotated[
     Path | None,

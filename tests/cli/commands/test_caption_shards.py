@@ -72,6 +72,22 @@ def test_twenty_tars_by_a_pattern(folder: Path, captioner: FakeCaptioner) -> Non
     assert again["shards_skipped"] == 20 and again["rows_made"] == 0
 
 
+def test_alt_texts_from_a_file_of_metadata(folder: Path, captioner: FakeCaptioner) -> None:
+    records = [{"key": f"{number:09}", "caption": f"joined {number}"} for number in range(6)]
+    Path("00003.jsonl").write_text(
+        "".join(json.dumps(r | {"key": f"{18 + n:09}"}) + "\n" for n, r in enumerate(records))
+    )
+    done = run("caption", "in/00003.tar", "--out", "out", "--join", "{shard}.jsonl")
+    assert done.exit_code == 0, done.output
+    assert [row["alt"] for row in all_rows(Path("out"))] == [[f"joined {n}"] for n in range(6)]
+    other = run("caption", "in/00003.tar", "--out", "out")
+    assert other.exit_code == 1 and "join" in other.stderr
+    refused = run("caption", "in/00003.tar", "--out", "o2", "--join", "gone.jsonl")
+    assert refused.exit_code == 1 and "gone.jsonl" in refused.stderr
+    (folder / "a.png").write_bytes(b"")
+    assert run("caption", "in/a.png", "--join", "x.jsonl").exit_code == 2
+
+
 def test_from_and_to_an_object_store(
     folder: Path, captioner: FakeCaptioner, object_store: str
 ) -> None:

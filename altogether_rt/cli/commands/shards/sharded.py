@@ -19,6 +19,7 @@ from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.base import Shard
 from altogether_rt.data.shards.options import (
+    Join,
     Layout,
     ShardOptions,
     parse_alt_keys,
@@ -68,6 +69,8 @@ class ShardArguments:
     layout: Layout = "auto"
     image_key: str | None = None
     alt_key: str | None = None
+    join: str | None = None
+    join_on: str = "key"
     spool: Path | None = None
     spool_bytes: int = SPOOL_BYTES
     max_pixels: int = ImageLimits.max_pixels
@@ -83,6 +86,7 @@ class ShardArguments:
             layout=self.layout,
             image_keys=parse_image_keys(self.image_key),
             alt_keys=parse_alt_keys(self.alt_key),
+            join=None if self.join is None else Join(self.join, self.join_on),
             limits=ImageLimits(max_pixels=self.max_pixels),
         )
 
@@ -99,7 +103,12 @@ class ShardArguments:
             self.bundle, device=self.device, allow_download=self.allow_download
         )
         options = self.shard_options()
-        reading = {"image_keys": self.image_key, "alt_keys": self.alt_key}
+        reading = {
+            "image_keys": self.image_key,
+            "alt_keys": self.alt_key,
+            "join": self.join,
+            "join_on": None if self.join is None else self.join_on,
+        }
         job = ShardJob(
             out=self.out,
             open_shard=ShardReader(options, self.spool, self.spool_bytes),

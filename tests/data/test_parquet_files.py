@@ -71,6 +71,6 @@ def test_damaged_footers_are_errors_of_value() -> None:
         except ValueError:
             damaged += 1
     assert damaged > 300
-    for data in (b"", b"PAR1", b"\xff\xff\xff\x7fPAR1", b"\x01\x00\x00\x00PAR1"):
+    for short in (b"", b"PAR1", b"\xff\xff\xff\x7fPAR1", b"\x01\x00\x00\x00PAR1"):
         with pytest.raises(ValueError, match="footer"):
-            list(column_chunks(io.BytesIO(data)))
+            list(column_chunks(io.BytesIO(short)))

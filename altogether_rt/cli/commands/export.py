@@ -11,7 +11,7 @@ import typer
 
 from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.output import Output, format_bytes, format_duration
-from altogether_rt.cli.parity_table import parity_table
+from altogether_rt.cli.tables.parity import parity_table
 from altogether_rt.errors import ConfigError
 from altogether_rt.export.recipes import (
     DEFAULT_TARGET,

@@ -11,7 +11,7 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import GRAPH_NAMES
 from altogether_rt.artifacts.origin import SCENES, trained_on
 from altogether_rt.cli.output import Output, format_bytes
-from altogether_rt.cli.parity_table import parity_table
+from altogether_rt.cli.tables.parity import parity_table
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import MissingDependencyError
 from altogether_rt.runtime.cpu.prepared import find_prepared

@@ -4,9 +4,9 @@
         --alts alts.jsonl --work /tmp/real --targets cpu-int8,cpu-int4
 
 The decoder is imported into a captioner whose visual tokens are an instruction (`tests/real`), and
-exported for each target as `altogether-rt export` does, unless --work has it already. Then checkpoint
-and bundle read the same alt-texts: negative log-likelihood, divergence and share of equal next
-tokens over --tokens tokens.
+exported for each target as `altogether-rt export` does, unless --work has it already. Then
+checkpoint and bundle read the same alt-texts: negative log-likelihood, divergence and share of
+equal next tokens over --tokens tokens.
 Writes benchmarks/results/real-decoder.json and .md.
 """
 

@@ -115,8 +115,8 @@ def test_options_reach_the_captioner(
 ) -> None:
     seen: list[Any] = []
 
-    def resolve(bundle: str, *, device: str) -> Any:
-        seen.extend((bundle, device))
+    def resolve(bundle: str, *, device: str, allow_download: bool) -> Any:
+        seen.extend((bundle, device, allow_download))
         return resolve_captioner("starter")
 
     def load(resolved: Any, **options: Any) -> FakeCaptioner:
@@ -130,7 +130,7 @@ def test_options_reach_the_captioner(
         "--max-new-tokens 6 --seed 3 --limit 1 --out new/o.jsonl --sidecar .caption"
     )
     assert caption(*arguments.split()).exit_code == 0
-    assert seen == ["b", "cpu", 2, 5]
+    assert seen == ["b", "cpu", False, 2, 5]
     (row,) = [json.loads(line) for line in Path("new/o.jsonl").read_text().splitlines()]
     assert row["params"] == {"max_new_tokens": 6, "temperature": 0.5, "top_p": 0.9, "seed": 3}
     assert Path("photos/a.caption").read_text() == row["caption"] + "\n"

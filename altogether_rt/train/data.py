@@ -133,13 +133,13 @@ class FolderDataset:
             raise AltogetherError(f"{path} cannot be read: {error.strerror}.") from error
         if problems and not skip_bad:
             raise AltogetherError(
-                f"{problems.count:,} lines of {path} cannot be trained on: {problems}: mend them, "
-                "or leave them out with --skip-bad."
+                f"{_lines(problems)} of {path} cannot be trained on: {problems}: mend what is "
+                "wrong, or leave it out with --skip-bad."
             )
         if not self._rows:
             raise AltogetherError(f"{path} has no rows to train on.")
         if problems:
-            say(f"{problems.count:,} lines of {path} are left out: {problems}.")
+            say(f"left out of {path}: {_lines(problems)}: {problems}.")
         for sentence in notes.sentences(path):
             say(sentence)
 
@@ -223,6 +223,10 @@ def _draw(key: str) -> float:
 
 def _draw_scene(seed: int, index: int) -> Image.Image:
     return render(make_scene(seed, index))
+
+
+def _lines(problems: Problems) -> str:
+    return "1 line" if problems.count == 1 else f"{problems.count:,} lines"
 
 
 def _file_name(record: Mapping[Any, Any]) -> str:

@@ -156,7 +156,7 @@ def test_bad_lines_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
     said: list[str] = []
     dataset = FolderDataset(path, said.append, skip_bad=True)
     assert (len(dataset), dataset.bad_lines.count) == (1, 2)
-    assert "2 lines of" in said[0] and "line 2" in said[0] and "line 3" in said[0]
+    assert ": 2 lines: " in said[0] and "line 2" in said[0] and "line 3" in said[0]
 
 
 def test_held_out_images_stay_held_out_when_others_come(tmp_path: Path) -> None:

@@ -56,6 +56,23 @@ def test_the_fastest_number_is_chosen(
     assert torch.get_num_threads() == chosen
 
 
+def test_threads_that_are_quick_only_now_and_then_are_not_chosen(
+    clock: Callable[[dict[int, float]], Callable[[], None]],
+) -> None:
+    """As beside other processes: most passes with two threads wait for the second one."""
+    seconds = {1: 0.10, 2: 0.06}
+    run = clock(seconds)
+    passes = 0
+
+    def disturbed() -> None:
+        nonlocal passes
+        passes += torch.get_num_threads() == 2
+        seconds[2] = 0.06 if passes % 4 == 0 else 0.4
+        run()
+
+    assert fastest_num_threads(disturbed, 2) == 1
+
+
 def test_one_core_is_not_measured() -> None:
     def run() -> None:
         raise AssertionError

@@ -35,6 +35,7 @@ _MAX_FOLDER_BYTES: Final = 40
 
 _FOLDER_PREFIX: Final = "altogether-ray-"
 _CONNECT_S: Final = 10.0
+_END_S: Final = 3.0
 
 #: While Ray is imported and started.
 _ENVIRONMENT: Final = {
@@ -198,10 +199,15 @@ class RayCluster(Cluster):
 
     def wait_for_stop(self, workers: Sequence[RemoteWorker], timeout_s: float) -> None:
         asked = [worker.stopping for worker in _own(workers) if worker.stopping is not None]
-        if asked:
-            self._ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
+        self._wait_for_all(asked, timeout_s)
+        # A process that is killed would not remove its spool.
+        self._wait_for_all([worker.end() for worker in _own(workers)], _END_S)
         for worker in _own(workers):
             worker.kill()
+
+    def _wait_for_all(self, references: Sequence[Any], timeout_s: float) -> None:
+        if references:
+            self._ray.wait(references, num_returns=len(references), timeout=timeout_s)
 
 
 class _RayWorker(RemoteWorker):
@@ -218,6 +224,10 @@ class _RayWorker(RemoteWorker):
 
     def stop(self) -> None:
         self.stopping = self._actor.stop.remote()
+
+    def end(self) -> Any:
+        """Let its process exit as usual, now that it is stopped."""
+        return self._actor.__ray_terminate__.remote()
 
     def kill(self) -> None:
         self._ray.kill(self._actor)

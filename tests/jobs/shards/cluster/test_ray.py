@@ -22,7 +22,8 @@ pytest.importorskip("pyarrow")
 
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.jobs.executor import LocalExecutor
-from altogether_rt.jobs.shards.cluster.ray_cluster import connect
+from altogether_rt.jobs.shards.cluster import ray_cluster
+from altogether_rt.jobs.shards.cluster.ray_cluster import _session_folder, connect
 from altogether_rt.jobs.shards.engine import LocalShardEngine
 from altogether_rt.jobs.shards.run import caption_shards, plan_run
 from altogether_rt.jobs.shards.status import read_status
@@ -96,6 +97,7 @@ def test_ctrl_c_on_an_object_store(
     out = f"{object_store}/out"
     command = [sys.executable, "program.py", "caption", f"{object_store}/in/*.tar", "--out", out]
     environment |= {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
+    environment["TMPDIR"] = temporary = tempfile.mkdtemp(prefix="t")  # Ray needs a short path
     with subprocess.Popen(
         [*command, "--engine", "ray", "--workers", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
@@ -112,12 +114,31 @@ def test_ctrl_c_on_an_object_store(
     told = "Interrupted: the captions so far are kept; give the same command to go on."
     lines = [line for line in errors.splitlines() if "images" not in line]
     assert lines == [f"altogether-rt: {told}"]
-    assert not list(Path(tempfile.gettempdir()).glob("altogether-ray-*"))
+    Path(temporary).rmdir()  # which must be empty
     status = read_status(out)
     assert 0 < status.shards["done"] < 6 and status.shards["running"] == 0
+    del environment["TMPDIR"]
     rest = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert rest.returncode == 0 and "240 of 240 images captioned" in rest.stdout, rest.stderr
     assert read_status(out).shards == {"done": 6}
+
+
+@pytest.mark.lean
+def test_folders_that_killed_runs_left_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ray_cluster, "_MAX_FOLDER_BYTES", 1000)
+    left = tmp_path / "altogether-ray-left"
+    (left / "session").mkdir(parents=True)
+    (left / "lock").touch()
+    with _session_folder() as first, _session_folder() as second:
+        assert not left.exists()
+        assert first.is_dir() and second.is_dir()  # the first is in use
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(ray_cluster, "_MAX_FOLDER_BYTES", 40)
+    with _session_folder() as folder:
+        assert folder.parent == Path("/tmp") and len(str(folder)) <= 40
 
 
 @pytest.mark.lean

@@ -10,7 +10,8 @@ import torch
 
 __all__ = ["fastest_num_threads"]
 
-#: A pass this long is so much work that all cores are worth their while.
+#: A pass this long, with all cores, is either much work or waits for them: it is not repeated with
+#: every number.
 _LONG_PASS_S: Final = 1.0
 #: Turns in which the numbers are timed one after the other: what else the machine does meanwhile
 #: then disturbs all of them alike. Times are added up rather than the shortest taken: beside other
@@ -27,7 +28,9 @@ def fastest_num_threads(run: Callable[[], object], max_threads: int) -> int:
     thread for models as small as the starter where other processes use the cores too, or a quota
     cuts them: its products are so short that the threads mostly wait for each other. A decoder 128
     wide, batch 30, on two cores with a load of 14: 258 samples a second with one thread, 20 with
-    two (three runs in turn, 2026-11-26, torch 2.13). run: one pass over a micro-batch. Sets the number.
+    two (three runs in turn, 2026-11-26, torch 2.13). Sets the number.
+
+    run: one pass over a micro-batch.
     """
     choices = [count for power in range(10) if (count := 1 << power) < max_threads]
     choices.append(max_threads)
@@ -35,8 +38,9 @@ def fastest_num_threads(run: Callable[[], object], max_threads: int) -> int:
     if len(choices) == 1:
         return max_threads
     run()  # allocates what later passes use again
-    if _time(run) > _LONG_PASS_S:
-        return max_threads
+    seconds = _time(run)
+    if seconds > _LONG_PASS_S:
+        return _by_halves(run, max_threads, seconds)
     total = dict.fromkeys(choices, 0.0)
     for _ in range(_NUM_TURNS):
         for count in choices:
@@ -50,6 +54,18 @@ def fastest_num_threads(run: Callable[[], object], max_threads: int) -> int:
             chosen = count
     torch.set_num_threads(chosen)
     return chosen
+
+
+def _by_halves(run: Callable[[], object], count: int, seconds: float) -> int:
+    """Half the threads as long as that is not slower; one more pass, if all cores are worth it."""
+    while count > 1:
+        torch.set_num_threads(count // 2)
+        half = _time(run)
+        if half > seconds * _MIN_GAIN:
+            break
+        count, seconds = count // 2, half
+    torch.set_num_threads(count)
+    return count
 
 
 def _time(run: Callable[[], object]) -> float:

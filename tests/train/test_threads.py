@@ -45,6 +45,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], Calla
         ({1: 0.10, 2: 0.12, 4: 0.05}, 4),
         ({1: 0.10, 2: 0.098, 4: 0.097}, 1),  # hardly faster: the cores are left to others
         ({1: 9.0, 2: 4.0, 4: 2.0}, 4),  # so long a pass is not repeated
+        ({1: 0.1, 2: 1.2, 4: 1.5}, 1),  # long because threads wait for each other
+        ({1: 3.0, 2: 1.5, 4: 1.6}, 2),
     ],
 )
 def test_the_fastest_number_is_chosen(

@@ -1,1 +1,1 @@
-"""Captioning datasets in shards: what it costs, what is lost when something dies, and at what scale."""
+"""Captioning datasets in shards: what it costs, what is lost if something dies, and its scale."""

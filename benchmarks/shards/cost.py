@@ -3,9 +3,9 @@
     python -m benchmarks.shards.cost WORK [--images 8000] [--shards 8] [--side 64] [--rounds 3]
         [--only NAME,...] [--starter 200]
 
-The same tars for all, in the layout of img2dataset, two sizes of them, contestants in turn. Processor
-milliseconds an image are the difference between the two sizes, fixed seconds what is left: neither
-has the start-up of the other. All but the readers write one Parquet file a shard and caption with
+The same tars for all, in the layout of img2dataset, two sizes of them, contestants in turn.
+Processor milliseconds an image are the difference between the two sizes, fixed seconds what is
+left: neither has the start-up of the other. All but the readers write one Parquet file a shard and caption with
 a dummy. Each runs in processes of its own, all of which count; memory is of all of them together.
 Writes benchmarks/results/shards-cost.json and .md. Contestants that are not installed are left out
 with the reason.
@@ -78,16 +78,16 @@ def _is_there(module: str) -> bool:
 RAY_ENGINE = "altogether_rt.jobs.shards.cluster"
 
 CONTESTANTS = (
-    Contestant("plain loop, reading", "reading", ("loop",), reads_only=True),
-    Contestant("ours, reading", "reading", ("ours",), reads_only=True),
-    Contestant("ours, reading and checking", "reading", ("ours-checked",), reads_only=True),
+    Contestant("reading: plain loop", "reading", ("loop",), reads_only=True),
+    Contestant("reading: ours", "reading", ("ours",), reads_only=True),
+    Contestant("reading and checking: ours", "reading", ("ours-checked",), reads_only=True),
     Contestant("plain loop", "naive"),
     Contestant("ours", "ours"),
     Contestant("process pool", "naive", workers=2),
-    Contestant("ours, 2 workers", "ours", workers=2),
-    Contestant("Dask, a task a shard", "dask_shards", needs="distributed", workers=2),
-    Contestant("datatrove, a task a shard", "datatrove_shards", needs="datatrove", workers=2),
-    Contestant("Ray, rows", "ray_rows", needs="ray", workers=2),
+    Contestant("ours by 2 workers", "ours", workers=2),
+    Contestant("Dask (a task a shard)", "dask_shards", needs="distributed", workers=2),
+    Contestant("datatrove (a task a shard)", "datatrove_shards", needs="datatrove", workers=2),
+    Contestant("Ray rows", "ray_rows", needs="ray", workers=2),
     Contestant("ours on Ray", "ours", after=("--engine", "ray"), needs=RAY_ENGINE, workers=2),
 )
 
@@ -101,7 +101,10 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help="names, separated by commas")
+    parser.add_argument(
+        "--only",
+        help="names, separated by commas: their figures take the place of those of an earlier run",
+    )
     parser.add_argument("--starter", type=int, default=200, help="images; 0: not with the starter")
     parser.add_argument("--result", type=Path, default=RESULT)
     given = parser.parse_args()
@@ -122,7 +125,14 @@ def main() -> None:
                     turns[contestant.name].setdefault(images, []).append(turn)
                     print(contestant.name, images, json.dumps(turn), flush=True)
     rows = [_row(contestant, turns[contestant.name]) for contestant in chosen]
-    starter = _starter(given.work, given.starter) if given.starter else []
+    former = json.loads(given.result.read_text("utf-8")) if given.result.exists() else {}
+    new = {row["name"] for row in rows}
+    rows = [row for row in former.get("contestants", []) if row["name"] not in new] + rows
+    order = [contestant.name for contestant in CONTESTANTS]
+    rows.sort(key=lambda row: order.index(row["name"]))
+    starter = former.get("starter", [])
+    if given.starter:
+        starter = _starter(given.work, given.starter)
     settings = {
         "images": list(sizes),
         "shards": given.shards,
@@ -157,6 +167,7 @@ def _row(contestant: Contestant, by_images: dict[int, list[dict[str, Any]]]) -> 
     seconds = [median(turn["seconds"] for turn in turns) for turns in (few, many)]
     return {
         **row,
+        "images": [small, large],
         "cpu_ms_per_image": 1000 * cpu_s,
         "fixed_cpu_s": low - small * cpu_s,
         "memory_mb": max(turn["memory_mb"] for turn in many),
@@ -184,34 +195,36 @@ def as_text(result: dict[str, Any]) -> str:
     """The figures in Markdown."""
     settings, machine = result["settings"], result["machine"]
     rows = {row["name"]: row for row in result["contestants"]}
-    small, large = settings["images"]
     lines = [
         f"`{result['command']}`, {machine['processor']}, Python {machine['versions']['python']}, "
-        f"{machine['date']}: {small:,} and {large:,} PNGs of {settings['side']} px in "
-        f"{settings['shards']} tars, median of {settings['rounds']} rounds. The machine was shared: "
-        f"a load of {settings['load'][2]:.0f} on {settings['cores']} cores, so images/s are those of "
-        "that hour; processor time is what can be compared.",
+        f"{machine['date']}: PNGs of {settings['side']} px in {settings['shards']} "
+        "tars, medians. The machine was shared: "
+        f"a load of {settings['load'][2]:.0f} on {settings['cores']} cores, so images/s are those "
+        "of that hour; processor time is what can be compared.",
         "",
-        "| | workers | CPU ms/image | of the loop | fixed CPU s | memory MB | images/s |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| | workers | images | CPU ms/image | of the loop | fixed CPU s | memory MB | images/s |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in result["contestants"]:
         if "skipped" in row:
-            lines.append(f"| {row['name']} | {row['workers']} | – | – | – | – | {row['skipped']} |")
+            lines.append(
+                f"| {row['name']} | {row['workers']} | – | – | – | – | – | {row['skipped']} |"
+            )
             continue
-        base = rows.get("plain loop, reading" if "reading" in row["name"] else "plain loop", {})
+        base = rows.get("reading: plain loop" if "reading" in row["name"] else "plain loop", {})
         ratio = "–"
         if "cpu_ms_per_image" in base:
             ratio = f"{row['cpu_ms_per_image'] / base['cpu_ms_per_image']:.2f}"
         lines.append(
-            f"| {row['name']} | {row['workers']} | {row['cpu_ms_per_image']:.3f} | {ratio} | "
+            f"| {row['name']} | {row['workers']} | {row['images'][1]:,} | "
+            f"{row['cpu_ms_per_image']:.3f} | {ratio} | "
             f"{row['fixed_cpu_s']:.1f} | {row['memory_mb']:.0f} | {row['images_per_s']:.0f} |"
         )
     for row in result["starter"]:
         lines += [""] if row is result["starter"][0] else []
         lines.append(
-            f"- `caption` with the starter, {row['workers']} workers, {row['images']} images of 224 "
-            f"px: {row['seconds']:.1f} s, {row['cpu_s']:.1f} s of processor time, "
+            f"- `caption` with the starter, {row['workers']} workers, {row['images']} images of "
+            f"224 px: {row['seconds']:.1f} s, {row['cpu_s']:.1f} s of processor time, "
             f"{row['memory_mb']:.0f} MB"
         )
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""datatrove with a task a shard: a step of its own reads a tar, as in `naive`, and another captions.
+"""datatrove with a task a shard: a step of its own reads and captions a tar, as in `naive`.
 
 python -m benchmarks.shards.datatrove_shards IN OUT [--workers N]
 """

@@ -48,7 +48,7 @@ class Study:
     # -- kills
 
     def kills(self, victim: str, kills: int) -> list[Outcome]:
-        """`victim` (worker, driver or writer) is killed at random moments; the loop's less often."""
+        """A worker, driver or writer is killed at random moments; the loop's less often."""
         self._undisturbed()
         fewer = min(kills, KILLS_OF_OTHERS)
         return [self._killed(OURS, victim, kills), self._killed("loop", victim, fewer)]

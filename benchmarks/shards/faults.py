@@ -27,6 +27,9 @@ DELAY_S = 0.004
 #: Kills in one run of 20 shards.
 KILLS_A_RUN = 10
 
+#: A process is killed within so many seconds of its first caption.
+LIVES_S = 3.0
+
 #: What is known of the loop is known after a few.
 KILLS_OF_OTHERS = 5
 
@@ -74,7 +77,7 @@ class Study:
             process, children = _start(command), []
             deadline = time.monotonic() + TIMEOUT_S
             while outcome.times < kills and self._wait_for_rows(process, log):
-                time.sleep(self._rng.uniform(0.0, 1.0))
+                time.sleep(self._rng.uniform(0.0, LIVES_S))
                 children = _workers_of(process.pid)
                 if victim != "worker":
                     killed = process.pid

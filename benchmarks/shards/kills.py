@@ -61,11 +61,6 @@ def main() -> None:
         "ray": study.ray_rows,
     }
     chosen = given.only.split(",") if given.only else list(tests)
-    outcomes: list[Outcome] = []
-    for name in chosen:
-        for outcome in tests[name]():
-            print(outcome.line(), flush=True)
-            outcomes.append(outcome)
     settings = {
         "shards": NUM_SHARDS,
         "samples_a_shard": NUM_SAMPLES,
@@ -73,7 +68,12 @@ def main() -> None:
         "kills": given.kills,
         "seed": given.seed,
     }
-    save(given.result, settings, outcomes)
+    outcomes: list[Outcome] = []
+    for name in chosen:
+        for outcome in tests[name]():
+            print(outcome.line(), flush=True)
+            outcomes.append(outcome)
+            save(given.result, settings, outcomes)
     print(as_table(outcomes))
     sys.exit(any(outcome.is_bad for outcome in outcomes))
 

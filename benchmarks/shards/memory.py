@@ -3,8 +3,8 @@
     python -m benchmarks.shards.memory WORK [--limit 48] [--gigabytes 10] [--group-mb 400]
 
 A tar with as many bytes as that, sparse: pictures, and members of zeros between them; with
---dry-run, so that all its headers are read, and with --limit. A Parquet file whose row groups hold 400 MB of
-image bytes, with --limit. Memory is of the process and all that it starts. Writes
+--dry-run, so that all its headers are read, and with --limit. A Parquet file whose row groups hold
+400 MB of image bytes, with --limit. Memory is of the process and all that it starts. Writes
 benchmarks/results/shards-memory.json.
 """
 

@@ -5,8 +5,9 @@
 
 The same tars for all, in the layout of img2dataset, two sizes of them, contestants in turn.
 Processor milliseconds an image are the difference between the two sizes, fixed seconds what is
-left: neither has the start-up of the other. All but the readers write one Parquet file a shard and caption with
-a dummy. Each runs in processes of its own, all of which count; memory is of all of them together.
+left: neither has the start-up of the other; images/s have. All but the readers write one Parquet
+file a shard and caption with a dummy. Each runs in processes of its own, all of which count; memory
+is of all of them together.
 Writes benchmarks/results/shards-cost.json and .md. Contestants that are not installed are left out
 with the reason.
 """
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--only",
-        help="names, separated by commas: their figures take the place of those of an earlier run",
+        help="names, separated by commas: their figures replace those of an earlier run",
     )
     parser.add_argument("--starter", type=int, default=200, help="images; 0: not with the starter")
     parser.add_argument("--result", type=Path, default=RESULT)
@@ -164,14 +165,13 @@ def _row(contestant: Contestant, by_images: dict[int, list[dict[str, Any]]]) -> 
     (small, few), (large, many) = sorted(by_images.items())
     low, high = (median(turn["cpu_s"] for turn in turns) for turns in (few, many))
     cpu_s = (high - low) / (large - small)
-    seconds = [median(turn["seconds"] for turn in turns) for turns in (few, many)]
     return {
         **row,
         "images": [small, large],
         "cpu_ms_per_image": 1000 * cpu_s,
         "fixed_cpu_s": low - small * cpu_s,
         "memory_mb": max(turn["memory_mb"] for turn in many),
-        "images_per_s": (large - small) / (seconds[1] - seconds[0]),
+        "images_per_s": large / median(turn["seconds"] for turn in many),
         "turns": by_images,
     }
 
@@ -194,6 +194,12 @@ def _starter(work: Path, images: int) -> list[dict[str, Any]]:
 def _turns(row: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
     """The turns by number of images; JSON made texts of those."""
     return {int(images): turns for images, turns in row["turns"].items()}
+
+
+def _is_mostly_start(row: dict[str, Any]) -> bool:
+    """Whether the few turns that there are say little but what starting takes."""
+    few = min(_turns(row).items())[1]
+    return len(few) < 3 and median(turn["cpu_s"] for turn in few) > 3.0
 
 
 def as_text(result: dict[str, Any]) -> str:
@@ -220,15 +226,15 @@ def as_text(result: dict[str, Any]) -> str:
         ratio = "–"
         if "cpu_ms_per_image" in base:
             ratio = f"{row['cpu_ms_per_image'] / base['cpu_ms_per_image']:.2f}"
-        if row["cpu_ms_per_image"] <= 0 or row["images_per_s"] <= 0:
-            # More images took less: start-up varies more than so few images take.
+        if row["cpu_ms_per_image"] <= 0 or _is_mostly_start(row):
+            # Start-up varies more than so few images take.
             few, many = (
                 [turn["cpu_s"] for turn in turns] for _, turns in sorted(_turns(row).items())
             )
             lines.append(
                 f"| {row['name']} | {row['workers']} | {row['images'][1]:,} | – | – | "
                 f"{min(few + many):.1f} to {max(few + many):.1f} in all | "
-                f"{row['memory_mb']:.0f} | – |"
+                f"{row['memory_mb']:.0f} | {row['images_per_s']:.0f} |"
             )
             continue
         lines.append(

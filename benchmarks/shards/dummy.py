@@ -42,7 +42,7 @@ class _Preprocessor:
 
 
 class DummyCaptioner:
-    """Takes the place of a `Captioner`, in any process."""
+    """Stands in for a `Captioner`, in any process."""
 
     bundle_id = "dummy"
 

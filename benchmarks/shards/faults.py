@@ -239,6 +239,8 @@ class Study:
         outcome.made_again = (outcome.made_again or 0) + made_again(log)
         if outcome.same_bytes is not None:
             outcome.same_bytes &= _files(out) == self._whole
+            if errors := _error_rows(out):
+                outcome.told = f"rows with an error: {errors}"
 
     def _fresh(self, contestant: str) -> tuple[Path, Path]:
         out, log = _empty(self._work / f"out-{contestant}"), self._work / f"log-{contestant}"

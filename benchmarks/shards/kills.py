@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--only",
-        help="worker, driver, writer, calls, tars, disk, store, ray: what is named takes the place "
-        "of\nwhat an earlier run found out",
+        help="worker, driver, writer, calls, tars, disk, store, ray: what is named replaces what\n"
+        "an earlier run found out",
     )
     parser.add_argument("--result", type=Path, default=RESULT)
     given = parser.parse_args()

@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 import tarfile
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,22 +16,25 @@ pytest.importorskip("pyarrow")
 
 import pyarrow
 from pyarrow import parquet
-from shards.damage import FAULTS, make_faulty
-from shards.dataset import make_shards
-from shards.outcome import count_rows, made_again
+
+# By their full names: there are other folders called `shards`, and benchmarks are not type-checked.
+damage: Any = import_module("benchmarks.shards.damage")
+dataset: Any = import_module("benchmarks.shards.dataset")
+outcome: Any = import_module("benchmarks.shards.outcome")
 
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Path:
-    (path,) = make_shards(tmp_path / "in", 1, 10, 8)
+    (path,) = dataset.make_shards(tmp_path / "in", 1, 10, 8)
+    assert isinstance(path, Path)
     return path
 
 
-@pytest.mark.parametrize(("fault", "left"), list(zip(FAULTS, (6, 6, 9, 9), strict=True)))
+@pytest.mark.parametrize(("fault", "left"), list(zip(damage.FAULTS, (6, 6, 9, 9), strict=True)))
 def test_a_fault_leaves_the_samples_that_it_says(
     shard: Path, tmp_path: Path, fault: str, left: int
 ) -> None:
-    keys = make_faulty(shard, tmp_path / "out", fault)
+    keys = damage.make_faulty(shard, tmp_path / "out", fault)
     assert len(keys) == left and "000000006" not in keys
     assert (tmp_path / "out" / shard.name).read_bytes() != shard.read_bytes()
     with tarfile.open(shard) as tar:
@@ -40,9 +45,10 @@ def test_rows_are_counted_by_their_keys(tmp_path: Path) -> None:
     rows = {"key": ["a", "b", "b", "c"], "caption": ["x", "y", "y", None]}
     parquet.write_table(pyarrow.table(rows), tmp_path / "0.parquet")
     (tmp_path / "1.parquet").write_bytes(b"half a file")
-    assert count_rows(sorted(tmp_path.glob("*.parquet")), {"a", "b", "c", "d"}) == (2, 1)
+    files = sorted(tmp_path.glob("*.parquet"))
+    assert outcome.count_rows(files, set("abcd")) == (2, 1)
     (tmp_path / "log").write_text("a\nb\na\na\n")
-    assert made_again(tmp_path / "log") == 2
+    assert outcome.made_again(tmp_path / "log") == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

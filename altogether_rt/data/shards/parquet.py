@@ -93,12 +93,11 @@ class ParquetSource(ShardSource):
         for group in range(self._file.metadata.num_row_groups):
             num_rows = self._file.metadata.row_group(group).num_rows
             keys = self._keys(group, first, num_rows)
-            chosen = [
-                wanted(first + index, _unique(keys[index], first + index, seen))
-                for index in range(num_rows)
-            ]
-            if any(chosen):
-                yield from self._group(group, first, keys, chosen)
+
+            def is_wanted(at: int, keys: list[_Key] = keys, first: int = first) -> bool:
+                return wanted(first + at, _unique(keys[at], first + at, seen))
+
+            yield from self._group(group, keys, is_wanted)
             first += num_rows
 
     # -- one row group
@@ -121,26 +120,47 @@ class ParquetSource(ShardSource):
         return keys
 
     def _group(
-        self, group: int, first: int, keys: list[_Key], chosen: list[bool]
+        self, group: int, keys: list[_Key], is_wanted: Callable[[int], bool]
     ) -> Iterator[Sample]:
-        done = 0
+        """The samples that are wanted. Each is asked for when the one before has been taken: the
+        answer may be that nothing more is wanted."""
+        rows: Iterator[tuple[Cell, dict[str, Any]]] | None = None
+        done = 0  # rows that were read
+        damage = ""
+        for at in range(len(keys)):
+            if not is_wanted(at):
+                continue
+            sample = None
+            try:
+                if rows is None:
+                    rows = group_rows(self._file, self._path_name, group, self._columns)
+                while not damage and done <= at:
+                    cell, row = next(rows, (None, {}))
+                    if cell is None:
+                        raise ValueError(f"it ends after {done:,} of {len(keys):,} rows")
+                    done += 1
+                    if done > at:
+                        sample = self._sample(keys[at], cell, row)
+            except self._errors as error:
+                damage = self._damage(group, error)
+            if sample is None:
+                image = ImageError("damaged", f"{keys[at].text} cannot be read: {damage}.")
+                sample = Sample(keys[at].text, Alts(), image)
+            yield sample
+        if rows is not None and not damage:
+            self._read_rest(group, rows, len(keys) - done)
+
+    def _read_rest(self, group: int, rows: Iterator[Any], num_rows: int) -> None:
+        """Find out whether the rows behind those that were wanted can be read."""
         try:
-            for cell, row in group_rows(self._file, self._path_name, group, self._columns):
-                at = done
-                done += 1
-                if chosen[at]:
-                    yield self._sample(keys[at], cell, row)
-            if done < len(keys):
-                raise ValueError(f"it ends after {done:,} of {len(keys):,} rows")
+            num_read = sum(1 for _ in rows)
+            if num_read < num_rows:
+                raise ValueError(f"its last {num_rows - num_read:,} rows are not there")
         except self._errors as error:
             self._damage(group, error)
-            message = f"row group {group} is damaged: {_first_line(error)}"
-            for at in range(done, len(keys)):
-                if chosen[at]:
-                    image = ImageError("damaged", f"{keys[at].text} cannot be read: {message}.")
-                    yield Sample(keys[at].text, Alts(), image)
 
-    def _damage(self, group: int, error: Exception) -> None:
+    def _damage(self, group: int, error: Exception) -> str:
+        """Note it; returns words for the samples that it takes."""
         info = self._file.metadata.row_group(group)
         offset = min(
             info.column(index).dictionary_page_offset or info.column(index).data_page_offset
@@ -149,6 +169,7 @@ class ParquetSource(ShardSource):
         if self._ending.kind == "whole":
             message = f"its row group {group} cannot be read: {_first_line(error)}"
             self._ending = Ending("damaged", offset, message)
+        return f"row group {group} is damaged: {_first_line(error)}"
 
     # -- one row
 

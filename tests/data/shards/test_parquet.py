@@ -48,6 +48,29 @@ def test_images_texts_and_keys(tmp_path: Path) -> None:
     assert [s.key for s in source.samples_where(lambda index, key: index > 2)] == ["6", "5"]
 
 
+class Enough(Exception):
+    """No more samples are wanted."""
+
+
+def test_rows_are_asked_for_one_by_one(tmp_path: Path) -> None:
+    """Who is asked may say that it is enough, and gets all samples before; or count along."""
+    columns = {"jpg": [png(n) for n in range(9)], "key": list("abcdefghi")}
+    path = write(tmp_path / "a.parquet", columns, row_group_size=5)
+    source = ParquetSource(Shard("a", str(path)), path)
+    told: list[str] = []
+
+    def wanted(index: int, key: str) -> bool:
+        told.append(f"{key}?")
+        if index == 7:
+            raise Enough
+        return index != 1
+
+    with pytest.raises(Enough):
+        told.extend(sample.key for sample in source.samples_where(wanted))
+    assert " ".join(told) == "a? a b? c? c d? d e? e f? f g? g h?"
+    assert source.ending.kind == "whole"
+
+
 def test_what_is_null_or_empty(tmp_path: Path) -> None:
     """Nulls arrive as values everywhere else: a caption of a missing text reads `None`."""
     images = [

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("pyarrow")
 
+import pyarrow
 from pyarrow import parquet
 
 from altogether_rt.data.shards.base import Shard
@@ -22,9 +23,10 @@ from altogether_rt.jobs.executor import LocalExecutor
 from altogether_rt.jobs.shards.engine import LocalShardEngine, ShardEngine
 from altogether_rt.jobs.shards.plan import ShardJob
 from altogether_rt.jobs.shards.processes import ProcessShardEngine
+from altogether_rt.jobs.shards.reading import ShardReader
 from altogether_rt.jobs.shards.run import ShardSummary, caption_shards, plan_run
 from tests.fake_captioner import FakeCaptioner
-from tests.jobs.shards.stand_ins import KilledBy, job_for, make_tars, shard_of
+from tests.jobs.shards.stand_ins import KilledBy, job_for, make_tars, png, shard_of
 
 pytestmark = pytest.mark.lean
 
@@ -276,6 +278,30 @@ def test_a_limit_counts_over_shards_and_is_gone_on_from(
     done = [row for row in rows_of(whole, "00001")[:10] if row["caption"] is not None]
     rest = sum(stats_of(out, shard.name)["successes"] for shard in shards[1:])
     assert len(again.requests) == rest - len(done)
+
+
+@pytest.mark.parametrize("limit", [3, 6, 8])
+def test_a_limit_within_a_row_group(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "00000.parquet"
+    columns = {"image": [png(n) for n in range(9)], "alt": [f"alt {n}" for n in range(9)]}
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=6)
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    summary = caption([shard_of(path)], job_for(out, open_shard=ShardReader()), limit=limit)
+    assert summary.shards == {"limited": 1}
+    assert [row["alt"] for row in rows_of(out, "00000")] == [[f"alt {n}"] for n in range(limit)]
+    for folder in (out, whole):
+        caption([shard_of(path)], job_for(folder, open_shard=ShardReader()))
+    assert files_of(out) == files_of(whole) and len(rows_of(out, "00000")) == 9
+
+
+def test_a_row_that_kills_is_found_in_a_row_group(tmp_path: Path) -> None:
+    path = tmp_path / "00000.parquet"
+    columns = {"image": [png(n) for n in range(9)], "alt": [f"alt {n}" for n in range(9)]}
+    parquet.write_table(pyarrow.table(columns), path)
+    job = job_for(tmp_path / "out", open_shard=ShardReader())
+    summary = caption([shard_of(path)], job, ProcessShardEngine(1, KilledBy))
+    assert summary.counts.errors == {"crashed": 1} and summary.counts.rows == 9
+    assert rows_of(tmp_path / "out", "00000")[4]["error_class"] == "crashed"
 
 
 def test_a_shard_without_all_its_samples_is_incomplete_and_keeps_its_rows(

@@ -1,0 +1,1 @@
+"""Captioning datasets in shards: what it costs, what is lost if something dies, and its scale."""

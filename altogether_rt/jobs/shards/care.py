@@ -54,6 +54,9 @@ def care_after(former: ClaimRecord | None, rows: int) -> Care:
         return Care()
     progressed = rows > former.rows
     last_level = len(_WINDOWS) - 1
+    if former.answered and not progressed:
+        # It died while its only row was made durable: neither reading nor the sample did that.
+        return Care(last_level, former.deaths, former.alone_deaths)
     if former.alone == rows:
         # It died over this sample and had no other; it counts if it began with it.
         alone_deaths = 0 if progressed else former.alone_deaths + 1

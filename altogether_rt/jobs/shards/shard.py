@@ -195,13 +195,20 @@ class _Work:
         while self._output.num_durable < until:
             some = list(islice(samples, window))
             if window == 1 and some:
-                self._claim.update(alone=self._drawn[-1].index)
+                self._claim.update(alone=self._drawn[-1].index, answered=False)
             self._run(iter(some))
+            if window == 1 and some:
+                self._claim.update(alone=None, answered=True)
             self._output.flush()
             if len(some) < window:
                 break
         self._claim.update(
-            care=0, alone=None, rows=self._output.num_durable, deaths=0, alone_deaths=0
+            care=0,
+            alone=None,
+            answered=False,
+            rows=self._output.num_durable,
+            deaths=0,
+            alone_deaths=0,
         )
 
     def _choice(self, former: Iterator[ShardRow]) -> Callable[[int, str], bool]:

@@ -73,6 +73,7 @@ class ClaimRecord:
     rows: int = 0  # that were durable when the owner began
     care: int = 0  # how carefully it proceeds: 0, 1, 2
     alone: int | None = None  # number of the sample that it is captioning, and no other
+    answered: bool = False  # that sample has its answer, which is being made durable
     deaths: int = 0  # of owners before it, one after another, that made no row durable
     alone_deaths: int = 0  # of owners before it over the same sample alone
 

@@ -354,13 +354,30 @@ class CaptionerConfig:
         return self.capacity + self.max_chunk_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; `CaptionerConfig.from_dict(config.to_dict())` gives the same config."""
+        """Plain data; `CaptionerConfig.from_dict(config.to_dict())` gives the same config.
+
+        Without what was added later and is at its default: the ids of bundles are hashes of this.
+        """
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        for part, keys in _ADDED_KEYS.items():
+            default = {f.name: f.default for f in dataclasses.fields(_PARTS[part])}
+            for key in keys:
+                if getattr(getattr(self, part), key) == default[key]:
+                    del plain[part][key]
         return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CaptionerConfig:
         return from_dict(cls, data)
+
+
+_PARTS = {"encoder": EncoderConfig, "mapper": MapperConfig, "prompt": PromptConfig}
+#: Keys that the first bundles did not have.
+_ADDED_KEYS = {
+    "encoder": ("vit",),
+    "mapper": ("shuffle", "hidden", "bias"),
+    "prompt": ("before_ids", "after_ids", "alt_prefix", "no_alt_ids"),
+}
 
 
 def named_configs() -> list[str]:

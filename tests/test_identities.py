@@ -186,8 +186,8 @@ def test_key_of_a_prepared_bundle(
     monkeypatch.setattr(platform, "processor", lambda: "")
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nmodel name : A CPU\nflags : b a\n\n")
-    parts = [1, "1.32.0", "Linux", "x86_64", "", False, ["A", "CPU"], ["a", "b"], [], []]
+    parts = [2, "1.32.0", "Linux", "x86_64", "", False, ["A", "CPU"], ["a", "b"], [], []]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    assert prepared.machine_key(cpuinfo) == digest[:12] == "d5caf935ae8e"
+    assert prepared.machine_key(cpuinfo) == digest[:12] == "4e8bb2f97868"
     monkeypatch.setattr(prepared, "machine_key", lambda: digest[:12])
     assert prepared._folder(starter).name == f"f7b1f0ca6675-{digest[:12]}"

@@ -220,6 +220,7 @@ class BundleManifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `from_dict` of it gives the same manifest."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        plain["config"] = self.config.to_dict()
         renamed = {_FILE_KEYS.get(name, name): value for name, value in plain.items()}
         return {"schema": renamed.pop("schema"), **renamed}
 

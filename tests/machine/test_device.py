@@ -191,6 +191,9 @@ def test_providers_are_found_by_their_libraries(
     capi.mkdir(parents=True)
     (tmp_path / "onnxruntime" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(
+        sys.modules, "onnxruntime", raising=False
+    )  # what is imported is found first
     assert device_module.onnxruntime_providers() == ("cpu",)
     for part in ("shared", "tensorrt", "cuda"):
         (capi / f"libonnxruntime_providers_{part}.so").touch()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import hashlib
 import io
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +76,10 @@ class Target:
 def make_targets(work: Path) -> dict[str, Target]:
     """A target for each kind in SHARES, their examples in the folder `work`."""
     config = Bundle.load("starter").config
-    starter = Bundle.load("starter").path
+    # A copy: links to the starter itself change its files' status while others open it.
+    scratch = tempfile.mkdtemp(prefix="starter-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    starter = Path(shutil.copytree(Bundle.load("starter").path, Path(scratch, "starter")))
     state = next(starter.glob("guesses.*.npz")).read_bytes()
     tokenizers = _tokenizers(starter)
     checkpoint = _checkpoint(work)

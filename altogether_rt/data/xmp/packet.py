@@ -15,7 +15,6 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 from xml.parsers import expat
-from xml.sax.saxutils import escape, quoteattr
 
 from altogether_rt.data.xmp.layout import MAX_PACKET_BYTES
 
@@ -107,6 +106,8 @@ def with_alt(data: bytes | None, alt: str) -> bytes:
 
 def _element(alt: str, texts: PacketTexts) -> bytes:
     """An rdf:Description that holds the alt-text, and declares every namespace it uses."""
+    from xml.sax.saxutils import escape, quoteattr  # it imports urllib, and this is rarely called
+
     former = f"<ours:FormerAltText>{escape(one_line(texts.own_alt))}</ours:FormerAltText>\n"
     return (
         f'<rdf:Description xmlns:rdf="{_RDF}" rdf:about={quoteattr(texts.about)}\n'

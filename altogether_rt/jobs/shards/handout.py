@@ -1,16 +1,22 @@
-"""Which shard a worker is given next, and when too many workers have died."""
+"""What engines with workers share: which shard is next, what workers tell, and how many deaths end
+a run."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import deque
 from collections.abc import Iterable
+from typing import Protocol
 
 from altogether_rt.data.sinks.shards.claims import ProcessId
+from altogether_rt.data.sinks.shards.stats import RowCounts
 from altogether_rt.errors import AltogetherError
-from altogether_rt.jobs.shards.plan import ShardTask
+from altogether_rt.generation.engine import EngineStats
+from altogether_rt.jobs.shards.engine import OnResult, OnRows
+from altogether_rt.jobs.shards.plan import ShardResult, ShardTask
+from altogether_rt.jobs.worker import Failure
 
-__all__ = ["Deaths", "HandOut"]
+__all__ = ["Deaths", "HandOut", "ShardWorker", "take_news"]
 
 #: Deaths in a row that end a run: of workers that never became ready, or without a row made.
 _MAX_BEFORE_READY = 3
@@ -77,3 +83,31 @@ class Deaths:
                 f"{how}, and so did those before it: the captions so far are kept; free some "
                 "memory or use fewer workers, then give the same command to go on."
             )
+
+
+class ShardWorker(Protocol):
+    """What an engine remembers of a worker, whatever it is."""
+
+    task: ShardTask | None  # the shard that it has
+    engine: EngineStats | None  # what its captioner did
+
+
+def take_news(
+    message: object, worker: ShardWorker, deaths: Deaths, on_rows: OnRows, on_result: OnResult
+) -> None:
+    """Take what a worker that is ready has told of its shard.
+
+    Raises AltogetherError or OSError if captioning cannot go on there.
+    """
+    if isinstance(message, Failure):
+        raise AltogetherError(message.message)
+    if isinstance(message, OSError):
+        raise message
+    if isinstance(message, RowCounts):
+        deaths.note_rows()
+        on_rows(message)
+        return
+    assert isinstance(message, ShardResult)
+    worker.task = None
+    worker.engine = message.engine or worker.engine
+    on_result(message)

@@ -18,15 +18,13 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
-from altogether_rt.data.sinks.shards.stats import RowCounts
-from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.processes import how_it_died, sigint_blocked
 from altogether_rt.jobs.shards.engine import OnResult, OnRows, ShardEngine
-from altogether_rt.jobs.shards.handout import Deaths
-from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask
+from altogether_rt.jobs.shards.handout import Deaths, take_news
+from altogether_rt.jobs.shards.plan import ShardJob, ShardTask
 from altogether_rt.jobs.shards.worker import serve_shards
-from altogether_rt.jobs.worker import READY, Failure, OpenCaptioner
+from altogether_rt.jobs.worker import READY, OpenCaptioner
 
 __all__ = ["ProcessShardEngine"]
 
@@ -146,18 +144,8 @@ class ProcessShardEngine(ShardEngine):
         if message == READY:
             worker.ready = True
             self._deaths.note_ready()
-        elif isinstance(message, Failure):
-            raise AltogetherError(message.message)
-        elif isinstance(message, OSError):
-            raise message
-        elif isinstance(message, RowCounts):
-            self._deaths.note_rows()
-            on_rows(message)
         else:
-            assert isinstance(message, ShardResult)
-            worker.task = None
-            worker.engine = message.engine or worker.engine
-            on_result(message)
+            take_news(message, worker, self._deaths, on_rows, on_result)
 
     def _bury(self, worker: _Worker) -> None:
         """Put a dead worker's shard back; another worker is started when it is needed."""

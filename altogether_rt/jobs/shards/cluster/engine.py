@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from altogether_rt.data.sinks.shards.claims import ProcessId
-from altogether_rt.data.sinks.shards.stats import RowCounts
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.shards.cluster.base import Cluster, RemoteWorker, WorkerDied
 from altogether_rt.jobs.shards.cluster.room import WorkerSize, fitting, plan_workers
 from altogether_rt.jobs.shards.cluster.worker import STOP_S, Bug, Message, Ready
 from altogether_rt.jobs.shards.engine import OnResult, OnRows, ShardEngine
-from altogether_rt.jobs.shards.handout import Deaths, HandOut
-from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask
-from altogether_rt.jobs.worker import Failure, OpenCaptioner
+from altogether_rt.jobs.shards.handout import Deaths, HandOut, take_news
+from altogether_rt.jobs.shards.plan import ShardJob, ShardTask
+from altogether_rt.jobs.worker import OpenCaptioner
 
 __all__ = ["ClusterShardEngine"]
 
@@ -207,18 +206,8 @@ class ClusterShardEngine(ShardEngine):
         if isinstance(message, Ready):
             worker.process = message.process
             self._deaths.note_ready()
-        elif isinstance(message, Failure):
-            raise AltogetherError(message.message)
-        elif isinstance(message, OSError):
-            raise message
-        elif isinstance(message, RowCounts):
-            self._deaths.note_rows()
-            on_rows(message)
         else:
-            assert isinstance(message, ShardResult)
-            worker.task = None
-            worker.engine = message.engine or worker.engine
-            on_result(message)
+            take_news(message, worker, self._deaths, on_rows, on_result)
 
     def _bury(self, worker: _Worker, how: str, shards: HandOut) -> None:
         """Put a dead worker's shard back; another worker is started when it is needed."""

@@ -22,6 +22,11 @@ class Problems:
         if len(self.examples) < _MAX_EXAMPLES:
             self.examples.append(example)
 
+    def merge(self, other: Problems) -> None:
+        """Add the problems of another input."""
+        self.count += other.count
+        self.examples += other.examples[: _MAX_EXAMPLES - len(self.examples)]
+
     def __bool__(self) -> bool:
         return self.count > 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from altogether_rt.data.shards.base import Shard
 from altogether_rt.data.shards.listing import list_shards
@@ -20,6 +20,7 @@ class CaptionedShards:
 
     by_name: Mapping[str, Shard]
     spool: Spool
+    options: ShardOptions = field(default_factory=ShardOptions)  # how the run read them
 
     def find(self, name: str) -> Shard:
         """Raises AltogetherError if there is none of this name."""
@@ -36,7 +37,14 @@ class CaptionedShards:
         return f"{shard.num_bytes}-{shard.etag}"
 
 
-def find_shards(where: str, spool: Spool, layout: Layout = "auto") -> CaptionedShards:
-    """The shards that a path, pattern or URL names. Raises AltogetherError if there are none."""
-    found = list_shards([where], ShardOptions(layout=layout))
-    return CaptionedShards({shard.name: shard for shard in found}, spool)
+def find_shards(
+    where: str, spool: Spool, layout: Layout = "auto", image_keys: tuple[str, ...] = ()
+) -> CaptionedShards:
+    """The shards that a path, pattern or URL names.
+
+    image_keys: those of the run, which decide what its samples are. Raises AltogetherError if there
+    are no shards.
+    """
+    options = ShardOptions(layout=layout, image_keys=image_keys)
+    found = list_shards([where], options)
+    return CaptionedShards({shard.name: shard for shard in found}, spool, options)

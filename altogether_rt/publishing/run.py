@@ -8,6 +8,7 @@ from typing import Any
 
 from altogether_rt.data.alts import clean_text
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.shards.options import parse_image_keys
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.sinks.shards.run_file import read_run, read_shards
 from altogether_rt.data.sinks.shards.store import OutputStore, open_store
@@ -47,6 +48,13 @@ class CaptionRun:
         """What the run says of all its captions, as a row of `caption` says it: bundle, …"""
         known = {} if self.is_file else read_run(self.store) or {}
         return {name: known[name] for name in _RUN_FIELDS if name in known}
+
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        """The `--image-key` of the run."""
+        reading = ({} if self.is_file else read_run(self.store) or {}).get("reading")
+        keys = reading.get("image_keys") if isinstance(reading, dict) else None
+        return parse_image_keys(keys if isinstance(keys, str) else None)
 
     def records(
         self, name: str, spool: Spool, counts: ExportCounts, problems: Problems

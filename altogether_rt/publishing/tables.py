@@ -104,7 +104,7 @@ def _with_images(
     shards: CaptionedShards, name: str, records: Iterable[CaptionRecord]
 ) -> Iterator[tuple[CaptionRecord, bytes | None]]:
     """Each record with the image of its sample: row N of a run is of sample N of the shard."""
-    with open_shard(shards.find(name), None, shards.spool) as source:
+    with open_shard(shards.find(name), shards.options, shards.spool) as source:
         samples = source.samples()
         for record in records:
             sample = next(samples, None)

@@ -182,6 +182,22 @@ def test_datasets_loads_images_beside_captions(
     assert found == {n: (keys[n], f"caption {n}") for n in range(NUM_SAMPLES) if n != 5}
 
 
+def test_images_are_those_that_the_run_was_told_to_read(tmp_path: Path) -> None:
+    """`--image-key thumb.png` makes other samples of a tar than its usual images do."""
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's reader")
+    members = [("a.png", image_bytes(1)), ("a.thumb.png", image_bytes(2)), ("b.png", b"x")]
+    write_tar(tmp_path / "in" / "00000.tar", members)
+    rows = [{"key": "a", "alt": "", "caption": "a caption"}]
+    folder = write_run(tmp_path / "run", {"00000": rows})
+    (folder / "_run.json").write_text(json.dumps({"reading": {"image_keys": "thumb.png"}}))
+    keys = open_run(str(folder)).image_keys
+    assert keys == ("thumb.png",)
+    layout = ParquetLayout(find_shards(str(tmp_path / "in"), Spool(), image_keys=keys))
+    assert export(folder, tmp_path / "out", layout).failed.count == 0
+    loaded = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert [row["image"].getpixel((0, 0))[0] for row in loaded["train"]] == [2]
+
+
 def test_images_of_other_shards_are_refused(tmp_path: Path, run: Path, shards: Path) -> None:
     first, second = (shards / f"{number:05d}.tar" for number in range(2))
     first.write_bytes(second.read_bytes())

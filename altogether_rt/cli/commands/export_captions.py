@@ -134,7 +134,7 @@ def export_captions_command(
                     )
                 summary = export_rows(run, *divided(out), spool, progress.advance)
             else:
-                chosen = _layout(layout, given, spool)
+                chosen = _layout(layout, given, spool, run.image_keys)
                 summary = export_shards(
                     run,
                     open_store(out),
@@ -172,12 +172,14 @@ def _check_options(layout: str, into: str, given: dict[str, Any]) -> None:
         )
 
 
-def _layout(name: str, given: dict[str, Any], spool: Spool) -> Layout:
+def _layout(name: str, given: dict[str, Any], spool: Spool, image_keys: tuple[str, ...]) -> Layout:
     if name == "metaclip":
         return MetaClipLayout(given["--form"] or "plain")
     if name == "parquet":
         where = given["--shards"]
-        return ParquetLayout(None if where is None else find_shards(where, spool))
+        return ParquetLayout(
+            None if where is None else find_shards(where, spool, image_keys=image_keys)
+        )
     shards = find_shards(given["--shards"], spool, "webdataset")
     if given["--into"] == "txt":
         ratio = _DEFAULT_RATIO if given["--ratio"] is None else given["--ratio"]

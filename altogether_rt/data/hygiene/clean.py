@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from altogether_rt.data.alts import Alts
 from altogether_rt.data.hygiene.boilerplate import Boilerplate
@@ -17,6 +17,13 @@ from altogether_rt.data.problems import Problems
 from altogether_rt.data.sources.base import Sample
 
 __all__ = ["AltHygiene", "HygieneCounts", "HygieneOptions"]
+
+
+#: Notes of rows.
+_UNESCAPED: Final = "entities"
+_BOILERPLATE: Final = "boilerplate"
+
+_MAX_EXAMPLE_CHARS: Final = 80
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,41 @@ class HygieneCounts:
     boilerplate_parts: list[str] = field(default_factory=list)  # what was looked for
     languages: Counter[str] = field(default_factory=Counter)  # alt-texts
 
+    def add_row(self, alts: Iterable[str], notes: Iterable[str], languages: Iterable[str]) -> None:
+        """Count a row's alt-texts, with what was done to each and the language of each."""
+        for alt in alts:
+            kind = noise_kind(alt)
+            if kind is not None:
+                self.noise.setdefault(kind, Problems()).add(alt[:_MAX_EXAMPLE_CHARS])
+        for note in notes:
+            self.unescaped += _UNESCAPED in note.split()
+            self.boilerplate += _BOILERPLATE in note.split()
+        self.languages.update(languages)
+
+    def merge(self, other: HygieneCounts) -> None:
+        """Add the counts of other samples."""
+        for kind, problems in other.noise.items():
+            self.noise.setdefault(kind, Problems()).merge(problems)
+        self.unescaped += other.unescaped
+        self.boilerplate += other.boilerplate
+        self.boilerplate_parts = self.boilerplate_parts or other.boilerplate_parts
+        self.languages.update(other.languages)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> HygieneCounts:
+        """The counts that `to_dict` made. Raises KeyError, TypeError or ValueError."""
+        boilerplate = data["alts_with_boilerplate"]
+        return cls(
+            noise={
+                kind: Problems(int(one["count"]), list(one["examples"]))
+                for kind, one in data["alts_noise"].items()
+            },
+            unescaped=int(data["alts_unescaped"]),
+            boilerplate=int(boilerplate["count"]),
+            boilerplate_parts=list(boilerplate["parts"]),
+            languages=Counter({code: int(n) for code, n in data["alt_languages"].items()}),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -66,8 +108,15 @@ def _detector() -> LanguageDetector:
 class AltHygiene:
     """Applies the options to samples, and counts. Without any option it only counts noise."""
 
-    def __init__(self, options: HygieneOptions, boilerplate: Boilerplate | None = None) -> None:
-        """boilerplate: what to take away, with `drop_boilerplate`.
+    def __init__(
+        self,
+        options: HygieneOptions,
+        boilerplate: Boilerplate | None = None,
+        *,
+        counts_noise: bool = True,
+    ) -> None:
+        """boilerplate: what to take away, with `drop_boilerplate`. counts_noise: False where the
+        rows are counted instead, which outlive this process.
 
         Raises MissingDependencyError if languages are asked for and py3langid is not installed.
         """
@@ -76,10 +125,14 @@ class AltHygiene:
         self.counts = HygieneCounts()
         if self.boilerplate:
             self.counts.boilerplate_parts = self.boilerplate.examples()
+        self._looks_for_noise = counts_noise or options.drop_noise
         self._detector = _detector() if options.language else None
 
     def samples(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         """The same samples, each with notes on its alt-texts."""
+        if not self._looks_for_noise and not self.options.names:
+            yield from samples
+            return
         for sample in samples:
             alts = self.clean(sample.alts)
             yield sample if alts is sample.alts else dataclasses.replace(sample, alts=alts)
@@ -103,20 +156,20 @@ class AltHygiene:
 
     def _clean_text(self, text: str) -> tuple[str, str]:
         """What is read of a text, and what was done to it: words, separated by spaces."""
-        kind = noise_kind(text)
+        kind = noise_kind(text) if self._looks_for_noise else None
         if kind is not None:
-            self.counts.noise.setdefault(kind, Problems()).add(text[:80])
+            self.counts.noise.setdefault(kind, Problems()).add(text[:_MAX_EXAMPLE_CHARS])
             if self.options.drop_noise:
                 return "", kind
         done = []
         plain = unescape(text) if self.options.unescape else text
         if plain != text:
             self.counts.unescaped += 1
-            done.append("entities")
+            done.append(_UNESCAPED)
         if self.boilerplate:
             stripped = self.boilerplate.strip(plain)
             if stripped != plain:
                 self.counts.boilerplate += 1
-                done.append("boilerplate")
+                done.append(_BOILERPLATE)
             plain = stripped
         return plain, " ".join(done)

@@ -174,9 +174,13 @@ class ParquetSource(ShardSource):
     # -- one row
 
     def _sample(self, key: _Key, cell: Cell, row: dict[str, Any]) -> Sample:
-        alts = _row_alts(self._columns, row, key.text, self._unusable)
         fields = {name: str(row[name]) for name in self._columns.fields if row[name] is not None}
-        alts = self._joined_alts(key.text, fields) or alts
+        joined = {} if self._joined is None else self._joined.find(key.text, fields)
+        alts = Alts()
+        if joined and self._columns.first_alone:  # what was joined comes before what is in the file
+            alts = self._joined_alts(key.text, joined)
+        if not alts.texts:
+            alts = _row_alts(self._columns, row, joined, key.text, self._unusable)
         image: Path | bytes | ImageError
         if key.duplicate_of is not None:
             image = ImageError(
@@ -189,17 +193,12 @@ class ParquetSource(ShardSource):
                 image = error
         return Sample(key.text, alts, image, self._options.kept(fields))
 
-    def _joined_alts(self, key: str, fields: Mapping[str, str]) -> Alts | None:
-        """The alt-texts that were joined, which come before those of the file."""
-        record = None if self._joined is None else self._joined.find(key, fields)
-        if not record:
-            return None
+    def _joined_alts(self, key: str, record: Mapping[str, Any]) -> Alts:
         try:
-            alts = make_alts(dict.fromkeys(record_texts(record)))
+            return make_alts(dict.fromkeys(record_texts(record)))
         except ValueError as error:
             self._unusable.add(f"{key} {error}")
-            return None
-        return alts if alts.texts else None
+            return Alts()
 
     def _image(self, name: str, cell: Cell) -> Path | bytes:
         """The image in a cell, which is not copied before its size is known."""
@@ -254,11 +253,23 @@ def _unique(key: _Key, row: int, seen: set[int]) -> str:
     return key.text
 
 
-def _row_alts(columns: ShardColumns, row: Mapping[str, Any], name: str, unusable: Problems) -> Alts:
+def _row_alts(
+    columns: ShardColumns,
+    row: Mapping[str, Any],
+    joined: Mapping[str, Any],
+    name: str,
+    unusable: Problems,
+) -> Alts:
+    """The alt-texts of a row. joined: its record from elsewhere, whose columns come first."""
     texts: list[str] = []
     for alt in columns.alts:
         try:
-            texts += _cell_texts(row[alt.name], alt)
+            if alt.name in joined and not columns.first_alone:
+                texts += record_texts(
+                    joined[alt.name] if alt.path else joined, alt.path or alt.name
+                )
+            elif alt.name not in columns.not_here:
+                texts += _cell_texts(row[alt.name], alt)
         except ValueError as error:
             unusable.add(f"{name} {error}")
         if columns.first_alone:

@@ -16,7 +16,7 @@ from altogether_rt.data.shards.options import ShardOptions
 from altogether_rt.data.shards.samples.grouping import Entry, Parts, SampleGroups
 from altogether_rt.data.shards.samples.joined import JoinTable
 from altogether_rt.data.shards.samples.members import MemberSource
-from altogether_rt.data.shards.tar_headers import open_sparse
+from altogether_rt.data.shards.tar_headers import FileWindow, open_sparse
 from altogether_rt.data.shards.tar_members import Member, TarMembers
 from altogether_rt.data.sniff import SNIFF_BYTES
 from altogether_rt.errors import AltogetherError, ImageError
@@ -51,6 +51,7 @@ class TarSource(MemberSource):
         super().__init__(shard, options or ShardOptions(), joined)
         self._path = path
         self._descriptor = -1
+        self._file = FileWindow(-1)
         self._unpacking = unpacking
         self._ending: Ending | None = None
         self._members: TarMembers | None = None
@@ -65,6 +66,7 @@ class TarSource(MemberSource):
 
     def parts(self) -> Iterator[Parts]:
         with _opened(self._path) as self._descriptor:
+            self._file = FileWindow(self._descriptor)
             yield from super().parts()
 
     def content(self, parts: Parts, entry: Entry, limit: int) -> bytes:
@@ -91,21 +93,30 @@ class TarSource(MemberSource):
         except ImageError:
             return b""
 
+    def _look_into(self, entry: Entry) -> None:
+        is_tar = (entry.suffix or "").lower().endswith("tar")  # whose headers are meant
+        if isinstance(entry.where, int) and self._members is not None and not is_tar:
+            try:
+                if self._members.is_swallowing(entry.where, entry.size):
+                    self._ending = self._members.ending
+            except OSError as error:
+                raise _unreadable(self._path, error) from error
+
     def _read(self, name: str, entry: Entry, limit: int) -> bytes:
         if not isinstance(entry.where, int):
             return self._special(name, entry.where, limit)
         check_bytes(entry.size, limit, name)
         data = self._bytes(name, entry.where, entry.size)
-        if self._members is not None and self._members.is_swallowing(entry.where, data):
+        if self._members is not None and self._members.is_swallowing(entry.where, entry.size, data):
             self._ending = self._members.ending
             raise ImageError("damaged", f"{name} holds a header of its tar: bytes of it are lost.")
         return data
 
     def _bytes(self, name: str, offset: int, size: int) -> bytes:
         try:
-            data = os.pread(self._descriptor, size, offset)
+            data = self._file.read(size, offset)
             while len(data) < size:  # the system gives at most 2 GB at once
-                more = os.pread(self._descriptor, size - len(data), offset + len(data))
+                more = self._file.read(size - len(data), offset + len(data))
                 if not more:
                     raise ImageError("truncated", f"{name} is cut off: the shard became shorter.")
                 data += more

@@ -7,7 +7,15 @@ import tarfile
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-__all__ = ["HeaderContext", "HeaderInfo", "HeaderReader", "as_text", "joined_name", "open_sparse"]
+__all__ = [
+    "FileWindow",
+    "HeaderContext",
+    "HeaderInfo",
+    "HeaderReader",
+    "as_text",
+    "joined_name",
+    "open_sparse",
+]
 
 #: Bytes of a header and its extensions. A pax header or a long name is read into memory.
 _MAX_HEADER_BYTES: Final = 1 << 20
@@ -17,9 +25,33 @@ _MAX_HEADER_READS: Final = 32
 _EXTENSIONS: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE)
 
 
+class FileWindow:
+    """A file read through one window: members are small and many, and each call has its price.
+
+    For one thread. What is read twice was not written meanwhile: shards do not change.
+    """
+
+    def __init__(self, descriptor: int, num_bytes: int = 1 << 18) -> None:
+        """num_bytes: of the window; longer reads pass it by."""
+        self._descriptor = descriptor
+        self._num_bytes = num_bytes
+        self._start = 0
+        self._data = b""
+
+    def read(self, size: int, position: int) -> bytes:
+        """What `os.pread` gives: up to `size` bytes, fewer where the file ends. Raises OSError."""
+        begin = position - self._start
+        if not 0 <= begin <= len(self._data) - size:
+            if size >= self._num_bytes:
+                return os.pread(self._descriptor, size, position)
+            self._data = os.pread(self._descriptor, self._num_bytes, position)
+            self._start, begin = position, 0
+        return self._data[begin : begin + size]
+
+
 def open_sparse(descriptor: int, info: tarfile.TarInfo) -> tarfile.ExFileObject:
     """The content of a member that has holes. The file must not be read by others meanwhile."""
-    context = HeaderContext(HeaderReader(descriptor, limited=False))
+    context = HeaderContext(HeaderReader(FileWindow(descriptor), limited=False))
     return tarfile.ExFileObject(cast(Any, context), info)
 
 
@@ -61,8 +93,8 @@ class HeaderInfo(tarfile.TarInfo):
 class HeaderReader:
     """What the standard library reads headers from: never much for one."""
 
-    def __init__(self, descriptor: int, *, limited: bool = True) -> None:
-        self._descriptor = descriptor
+    def __init__(self, file: FileWindow, *, limited: bool = True) -> None:
+        self._file = file
         self._limited = limited
         self.name = None
         self.seek(0)
@@ -80,7 +112,7 @@ class HeaderReader:
         is_long = self._position + size - self._start > _MAX_HEADER_BYTES
         if size < 0 or (self._limited and (is_long or self._num_reads > _MAX_HEADER_READS)):
             raise tarfile.HeaderError("longer than any header is")
-        data = os.pread(self._descriptor, size, self._position)
+        data = self._file.read(size, self._position)
         self._position += len(data)
         self.hit_end |= len(data) < size
         return data

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from altogether_rt.data.shards.base import Ending
 from altogether_rt.data.shards.tar_headers import (
+    FileWindow,
     HeaderContext,
     HeaderInfo,
     HeaderReader,
@@ -55,7 +56,8 @@ class TarMembers:
         """descriptor: of a regular file, which stays open and keeps its position."""
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
-        self._headers = HeaderReader(descriptor)
+        self._file = FileWindow(descriptor)
+        self._headers = HeaderReader(self._file)
         self._context = HeaderContext(self._headers)
         self._damage: list[int] = []  # where damage begins
         self._num_damaged = 0
@@ -113,14 +115,15 @@ class TarMembers:
             return None
         return self._find(member.offset, end) if member.end is None else None
 
-    def is_swallowing(self, offset: int, content: bytes) -> bool:
+    def is_swallowing(self, offset: int, size: int, content: bytes | None = None) -> bool:
         """Whether a content that was too large to be looked into holds a header: the same.
 
-        The members behind that header are lost, and `ending` says so.
+        content: its bytes, if they have been read. The members behind that header are lost, and
+        `ending` says so. Raises OSError.
         """
-        if len(content) <= _MAX_LOOKED_INTO or _MARK not in content:
+        if size <= _MAX_LOOKED_INTO or (content is not None and _MARK not in content):
             return False
-        found = self._find(offset, offset + len(content))
+        found = self._find(offset, offset + size)
         if found is not None:
             self._add_damage(found)
             self._set_ending("whole", None, "")
@@ -133,7 +136,7 @@ class TarMembers:
         try:
             info = HeaderInfo.fromtarfile(cast(Any, self._context))
         except tarfile.HeaderError:
-            is_zero = not os.pread(self._descriptor, _BLOCK_BYTES, at).strip(b"\0")
+            is_zero = not self._file.read(_BLOCK_BYTES, at).strip(b"\0")
             return self._zeros(at) if is_zero and at + _BLOCK_BYTES <= self._size else None
         except (OSError, MemoryError):
             raise
@@ -165,7 +168,7 @@ class TarMembers:
         position = at
         while position < self._size:
             position = self._next_data(position)
-            chunk = os.pread(self._descriptor, _CHUNK_BYTES, position)
+            chunk = self._file.read(_CHUNK_BYTES, position)
             rest = chunk.lstrip(b"\0")
             if rest:
                 position += len(chunk) - len(rest)
@@ -186,7 +189,7 @@ class TarMembers:
             os.lseek(self._descriptor, before, os.SEEK_SET)
 
     def _ends_in_hole(self) -> bool:
-        return os.pread(self._descriptor, 1, self._size - 1) == b"\0"
+        return self._file.read(1, self._size - 1) == b"\0"
 
     def _find(self, start: int, end: int | None = None) -> int | None:
         """The offset of the next header that begins at `start` or behind it, and before `end`."""
@@ -197,7 +200,7 @@ class TarMembers:
             if end - position > _CHUNK_BYTES:
                 position = max(position, self._next_data(position) - _MARK_OFFSET)
             size = min(_CHUNK_BYTES, end + _BLOCK_BYTES - position)
-            chunk = os.pread(self._descriptor, size, position)
+            chunk = self._file.read(size, position)
             mark = chunk.find(_MARK, _MARK_OFFSET)
             while mark >= 0:
                 at = position + mark - _MARK_OFFSET
@@ -241,7 +244,7 @@ class TarMembers:
         if isinstance(info, _Zeros) and info.next is None:
             self._set_ending("whole", None, "")
         elif rest < _BLOCK_BYTES or self._headers.hit_end:
-            head = os.pread(self._descriptor, _BLOCK_BYTES, at)
+            head = self._file.read(_BLOCK_BYTES, at)
             if rest < _BLOCK_BYTES and not head.strip(b"\0"):
                 self._set_ending("unmarked", self._size, "it is cut off within its end mark")
             else:

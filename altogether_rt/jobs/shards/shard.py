@@ -140,7 +140,7 @@ class _Work:
         self._copies: Iterator[ShardRow] = iter(())
         self._is_limited = False
         self._engine: EngineStats | None = None
-        self._hygiene = AltHygiene(job.hygiene)
+        self._hygiene = AltHygiene(job.hygiene, counts_noise=False)
 
     def do(self) -> ShardResult:
         try:

@@ -131,6 +131,10 @@ def test_joins_of_parquet_shards(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow.parquet").write_table(table, path)
     join = Join(str(metadata_file(tmp_path, ".jsonl", [{"uid": "b", "caption": "joined"}])), "uid")
     assert texts(read(path, ShardOptions(join=join))["a"]) == [("x",), ("joined",)]
+    both = ShardOptions(join=join, alt_keys=parse_alt_keys("text;caption"))
+    assert texts(read(path, both)["a"]) == [("x",), ("y", "joined")], "as in tars"
+    with pytest.raises(AltogetherError, match="no column caption"):
+        read(path, ShardOptions(alt_keys=parse_alt_keys("text;caption")))
 
 
 def test_joins_that_cannot_be(tmp_path: Path) -> None:

@@ -86,6 +86,27 @@ def test_reading_goes_on_behind_damage(read: Reader, change: str) -> None:
     assert "000000004" in found.keys, "its text has no image, and a row says so"
 
 
+def test_a_large_member_that_nothing_reads_and_that_has_swallowed_others(read: Reader) -> None:
+    """What is lost is exactly the rest of it and all of the next samples but the last: the walk
+    finds a header where it looks for one, and only the content tells."""
+    members = webdataset_shard(9)
+    position = [name for name, _ in members].index("000000003.json") + 1
+    large = ("000000003.npy", bytes(range(256)) * 400)
+    whole = tar_bytes([*members[:position], large, *members[position:]])
+    assert read(whole).ending.kind == "whole"
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        start = tar.getmember("000000003.npy").offset_data
+        next_sample = tar.getmember("000000004.png").offset
+        size = next_sample - start
+        # As many bytes are lost of it as the three samples take that stand in its place.
+        swallowed = tar.getmember("000000007.png").offset - next_sample
+    found = read(whole[:start] + whole[start + swallowed : start + size] + whole[next_sample:])
+    assert set(found.keys) == {f"{n:09}" for n in (0, 1, 2, 3, 7, 8)}
+    assert found.ending.kind == "damaged" and found.ending.offset == start + size - swallowed
+    inner = read([("a.png", png(1)), ("a.tar", tar_bytes(members) * 4)])
+    assert inner.ending.kind == "whole", "a tar in a tar is meant"
+
+
 def test_what_is_no_tar(read: Reader) -> None:
     found = read(b"<html>" * 1000)
     assert found.keys == [] and found.ending == Ending("damaged", 0, found.ending.message)

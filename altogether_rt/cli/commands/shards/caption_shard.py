@@ -29,14 +29,10 @@ from altogether_rt.cli.caption_options import (
     Threads,
     TopP,
 )
-from altogether_rt.cli.commands.shards.sharded import (
-    BUSY,
-    INCOMPLETE,
-    INTERRUPTED,
-    ShardArguments,
-    Shown,
-)
+from altogether_rt.cli.commands.shards.report import BUSY, INCOMPLETE
+from altogether_rt.cli.commands.shards.sharded import INTERRUPTED, ShardArguments, Shown
 from altogether_rt.cli.device import DeviceOption
+from altogether_rt.cli.hygiene import hygiene_sentences
 from altogether_rt.cli.run_output import (
     LogFileOption,
     LogJsonOption,
@@ -170,6 +166,7 @@ def _run(
         "images": result.counts.rows,
         "captioned": result.counts.captioned,
         "failed": dict(result.counts.errors),
+        **result.counts.alts.to_dict(),
         "rows_made": result.num_new,
         "message": result.message,
     }
@@ -177,6 +174,8 @@ def _run(
         f"{result.shard}: {result.state}, {result.counts.captioned:,} of "
         f"{result.counts.rows:,} images captioned."
     )
+    for sentence in hygiene_sentences(result.counts.alts, arguments.hygiene):
+        run.output.note(sentence)
     run.output.result(data, summary)
     if result.state in ("failed", "busy", "incomplete"):
         run.output.error(result.message)

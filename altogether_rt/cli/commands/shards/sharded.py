@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from altogether_rt.cli.caption_report import error_lines
+from altogether_rt.cli.commands.shards.report import exit_code, problems_data, report
 from altogether_rt.cli.device import check_gpu
-from altogether_rt.cli.output import Output, format_duration
+from altogether_rt.cli.output import Output
 from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.images import ImageLimits
@@ -34,25 +35,17 @@ from altogether_rt.monitoring.monitor import RunMonitor
 
 if TYPE_CHECKING:
     from altogether_rt.jobs.shards.plan import ShardJob, ShardResult
-    from altogether_rt.jobs.shards.run import ShardSummary
     from altogether_rt.opening import ResolvedCaptioner
 
 __all__ = [
-    "BUSY",
-    "INCOMPLETE",
     "INTERRUPTED",
     "ShardArguments",
     "Shown",
     "caption_sharded",
-    "exit_code",
     "refuse",
 ]
 
 INTERRUPTED = "Interrupted: the captions so far are kept; give the same command to go on."
-
-#: Exit codes of shards that are not done: samples are missing; another process has them.
-INCOMPLETE = 3
-BUSY = 75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +156,7 @@ def caption_sharded(
             summary = caption_shards(
                 plan, job, engine, limit=limit, on_rows=shown.rows, on_result=shown.result
             )
-    _report(arguments.out, summary, output)
+    report(arguments.out, summary, arguments.hygiene, output)
     code = exit_code(summary)
     if code:
         raise typer.Exit(code)
@@ -242,67 +235,8 @@ def read_sharded(
             except (AltogetherError, OSError) as error:
                 bad.add(f"{shard.name}: {error}")
     state = monitor.state()
-    data = {"images": state.done, "failed": dict(state.errors), "bad_shards": _problems_data(bad)}
+    data = {"images": state.done, "failed": dict(state.errors), "bad_shards": problems_data(bad)}
     lines = [f"{state.done:,} images in {len(shards):,} shards were read, nothing was written."]
     run.output.result(data, lines + error_lines(state) + ([f"  shards: {bad}"] if bad else []))
     if bad:
         raise typer.Exit(1)
-
-
-def exit_code(summary: ShardSummary) -> int:
-    """0: all shards are done; 1: some failed; 3: some lack samples; 75: some are not finished."""
-    if summary.shards["failed"]:
-        return 1
-    if summary.shards["incomplete"]:
-        return INCOMPLETE
-    return BUSY if summary.shards["busy"] else 0
-
-
-def _report(out: str, summary: ShardSummary, output: Output) -> None:
-    if summary.changed:
-        output.note(
-            f"{summary.changed.count:,} shards are not the files whose captions are there "
-            f"({summary.changed}): --overwrite makes them again."
-        )
-    output.result(_data(out, summary), _sentences(out, summary))
-
-
-def _sentences(out: str, summary: ShardSummary) -> list[str]:
-    counts = summary.counts
-    rate = summary.num_new / summary.seconds if summary.seconds > 0 else 0.0
-    took = f" in {format_duration(summary.seconds)} ({rate:.1f} images/s)"
-    states = [f"{count:,} {state}" for state, count in sorted(summary.shards.items())]
-    lines = [
-        f"{out}: {counts.captioned:,} of {counts.rows:,} images captioned"
-        f"{took if summary.num_new else ''}; shards: {', '.join(states)}."
-    ]
-    if summary.num_skipped:
-        lines[0] += f" {summary.num_skipped:,} shards were there already."
-    for kind, count in counts.errors.most_common():
-        examples = "; ".join(text.rstrip(".") for text in counts.examples.get(kind, []))
-        lines.append(f"  {count:,} {kind}: {examples}")
-    for state, problems in summary.bad.items():
-        lines.append(f"  {state}: {problems}")
-    return lines
-
-
-def _data(out: str, summary: ShardSummary) -> dict[str, Any]:
-    counts = summary.counts
-    return {
-        "out": out,
-        "shards": dict(summary.shards),
-        "shards_skipped": summary.num_skipped,
-        "images": counts.rows,
-        "captioned": counts.captioned,
-        "failed": dict(counts.errors),
-        "examples": counts.examples,
-        "tokens": counts.tokens,
-        "rows_made": summary.num_new,
-        "seconds": round(summary.seconds, 3),
-        "not_done": {state: _problems_data(bad) for state, bad in summary.bad.items()},
-        "changed": _problems_data(summary.changed),
-    }
-
-
-def _problems_data(problems: Problems) -> dict[str, Any]:
-    return {"count": problems.count, "examples": problems.examples}

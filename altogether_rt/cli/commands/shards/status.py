@@ -66,6 +66,7 @@ def _data(out: str, status: RunStatus) -> dict[str, Any]:
         "failed": dict(counts.errors),
         "examples": counts.examples,
         "tokens": counts.tokens,
+        **counts.alts.to_dict(),
         "rows_in_unfinished_shards": status.num_durable,
         "rows_expected_there": status.num_expected,
         "seconds_left": status.seconds_left,

@@ -38,11 +38,13 @@ class ShardColumns:
     alts: tuple[AltKey, ...]  # `name` as in the file
     first_alone: bool  # only the first of `alts` that has any counts
     fields: tuple[str, ...]
+    not_here: frozenset[str] = frozenset()  # names in `alts` that joined records alone may have
 
     @property
     def others(self) -> list[str]:
         """All but the image's, each once."""
-        names = [self.key, *(alt.name for alt in self.alts), *self.fields]
+        alts = [alt.name for alt in self.alts if alt.name not in self.not_here]
+        names = [self.key, *alts, *self.fields]
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
@@ -58,11 +60,18 @@ def find_columns(schema: Any, options: ShardOptions, url: str) -> ShardColumns:
     key = next((name for name in _KEY_NAMES if name in names or (is_path and name == image)), None)
     if key is not None and not _is_name(schema.field(key).type, types):
         key = None
-    alts = tuple(_named_alt(alt, names, url) for alt in options.alt_keys) or _usual_alts(
-        schema, names, types
-    )
+    named = [_named_alt(alt, names) for alt in options.alt_keys]
+    missing = [alt.name for alt, there in zip(options.alt_keys, named, strict=True) if not there]
+    if missing and options.join is None:
+        raise AltogetherError(
+            f"{url} has no column {missing[0]}, only {', '.join(names[:20])}: name others with "
+            "--alt-key."
+        )
+    alts = tuple(
+        there or alt for alt, there in zip(options.alt_keys, named, strict=True)
+    ) or _usual_alts(schema, names, types)
     fields = tuple(name for name in options.read_fields if name in names)
-    return ShardColumns(image, is_path, key, alts, not options.alt_keys, fields)
+    return ShardColumns(image, is_path, key, alts, not options.alt_keys, fields, frozenset(missing))
 
 
 def _image_column(schema: Any, options: ShardOptions, types: Any, url: str) -> tuple[str, bool]:
@@ -93,15 +102,14 @@ def _image_column(schema: Any, options: ShardOptions, types: Any, url: str) -> t
     )
 
 
-def _named_alt(alt: AltKey, names: list[str], url: str) -> AltKey:
+def _named_alt(alt: AltKey, names: list[str]) -> AltKey | None:
+    """The column that is meant, or the key of the JSON column; None if the file has neither."""
     found = next((name for name in names if name.lower() == alt.name), None)
     if found is not None:
         return AltKey(found, alt.path)
     if alt.path is None and _JSON in names:
         return AltKey(_JSON, alt.name)
-    raise AltogetherError(
-        f"{url} has no column {alt.name}, only {', '.join(names[:20])}: name others with --alt-key."
-    )
+    return None
 
 
 def _usual_alts(schema: Any, names: list[str], types: Any) -> tuple[AltKey, ...]:

@@ -57,6 +57,9 @@ class MemberSource(ShardSource):
     def _peek(self, name: str, entry: Entry) -> bytes:
         """The first bytes of a member, for its format; none if it cannot be read."""
 
+    def _look_into(self, entry: Entry) -> None:
+        """Look for damage in a member of which nothing else may be read."""
+
     def _image(self, name: str, entry: Entry) -> Path | bytes | ImageError:
         try:
             return self._read(name, entry, self._options.limits.max_bytes)
@@ -70,6 +73,8 @@ class MemberSource(ShardSource):
         for index, parts in enumerate(self.parts()):
             if wanted(index, parts.key):
                 yield self._sample(parts)
+                for entry in parts.others:
+                    self._look_into(entry)
 
     def parts(self) -> Iterator[Parts]:
         """The members of each sample, in the order of `samples`."""
@@ -82,6 +87,7 @@ class MemberSource(ShardSource):
             if parts.image is None and not parts.texts().keys() & {*TEXT_SUFFIXES, _JSON_SUFFIX}:
                 for entry in parts.others:
                     self._groups.left_out.add(parts.name(entry))
+                    self._look_into(entry)
                 continue
             yield parts
 

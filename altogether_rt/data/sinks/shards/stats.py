@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from altogether_rt.data.hygiene.clean import HygieneCounts
 from altogether_rt.data.shards.base import Ending
 from altogether_rt.data.sinks.shards.rows import ShardRow
 from altogether_rt.data.sinks.shards.store import OutputStore
@@ -41,6 +42,7 @@ class RowCounts:
     errors: Counter[str] = field(default_factory=Counter)  # by class
     examples: dict[str, list[str]] = field(default_factory=dict)  # of sentences, by class
     tokens: int = 0  # of all captions
+    alts: HygieneCounts = field(default_factory=HygieneCounts)  # of whole tables alone
 
     def add(self, row: ShardRow) -> None:
         """Count a row."""
@@ -55,6 +57,9 @@ class RowCounts:
         """Count the rows of an Arrow table."""
         import pyarrow.compute as compute
 
+        columns = [table.column(name).to_pylist() for name in ("alt", "alt_notes", "alt_language")]
+        for alts, notes, languages in zip(*columns, strict=True):
+            self.alts.add_row(alts, notes or (), languages or ())
         errors = table.column("error_class").drop_null()
         self.rows += table.num_rows
         self.captioned += table.num_rows - len(errors)
@@ -79,6 +84,7 @@ class RowCounts:
         self.captioned += other.captioned
         self.tokens += other.tokens
         self.errors.update(other.errors)
+        self.alts.merge(other.alts)
         for kind, examples in other.examples.items():
             ours = self.examples.setdefault(kind, [])
             ours += examples[: _MAX_EXAMPLES - len(ours)]
@@ -134,6 +140,7 @@ class ShardStats:
             "rows_found": counts.rows,
             "tokens": counts.tokens,
             "examples": counts.examples,
+            "alts": counts.alts.to_dict(),
             "input": {"num_bytes": self.num_bytes, "etag": self.etag},
             "parquet_sha256": self.parquet_sha256,
         }
@@ -153,6 +160,8 @@ class ShardStats:
         counts = RowCounts(
             fields["count"], fields["successes"], errors, fields["examples"], fields["tokens"]
         )
+        if "alts" in fields:
+            counts.alts = HygieneCounts.from_dict(fields["alts"])
         return cls(
             shard=fields["shard"],
             run_id=fields["run_id"],

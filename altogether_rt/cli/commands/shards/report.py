@@ -1,0 +1,83 @@
+"""What a run over shards says when it is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from altogether_rt.cli.hygiene import hygiene_sentences
+from altogether_rt.cli.output import Output, format_duration
+
+if TYPE_CHECKING:
+    from altogether_rt.data.hygiene.clean import HygieneOptions
+    from altogether_rt.data.problems import Problems
+    from altogether_rt.jobs.shards.run import ShardSummary
+
+__all__ = ["BUSY", "INCOMPLETE", "exit_code", "problems_data", "report"]
+
+#: Exit codes of shards that are not done: samples are missing; another process has them.
+INCOMPLETE = 3
+BUSY = 75
+
+
+def exit_code(summary: ShardSummary) -> int:
+    """0: all shards are done; 1: some failed; 3: some lack samples; 75: some are not finished."""
+    if summary.shards["failed"]:
+        return 1
+    if summary.shards["incomplete"]:
+        return INCOMPLETE
+    return BUSY if summary.shards["busy"] else 0
+
+
+def report(out: str, summary: ShardSummary, hygiene: HygieneOptions, output: Output) -> None:
+    """Print what a run did. hygiene: what was done to its alt-texts."""
+    if summary.changed:
+        output.note(
+            f"{summary.changed.count:,} shards are not the files whose captions are there "
+            f"({summary.changed}): --overwrite makes them again."
+        )
+    for sentence in hygiene_sentences(summary.counts.alts, hygiene):
+        output.note(sentence)
+    output.result(_data(out, summary), _sentences(out, summary))
+
+
+def _sentences(out: str, summary: ShardSummary) -> list[str]:
+    counts = summary.counts
+    rate = summary.num_new / summary.seconds if summary.seconds > 0 else 0.0
+    took = f" in {format_duration(summary.seconds)} ({rate:.1f} images/s)"
+    states = [f"{count:,} {state}" for state, count in sorted(summary.shards.items())]
+    lines = [
+        f"{out}: {counts.captioned:,} of {counts.rows:,} images captioned"
+        f"{took if summary.num_new else ''}; shards: {', '.join(states)}."
+    ]
+    if summary.num_skipped:
+        lines[0] += f" {summary.num_skipped:,} shards were there already."
+    for kind, count in counts.errors.most_common():
+        examples = "; ".join(text.rstrip(".") for text in counts.examples.get(kind, []))
+        lines.append(f"  {count:,} {kind}: {examples}")
+    for state, problems in summary.bad.items():
+        lines.append(f"  {state}: {problems}")
+    return lines
+
+
+def _data(out: str, summary: ShardSummary) -> dict[str, Any]:
+    counts = summary.counts
+    return {
+        "out": out,
+        "shards": dict(summary.shards),
+        "shards_skipped": summary.num_skipped,
+        "images": counts.rows,
+        "captioned": counts.captioned,
+        "failed": dict(counts.errors),
+        "examples": counts.examples,
+        "tokens": counts.tokens,
+        **counts.alts.to_dict(),
+        "rows_made": summary.num_new,
+        "seconds": round(summary.seconds, 3),
+        "not_done": {state: problems_data(bad) for state, bad in summary.bad.items()},
+        "changed": problems_data(summary.changed),
+    }
+
+
+def problems_data(problems: Problems) -> dict[str, Any]:
+    """A count and its examples as plain data."""
+    return {"count": problems.count, "examples": problems.examples}

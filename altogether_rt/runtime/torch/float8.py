@@ -77,7 +77,8 @@ def float8_product(rows: Float8Rows, weight: Float8Rows, *, native: bool = False
             out_dtype=torch.bfloat16,
         )
         return product
-    sums = rows.values.float() @ weight.values.float().t()
+    with torch.autocast(rows.values.device.type, enabled=False):  # float16 would overflow
+        sums = rows.values.float() @ weight.values.float().t()
     return (sums * rows.scales * weight.scales.t()).to(torch.bfloat16)
 
 
@@ -107,7 +108,7 @@ class Float8Linear(nn.Module):
         self.active = True
 
     @property
-    def weight(self) -> Float8Rows:
+    def rounded_weight(self) -> Float8Rows:
         """The rounded weights with a scale for each output channel."""
         return Float8Rows(self.values, self.scales)
 
@@ -121,7 +122,7 @@ class Float8Linear(nn.Module):
     def of_rows(self, rows: Float8Rows, dtype: torch.dtype) -> Tensor:
         """Rows (M, in) that were rounded before, for example by the norm -> (M, out) in `dtype`."""
         native = _has_products(rows.values.device) if self.native is None else self.native
-        y = float8_product(rows, self.weight, native=native).to(dtype)
+        y = float8_product(rows, self.rounded_weight, native=native).to(dtype)
         return y if self.bias is None else y + self.bias.to(dtype)
 
     def extra_repr(self) -> str:

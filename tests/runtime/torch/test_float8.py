@@ -73,7 +73,7 @@ def test_a_row_of_zeros_stays_zero_and_large_rows_finite() -> None:
 def test_the_product_is_the_one_of_the_rounded_values() -> None:
     layer = Float8Linear(linear())
     x = torch.randn(7, 64)
-    rows, weight = quantize_rows(x), layer.weight
+    rows, weight = quantize_rows(x), layer.rounded_weight
     a = rows.values.double().numpy() * rows.scales.double().numpy()
     b = weight.values.double().numpy() * weight.scales.double().numpy()
     found = float8_product(rows, weight)
@@ -87,7 +87,8 @@ def test_the_operator_that_gpus_run_gives_the_same(rows: int) -> None:
     """`torch._scaled_mm` on the CPU: the same call, with its layouts and scales."""
     layer, x = Float8Linear(linear()), torch.randn(rows, 64)
     plain, native = (
-        float8_product(quantize_rows(x), layer.weight, native=native) for native in (False, True)
+        float8_product(quantize_rows(x), layer.rounded_weight, native=native)
+        for native in (False, True)
     )
     assert native.dtype == torch.bfloat16
     # Sums in another order may round to the neighbouring bfloat16.

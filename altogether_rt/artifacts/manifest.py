@@ -13,6 +13,7 @@ from altogether_rt.errors import ConfigError
 from altogether_rt.plain_data import from_dict
 
 __all__ = [
+    "DECODE_NAME",
     "GRAPH_NAMES",
     "SCHEMA_VERSION",
     "TOKENIZER_NAME",
@@ -29,6 +30,8 @@ __all__ = [
 SCHEMA_VERSION = 1
 TOKENIZER_NAME = "tokenizer.json"
 GRAPH_NAMES = ("encoder", "mapper", "decoder")
+#: A graph that a bundle may have besides: the decoder's steps of one token a row.
+DECODE_NAME = "decode"
 
 #: Keys of the file format that differ from the names of the fields, both ways.
 _FILE_KEYS = {"drafting_state": "guesses"}

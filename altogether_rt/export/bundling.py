@@ -17,6 +17,7 @@ from torch import nn
 
 from altogether_rt.artifacts.bundle import Bundle, BundleWriter
 from altogether_rt.artifacts.manifest import (
+    DECODE_NAME,
     GRAPH_NAMES,
     TOKENIZER_NAME,
     BundleManifest,
@@ -31,7 +32,7 @@ from altogether_rt.export.calibration.observe import observe
 from altogether_rt.export.calibration.sensitivity import decoder_products
 from altogether_rt.export.calibration.smooth import SmoothedWeights
 from altogether_rt.export.calibration.smooth_encoder import smooth_encoder
-from altogether_rt.export.decoder import build_decoder
+from altogether_rt.export.decoder import build_decode_step, build_decoder
 from altogether_rt.export.encoder import build_encoder
 from altogether_rt.export.graph import GraphBuilder, tensor_specs
 from altogether_rt.export.lowering.attention import CacheScales
@@ -196,7 +197,11 @@ def write_graphs(
         "mapper": lambda g: build_mapper(g, config, weights, lowering),
         "decoder": lambda g: build_decoder(g, config.decoder, weights, lowering, slot_positions),
     }
-    with WeightsFile(folder / WEIGHTS_NAME) as weights_file:
+    if lowering.decode is not None and lowering.decode.supports(config.decoder):
+        emitters[DECODE_NAME] = lambda g: build_decode_step(
+            g, config.decoder, weights, lowering, slot_positions
+        )
+    with WeightsFile(folder / WEIGHTS_NAME, shared="decoder.") as weights_file:
         for name, emit in emitters.items():
             report(f"writing the {name}")
             g = GraphBuilder(name, weights_file, lowering.opset)
@@ -212,7 +217,11 @@ def _describe(
     return BundleManifest(
         config=source.config,
         target=recipe.target,
-        graphs={name: _describe_graph(writer.folder, name, files) for name in GRAPH_NAMES},
+        graphs={
+            name: _describe_graph(writer.folder, name, files)
+            for name in (*GRAPH_NAMES, DECODE_NAME)
+            if f"{name}.onnx" in files
+        },
         files=files,
         cache=CacheSpec(
             layers=decoder.layers,

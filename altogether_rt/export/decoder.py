@@ -3,19 +3,27 @@
 One graph serves prefill, decode and draft verification. All layers but attention work on packed
 tokens, (T, width); attention works on the padded view (B, S, width), made by two gathers. The
 layouts of the weights are those of `altogether_rt.model.decoder`.
+
+A target may have a second graph of the same weights for steps of one token a row, where attention
+needs no padded view and may have a faster kernel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import onnx
 
 from altogether_rt.config import DecoderConfig
 from altogether_rt.export.graph import GraphBuilder
-from altogether_rt.export.lowering.attention import AttentionState
 from altogether_rt.export.lowering.base import Lowering
 from altogether_rt.export.weights import WeightSource
 
-__all__ = ["build_decoder"]
+__all__ = ["build_decode_step", "build_decoder"]
+
+#: Attention of a layer: queries, keys and values of all tokens (T, ·), and the layer -> (T, width).
+Attend = Callable[[str, int], str]
 
 
 def build_decoder(
@@ -40,15 +48,39 @@ def build_decoder(
     logit_index = g.input("logit_index", np.int64, ["L"])
 
     emit = _DecoderEmitter(g, config, weights, lowering)
-    x = emit.embed(token_ids, visual_tokens, visual_index, positions)  # (T, W)
+    x = emit.with_visual_tokens(emit.lookup(token_ids), visual_tokens, visual_index)  # (T, W)
+    x = emit.with_positions(x, positions)
     attention = lowering.attention.start(g, config, query_lengths, past_lengths, slot_positions)
-    for layer in range(config.layers):
-        x = emit.layer(x, layer, attention, pad_index, unpad_index)
-    logits = emit.logits(g.op("Gather", x, logit_index, axis=0))  # (L, vocab)
-    logits = lowering.activations.widen(g, logits)
-    greedy = g.op("ArgMax", logits, axis=-1, keepdims=0)  # the lowest id wins a tie
-    g.output(greedy, "greedy_ids", np.int64, ["L"])
-    g.output(logits, "logits", np.float32, ["L", config.vocab_size])
+
+    def attend(qkv: str, layer: int) -> str:
+        padded = attention.attend(g, g.op("Gather", qkv, pad_index, axis=0), layer)
+        flat = g.op("Reshape", padded, g.constant([-1, config.width], np.int64))
+        return g.op("Gather", flat, unpad_index, axis=0)
+
+    emit.choose(g.op("Gather", emit.layers(x, attend), logit_index, axis=0), "L")
+
+
+def build_decode_step(
+    g: GraphBuilder,
+    config: DecoderConfig,
+    weights: WeightSource,
+    lowering: Lowering,
+    slot_positions: int,
+) -> None:
+    """Add to `g` a step of one token for each of the slots 0..B-1, on the same cache tensors.
+
+    Inputs: token_ids (B,), past_lengths (B,) tokens in each slot. Outputs: greedy_ids (B,), logits
+    (B, vocab). The names of the weights are those of `build_decoder`, so that both share them.
+    """
+    assert lowering.decode is not None, "this target has no graph for decode steps"
+    token_ids = g.input("token_ids", np.int64, ["B"])
+    past_lengths = g.input("past_lengths", np.int32, ["B"])
+    emit = _DecoderEmitter(g, config, weights, lowering)
+    x = emit.with_positions(
+        emit.lookup(token_ids), g.op("Cast", past_lengths, to=int(onnx.TensorProto.INT64))
+    )
+    attention = lowering.decode.start(g, config, past_lengths, slot_positions)
+    emit.choose(emit.layers(x, lambda qkv, layer: attention.attend(g, qkv, layer)), "B")
 
 
 class _DecoderEmitter:
@@ -63,12 +95,19 @@ class _DecoderEmitter:
         table = weights.get("decoder.embed.weight")
         self.tokens = lowering.table.table(g, "decoder.embed", table, as_head=config.tied_head)
 
-    def embed(self, token_ids: str, visual_tokens: str, visual_index: str, positions: str) -> str:
-        """Token and visual embeddings with their positions, (T, width)."""
-        g, config, table = self.g, self.config, self.lowering.table
-        x = table.lookup(g, self.tokens, token_ids)
+    def lookup(self, token_ids: str) -> str:
+        """Token embeddings, (T, token width)."""
+        return self.lowering.table.lookup(self.g, self.tokens, token_ids)
+
+    def with_visual_tokens(self, x: str, visual_tokens: str, visual_index: str) -> str:
+        """Visual tokens (V, token width) in place of the embeddings at their indices."""
+        g = self.g
         indices = g.op("Unsqueeze", visual_index, g.constant([1], np.int64))  # (V, 1)
-        x = g.op("ScatterND", x, indices, self.activations.narrow(g, visual_tokens))
+        return g.op("ScatterND", x, indices, self.activations.narrow(g, visual_tokens))
+
+    def with_positions(self, x: str, positions: str) -> str:
+        """(T, token width) -> (T, width) with learned positions added, if there are any."""
+        g, config, table = self.g, self.config, self.lowering.table
         if config.embed_width is not None:
             x = self.linear(x, "project_in")
         if config.position == "learned":
@@ -78,22 +117,24 @@ class _DecoderEmitter:
             x = g.op("Add", x, table.lookup(g, learned, positions))
         return x
 
-    def layer(
-        self, x: str, index: int, attention: AttentionState, pad_index: str, unpad_index: str
-    ) -> str:
+    def layers(self, x: str, attend: Attend) -> str:
+        """All blocks over packed tokens, (T, width) -> (T, width)."""
+        for index in range(self.config.layers):
+            x = self.layer(x, index, attend)
+        return x
+
+    def layer(self, x: str, index: int, attend: Attend) -> str:
         """One block over packed tokens, (T, width) -> (T, width)."""
         g, name = self.g, f"layers.{index}"
 
-        def attend(x: str) -> str:
+        def mix(x: str) -> str:
             qkv = self.linear(x, f"{name}.q", f"{name}.k", f"{name}.v")
-            padded = attention.attend(g, g.op("Gather", qkv, pad_index, axis=0), index)
-            flat = g.op("Reshape", padded, g.constant([-1, self.config.width], np.int64))
-            return self.linear(g.op("Gather", flat, unpad_index, axis=0), f"{name}.out")
+            return self.linear(attend(qkv, index), f"{name}.out")
 
         if self.config.norm_placement == "pre":
-            x = g.op("Add", x, attend(self.norm(x, f"{name}.norm1")))
+            x = g.op("Add", x, mix(self.norm(x, f"{name}.norm1")))
             return g.op("Add", x, self.feed_forward(self.norm(x, f"{name}.norm2"), name))
-        x = self.norm(g.op("Add", x, attend(x)), f"{name}.norm1")
+        x = self.norm(g.op("Add", x, mix(x)), f"{name}.norm1")
         return self.norm(g.op("Add", x, self.feed_forward(x, name)), f"{name}.norm2")
 
     def feed_forward(self, x: str, name: str) -> str:
@@ -102,6 +143,14 @@ class _DecoderEmitter:
         both = self.linear(x, f"{name}.gate", f"{name}.fc1")
         gate, up = self.g.ops("Split", 2, both, axis=-1, num_outputs=2)
         return self.linear(self.g.op("Mul", self.activate(gate), up), f"{name}.fc2")
+
+    def choose(self, x: str, rows: str) -> None:
+        """Outputs of the tokens in x (rows, width): their logits, and the most likely next ones."""
+        g = self.g
+        logits = self.activations.widen(g, self.logits(x))  # (rows, vocab)
+        greedy = g.op("ArgMax", logits, axis=-1, keepdims=0)  # the lowest id wins a tie
+        g.output(greedy, "greedy_ids", np.int64, [rows])
+        g.output(logits, "logits", np.float32, [rows, self.config.vocab_size])
 
     def logits(self, x: str) -> str:
         """Final norm and head over the requested tokens, (L, width) -> (L, vocab)."""

@@ -50,6 +50,8 @@ class LoweringNames:
     table: Literal["fp32", "int8-row", "fp16"]
     attention: Literal["group-query", "group-query-int8", "scatter"]
     activations: Literal["fp32", "fp16"] = "fp32"
+    #: Attention of a second graph, for steps of one token a row; "": there is none.
+    decode: Literal["", "group-query"] = ""
     #: How much of the activations' outliers moves into weights, 0 to 1 (`calibration.smooth`).
     smoothing: float = 0.0
     #: Products of the decoder that are computed more precisely than the others in any case.
@@ -67,6 +69,8 @@ class LoweringNames:
                 "lowering mixes precisions: linear, table, attention and activations must all be "
                 "for float16 or all for float32."
             )
+        if self.decode and self.attention != "scatter":
+            raise ConfigError("lowering.decode needs attention to be scatter: both use one cache.")
         if not 0 <= self.smoothing <= 1:
             raise ConfigError("lowering.smoothing must be between 0 and 1.")
         if not 0 <= self.keep_budget <= 1 or not 0 <= self.keep_target < math.inf:

@@ -65,10 +65,15 @@ class SafetensorsWeights:
 
 
 class WeightsFile:
-    """The bundle's weights file, shared by its graphs."""
+    """The bundle's weights file, shared by its graphs.
 
-    def __init__(self, path: Path) -> None:
+    A tensor whose name begins with `shared` is written once, however many graphs have it.
+    """
+
+    def __init__(self, path: Path, shared: str | None = None) -> None:
         self.path = path
+        self._shared = shared
+        self._written: dict[str, onnx.TensorProto] = {}  # by name
         self._stream: IO[bytes] = open(path, "wb")  # noqa: SIM115 - closed by __exit__
         self._size = 0
 
@@ -77,6 +82,11 @@ class WeightsFile:
         array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar a vector
         if array.nbytes < MIN_EXTERNAL_BYTES:
             return onnx.numpy_helper.from_array(array, name)
+        if name in self._written:
+            known = self._written[name]
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            assert (known.data_type, tuple(known.dims)) == (kind, array.shape), name
+            return known
         proto = onnx.TensorProto(
             name=name,
             data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
@@ -90,6 +100,8 @@ class WeightsFile:
             ("length", array.nbytes),
         ):
             proto.external_data.add(key=key, value=str(value))
+        if self._shared is not None and name.startswith(self._shared):
+            self._written[name] = proto
         return proto
 
     def _append(self, array: NDArray[Any]) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from altogether_rt.export.graph import OPSET, GraphBuilder
 from altogether_rt.export.lowering.activations import Activations
 from altogether_rt.export.lowering.attention import MICROSOFT, AttentionLowering
+from altogether_rt.export.lowering.decode_attention import DecodeAttention
 from altogether_rt.export.lowering.quantize import INT8_MAX, quantize_rows, quantize_splitting
 
 __all__ = [
@@ -79,6 +80,7 @@ class Lowering:
     attention: AttentionLowering
     activations: Activations = field(default_factory=Activations)
     opset: int = OPSET
+    decode: DecodeAttention | None = None  # of a graph for steps of one token a row
 
 
 class Fp32Linear:

@@ -23,6 +23,7 @@ from altogether_rt.export.lowering.base import (
     Lowering,
     TableLowering,
 )
+from altogether_rt.export.lowering.decode_attention import DecodeAttention
 from altogether_rt.export.lowering.group_linear import GroupLinear
 from altogether_rt.export.lowering.half import HalfLinear, HalfTable
 from altogether_rt.export.lowering.scatter_attention import SCATTER_OPSET, ScatterAttention
@@ -72,4 +73,5 @@ def build_lowering(
         attention[names.attention],
         Activations(np.float16 if names.activations == "fp16" else np.float32),
         SCATTER_OPSET if names.attention == "scatter" else OPSET,
+        DecodeAttention() if names.decode else None,
     )

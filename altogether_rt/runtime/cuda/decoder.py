@@ -10,9 +10,12 @@ import numpy as np
 from altogether_rt.artifacts.manifest import TensorSpec
 from altogether_rt.runtime.base import StepBatch, StepResult
 from altogether_rt.runtime.cuda.api import Cuda, HostBuffer
+from altogether_rt.runtime.cuda.decode_step import DecodeStep
 from altogether_rt.runtime.cuda.graph import DeviceContext, DeviceGraph, Tensor
 from altogether_rt.runtime.cuda.memory_plan import (
     CacheLayout,
+    DecoderMemory,
+    cache_tensors,
     input_layout,
     layout_bytes,
     tensor_shape,
@@ -20,7 +23,7 @@ from altogether_rt.runtime.cuda.memory_plan import (
 from altogether_rt.runtime.cuda.step_inputs import logit_rows, padded_inputs
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, PlannedCall, StepSizes, plan_calls
 
-__all__ = ["DecoderMemory", "DeviceDecoder", "cache_tensors", "decoder_sizes"]
+__all__ = ["DeviceDecoder", "decoder_sizes"]
 
 _IDS, _LOGITS = "greedy_ids", "logits"
 #: Maximum number of captured graphs, each with its own context (a few MB of host memory).
@@ -29,17 +32,6 @@ _MAX_GRAPHS = 32
 
 #: What a context is bound to: index of the profile, first slot, sizes.
 _Key = tuple[int, int, StepSizes]
-
-
-@dataclass(frozen=True)
-class DecoderMemory:
-    """Device addresses of the regions that the decoder uses."""
-
-    cache: int
-    inputs: int
-    greedy_ids: int
-    logits: int
-    scratch: int
 
 
 def decoder_sizes(
@@ -83,9 +75,10 @@ class DeviceDecoder:
         memory: DecoderMemory,
         vocab_size: int,
         stream: int,
+        decode: DeviceGraph | None = None,
     ) -> None:
         """specs: the graph's inputs without the cache. Compiling may have removed some: those are
-        not bound."""
+        not bound. decode: a graph of steps of one token a row, on the same stream."""
         self._cuda = cuda
         self._graph = graph
         self._profiles = profiles
@@ -107,6 +100,10 @@ class DeviceDecoder:
         )
         self._host_ids = cuda.host_alloc(8 * max(p.max_sizes.wanted for p in profiles))
         self._host_logits: HostBuffer | None = None  # allocated when logits are first asked for
+        self._decode: DecodeStep | None = None
+        if decode is not None:
+            self._decode = DecodeStep(cuda, decode, cache, memory, vocab_size, stream)
+        self.use_decode = True  # the graph of decode steps, where there is one
         cuda.clear(
             memory.cache, cache.nbytes, self._stream
         )  # a NaN in unused memory would stay NaN under the mask
@@ -114,6 +111,16 @@ class DeviceDecoder:
 
     def step(self, batch: StepBatch, want_logits: bool) -> StepResult:
         """See `Runtime.step`."""
+        if self._decode is not None and self.use_decode and self._decode.takes(batch):
+            result = self._decode.step(batch, self._held, want_logits)
+        else:
+            result = self._planned_step(batch, want_logits)
+        # Tokens of a slot beyond this length were rejected drafts: they may be overwritten.
+        self._held[: len(batch.query_lengths)] = batch.past_lengths + batch.query_lengths
+        return result
+
+    def _planned_step(self, batch: StepBatch, want_logits: bool) -> StepResult:
+        """A step by the graph that takes any."""
         wanted = len(batch.logit_index)
         greedy_ids = np.empty(wanted, np.int64)
         logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
@@ -127,9 +134,24 @@ class DeviceDecoder:
             if logits is not None and self._host_logits is not None:
                 found = self._host_logits.array.view(np.float32)[: len(rows) * self._vocab_size]
                 logits[rows] = found.reshape(len(rows), -1)
-        # Tokens of a slot beyond this length were rejected drafts: they may be overwritten.
-        self._held[: len(batch.query_lengths)] = batch.past_lengths + batch.query_lengths
         return StepResult(greedy_ids, logits)
+
+    @property
+    def has_decode(self) -> bool:
+        """Whether there is a graph of decode steps."""
+        return self._decode is not None
+
+    def release_decode(self) -> None:
+        """Free the graph of decode steps; the other one takes them from now on."""
+        self._cuda.synchronize(self._stream)
+        if self._decode is not None:
+            self._decode.close()
+            self._decode = None
+
+    def forget(self) -> None:
+        """All slots are empty again, and their memory is zero."""
+        self._cuda.clear(self._memory.cache, self._cache.nbytes, self._stream)
+        self._held[:] = 0
 
     @property
     def max_chunk(self) -> int:
@@ -161,6 +183,8 @@ class DeviceDecoder:
                 self._cuda.destroy_graph(prepared.graph)
         self._prepared.clear()
         self._contexts.clear()
+        if self._decode is not None:
+            self._decode.close()
         for buffer in (self._host_inputs, self._host_ids, self._host_logits):
             if buffer is not None:
                 self._cuda.host_free(buffer)
@@ -250,15 +274,3 @@ class DeviceDecoder:
 
 def _key(call: PlannedCall) -> _Key:
     return call.profile.index, call.first, call.bucket
-
-
-def cache_tensors(cache: CacheLayout, base: int, first: int, rows: int) -> dict[str, Tensor]:
-    """Keys and values of all layers, for `rows` slots from `first` on: `key.0`, `value.0`, …
-
-    Past and present of a layer are the same tensor.
-    """
-    return {
-        f"{kind}.{layer}": Tensor(base + cache.offset(layer, part, first), cache.shape(rows))
-        for layer in range(cache.spec.layers)
-        for part, kind in enumerate(("key", "value"))
-    }

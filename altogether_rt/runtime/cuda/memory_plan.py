@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from altogether_rt.artifacts.manifest import CacheSpec, TensorSpec
+from altogether_rt.runtime.cuda.graph import Tensor
 from altogether_rt.runtime.cuda.step_sizes import StepSizes
 
 __all__ = [
     "ALIGNMENT",
     "CacheLayout",
+    "DecoderMemory",
     "DevicePlan",
     "Region",
+    "cache_tensors",
     "input_layout",
     "layout_bytes",
     "plan_device",
@@ -72,6 +75,29 @@ class CacheLayout:
 
     def shape(self, rows: int) -> tuple[int, ...]:
         return (rows, self.spec.kv_heads, self.positions, self.spec.head_dim)
+
+
+@dataclass(frozen=True)
+class DecoderMemory:
+    """Device addresses of the regions that the decoder uses."""
+
+    cache: int
+    inputs: int
+    greedy_ids: int
+    logits: int
+    scratch: int
+
+
+def cache_tensors(cache: CacheLayout, base: int, first: int, rows: int) -> dict[str, Tensor]:
+    """Keys and values of all layers, for `rows` slots from `first` on: `key.0`, `value.0`, …
+
+    Past and present of a layer are the same tensor.
+    """
+    return {
+        f"{kind}.{layer}": Tensor(base + cache.offset(layer, part, first), cache.shape(rows))
+        for layer in range(cache.spec.layers)
+        for part, kind in enumerate(("key", "value"))
+    }
 
 
 @dataclass(frozen=True)

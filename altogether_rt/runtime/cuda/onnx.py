@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.manifest import DECODE_NAME
 from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.machine.device import Device, check_providers, find_gpu
@@ -20,6 +22,7 @@ from altogether_rt.machine.gpu import DRIVER_LIBRARY
 from altogether_rt.runtime.base import PREFILL_TOKENS
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.bindings import CudaPython
+from altogether_rt.runtime.cuda.choose_decode import choose_decode
 from altogether_rt.runtime.cuda.graph import Tensor
 from altogether_rt.runtime.cuda.runtime import DeviceRuntime, GraphSizes
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, StepSizes
@@ -28,6 +31,7 @@ from altogether_rt.runtime.ort_session import import_onnxruntime
 
 __all__ = ["OrtGraph", "call_limits", "missing_library", "onnx_gpu_runtime", "open_onnx_gpu"]
 
+_LOGGER = logging.getLogger(__name__)
 _FATAL = 4  # the highest that onnxruntime takes
 #: Maximum images of one encoder or mapper call.
 _MAX_IMAGES = 32
@@ -61,23 +65,41 @@ def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int) -> DeviceRunti
             index=gpu.index,
             stream=stream,
             tensorrt=device.kind == "tensorrt",
-            decoder=name == "decoder",
+            decoder=name in ("decoder", DECODE_NAME),
         )
         return OrtGraph(session, index=gpu.index)
 
-    return onnx_gpu_runtime(bundle, cuda, load, index=gpu.index, num_slots=num_slots)
+    runtime = onnx_gpu_runtime(bundle, cuda, load, index=gpu.index, num_slots=num_slots)
+    choice = choose_decode(runtime)
+    _LOGGER.info("decode steps on cuda:%d: %s", gpu.index, choice)
+    return runtime
 
 
 def onnx_gpu_runtime(
     bundle: Bundle, cuda: Cuda, load: Any, *, index: int = 0, num_slots: int = 16
 ) -> DeviceRuntime:
-    """A runtime whose sessions are opened by `load(name, stream)`."""
+    """A runtime whose sessions are opened by `load(name, stream)`.
+
+    A graph of decode steps that cannot be loaded is left out: the other graph takes them too.
+    """
+
+    def load_decode(stream: int) -> Any:
+        if DECODE_NAME not in bundle.manifest.graphs:
+            return None
+        try:
+            return load(DECODE_NAME, stream)
+        except BundleError as error:  # this version has no such kernel for this GPU
+            _LOGGER.info("%s", error)
+            return None
+
     vision = {
         name: batch_shape(name, bundle.manifest.graphs[name], 1, min(num_slots, _MAX_IMAGES))
         for name in ("encoder", "mapper")
     }
     sizes = GraphSizes([call_limits(bundle, num_slots)], vision)
-    return DeviceRuntime(bundle, cuda, sizes, load, index=index, num_slots=num_slots)
+    return DeviceRuntime(
+        bundle, cuda, sizes, load, index=index, num_slots=num_slots, load_decode=load_decode
+    )
 
 
 def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:

@@ -13,9 +13,14 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import GRAPH_NAMES
 from altogether_rt.runtime.base import PREFILL_TOKENS, StepBatch, StepResult
 from altogether_rt.runtime.cuda.api import Cuda
-from altogether_rt.runtime.cuda.decoder import DecoderMemory, DeviceDecoder, decoder_sizes
+from altogether_rt.runtime.cuda.decoder import DeviceDecoder, decoder_sizes
 from altogether_rt.runtime.cuda.graph import DeviceGraph
-from altogether_rt.runtime.cuda.memory_plan import CacheLayout, DevicePlan, plan_device
+from altogether_rt.runtime.cuda.memory_plan import (
+    CacheLayout,
+    DecoderMemory,
+    DevicePlan,
+    plan_device,
+)
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile
 from altogether_rt.runtime.cuda.vision import BatchShape, VisionGraph, VisionStreams
 
@@ -64,8 +69,10 @@ class DeviceRuntime:
         *,
         index: int = 0,
         num_slots: int = 16,
+        load_decode: Callable[[int], DeviceGraph | None] = lambda stream: None,
     ) -> None:
-        """index: number of the GPU.
+        """index: number of the GPU. load_decode(stream): a graph of decode steps, if there is one
+        that this GPU's software takes.
 
         Raises what `load` raises, and AltogetherError if the GPU has too little free memory.
         """
@@ -97,6 +104,7 @@ class DeviceRuntime:
                 _decoder_memory(addresses),
                 bundle.config.decoder.vocab_size,
                 stream,
+                load_decode(stream),
             )
             opened.callback(self._decoder.close)
             self._vision: dict[str, VisionGraph] = {}
@@ -148,6 +156,11 @@ class DeviceRuntime:
         reach = int((batch.query_lengths + batch.past_lengths).max())
         assert reach <= self._capacity, f"{reach} tokens in a slot, but capacity {self._capacity}"
         return self._decoder.step(batch, want_logits)
+
+    @property
+    def decoder(self) -> DeviceDecoder:
+        """What runs the steps."""
+        return self._decoder
 
     def move_slot(self, src: int, dst: int, length: int) -> None:
         """Copy slot `src`, or at least its first `length` tokens, over slot `dst`."""

@@ -12,10 +12,10 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import CacheSpec, TensorSpec
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.runtime.base import StepBatch
-from altogether_rt.runtime.cuda.decoder import cache_tensors
 from altogether_rt.runtime.cuda.memory_plan import (
     ALIGNMENT,
     CacheLayout,
+    cache_tensors,
     input_layout,
     layout_bytes,
     plan_device,

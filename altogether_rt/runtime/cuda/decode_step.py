@@ -1,0 +1,114 @@
+"""Decode steps by a graph of their own: one token for each of the first slots."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.cuda.api import Cuda, HostBuffer
+from altogether_rt.runtime.cuda.graph import DeviceContext, DeviceGraph, Tensor
+from altogether_rt.runtime.cuda.memory_plan import CacheLayout, DecoderMemory, cache_tensors
+
+__all__ = ["DecodeStep"]
+
+_ID_BYTES, _LENGTH_BYTES, _LOGIT_BYTES = 8, 4, 4
+
+
+class DecodeStep:
+    """Runs the graph that `export.decoder.build_decode_step` writes, in the decoder's memory.
+
+    Rows are padded to a power of two, or to all slots. A padding row is a slot that no sequence
+    uses in this step: it gets a token after those that the slot holds, where the slot's next token
+    overwrites it. Each number of rows has a context of its own, so that its runs can be captured.
+    """
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        graph: DeviceGraph,
+        cache: CacheLayout,
+        memory: DecoderMemory,
+        vocab_size: int,
+        stream: int,
+    ) -> None:
+        """memory: inputs and results share the regions of the other graph's, as both run on
+        `stream`, one after the other."""
+        self._cuda = cuda
+        self._graph = graph
+        self._cache = cache
+        self._memory = memory
+        self._vocab_size = vocab_size
+        self._stream = stream
+        self._contexts: dict[int, DeviceContext] = {}  # by rows
+        slots = cache.num_slots
+        self._host_inputs = cuda.host_alloc((_ID_BYTES + _LENGTH_BYTES) * slots)
+        self._host_ids = cuda.host_alloc(_ID_BYTES * slots)
+        self._host_logits: HostBuffer | None = None  # allocated when logits are first asked for
+
+    def takes(self, batch: StepBatch) -> bool:
+        """Whether every row brings one token and asks for the next."""
+        rows = len(batch.query_lengths)
+        return (
+            len(batch.token_ids) == rows == len(batch.logit_index)
+            and not len(batch.visual_index)
+            and bool((batch.query_lengths == 1).all())
+            and bool((batch.logit_index == np.arange(rows)).all())
+        )
+
+    def step(self, batch: StepBatch, held: NDArray[np.int32], want_logits: bool) -> StepResult:
+        """See `Runtime.step`. held: (slots,) tokens that each slot may hold."""
+        rows = len(batch.token_ids)
+        padded = min(1 << (rows - 1).bit_length(), self._cache.num_slots)
+        past_lengths = held[:padded].copy()
+        past_lengths[:rows] = batch.past_lengths
+        token_ids = np.zeros(padded, np.int64)
+        token_ids[:rows] = batch.token_ids
+        block, split = self._host_inputs.array, _ID_BYTES * padded
+        nbytes = split + _LENGTH_BYTES * padded
+        block[:split] = token_ids.view(np.uint8)
+        block[split:nbytes] = past_lengths.view(np.uint8)
+
+        cuda, memory, stream = self._cuda, self._memory, self._stream
+        cuda.upload(memory.inputs, self._host_inputs, 0, nbytes, stream)
+        self._context(padded).run(stream)
+        cuda.download(self._host_ids, 0, memory.greedy_ids, _ID_BYTES * rows, stream)
+        logit_bytes = _LOGIT_BYTES * rows * self._vocab_size
+        if want_logits:
+            if self._host_logits is None:
+                most = _LOGIT_BYTES * self._cache.num_slots * self._vocab_size
+                self._host_logits = cuda.host_alloc(most)
+            cuda.download(self._host_logits, 0, memory.logits, logit_bytes, stream)
+        cuda.synchronize(stream)
+        greedy_ids = self._host_ids.array.view(np.int64)[:rows].copy()
+        if not want_logits or self._host_logits is None:
+            return StepResult(greedy_ids)
+        logits = self._host_logits.array[:logit_bytes].view(np.float32).reshape(rows, -1)
+        return StepResult(greedy_ids, logits.copy())
+
+    def close(self) -> None:
+        """Free contexts and host memory; the stream must be idle."""
+        self._contexts.clear()
+        for buffer in (self._host_inputs, self._host_ids, self._host_logits):
+            if buffer is not None:
+                self._cuda.host_free(buffer)
+
+    def _context(self, rows: int) -> DeviceContext:
+        if rows not in self._contexts:
+            memory = self._memory
+            context = self._graph.context(0, memory.scratch, self._stream, dedicated=True)
+            cache = cache_tensors(self._cache, memory.cache, 0, rows)
+            inputs = {
+                "token_ids": Tensor(memory.inputs, (rows,)),
+                "past_lengths": Tensor(memory.inputs + _ID_BYTES * rows, (rows,)),
+            }
+            outputs = {
+                "greedy_ids": Tensor(memory.greedy_ids, (rows,)),
+                "logits": Tensor(memory.logits, (rows, self._vocab_size)),
+            }
+            context.bind(
+                inputs | {f"past_{name}": tensor for name, tensor in cache.items()},
+                outputs | {f"present_{name}": tensor for name, tensor in cache.items()},
+            )
+            self._contexts[rows] = context
+        return self._contexts[rows]

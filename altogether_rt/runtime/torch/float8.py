@@ -1,0 +1,194 @@
+"""Linear layers in fp8 (e4m3): one scale for each row of activations and each channel of weights.
+
+On GPUs from SM 89 on, `torch._scaled_mm` multiplies the stored values and scales the sums; its
+result is bfloat16. Elsewhere the same values are multiplied in float32, which is the definition of
+the arithmetic: products of two e4m3 numbers are exact in float32, and so is every sum that does not
+exceed its 24 bits. A scale a row makes a row's result independent of its batch.
+
+What a GPU's fp8 units add differently: their accumulator holds fewer bits than float32 unless
+`use_fast_accum` is off, and even then adds in an order of its own. Parity is therefore measured
+where it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from altogether_rt.errors import AltogetherError
+
+__all__ = [
+    "E4M3_MAX",
+    "Float8Linear",
+    "Float8Rows",
+    "float8_product",
+    "float8_refusal",
+    "in_float8",
+    "quantize_rows",
+    "require_float8",
+    "to_float8",
+]
+
+E4M3_MAX = 448.0  # the largest finite number of torch.float8_e4m3fn
+#: Used instead of the largest value of a row of zeros, so that the row stays zero and not 0/0.
+_SMALLEST = 1e-12
+#: Both sizes of a weight must be multiples of this for the GPU's kernel.
+_MULTIPLE = 16
+#: The first compute capability with e4m3 products.
+_FIRST_SM = (8, 9)
+
+
+class Float8Rows(NamedTuple):
+    """values[..., i, :] * scales[..., i, :] approximates row i."""
+
+    values: Tensor  # (..., rows, columns) float8_e4m3fn
+    scales: Tensor  # (..., rows, 1) float32, positive
+
+
+def quantize_rows(x: Tensor) -> Float8Rows:
+    """Round each row of x (..., rows, columns) to e4m3, its largest value to the largest number.
+
+    Rounding is to nearest, ties to even, as `torch` and the GPU's conversion do.
+    """
+    wide = x.float()
+    largest = wide.abs().amax(dim=-1, keepdim=True).clamp(min=_SMALLEST)
+    scales = largest / E4M3_MAX
+    # The quotient may exceed the largest number by a rounding error, which some versions of torch
+    # convert to NaN instead of to the largest number.
+    values = (wide / scales).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return Float8Rows(values, scales)
+
+
+def float8_product(rows: Float8Rows, weight: Float8Rows, *, native: bool = False) -> Tensor:
+    """rows (M, in) times the transpose of weight (out, in) -> bfloat16 (M, out).
+
+    native: by `torch._scaled_mm`, which needs an SM 89 on GPUs; otherwise in float32.
+    """
+    if native:
+        product: Tensor = torch._scaled_mm(
+            rows.values,
+            weight.values.t(),
+            scale_a=rows.scales,
+            scale_b=weight.scales.t().contiguous(),
+            out_dtype=torch.bfloat16,
+        )
+        return product
+    with torch.autocast(rows.values.device.type, enabled=False):  # float16 would overflow
+        sums = rows.values.float() @ weight.values.float().t()
+    return (sums * rows.scales * weight.scales.t()).to(torch.bfloat16)
+
+
+class Float8Linear(nn.Module):
+    """A linear layer with e4m3 operands, in place of an `nn.Linear`.
+
+    The result has the type of the input; the bias is added to it after the product. With the layer
+    it replaces at hand (`plain`), `active` decides which of the two computes: prompts may be in fp8
+    and decode steps in half precision (`in_float8`).
+    """
+
+    values: Tensor  # (out, in) float8_e4m3fn
+    scales: Tensor  # (out, 1) float32
+    bias: Tensor | None  # (out,)
+
+    def __init__(self, linear: nn.Linear, *, keep_plain: bool = False) -> None:
+        """keep_plain: keep `linear` beside the rounded weights, twice their bytes."""
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = quantize_rows(linear.weight.detach())
+        bias: Tensor | None = linear.bias  # torch declares it without the None
+        self.register_buffer("values", weight.values)
+        self.register_buffer("scales", weight.scales)
+        self.register_buffer("bias", bias if bias is None else bias.detach())
+        self.plain = linear if keep_plain else None
+        self.native: bool | None = None  # None: where the device has such products
+        self.active = True
+
+    @property
+    def rounded_weight(self) -> Float8Rows:
+        """The rounded weights with a scale for each output channel."""
+        return Float8Rows(self.values, self.scales)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> (..., out), of the type of x."""
+        if self.plain is not None and not self.active:
+            return cast(Tensor, self.plain(x))
+        rows = quantize_rows(x.reshape(-1, self.in_features))
+        return self.of_rows(rows, x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def of_rows(self, rows: Float8Rows, dtype: torch.dtype) -> Tensor:
+        """Rows (M, in) that were rounded before, for example by the norm -> (M, out) in `dtype`."""
+        native = _has_products(rows.values.device) if self.native is None else self.native
+        y = float8_product(rows, self.rounded_weight, native=native).to(dtype)
+        return y if self.bias is None else y + self.bias.to(dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, e4m3"
+
+
+def to_float8(
+    module: nn.Module,
+    which: Callable[[str], bool] = lambda name: True,
+    *,
+    keep_plain: Callable[[str], bool] = lambda name: False,
+) -> tuple[str, ...]:
+    """Replace linear layers inside `module` by `Float8Linear`; returns the names of those replaced.
+
+    which: says by its name in `module` whether a layer is replaced. keep_plain: whether the layer
+    stays beside it, for phases that are not in fp8. Layers whose sizes the GPU's kernel does not
+    take, and subclasses of `nn.Linear`, whose owners read their weights themselves, stay.
+    """
+    replaced = []
+    for name, inner in list(module.named_modules()):
+        if type(inner) is not nn.Linear or not which(name):
+            continue
+        if inner.in_features % _MULTIPLE or inner.out_features % _MULTIPLE:
+            continue
+        parent, _, attribute = name.rpartition(".")
+        layer = Float8Linear(inner, keep_plain=keep_plain(name)).eval()
+        setattr(module.get_submodule(parent), attribute, layer)
+        replaced.append(name)
+    return tuple(replaced)
+
+
+@contextmanager
+def in_float8(module: nn.Module, active: bool) -> Iterator[None]:
+    """Inside the context, layers that kept their plain form compute in fp8, or do not.
+
+    Phases differ by who calls, never by how many rows there are: a row's result would depend on
+    its batch.
+    """
+    layers = [inner for inner in module.modules() if isinstance(inner, Float8Linear)]
+    before = [layer.active for layer in layers]
+    for layer in layers:
+        layer.active = active
+    try:
+        yield
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            layer.active = value
+
+
+def float8_refusal(device: torch.device) -> str | None:
+    """Why fp8 is not to be used on `device`, or None if it has e4m3 products."""
+    if device.type != "cuda":
+        return f"{device.type} has no fp8 products"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _FIRST_SM:
+        name = torch.cuda.get_device_name(device)
+        return f"{name} is SM {capability[0]}{capability[1]}; fp8 products begin with SM 89"
+    return None
+
+
+def require_float8(device: torch.device) -> None:
+    """Raises AltogetherError if `device` has no e4m3 products."""
+    refusal = float8_refusal(device)
+    if refusal is not None:
+        raise AltogetherError(f"fp8 cannot be used here ({refusal}): use float16.")
+
+
+def _has_products(device: torch.device) -> bool:
+    return device.type == "cuda" and float8_refusal(device) is None

@@ -1,0 +1,141 @@
+"""The arithmetic of a GPU's paths on a CPU: float16, fp8 products, a cache of one byte a number.
+
+torch's float16 kernels for CPUs add in float32 and round once, as a GPU's do; fp8 products are
+those of `runtime.torch.float8` in their plain form. Only the order of sums differs from a GPU, and
+how many bits its fp8 accumulator holds.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from altogether_rt.captioner import Captioner
+from altogether_rt.export.calibration.observe import Calibration
+from altogether_rt.export.float8 import check_float8, convert_to_float8, smooth_model
+from altogether_rt.export.recipes import Threshold
+from altogether_rt.export.verify import Recording, compare
+from altogether_rt.model.captioner import CaptionerModel
+from altogether_rt.opening import CaptionerParts
+from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.torch.float8 import in_float8
+from altogether_rt.runtime.torch.quantized_cache import CacheType, round_vectors
+from altogether_rt.runtime.torch.runtime import TorchRuntime
+
+__all__ = ["ARITHMETICS", "Arithmetic", "EmulatedRuntime", "captions_of", "parity_of"]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a path computes in."""
+
+    name: str
+    half: bool = True  # weights and values between operations in float16
+    float8: bool = False  # products of encoder, mapper and prompts
+    float8_decode: bool = False  # of decode steps as well
+    cache: CacheType | None = None  # None: as the values are
+
+
+ARITHMETICS = (
+    Arithmetic("float32", half=False),
+    Arithmetic("float16"),
+    Arithmetic("fp8, decode in float16", float8=True),
+    Arithmetic("fp8 throughout", float8=True, float8_decode=True),
+    Arithmetic("float16, fp8 cache", cache="float8"),
+    Arithmetic("float16, int8 cache", cache="int8"),
+    Arithmetic("fp8 throughout, fp8 cache", float8=True, float8_decode=True, cache="float8"),
+)
+
+
+class EmulatedRuntime(TorchRuntime):
+    """`TorchRuntime` on the CPU in the arithmetic of a GPU."""
+
+    def __init__(
+        self,
+        model: CaptionerModel,
+        arithmetic: Arithmetic,
+        calibration: Calibration,
+        *,
+        num_slots: int,
+    ) -> None:
+        """model: float32; it is copied. calibration: its ranges, by which fp8 smooths outliers."""
+        model = copy.deepcopy(model)
+        if arithmetic.float8:
+            smooth_model(model, calibration)
+        if arithmetic.half:
+            model = model.half()
+        if arithmetic.float8:
+            convert_to_float8(model, decode=arithmetic.float8_decode)
+        self._arithmetic = arithmetic
+        self._encoded: dict[bytes, NDArray[np.float32]] = {}  # by image: it is captioned twice
+        super().__init__(model, num_slots=num_slots)
+
+    @torch.inference_mode()
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Runtime.encode`; with the encoder's weights in half precision too."""
+        keys = [image.tobytes() for image in pixels]
+        if new := [index for index, key in enumerate(keys) if key not in self._encoded]:
+            found = self.model.encode(torch.from_numpy(pixels[new])).float().numpy()
+            self._encoded.update(zip((keys[index] for index in new), found, strict=True))
+        return np.stack([self._encoded[key] for key in keys])
+
+    def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
+        """See `Runtime.step`. A step that brings prompts is in fp8 with all its rows.
+
+        Tokens of one step attend to each other before they are stored, and are read back rounded by
+        the steps that follow, as kernels do that have them in registers.
+        """
+        prompts = len(batch.visual_index) > 0
+        with in_float8(self.model.decoder, prompts):
+            result = super().step(batch, want_logits)
+        if self._arithmetic.cache is not None:
+            self._round_cache(batch, self._arithmetic.cache)
+        return result
+
+    def _round_cache(self, batch: StepBatch, kind: CacheType) -> None:
+        for slot, (new, past) in enumerate(
+            zip(batch.query_lengths.tolist(), batch.past_lengths.tolist(), strict=True)
+        ):
+            for part in (self.cache.keys, self.cache.values):
+                written = part[:, slot, :, past : past + new]
+                written.copy_(round_vectors(written, kind))
+
+
+def parity_of(
+    runtime: EmulatedRuntime,
+    recording: Recording,
+    arithmetic: Arithmetic,
+    thresholds: Mapping[str, Threshold],
+) -> dict[str, Any]:
+    """Agreement with float32 by stage. Raises ParityError where fp8 misses its recipe's bar."""
+    if arithmetic.float8:
+        return check_float8(recording, runtime, thresholds)
+    return {
+        stage: {
+            "mean_cosine": agreement.mean_cosine,
+            "worst_cosine": agreement.worst_cosine,
+            "kl": agreement.kl,
+            "greedy": agreement.greedy,
+        }
+        for stage, agreement in compare(recording, runtime).items()
+    }
+
+
+def captions_of(
+    runtime: EmulatedRuntime,
+    tokenizer: PromptTokenizer,
+    images: Sequence[Any],
+    alts: Sequence[Sequence[str]] | None,
+) -> list[str]:
+    """Greedy captions, one for each image."""
+    parts = CaptionerParts(runtime.model.config, runtime, tokenizer, "emulated", None)
+    captioner = Captioner(parts, speculation="off")
+    written = captioner.caption(images) if alts is None else captioner.caption(images, alts)
+    return [caption.text for caption in written]

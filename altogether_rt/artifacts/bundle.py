@@ -39,6 +39,7 @@ __all__ = [
     "hash_file",
     "is_checkpoint",
     "is_starter",
+    "read_manifest",
 ]
 
 MANIFEST_NAME = "bundle.json"
@@ -63,7 +64,7 @@ class Bundle:
         missing, of another size or, with `verify_hashes`, of another content.
         """
         path = find_bundle(name_or_path)
-        manifest = _read_manifest(path / MANIFEST_NAME)
+        manifest = read_manifest(path / MANIFEST_NAME)
         for name, spec in manifest.files.items():
             _check_size(path, name, spec)
         bundle = cls(path, manifest)
@@ -187,7 +188,8 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_manifest(path: Path) -> BundleManifest:
+def read_manifest(path: Path) -> BundleManifest:
+    """A `bundle.json`. Raises BundleError, one sentence, for one that cannot be understood."""
     try:
         size = path.stat().st_size
         if size > _MAX_MANIFEST_BYTES:

@@ -39,6 +39,7 @@ __all__ = [
     "hash_file",
     "is_checkpoint",
     "is_starter",
+    "manifest_json",
     "read_manifest",
 ]
 
@@ -122,7 +123,7 @@ class Bundle:
             manifest = dataclasses.replace(
                 self.manifest, drafting_state=name, files={**files, name: spec}
             )
-            manifest_file.file.write(_manifest_json(manifest))
+            manifest_file.file.write(manifest_json(manifest))
             new.commit(self.path / name)
             manifest_file.commit()
         return Bundle(self.path, manifest)
@@ -214,7 +215,8 @@ def read_manifest(path: Path) -> BundleManifest:
         raise BundleError(f"{path} is not valid: {error}") from error
 
 
-def _manifest_json(manifest: BundleManifest) -> bytes:
+def manifest_json(manifest: BundleManifest) -> bytes:
+    """The content of a `bundle.json`."""
     return (json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
@@ -269,7 +271,7 @@ class BundleWriter:
 
     def commit(self, manifest: BundleManifest) -> Bundle:
         """Write the manifest and move the folder into place."""
-        (self.folder / MANIFEST_NAME).write_bytes(_manifest_json(manifest))
+        (self.folder / MANIFEST_NAME).write_bytes(manifest_json(manifest))
         self._new.commit()
         return Bundle(self.out, manifest)
 

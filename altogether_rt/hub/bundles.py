@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from altogether_rt.artifacts.bundle import MANIFEST_NAME, Bundle, read_manifest
+from altogether_rt.artifacts.bundle import MANIFEST_NAME, Bundle, manifest_json, read_manifest
 from altogether_rt.artifacts.files import NewFolder
 from altogether_rt.artifacts.manifest import FileSpec
 from altogether_rt.errors import BundleError
 from altogether_rt.hub.card import CARD_NAME
 
-__all__ = ["assemble", "copy_bundle", "manifest_files"]
+__all__ = ["assemble", "copy_bundle", "manifest_files", "published_files"]
 
 
 def manifest_files(path: Path, hub_id: str) -> Mapping[str, FileSpec]:
@@ -41,20 +42,35 @@ def assemble(source: Path, out: Path) -> Bundle:
     return Bundle(out, bundle.manifest)
 
 
-def copy_bundle(source: Path, out: Path, card: str | None = None) -> Bundle:
-    """Copy a bundle to a folder that does not exist yet, with its card, whole or not at all.
+def published_files(bundle: Bundle, *, with_learnt: bool) -> dict[str, Path | bytes]:
+    """Names of the files to publish, each with its path or its content.
 
-    Raises BundleError if there is something at `out`, or if the bundle or its copy is not what its
-    manifest says.
+    with_learnt: with what it has learnt from captions, which holds runs of their words; a captioner
+    writes the same captions without.
+    """
+    manifest = bundle.manifest
+    learnt = manifest.drafting_state
+    if learnt is not None and not with_learnt:
+        files = {name: spec for name, spec in manifest.files.items() if name != learnt}
+        manifest = dataclasses.replace(manifest, files=files, drafting_state=None)
+    parts: dict[str, Path | bytes] = {name: bundle.path / name for name in manifest.files}
+    return {**parts, MANIFEST_NAME: manifest_json(manifest)}
+
+
+def copy_bundle(files: Mapping[str, Path | bytes], out: Path) -> Bundle:
+    """Write the files of a bundle to a folder that does not exist yet, whole or not at all.
+
+    Raises BundleError if there is something at `out`, or if the files are not what their manifest
+    says.
     """
     if out.exists():
         raise BundleError(f"{out} exists already: choose another folder.")
-    bundle = Bundle.load(source)
     with NewFolder(out) as new:
-        for name in (*bundle.manifest.files, MANIFEST_NAME):
-            shutil.copyfile(source / name, new.path / name)
-        Bundle.load(new.path)
-        if card is not None:
-            (new.path / CARD_NAME).write_text(card, "utf-8")
+        for name, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, new.path / name)
+            else:
+                (new.path / name).write_bytes(content)
+        bundle = Bundle.load(new.path)
         new.commit()
     return Bundle(out, bundle.manifest)

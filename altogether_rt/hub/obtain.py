@@ -180,6 +180,9 @@ def _export(name: HubName, cached: CachedModel, target: str, steps: Steps) -> Pa
         )
     finally:
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    for former in cached.folder.glob(f"{target}-*"):  # of other versions
+        if former != bundle.path:
+            shutil.rmtree(former, ignore_errors=True)
     bundle.path.chmod(0o755)  # whatever the umask lets others write to is not trusted later
     _prepare(bundle, steps)
     return bundle.path

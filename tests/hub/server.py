@@ -34,6 +34,7 @@ class Repository:
     listed_as: dict[str, dict[str, Any]] = field(default_factory=dict)  # other facts of a file
     served_as: dict[str, bytes] = field(default_factory=dict)  # another content of a file
     cut_after: dict[str, list[int]] = field(default_factory=dict)  # bytes, an attempt each
+    stalls: dict[str, int] = field(default_factory=dict)  # bytes, after which nothing comes
     ranges: bool = True
 
     @classmethod
@@ -59,6 +60,7 @@ class LocalHub:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []
         self.ranges: list[str] = []
+        self.stalled = threading.Event()
         self.token: str | None = None  # that publishing needs
         self.uploads: dict[str, bytes] = {}
         self.visibility: dict[str, str] = {}
@@ -238,6 +240,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[start : start + cuts.pop(0)])
             self.wfile.flush()
             self.close_connection = True  # in the middle of the promised length
+            return
+        stalls = repository.stalls.get(name)
+        if stalls is not None:
+            self.wfile.write(data[start : start + stalls])
+            self.wfile.flush()
+            self.hub.stalled.set()
+            self.rfile.read(1)  # returns when the other side has gone
+            self.close_connection = True
             return
         self.wfile.write(data[start:])
 

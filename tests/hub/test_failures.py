@@ -6,7 +6,10 @@ import errno
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import threading
+import time
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -291,6 +294,30 @@ def test_what_a_killed_run_left_is_removed(smolvlm: Repository) -> None:
     (left / "half").write_bytes(b"half")
     assert fetch() == model
     assert not left.exists()
+
+
+def test_a_killed_run_is_continued(smolvlm: Repository, hub: LocalHub) -> None:
+    part = 5 * CHUNK_BYTES
+    smolvlm.stalls[WEIGHTS] = part
+    code = (
+        "import huggingface_hub.constants as c\n"
+        f"c.DOWNLOAD_CHUNK_SIZE = {CHUNK_BYTES}\n"
+        "from altogether_rt.cli.main import run\n"
+        "run()\n"
+    )
+    command = [sys.executable, "-c", code, "bundle", "pull", "smolvlm-500m"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert hub.stalled.wait(120)
+        while (model := find_cached(name_of())) is None or not any(
+            path.stat().st_size == part for path in model.files.glob(".*.part")
+        ):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert model.download() is None
+    smolvlm.stalls.clear()
+    assert (fetch().files / WEIGHTS).read_bytes() == smolvlm.files[WEIGHTS]
+    assert hub.ranges == [f"{WEIGHTS} {part}"]
 
 
 def test_a_half_download_is_not_taken_for_a_whole_one(smolvlm: Repository) -> None:

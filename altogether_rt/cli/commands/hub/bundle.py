@@ -43,7 +43,7 @@ def pull_command(
     files are checked against the hashes that the hub, or the bundle's manifest, states. From then
     on `--bundle NAME` starts at once, and needs no network.
     """
-    from altogether_rt.hub.bundles import copy_bundle
+    from altogether_rt.hub.bundles import copy_bundle, published_files
 
     output = Output(as_json=as_json, quiet=quiet)
     if out is not None and out.exists():
@@ -52,8 +52,9 @@ def pull_command(
     if not is_name and out is None:
         raise typer.BadParameter("a folder is copied, so name another.", param_hint="--out")
     ensure_bundle(name, output, device=device, download=True)
-    folder = Path(locate_bundle(name, device))
-    bundle = Bundle.load(folder) if out is None else copy_bundle(folder, out)
+    bundle = Bundle.load(locate_bundle(name, device))
+    if out is not None:
+        bundle = copy_bundle(published_files(bundle, with_learnt=True), out)
     size = sum(spec.bytes for spec in bundle.manifest.files.values())
     output.result(
         {
@@ -89,6 +90,13 @@ def push_command(
     public: Annotated[
         bool, typer.Option("--public", help="--hub: a new repository is for everybody.")
     ] = False,
+    with_learnt: Annotated[
+        bool,
+        typer.Option(
+            "--with-learnt",
+            help="Also what it has learnt from your captions (learn), which holds words of them.",
+        ),
+    ] = False,
     as_json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
@@ -97,16 +105,18 @@ def push_command(
     A new repository on the hub is for you alone unless you pass --public. Who has access uses the
     bundle by `--bundle OWNER/NAME`, checked against its manifest.
     """
-    from altogether_rt.hub.bundles import copy_bundle
-    from altogether_rt.hub.card import find_licence, model_card
+    from altogether_rt.hub.bundles import copy_bundle, published_files
+    from altogether_rt.hub.card import CARD_NAME, find_licence, model_card
 
     if (hub is None) == (out is None):
         raise typer.BadParameter("give either --hub OWNER/NAME or --out FOLDER.")
     output = Output(as_json=as_json, quiet=quiet)
     opened = Bundle.load(locate_bundle(bundle))
     licence = licence or find_licence(opened)
+    card = model_card(opened, licence, hub or str(out))
+    files = {**published_files(opened, with_learnt=with_learnt), CARD_NAME: card.encode()}
     if out is not None:
-        copy_bundle(opened.path, out, model_card(opened, licence, str(out)))
+        copy_bundle(files, out)
         output.result({"bundle_id": opened.bundle_id, "folder": str(out)}, f"published as {out}")
         return
     from altogether_rt.hub.publish import push_bundle
@@ -114,7 +124,8 @@ def push_command(
     assert hub is not None
     if not is_hub_id(hub):
         raise typer.BadParameter(f"{hub!r} is not an id such as owner/name.", param_hint="--hub")
-    commit = push_bundle(opened, hub, model_card(opened, licence, hub), public=public)
+    message = f"Bundle {opened.bundle_id} of altogether-rt"
+    commit = push_bundle(files, hub, message, public=public, quiet=quiet or as_json)
     output.result(
         {"bundle_id": opened.bundle_id, "hub_id": hub, "revision": commit},
         [f"published as {hub} at {commit[:12]}", f"altogether-rt bundle pull {hub}"],

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from altogether_rt import __version__
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.cli import downloads
 from altogether_rt.cli.main import app
 from altogether_rt.hub.names import find_name
@@ -89,6 +88,8 @@ def test_from_an_empty_cache_to_captions(
 
 def _other_commands(tmp_path: Path, cache: Path) -> None:
     """What else takes the name: each without the hub."""
+    from altogether_rt.artifacts.checkpoint import Checkpoint
+
     done = run(app, ["import", "smolvlm-500m", "--out", str(tmp_path / "ckpt"), "--json"])
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["hub"]["revision"] == COMMIT

@@ -15,39 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from altogether_rt.cli.main import app
-from altogether_rt.hub import obtain
 from altogether_rt.hub.cache import CachedModel, find_cached
-from altogether_rt.hub.names import HubName, find_name
 from altogether_rt.hub.obtain import Steps
 from tests.hub.conftest import CHUNK_BYTES, HUB_ID
-from tests.hub.server import COMMIT, LocalHub, Repository
-
-WEIGHTS = "model.safetensors"
-
-
-def name_of(text: str = "smolvlm-500m") -> HubName:
-    name = find_name(text)
-    assert name is not None
-    return name
-
-
-def fetch(text: str = "smolvlm-500m", steps: Steps | None = None) -> CachedModel:
-    """Download alone, as every command does it."""
-    name = name_of(text)
-    return obtain._obtain_files(name, find_cached(name), steps or Steps())
-
-
-def complaint(*arguments: str) -> str:
-    """The one sentence of a command that fails for its user's reasons."""
-    done = CliRunner().invoke(app, [*(arguments or ("bundle", "pull", "smolvlm-500m"))])
-    assert done.exit_code == 1, done.output
-    assert done.stdout == ""
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("altogether-rt: ")]
-    assert line.endswith(".")
-    return line.removeprefix("altogether-rt: ")
+from tests.hub.fetching import WEIGHTS, Recorder, complaint, fetch, name_of
+from tests.hub.server import LocalHub, Repository
 
 
 def test_gated(smolvlm: Repository) -> None:
@@ -105,7 +78,7 @@ def test_a_dead_connection_is_continued_by_the_next_run(smolvlm: Repository, hub
     seen: list[tuple[int, str]] = []
     smolvlm.cut_after.clear()
     hub.ranges.clear()
-    model = fetch(steps=Steps(progress=lambda total: _Recorder(total, seen)))
+    model = fetch(steps=Steps(progress=lambda total: Recorder(total, seen)))
     assert (model.files / WEIGHTS).read_bytes() == smolvlm.files[WEIGHTS]
     assert hub.ranges == [f"{WEIGHTS} {part}"]
     assert hub.downloads("config.json") == 1, "what is whole is not fetched again"
@@ -114,22 +87,11 @@ def test_a_dead_connection_is_continued_by_the_next_run(smolvlm: Repository, hub
     assert not [path for path in model.files.iterdir() if path.name.startswith(".")]
 
 
-class _Recorder:
-    def __init__(self, total: int, seen: list[tuple[int, str]]) -> None:
-        self.seen = seen
-
-    def __enter__(self) -> Any:
-        return lambda count, file: self.seen.append((count, file))
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 def test_a_server_that_continues_nothing_is_begun_again(smolvlm: Repository, hub: LocalHub) -> None:
     smolvlm.cut_after[WEIGHTS] = [CHUNK_BYTES]
     smolvlm.ranges = False
     seen: list[tuple[int, str]] = []
-    model = fetch(steps=Steps(progress=lambda total: _Recorder(total, seen)))
+    model = fetch(steps=Steps(progress=lambda total: Recorder(total, seen)))
     assert (model.files / WEIGHTS).read_bytes() == smolvlm.files[WEIGHTS]
     assert sum(count for count, file in seen if file == WEIGHTS) == len(smolvlm.files[WEIGHTS])
 
@@ -208,50 +170,6 @@ def test_a_cache_that_others_may_write_to(smolvlm: Repository, cache: Path) -> N
     cache.chmod(0o777)
     fetch()
     assert stat.S_IMODE(cache.stat().st_mode) == 0o755
-
-
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        *("../../../escaped.json", "/tmp/escaped.json", "sub/config.json", ".bashrc", "..", "."),
-        *("model.safetensors\n", "-rf.json", "config.json\0", "C:\\config.json", "con fig.json"),
-    ],
-)
-def test_hostile_names_are_left_out(hostile: str, smolvlm: Repository, hub: LocalHub) -> None:
-    smolvlm.listed_as[hostile] = {"rfilename": hostile, "size": 3, "blobId": "0" * 40}
-    model = fetch()
-    fetched = {path.rpartition("/resolve/")[2] for _, path in hub.requests if "/resolve/" in path}
-    wanted = {f"{COMMIT}/{name}" for name in smolvlm.files if name.endswith(("json", "tensors"))}
-    assert fetched == wanted
-    assert {path.name for path in model.files.iterdir()} == {w.rpartition("/")[2] for w in wanted}
-
-
-@pytest.mark.parametrize(
-    ("facts", "sentence"),
-    [
-        ({"size": None}, "gives no size or no hash of config.json"),
-        ({"size": -1}, "gives no size or no hash of config.json"),
-        ({"blobId": None}, "gives no size or no hash of config.json"),
-    ],
-)
-def test_what_cannot_be_checked_is_not_fetched(
-    facts: dict[str, Any], sentence: str, smolvlm: Repository, hub: LocalHub
-) -> None:
-    smolvlm.listed_as["config.json"] = facts
-    assert sentence in complaint()
-    assert hub.downloads("config.json") == 0
-
-
-def test_a_commit_that_is_none(smolvlm: Repository, cache: Path) -> None:
-    smolvlm.commit = "../../../../escaped"
-    assert "as a commit" in complaint()
-    assert not list(cache.glob("*/*/*"))
-
-
-def test_a_pickle_is_never_fetched(smolvlm: Repository, hub: LocalHub) -> None:
-    del smolvlm.files[WEIGHTS]
-    assert "has no safetensors weights" in complaint()
-    assert not [path for _, path in hub.requests if "/resolve/" in path]
 
 
 def test_another_kind_of_model_costs_no_download(smolvlm: Repository, hub: LocalHub) -> None:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +62,11 @@ class Download:
     hub_id: str
     revision: str  # 40 hex digits
     licence: str
-    bytes: int
+    files: Mapping[str, int]  # bytes of each
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,11 @@ class CachedModel:
         """What was downloaded; None if it is not whole."""
         try:
             data = read_json_file(self.folder / "download.json", _MAX_BYTES)
-            return from_dict(Download, data) if isinstance(data, dict) else None
+            found = from_dict(Download, data)
+            sizes = {name: (self.files / name).stat().st_size for name in found.files}
         except (OSError, ValueError, ConfigError):
             return None
+        return found if sizes == found.files else None
 
     def finish(self, download: Download) -> None:
         """Say that the files are whole."""

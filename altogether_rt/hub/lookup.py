@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Final
 
 from altogether_rt.errors import BundleError
 from altogether_rt.hub.cache import find_cached
+from altogether_rt.hub.catalogue import read_catalogue
 from altogether_rt.hub.names import HubName, find_name
 from altogether_rt.machine.device import onnxruntime_providers, parse_device
 from altogether_rt.machine.gpu import find_gpus
@@ -39,11 +41,25 @@ def locate_bundle(captioner: str | Path, device: str = "auto") -> str | Path:
     """
     name = find_name(captioner)
     if name is None:
+        _check_spelling(str(captioner))
         return captioner
     found = cached_bundle(name, device)
     if found is None:
         raise not_here(name)
     return found
+
+
+def _check_spelling(text: str) -> None:
+    """Raises BundleError for what is not there and nearly a name."""
+    names = read_catalogue()
+    if text in names or Path(text).exists():
+        return
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.8)
+    if near:
+        raise BundleError(
+            f"there is no bundle at {text}: if you mean {near[0]}, write that; altogether-rt "
+            "models lists all names."
+        )
 
 
 def not_here(name: HubName, otherwise: str = "") -> BundleError:

@@ -96,7 +96,7 @@ def _obtain_files(name: HubName, cached: CachedModel | None, steps: Steps) -> Ca
         if cached.download() is not None or (cached.folder / PUBLISHED / MANIFEST_NAME).is_file():
             return cached
     model = look_up(name.hub_id, name.revision)
-    _check_growth(name, model)
+    _check_agreed(name, model)
     if not model.is_bundle:
         check_extras(name)
     cached = remember_revision(name, model.revision)
@@ -111,17 +111,26 @@ def _obtain_files(name: HubName, cached: CachedModel | None, steps: Steps) -> Ca
         _check_kind(name, cached)
         rest = [file for file in model.files if file not in settings]
         download_files(model, rest, cached.files, progress)
-    cached.finish(Download(model.hub_id, model.revision, model.licence, model.bytes))
+    sizes = {file.name: file.bytes for file in model.files}
+    cached.finish(Download(model.hub_id, model.revision, model.licence, sizes))
     return cached
 
 
-def _check_growth(name: HubName, model: RemoteModel) -> None:
+def _check_agreed(name: HubName, model: RemoteModel) -> None:
+    """Raises AltogetherError if the hub has something else than was agreed to."""
     entry = name.entry
-    if entry is not None and model.bytes > _MAX_GROWTH * entry.bytes:
+    if entry is None:
+        return
+    otherwise = f"pass its id, {name.hub_id}, with --download if you want it all the same"
+    if model.bytes > _MAX_GROWTH * entry.bytes:
         raise AltogetherError(
             f"{name.name} was agreed to at {entry.bytes / 1e9:.2f} GB and the hub now has "
-            f"{model.bytes / 1e9:.2f} GB: pass its id, {name.hub_id}, with --download if you want "
-            "it all the same."
+            f"{model.bytes / 1e9:.2f} GB: {otherwise}."
+        )
+    if model.licence.lower() not in (entry.licence.lower(), "unknown"):
+        raise AltogetherError(
+            f"{name.name} was agreed to under the licence {entry.licence} and the hub now says "
+            f"{model.licence}: {otherwise}."
         )
 
 

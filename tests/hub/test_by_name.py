@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,56 @@ def test_on_a_terminal_it_asks_and_takes_no_for_an_answer(
     assert "1.02 GB" in done.stderr
     assert f"({HUB_ID}, licence Apache-2.0)" in done.stderr
     assert hub.requests == []
+
+
+def test_on_a_terminal_yes_is_enough(
+    hub: LocalHub, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the hub that says no here."""
+    monkeypatch.setattr(downloads, "_on_terminal", lambda: True)
+    done = run(app, ["caption", str(photos), "--bundle", "smolvlm-500m"], input="y\n")
+    assert (done.exit_code, f"the hub has no {HUB_ID}" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["caption", "photos"],
+        ["caption", "photos/a.tar"],
+        ["bench"],
+        ["export", "--target", "cpu-int8"],
+        ["import", "NAME", "--out", "out"],
+        ["inspect", "NAME"],
+        ["prepare", "NAME"],
+        ["learn", "captions.jsonl"],
+        ["bundle", "push", "NAME", "--out", "out"],
+    ],
+    ids=lambda arguments: "-".join(arguments[:2]),
+)
+@pytest.mark.parametrize("name", ["smolvlm-500m", "someone/captioner"])
+def test_no_command_downloads_unasked(
+    name: str,
+    arguments: list[str],
+    hub: LocalHub,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open("photos/a.tar", "w") as tar:
+        tar.add("photos/0.png")
+    (tmp_path / "captions.jsonl").write_text("")
+    option = {"export": "--ckpt"}.get(arguments[0], "--bundle")
+    given = [name if argument == "NAME" else argument for argument in arguments]
+    done = run(app, given if "NAME" in arguments else [*given, option, name])
+    assert (done.exit_code, hub.requests) == (1, []), done.stderr
+    assert f"run altogether-rt bundle pull {name}" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_nearly_a_name(photos: Path) -> None:
+    done = run(app, ["caption", str(photos), "--bundle", "smolvlm-500"])
+    assert (done.exit_code, "if you mean smolvlm-500m, write that" in done.stderr) == (1, True)
 
 
 def test_a_mistyped_path_is_not_sent_to_the_hub(

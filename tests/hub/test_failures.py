@@ -185,6 +185,13 @@ def test_what_has_grown_is_not_what_was_agreed_to(smolvlm: Repository, hub: Loca
     assert hub.downloads(WEIGHTS) == 0
 
 
+def test_another_licence_is_not_what_was_agreed_to(smolvlm: Repository, hub: LocalHub) -> None:
+    smolvlm.licence = "cc-by-nc-4.0"
+    assert "under the licence Apache-2.0 and the hub now says cc-by-nc-4.0" in complaint()
+    assert hub.downloads("config.json") == 0
+    assert fetch(HUB_ID).download() is not None, "the id alone promises nothing"
+
+
 def test_two_at_once_download_once(smolvlm: Repository, hub: LocalHub) -> None:
     """The second waits for the first, and then finds everything."""
     from altogether_rt.hub.cache import lock
@@ -243,5 +250,9 @@ def test_a_half_download_is_not_taken_for_a_whole_one(smolvlm: Repository) -> No
     (model.folder / "download.json").unlink()
     (model.files / WEIGHTS).write_bytes(b"half")
     assert (fetch().files / WEIGHTS).read_bytes() == smolvlm.files[WEIGHTS]
-    (model.folder / "download.json").write_text("[" * 100_000)
+    (model.files / "tokenizer.json").unlink()
     assert model.download() is None
+    assert (fetch().files / "tokenizer.json").read_bytes() == smolvlm.files["tokenizer.json"]
+    for damaged in ("[" * 100_000, "[]", "{}", '{"hub_id": 3}', "\xff"):
+        (model.folder / "download.json").write_text(damaged, "latin-1")
+        assert model.download() is None

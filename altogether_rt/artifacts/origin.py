@@ -32,9 +32,11 @@ def hub_origin(checkpoint: object) -> Mapping[str, Any] | None:
     checkpoint: as for `trained_on`.
     """
     for about in _abouts(checkpoint):
-        origin = about.get("hub")
-        if isinstance(origin, Mapping):
-            return origin
+        start = about.get("init")  # of a training
+        for source in (about, start if isinstance(start, Mapping) else {}):
+            origin = source.get("hub")
+            if isinstance(origin, Mapping):
+                return origin
     return None
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,9 +175,13 @@ def test_usage(tmp_path: Path) -> None:
 
 def with_origin(bundle: Bundle, **values: Any) -> Bundle:
     origin = {"id": "someone/base", "revision": COMMIT, "licence": "mit", **values}
+    return with_about(bundle, {"hub": origin})
+
+
+def with_about(bundle: Bundle, about: Mapping[str, Any]) -> Bundle:
     provenance = {
         **bundle.manifest.provenance,
-        "checkpoint": {"name": "base", "sha256": "0" * 64, "about": {"hub": origin}},
+        "checkpoint": {"name": "base", "sha256": "0" * 64, "about": about},
     }
     manifest = dataclasses.replace(bundle.manifest, provenance=provenance)
     return dataclasses.replace(bundle, manifest=manifest, path=Path("elsewhere"))
@@ -210,6 +215,9 @@ def test_a_card_is_no_way_into_somebody_elses_page(starter: Bundle) -> None:
 def test_the_licence_is_that_of_the_origin(starter: Bundle) -> None:
     assert find_licence(starter) == "Apache-2.0"
     assert find_licence(with_origin(starter)) == "mit"
+    tuned = {"init": {"name": "base", "sha256": "0" * 64, "hub": {"licence": "bsd-3-clause"}}}
+    for about in (tuned, {"original_checkpoint": {"about": tuned}}):
+        assert find_licence(with_about(starter, about)) == "bsd-3-clause", "trained from it"
     for unknown in ("unknown", None):
         with pytest.raises(AltogetherError, match="give it by --licence"):
             find_licence(with_origin(starter, licence=unknown))

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.cli.device import DeviceOption
 from altogether_rt.cli.downloads import ensure_bundle
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.errors import AltogetherError
@@ -33,7 +32,13 @@ def pull_command(
     out: Annotated[
         Path | None, typer.Option(help="Also copy the bundle to this folder; must not exist.")
     ] = None,
-    device: DeviceOption = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|tensorrt",
+            help="What to make the bundle for; auto: a GPU if it can be used here, else the CPU.",
+        ),
+    ] = "auto",
     as_json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:

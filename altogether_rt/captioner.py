@@ -76,7 +76,8 @@ class Captioner:
         speculation: Speculation = "auto",
         allow_download: bool = False,
     ) -> Captioner:
-        """Open a bundle or a checkpoint by its folder, or `starter`, which ships with the package.
+        """Open a bundle or a checkpoint by its folder; or by its name: `starter`, which ships with
+        the package, or one that `altogether-rt bundle pull` has fetched.
 
         A checkpoint runs as it was trained, with PyTorch. dtype: of its mapper and decoder; `auto`
         is float16 on a GPU, float32 elsewhere. threads: of the compute kernels, all cores if None.

@@ -11,6 +11,7 @@ from altogether_rt.artifacts.stamps import FileStamps
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.errors import AltogetherError, MissingDependencyError
+from altogether_rt.hub.lookup import locate_bundle
 from altogether_rt.machine.device import find_gpu, has_module, parse_device
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
@@ -103,7 +104,8 @@ def resolve_captioner(
     dtype: Dtype = "auto",
     allow_download: bool = False,
 ) -> ResolvedCaptioner:
-    """What `captioner` means: a bundle's folder, a checkpoint's, or `starter`.
+    """What `captioner` means: a bundle's folder, a checkpoint's, `starter`, or a name from the
+    catalogue or the hub whose bundle is on this machine.
 
     dtype: of a checkpoint's mapper and decoder; auto is float16 on a GPU, float32 elsewhere.
     allow_download: whether a checkpoint may name an encoder that is fetched, or files outside of
@@ -113,6 +115,9 @@ def resolve_captioner(
     """
     if not isinstance(captioner, Bundle) and is_checkpoint(captioner):
         return _resolve_checkpoint(Path(captioner), device, dtype, allow_download)
+    given = captioner
+    if not isinstance(captioner, Bundle):
+        captioner = locate_bundle(captioner, device)
     stamps = _bundle_stamps(captioner)
     bundle = captioner if isinstance(captioner, Bundle) else load_bundle(captioner, device)
     if dtype != "auto":
@@ -121,7 +126,7 @@ def resolve_captioner(
         )
     manifest = bundle.manifest
     return ResolvedCaptioner(
-        name=str(bundle.path if isinstance(captioner, Bundle) else captioner),
+        name=str(bundle.path if isinstance(captioner, Bundle) else given),
         config=bundle.config,
         bundle_id=bundle.bundle_id,
         target=manifest.target.name,

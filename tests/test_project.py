@@ -29,6 +29,7 @@ LEAN_PACKAGES = {
     *("fsspec", "py3langid"),  # where a URL is opened, where languages are told apart
     *("cuda",),  # where the runtime for it is opened
     *("fsspec",),  # where a URL is opened
+    *("huggingface_hub",),  # where something is fetched or published
     *("pycocoevalcap", "spacy"),  # where `eval` takes the measures that need them
 }
 #: The modules that may import heavy packages; everything else in the package is lean.
@@ -37,7 +38,11 @@ HEAVY_PARTS = (
     "evaluation.clip",
 )
 #: Lean modules that import heavy ones when somebody asks for what those do.
-LAZY = ("altogether_rt.opening", "altogether_rt.evaluation.options")
+LAZY = (
+    "altogether_rt.opening",
+    "altogether_rt.evaluation.options",
+    "altogether_rt.hub.obtain",
+)
 HEAVY_COMMANDS = ("export", "train", "import_", "init")
 
 

@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {
         *("artifacts", "data", "importing", "metrics", "model", "preprocess", "statistics"),
     },
-    "opening": {"artifacts", "data", "machine", "preprocess", "runtime"},
+    "hub": {"artifacts", "export", "importing", "machine", "runtime"},
+    "opening": {"artifacts", "data", "hub", "machine", "preprocess", "runtime"},
     "captioner": {
         *("artifacts", "captions", "data", "generation", "opening", "preprocess", "speculation"),
     },

@@ -39,6 +39,8 @@ __all__ = [
     "hash_file",
     "is_checkpoint",
     "is_starter",
+    "manifest_json",
+    "read_manifest",
 ]
 
 MANIFEST_NAME = "bundle.json"
@@ -63,7 +65,7 @@ class Bundle:
         missing, of another size or, with `verify_hashes`, of another content.
         """
         path = find_bundle(name_or_path)
-        manifest = _read_manifest(path / MANIFEST_NAME)
+        manifest = read_manifest(path / MANIFEST_NAME)
         for name, spec in manifest.files.items():
             _check_size(path, name, spec)
         bundle = cls(path, manifest)
@@ -121,7 +123,7 @@ class Bundle:
             manifest = dataclasses.replace(
                 self.manifest, drafting_state=name, files={**files, name: spec}
             )
-            manifest_file.file.write(_manifest_json(manifest))
+            manifest_file.file.write(manifest_json(manifest))
             new.commit(self.path / name)
             manifest_file.commit()
         return Bundle(self.path, manifest)
@@ -187,7 +189,8 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_manifest(path: Path) -> BundleManifest:
+def read_manifest(path: Path) -> BundleManifest:
+    """A `bundle.json`. Raises BundleError, one sentence, for one that cannot be understood."""
     try:
         size = path.stat().st_size
         if size > _MAX_MANIFEST_BYTES:
@@ -212,7 +215,8 @@ def _read_manifest(path: Path) -> BundleManifest:
         raise BundleError(f"{path} is not valid: {error}") from error
 
 
-def _manifest_json(manifest: BundleManifest) -> bytes:
+def manifest_json(manifest: BundleManifest) -> bytes:
+    """The content of a `bundle.json`."""
     return (json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
@@ -267,7 +271,7 @@ class BundleWriter:
 
     def commit(self, manifest: BundleManifest) -> Bundle:
         """Write the manifest and move the folder into place."""
-        (self.folder / MANIFEST_NAME).write_bytes(_manifest_json(manifest))
+        (self.folder / MANIFEST_NAME).write_bytes(manifest_json(manifest))
         self._new.commit()
         return Bundle(self.out, manifest)
 

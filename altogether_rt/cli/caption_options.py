@@ -55,7 +55,13 @@ Inputs = Annotated[
         "and URLs of them.",
     ),
 ]
-BundleName = Annotated[str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")]
+BundleName = Annotated[
+    str,
+    typer.Option(
+        help="Folder of a bundle or a checkpoint, or a name: `starter`, one that altogether-rt "
+        "models lists, or the id of a captioner on the hub."
+    ),
+]
 Out = Annotated[
     str | None,
     typer.Option(

@@ -33,6 +33,7 @@ class GroupSpec:
 GROUPS: dict[str, GroupSpec] = {
     "annotate": GroupSpec("Let people re-align texts with their images, in rounds."),
     "scenes": GroupSpec("Draw scenes whose facts are known, and score captions of them.", "draw"),
+    "bundle": GroupSpec("Fetch a bundle by its name, or publish one."),
     "compare": GroupSpec("Let people judge, blind, which of two captions is better.", "start"),
 }
 
@@ -42,6 +43,7 @@ COMMANDS: dict[str, CommandSpec] = {
         "Caption a folder of images, or a dataset in shards, with their alt-texts.",
         (
             "altogether-rt caption photos/ --alt alts.jsonl",
+            "altogether-rt caption photos/ --bundle smolvlm-500m --sheet captions.html",
             "altogether-rt caption photos/ --bundle my-bundle --out captions.jsonl --temperature 0",
             "altogether-rt caption photos/ --alt shop.csv --image-key Photo --alt-key Title",
             "altogether-rt caption photos/ --alt alts.jsonl --update",
@@ -85,6 +87,34 @@ COMMANDS: dict[str, CommandSpec] = {
         ("altogether-rt inspect my-bundle", "altogether-rt inspect starter --json"),
         "cpu",
     ),
+    "models": CommandSpec(
+        "altogether_rt.cli.commands.hub.models:models_command",
+        "List the captioners that have a name, and what of them is on this machine.",
+        (
+            "altogether-rt models",
+            "altogether-rt models --json",
+            "altogether-rt models --remove smolvlm-500m",
+        ),
+        "cpu",
+    ),
+    "bundle pull": CommandSpec(
+        "altogether_rt.cli.commands.hub.bundle:pull_command",
+        "Fetch a captioner by its name, and make a bundle of it for this machine.",
+        (
+            "altogether-rt bundle pull smolvlm-500m",
+            "altogether-rt bundle pull someone/their-captioner --out their-captioner",
+        ),
+        "hub",
+    ),
+    "bundle push": CommandSpec(
+        "altogether_rt.cli.commands.hub.bundle:push_command",
+        "Publish a bundle on the hub or in a folder, with a card that describes it.",
+        (
+            "altogether-rt bundle push my-bundle --hub someone/my-captioner --licence apache-2.0",
+            "altogether-rt bundle push my-bundle --out /shared/my-captioner",
+        ),
+        "hub",
+    ),
     "prepare": CommandSpec(
         "altogether_rt.cli.commands.prepare:prepare_command",
         "Make a bundle open faster on this machine, with weights shared by workers.",
@@ -113,6 +143,7 @@ COMMANDS: dict[str, CommandSpec] = {
             "altogether-rt export --ckpt my-checkpoint",
             "altogether-rt export --ckpt my-checkpoint --target cpu-fp32 --out my-bundle",
             "altogether-rt export --ckpt starter --target cpu-fp32",
+            "altogether-rt export --ckpt smolvlm-500m --target cuda-fp16",
             "altogether-rt export --ckpt my-checkpoint --target tensorrt-fp16 --sm 80,89,120",
             "altogether-rt export --list-targets",
         ),
@@ -154,9 +185,10 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "import": CommandSpec(
         "altogether_rt.cli.commands.import_:import_command",
-        "Import weights of ClipCap or Altogether, or a bundle, as a checkpoint.",
+        "Import published weights, or a bundle, as a checkpoint.",
         (
             "altogether-rt import coco_weights.pt --out clipcap",
+            "altogether-rt import smolvlm-500m --out smolvlm",
             "altogether-rt import starter --out starter",
         ),
         "train",
@@ -278,6 +310,7 @@ COMMANDS: dict[str, CommandSpec] = {
 
 #: Package → the extra that installs it, whichever command needs it.
 EXTRA_OF_PACKAGE = {
+    "huggingface_hub": "hub",
     "onnx": "export",
     "onnxruntime": "cpu",
     "onnxscript": "export",

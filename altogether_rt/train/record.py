@@ -111,7 +111,9 @@ class RunRecord:
 
 def checkpoint_identity(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a checkpoint is, wherever it lies."""
-    return {"name": checkpoint.folder.resolve().name, "sha256": checkpoint.sha256()}
+    origin = checkpoint.about.get("hub")  # where its weights were published, with their licence
+    identity = {"name": checkpoint.folder.resolve().name, "sha256": checkpoint.sha256()}
+    return identity if origin is None else {**identity, "hub": origin}
 
 
 def package_versions() -> dict[str, str]:

@@ -358,7 +358,7 @@ def test_a_bundle_stays_whole_if_drafting_state_cannot_be_written(
         raise OSError("no space left")
 
     if dies_in == "manifest":
-        monkeypatch.setattr(bundle_module, "_manifest_json", die)
+        monkeypatch.setattr(bundle_module, "manifest_json", die)
     with pytest.raises(OSError, match="no space"):
         before.with_drafting_state(die if dies_in == "write" else _writer_of(b"second"))
     assert Bundle.load(bundle) == before

@@ -109,7 +109,7 @@ def test_a_device_that_is_none_is_a_usage_error(command: str) -> None:
 def test_auto_looks_for_what_the_bundle_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpus(monkeypatch)
     manifest = bundle_for("onnxruntime", "cuda").manifest
-    monkeypatch.setattr(bundle_module, "_read_manifest", lambda path: manifest)
+    monkeypatch.setattr(bundle_module, "read_manifest", lambda path: manifest)
     for load in (load_bundle, Captioner.load):
         sentence = f"cuda cannot be used: {DRIVER_SENTENCE}.*or give a bundle .* exported for cpu"
         with pytest.raises(AltogetherError, match=sentence):

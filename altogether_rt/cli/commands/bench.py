@@ -10,6 +10,7 @@ import typer
 from altogether_rt.artifacts.files import write_or_send
 from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.device import DeviceOption, check_gpu
+from altogether_rt.cli.downloads import Download, ensure_bundle
 from altogether_rt.cli.output import Output, format_bytes, json_line
 from altogether_rt.errors import AltogetherError
 from altogether_rt.speculation.planner import Speculation
@@ -37,7 +38,7 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
 
 def bench_command(
     bundle: Annotated[
-        str, typer.Option(help="Folder of a bundle or a checkpoint, or `starter`.")
+        str, typer.Option(help="Folder of a bundle or a checkpoint, or a name (see models).")
     ] = "starter",
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8,32",
     new_tokens: Annotated[int, typer.Option(min=1, help="Maximum caption length in tokens.")] = 64,
@@ -64,6 +65,7 @@ def bench_command(
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="--plan: images of a shard.")] = 10_000,
     allow_download: AllowDownload = False,
+    download: Download = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the JSON line to this file.")
     ] = None,
@@ -92,6 +94,7 @@ def bench_command(
 
     num_images = None if plan is None else parse_count(plan)
     output = Output(as_json=as_json, quiet=quiet)
+    ensure_bundle(bundle, output, device=device, download=download)
     settings = BenchSettings(sizes, threads, device, new_tokens, quick, speculation, allow_download)
     with output.progress(2 + len(STAGES) * len(sizes), "measurements") as progress:
         report = run_bench(bundle, settings, lambda done: progress.advance(note=done))

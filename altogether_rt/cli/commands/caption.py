@@ -68,6 +68,7 @@ from altogether_rt.cli.commands.shards.sharded import (
     refuse,
 )
 from altogether_rt.cli.device import DeviceOption, check_gpu
+from altogether_rt.cli.downloads import Download, ensure_bundle
 from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
 from altogether_rt.cli.run_output import (
     LogFileOption,
@@ -102,6 +103,7 @@ class _Options:
     bundle: str
     device: str
     allow_download: bool
+    download: bool
     params: Mapping[str, Any]
     workers: int
     execution: Mapping[str, Any]  # as `open_executor` takes it
@@ -151,6 +153,7 @@ def caption_command(
     only_missing: OnlyMissing = False,
     device: DeviceOption = "auto",
     allow_download: AllowDownload = False,
+    download: Download = False,
     threads: Threads = None,
     workers: Workers = None,
     engine: EngineOption = "local",
@@ -218,6 +221,7 @@ def caption_command(
             retry_errors=retry_errors,
             hygiene=HygieneOptions(unescape_alts, drop_noise_alts, False, alt_language),
             allow_download=allow_download,
+            download=download,
         )
         with open_run_output(
             "caption",
@@ -274,6 +278,7 @@ def caption_command(
         bundle=bundle,
         device=device,
         allow_download=allow_download,
+        download=download,
         params=params,
         workers=workers or 1,
         execution=execution,
@@ -317,6 +322,7 @@ def _run(job: CaptionJob, options: _Options, run: RunOutput) -> None:
         output.note(
             f"Rows go to {job.out} as they are made: a run that is stopped cannot be continued."
         )
+    ensure_bundle(options.bundle, output, device=options.device, download=options.download)
     captioner = resolve_captioner(
         options.bundle, device=options.device, allow_download=options.allow_download
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from altogether_rt.cli.checkpoint import AllowDownload
+from altogether_rt.cli.downloads import Download, checkpoint_by_name
 from altogether_rt.cli.output import Output, format_bytes, format_duration
 from altogether_rt.cli.tables.parity import parity_table
 from altogether_rt.errors import ConfigError
@@ -33,7 +34,8 @@ def export_command(
         Path | None,
         typer.Option(
             help="Folder of the checkpoint; a bundle for the CPU, such as `starter`, which ships "
-            "with the package; or the folder of a training, OUT.training, for what it saved last."
+            "with the package; the folder of a training, OUT.training, for what it saved last; a "
+            "name (see models); or an id on the hub."
         ),
     ] = None,
     target: Annotated[
@@ -68,6 +70,7 @@ def export_command(
         Path | None, typer.Option(help="TensorRT timing cache to read and write; needs a GPU.")
     ] = None,
     allow_download: AllowDownload = False,
+    download: Download = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing bundle.")
     ] = False,
@@ -109,7 +112,11 @@ def export_command(
     from altogether_rt.train.snapshot import checkpoint_of
 
     BundleWriter(out, overwrite=overwrite)
-    with checkpoint_of(ckpt, report) as source, checkpoint_folder(source, report) as folder:
+    with (
+        checkpoint_by_name(ckpt, output, download=download) as named,
+        checkpoint_of(named, report) as source,
+        checkpoint_folder(source, report) as folder,
+    ):
         bundle = export_checkpoint(
             folder,
             recipe,

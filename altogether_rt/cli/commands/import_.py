@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from tokenizers import Tokenizer
 
+from altogether_rt.cli.downloads import Download, checkpoint_by_name
 from altogether_rt.cli.output import Output
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError
+from altogether_rt.hub.names import find_name
 
 __all__ = ["import_command"]
 
@@ -21,8 +24,8 @@ def import_command(
         typer.Argument(
             metavar="SRC",
             help="Weights: a file of torch.save or safetensors, or a folder with several; "
-            "the folder of a SmolVLM or a DistilViT2 as Hugging Face has it; or a bundle for the "
-            "CPU, its folder or `starter`.",
+            "the folder of a SmolVLM or a DistilViT2 as Hugging Face has it, its id on the hub or "
+            "its name (see models); or a bundle for the CPU, its folder or `starter`.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
@@ -72,6 +75,7 @@ def import_command(
             help="Download the published tokenizer if none is given and none is beside SRC.",
         ),
     ] = False,
+    download: Download = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
@@ -92,6 +96,10 @@ def import_command(
     output = Output(as_json=as_json, quiet=quiet)
     if out.exists():
         raise AltogetherError(f"{out} already exists: give another --out.")
+    if find_name(source) is not None:
+        with checkpoint_by_name(source, output, download=download) as folder:
+            _take(folder, out, output)
+        return
     bundle = find_source(source)
     if bundle is not None:
         _recover(bundle, out, output)
@@ -148,6 +156,36 @@ def _import_folder(source: Path, out: Path, output: Output) -> None:
         f"checkpoint in {out}: {mapper.prefix_length} visual tokens of "
         f"{config.encoder.embedding_shape[0]} patches, {decoder.family} of {decoder.layers} "
         f"layers, encoder embedded\naltogether-rt export --ckpt {out}",
+    )
+
+
+def _take(folder: Path, out: Path, output: Output) -> None:
+    """Make `out` a copy of a checkpoint, or a checkpoint of the bundle in `folder`."""
+    from altogether_rt.artifacts.bundle import find_source
+    from altogether_rt.artifacts.checkpoint import Checkpoint
+    from altogether_rt.artifacts.files import NewFolder
+
+    bundle = find_source(folder)
+    if bundle is not None:
+        _recover(bundle, out, output)
+        return
+    with NewFolder(out) as new:
+        shutil.copytree(folder, new.path, dirs_exist_ok=True)
+        new.commit()
+    checkpoint = Checkpoint.load(out)
+    origin = checkpoint.about["hub"]
+    output.result(
+        {
+            "checkpoint": str(out),
+            "config": checkpoint.config.to_dict(),
+            "encoder_embedded": True,
+            "hub": origin,
+        },
+        [
+            f"checkpoint in {out}: {origin['id']} at {origin['revision'][:12]}, licence "
+            f"{origin['licence']}",
+            f"altogether-rt export --ckpt {out}",
+        ],
     )
 
 

@@ -14,6 +14,7 @@ from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.cli.tables.parity import parity_table
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import MissingDependencyError
+from altogether_rt.hub.lookup import locate_bundle
 from altogether_rt.runtime.cpu.prepared import find_prepared
 
 __all__ = ["inspect_command"]
@@ -23,13 +24,16 @@ _SHOWN_NAMES = 6
 
 def inspect_command(
     bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, or `starter`, the bundle in the package.")
+        str,
+        typer.Argument(
+            help="A bundle's folder, or a name: `starter`, or one that is on this machine."
+        ),
     ] = "starter",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
 ) -> None:
     """Describe a bundle, after checking that its files are those that were exported."""
     output = Output(as_json=as_json)
-    opened = Bundle.load(bundle)
+    opened = Bundle.load(locate_bundle(bundle))
     manifest = opened.manifest
     size = sum(spec.bytes for spec in manifest.files.values())
     data = {

@@ -64,6 +64,7 @@ def learn_command(
     most.
     """
     from altogether_rt.artifacts.bundle import Bundle
+    from altogether_rt.hub.lookup import locate_bundle
     from altogether_rt.preprocess import PromptTokenizer
     from altogether_rt.speculation.planner import DraftPlanner
     from altogether_rt.speculation.store import save_drafting_state, teach
@@ -71,7 +72,7 @@ def learn_command(
     if (captions is None) == (restore is None):
         raise typer.BadParameter("give either CAPTIONS or --restore FILE.", param_hint="CAPTIONS")
     output = Output(as_json=as_json, quiet=quiet)
-    opened = Bundle.load(bundle)
+    opened = Bundle.load(locate_bundle(bundle))
     if restore is not None:
         _restore(opened, restore, output)
         return

@@ -14,7 +14,10 @@ __all__ = ["prepare_command"]
 
 def prepare_command(
     bundle: Annotated[
-        str, typer.Argument(help="A bundle's folder, or `starter`, the bundle in the package.")
+        str,
+        typer.Argument(
+            help="A bundle's folder, or a name: `starter`, or one that is on this machine."
+        ),
     ] = "starter",
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove what was prepared for this bundle.")
@@ -28,16 +31,18 @@ def prepare_command(
     """
     from altogether_rt.artifacts.bundle import Bundle
     from altogether_rt.artifacts.manifest import GRAPH_NAMES
+    from altogether_rt.hub.lookup import locate_bundle
     from altogether_rt.runtime.cpu.prepared import prepare, remove_prepared
     from altogether_rt.runtime.select import open_runtime
 
     output = Output(as_json=as_json)
+    folder = locate_bundle(bundle)
     if remove:
-        folders = remove_prepared(Bundle.load(bundle, verify_hashes=False))
+        folders = remove_prepared(Bundle.load(folder, verify_hashes=False))
         human = [f"removed {folder}" for folder in folders] or "nothing was prepared for it"
         output.result({"removed": [str(folder) for folder in folders]}, human)
         return
-    opened = Bundle.load(bundle)
+    opened = Bundle.load(folder)
     with output.progress(len(GRAPH_NAMES), "graphs") as progress:
         prepared = prepare(opened, lambda name: progress.advance(note=name))
     start = time.perf_counter()

@@ -13,6 +13,7 @@ import typer
 from altogether_rt.cli.caption_report import error_lines
 from altogether_rt.cli.commands.shards.report import exit_code, problems_data, report
 from altogether_rt.cli.device import check_gpu
+from altogether_rt.cli.downloads import ensure_bundle
 from altogether_rt.cli.output import Output
 from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.hygiene.clean import HygieneOptions
@@ -72,6 +73,7 @@ class ShardArguments:
     retry_errors: bool = False
     hygiene: HygieneOptions = field(default_factory=HygieneOptions)
     allow_download: bool = False
+    download: bool = False
 
     def shard_options(self) -> ShardOptions:
         """How shards are read. Raises AltogetherError for keys without a name."""
@@ -137,6 +139,9 @@ def caption_sharded(
     if dry_run:
         read_sharded(shards, arguments, run, limit)
         return
+    ensure_bundle(
+        arguments.bundle, run.output, device=arguments.device, download=arguments.download
+    )
     captioner, job = arguments.resolve()
     plan = plan_run(shards, job, only_missing=only_missing)
     workers = arguments.workers and min(arguments.workers, max(1, len(plan.unfinished)))

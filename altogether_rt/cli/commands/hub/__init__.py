@@ -1,0 +1,1 @@
+"""Commands about captioners that have a name: `models`, `bundle pull`, `bundle push`."""

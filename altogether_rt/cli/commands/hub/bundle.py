@@ -1,0 +1,137 @@
+"""`altogether-rt bundle`: fetches a bundle by its name, and publishes one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.cli.downloads import ensure_bundle
+from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.errors import AltogetherError
+from altogether_rt.hub.lookup import locate_bundle
+from altogether_rt.hub.names import find_name, is_hub_id
+
+__all__ = ["pull_command", "push_command"]
+
+_Json = Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+
+
+def pull_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A name that altogether-rt models lists; the id of a captioner or a bundle on the "
+            "hub, owner/name or owner/name@REVISION; or a bundle's folder.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Also copy the bundle to this folder; must not exist.")
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|tensorrt",
+            help="What to make the bundle for; auto: a GPU if it can be used here, else the CPU.",
+        ),
+    ] = "auto",
+    as_json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Fetch a captioner by its name, unless it is here, and make a bundle of it for this machine.
+
+    What was published as a bundle is used as it is; PyTorch is needed for everything else. All
+    files are checked against the hashes that the hub, or the bundle's manifest, states. From then
+    on `--bundle NAME` starts at once, and needs no network.
+    """
+    from altogether_rt.hub.bundles import copy_bundle, published_files
+
+    output = Output(as_json=as_json, quiet=quiet)
+    if out is not None and out.exists():
+        raise AltogetherError(f"{out} exists already: give another --out.")
+    is_name = find_name(name) is not None
+    if not is_name and out is None:
+        raise typer.BadParameter("a folder is copied, so name another.", param_hint="--out")
+    ensure_bundle(name, output, device=device, download=True)
+    bundle = Bundle.load(locate_bundle(name, device))
+    if out is not None:
+        bundle = copy_bundle(published_files(bundle, with_learnt=True), out)
+    size = sum(spec.bytes for spec in bundle.manifest.files.values())
+    output.result(
+        {
+            "bundle": str(bundle.path),
+            "bundle_id": bundle.bundle_id,
+            "target": bundle.manifest.target.name,
+            "bytes": size,
+        },
+        [
+            f"{bundle.path}  {format_bytes(size)}  bundle {bundle.bundle_id}",
+            f"altogether-rt caption photos/ --bundle {name if out is None else out}",
+        ],
+    )
+
+
+def push_command(
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a name that is here.")
+    ],
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME", help="Publish it under this id on the hub; log in with hf auth."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Publish it as this folder; must not exist.")
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="Licence of the weights, for the card. Default: as their origin says."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="--hub: a new repository is for everybody.")
+    ] = False,
+    with_learnt: Annotated[
+        bool,
+        typer.Option(
+            "--with-learnt",
+            help="Also what it has learnt from your captions (learn), which holds words of them.",
+        ),
+    ] = False,
+    as_json: _Json = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Publish a bundle with a card: what it is, its parity, where it comes from, its licence.
+
+    A new repository on the hub is for you alone unless you pass --public. Who has access uses the
+    bundle by `--bundle OWNER/NAME`, checked against its manifest.
+    """
+    from altogether_rt.hub.bundles import copy_bundle, published_files
+    from altogether_rt.hub.card import CARD_NAME, find_licence, model_card
+
+    if (hub is None) == (out is None):
+        raise typer.BadParameter("give either --hub OWNER/NAME or --out FOLDER.")
+    output = Output(as_json=as_json, quiet=quiet)
+    opened = Bundle.load(locate_bundle(bundle))
+    licence = licence or find_licence(opened)
+    card = model_card(opened, licence, hub or str(out))
+    files = {**published_files(opened, with_learnt=with_learnt), CARD_NAME: card.encode()}
+    if out is not None:
+        copy_bundle(files, out)
+        output.result({"bundle_id": opened.bundle_id, "folder": str(out)}, f"published as {out}")
+        return
+    from altogether_rt.hub.publish import push_bundle
+
+    assert hub is not None
+    if not is_hub_id(hub):
+        raise typer.BadParameter(f"{hub!r} is not an id such as owner/name.", param_hint="--hub")
+    message = f"Bundle {opened.bundle_id} of altogether-rt"
+    commit = push_bundle(files, hub, message, public=public, quiet=quiet or as_json)
+    output.result(
+        {"bundle_id": opened.bundle_id, "hub_id": hub, "revision": commit},
+        [f"published as {hub} at {commit[:12]}", f"altogether-rt bundle pull {hub}"],
+    )

@@ -1,0 +1,233 @@
+"""From a name to a bundle or a checkpoint on this machine: downloads, imports and exports.
+
+Nothing here asks; who calls has asked. What is here already is not fetched again, one process at a
+time works on a captioner, and what one that was killed has left is continued or removed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from altogether_rt.artifacts.bundle import MANIFEST_NAME, Bundle
+from altogether_rt.errors import AltogetherError, BundleError, MissingDependencyError
+from altogether_rt.hub.cache import (
+    PUBLISHED,
+    CachedModel,
+    Download,
+    check_room,
+    find_cached,
+    lock,
+    make_folder,
+    remember_revision,
+)
+from altogether_rt.hub.download import Progress, download_files
+from altogether_rt.hub.names import HubName
+from altogether_rt.hub.repository import RemoteFile, RemoteModel, look_up
+from altogether_rt.machine.device import has_module
+
+__all__ = ["Steps", "check_extras", "obtain_bundle", "obtain_checkpoint"]
+
+#: A model may have grown since the catalogue was written; by more than this it is another.
+_MAX_GROWTH: Final = 1.25
+#: What import and export write, of the bytes of the weights: a checkpoint, and a bundle in float32.
+_WRITTEN: Final = 3
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Who is told of what happens."""
+
+    report: Callable[[str], None] = lambda message: None
+    #: Entered with the bytes of a download.
+    progress: Callable[[int], Any] | None = None
+
+
+def check_extras(name: HubName) -> None:
+    """Raises MissingDependencyError if what an import and an export need is not installed."""
+    for package in ("torch", "safetensors", "open_clip", "onnx", "onnxscript"):
+        if not has_module(package):
+            raise MissingDependencyError(package, "export", f"making a bundle of {name.name}")
+
+
+def obtain_bundle(name: HubName, target: str, steps: Steps) -> Path:
+    """The folder of a bundle of `name` for `target`, or of the bundle that was published.
+
+    Raises AltogetherError: one sentence for whatever is in the way.
+    """
+    with lock(name.hub_id, lambda: steps.report(f"waiting for another process with {name.name}")):
+        cached = find_cached(name)
+        found = cached.bundle(target) if cached else None
+        if found is not None:
+            return found
+        cached = _obtain_files(name, cached, steps)
+        if (cached.folder / PUBLISHED / MANIFEST_NAME).is_file():
+            return cached.folder / PUBLISHED
+        return _export(name, cached, target, steps)
+
+
+@contextmanager
+def obtain_checkpoint(name: HubName, steps: Steps) -> Iterator[Path]:
+    """A temporary checkpoint of `name`, on the cache's disk; or the bundle that was published.
+
+    Raises AltogetherError as `obtain_bundle` does.
+    """
+    with lock(name.hub_id, lambda: steps.report(f"waiting for another process with {name.name}")):
+        cached = _obtain_files(name, find_cached(name), steps)
+        published = cached.folder / PUBLISHED
+        is_bundle = (published / MANIFEST_NAME).is_file()
+        folder = published if is_bundle else _import(name, cached, steps)
+    try:
+        yield folder
+    finally:
+        if not is_bundle:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def _obtain_files(name: HubName, cached: CachedModel | None, steps: Steps) -> CachedModel:
+    """Download what is not here yet; the lock must be held."""
+    if cached is not None:
+        cached.remove_abandoned()
+        if cached.download() is not None or (cached.folder / PUBLISHED / MANIFEST_NAME).is_file():
+            return cached
+    model = look_up(name.hub_id, name.revision)
+    _check_agreed(name, model)
+    if not model.is_bundle:
+        check_extras(name)
+    cached = remember_revision(name, model.revision)
+    steps.report(f"{model.hub_id} at {model.revision[:12]}, licence {model.licence}")
+    if model.is_bundle:
+        _pull(model, cached, steps)
+        return cached
+    make_folder(cached.files)
+    with _progress(model.bytes, steps) as progress:
+        settings = [file for file in model.files if file.name.endswith(".json")]
+        download_files(model, settings, cached.files, progress)
+        _check_kind(name, cached)
+        rest = [file for file in model.files if file not in settings]
+        download_files(model, rest, cached.files, progress)
+    sizes = {file.name: file.bytes for file in model.files}
+    cached.finish(Download(model.hub_id, model.revision, model.licence, sizes))
+    return cached
+
+
+def _check_agreed(name: HubName, model: RemoteModel) -> None:
+    """Raises AltogetherError if the hub has something else than was agreed to."""
+    entry = name.entry
+    if entry is None:
+        return
+    otherwise = f"pass its id, {name.hub_id}, with --download if you want it all the same"
+    if model.bytes > _MAX_GROWTH * entry.bytes:
+        raise AltogetherError(
+            f"{name.name} was agreed to at {entry.bytes / 1e9:.2f} GB and the hub now has "
+            f"{model.bytes / 1e9:.2f} GB: {otherwise}."
+        )
+    if model.licence.lower() not in (entry.licence.lower(), "unknown"):
+        raise AltogetherError(
+            f"{name.name} was agreed to under the licence {entry.licence} and the hub now says "
+            f"{model.licence}: {otherwise}."
+        )
+
+
+@contextmanager
+def _progress(total: int, steps: Steps) -> Iterator[Progress]:
+    if steps.progress is None:
+        yield lambda count, file: None
+        return
+    with steps.progress(total) as progress:
+        yield progress
+
+
+def _check_kind(name: HubName, cached: CachedModel) -> None:
+    """Raises AltogetherError, before the weights are fetched, if they could not be imported."""
+    from altogether_rt.importing.huggingface import read_json
+    from altogether_rt.importing.vision_language import is_vision_language
+
+    if not (cached.files / "config.json").is_file():
+        raise AltogetherError(f"{name.hub_id} has no config.json, so it is not a captioner.")
+    if not is_vision_language(cached.files):
+        kind = str(read_json(cached.files / "config.json").get("model_type"))[:60]
+        raise AltogetherError(
+            f"{name.hub_id} is a model of type {kind!r}, which is not a captioner that can be "
+            "imported: see altogether-rt models for some that can."
+        )
+
+
+def _import(name: HubName, cached: CachedModel, steps: Steps) -> Path:
+    """Import what was downloaded as a checkpoint in a temporary folder of its own."""
+    from altogether_rt.artifacts.checkpoint import save_checkpoint
+    from altogether_rt.importing.vision_language import import_vision_language
+
+    download = cached.download()
+    assert download is not None
+    check_extras(name)
+    check_room(_WRITTEN * download.bytes, f"importing {name.name}")
+    steps.report(f"importing {name.hub_id}")
+    title = name.hub_id.partition("/")[2]
+    config, state, tokenizer = import_vision_language(cached.files, title)
+    origin = {"id": download.hub_id, "revision": download.revision, "licence": download.licence}
+    about = {"imported_from": download.hub_id, "hub": origin}
+    folder = cached.folder / f".checkpoint.{secrets.token_hex(8)}.tmp" / title
+    save_checkpoint(folder, config, state, tokenizer, about)
+    return folder
+
+
+def _export(name: HubName, cached: CachedModel, target: str, steps: Steps) -> Path:
+    from altogether_rt.export.from_checkpoint import export_checkpoint
+    from altogether_rt.export.recipes import find_recipe
+
+    checkpoint = _import(name, cached, steps)
+    steps.report(f"exporting {name.name} for {target}: once, it takes a while")
+    try:
+        bundle = export_checkpoint(
+            checkpoint, find_recipe(target), cached.bundle_path(target), report=steps.report
+        )
+    finally:
+        shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    for former in cached.folder.glob(f"{target}-*"):  # of other versions
+        if former != bundle.path:
+            shutil.rmtree(former, ignore_errors=True)
+    bundle.path.chmod(0o755)  # whatever the umask lets others write to is not trusted later
+    _prepare(bundle, steps)
+    return bundle.path
+
+
+def _prepare(bundle: Bundle, steps: Steps) -> None:
+    """Lay the weights out for this machine, so that the bundle opens at once from now on."""
+    if bundle.manifest.target.device != "cpu":
+        return
+    from altogether_rt.runtime.cpu.prepared import prepare
+
+    try:
+        steps.report("preparing it for this machine")
+        prepare(bundle)
+    except BundleError as error:  # it opens without, only more slowly
+        steps.report(f"not prepared: {error}")
+
+
+def _pull(model: RemoteModel, cached: CachedModel, steps: Steps) -> None:
+    """Download a bundle that was published, whole or not at all."""
+    from altogether_rt.hub.bundles import assemble, manifest_files
+
+    listed = {file.name: file for file in model.all_files}
+    make_folder(cached.files)
+    download_files(model, [listed[MANIFEST_NAME]], cached.files, lambda count, file: None)
+    names = manifest_files(cached.files / MANIFEST_NAME, model.hub_id)
+    wanted: list[RemoteFile] = []
+    for file, spec in names.items():
+        remote = listed.get(file)
+        if remote is None or remote.bytes != spec.bytes:
+            raise BundleError(
+                f"{model.hub_id} lacks {file}, or has another than its manifest says: it was not "
+                "published whole."
+            )
+        wanted.append(remote)
+    with _progress(sum(file.bytes for file in wanted), steps) as progress:
+        download_files(model, wanted, cached.files, progress)
+    assemble(cached.files, cached.folder / PUBLISHED)
+    shutil.rmtree(cached.files, ignore_errors=True)

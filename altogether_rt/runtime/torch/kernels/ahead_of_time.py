@@ -59,8 +59,7 @@ def compile_kernels(
         **dict.fromkeys(("QKV", "OUT"), f"*{_NAMES[dtype]}"),
         **dict.fromkeys(("KEYS", "VALUES"), f"*{_NAMES[kept]}"),
         **dict.fromkeys(("KEY_SCALES", "VALUE_SCALES", "ROTATION"), "*fp32"),
-        **dict.fromkeys(("STARTS", "PAST"), "*i32"),
-        **dict.fromkeys(("ROWS", "POSITIONS"), "*i64"),
+        **dict.fromkeys(("STARTS", "COUNTS", "PAST", "SLOTS", "POSITIONS"), "*i32"),
         **dict.fromkeys(("capacity", "slot_stride"), "i32"),
         "scale": "fp32",
     }

@@ -19,6 +19,7 @@ from altogether_rt.runtime.torch.kernels.slots import (
     MIN_SCALE,
     HeadLayout,
     LayerSlots,
+    PromptRows,
     RaggedRows,
 )
 
@@ -89,7 +90,7 @@ def attend(
         qkv, out, slots.keys, slots.values,
         unused if slots.key_scales is None else slots.key_scales,
         unused if slots.value_scales is None else slots.value_scales,
-        rows.starts, rows.past, unused if rotation is None else rotation,
+        rows.starts, rows.counts, rows.past, unused if rotation is None else rotation,
         slots.capacity, slots.keys.stride(0), heads.head_dim**-0.5,
         **attend_constants(heads, rows.max_tokens, slots.keys.dtype, rotation is not None),
         num_warps=WARPS["attend"],
@@ -98,16 +99,15 @@ def attend(
 
 
 def store(
-    qkv: Tensor, slots: LayerSlots, rows: RaggedRows, heads: HeadLayout, rotation: Tensor | None
+    qkv: Tensor, slots: LayerSlots, prompts: PromptRows, heads: HeadLayout, rotation: Tensor | None
 ) -> None:
     """Rotate `qkv` in place and put its keys and values in the slots; see `plain.store`."""
-    row, at = rows.token_rows(len(qkv))
     unused = slots.keys
     store_kernel[len(qkv), heads.kv_heads](
         qkv, slots.keys, slots.values,
         unused if slots.key_scales is None else slots.key_scales,
         unused if slots.value_scales is None else slots.value_scales,
-        row, at, rows.past, unused if rotation is None else rotation,
+        prompts.slots, prompts.positions, unused if rotation is None else rotation,
         slots.capacity, slots.keys.stride(0),
         **store_constants(heads, slots.keys.dtype, rotation is not None),
         num_warps=WARPS["store"],

@@ -65,7 +65,7 @@ def _mixed(p, v, PRODUCTS: tl.constexpr):
 
 @triton.jit
 def attend_kernel(
-    QKV, OUT, KEYS, VALUES, KEY_SCALES, VALUE_SCALES, STARTS, PAST, ROTATION,
+    QKV, OUT, KEYS, VALUES, KEY_SCALES, VALUE_SCALES, STARTS, COUNTS, PAST, ROTATION,
     capacity, slot_stride, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED_D: tl.constexpr,
     QUERIES: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
@@ -78,7 +78,7 @@ def attend_kernel(
     row = tl.program_id(0)
     head = tl.program_id(1)
     start = tl.load(STARTS + row)
-    count = tl.load(STARTS + row + 1) - start
+    count = tl.load(COUNTS + row)
     given = tl.load(PAST + row)
     past = tl.maximum(given, 0)
     d = tl.arange(0, PADDED_D)[None, :]
@@ -88,16 +88,16 @@ def attend_kernel(
     m = tl.arange(0, QUERIES)[:, None]
     token = m // GROUP
     asked = (token < count) & in_head
-    place = QKV + (start + token).to(tl.int64) * WIDTH + (head * GROUP + m % GROUP) * D
-    q = _rotated(place, ROTATION, past + token, d, asked, D, ROTARY)
+    base = QKV + (start + token).to(tl.int64) * WIDTH + (head * GROUP + m % GROUP) * D
+    q = _rotated(base, ROTATION, past + token, d, asked, D, ROTARY)
     q = (q * (scale * 1.4426950408889634)).to(TYPE)  # log2(e): the softmax is in powers of two
 
     # New keys and values: rounded as the cache keeps them, written, and attended to first.
     n = tl.arange(0, TOKENS)[:, None]
     new = (n < count) & in_head
-    place = QKV + (start + n).to(tl.int64) * WIDTH + (HEADS + head) * D
-    k = _rotated(place, ROTATION, past + n, d, new, D, ROTARY)
-    v = tl.load(place + KV_HEADS * D + d, mask=new, other=0.0).to(tl.float32)
+    base = QKV + (start + n).to(tl.int64) * WIDTH + (HEADS + head) * D
+    k = _rotated(base, ROTATION, past + n, d, new, D, ROTARY)
+    v = tl.load(base + KV_HEADS * D + d, mask=new, other=0.0).to(tl.float32)
     k, k_scales = _kept(k.to(TYPE).to(tl.float32), KEYS.dtype.element_ty, MAX, MIN)
     v, v_scales = _kept(v, VALUES.dtype.element_ty, MAX, MIN)
     slot = row.to(tl.int64) * slot_stride + head * capacity * D
@@ -140,13 +140,13 @@ def attend_kernel(
         values = tl.load(VALUES + at, mask=lanes, other=0.0).to(TYPE)
         mixed = mixed * shrink[:, None] + _mixed(weights, values, PRODUCTS)
         highest = higher
-    place = OUT + (start + token).to(tl.int64) * (HEADS * D) + (head * GROUP + m % GROUP) * D
-    tl.store(place + d, (mixed / total[:, None]).to(OUT.dtype.element_ty), mask=asked)
+    base = OUT + (start + token).to(tl.int64) * (HEADS * D) + (head * GROUP + m % GROUP) * D
+    tl.store(base + d, (mixed / total[:, None]).to(OUT.dtype.element_ty), mask=asked)
 
 
 @triton.jit
 def store_kernel(
-    QKV, KEYS, VALUES, KEY_SCALES, VALUE_SCALES, ROWS, POSITIONS, PAST, ROTATION,
+    QKV, KEYS, VALUES, KEY_SCALES, VALUE_SCALES, SLOTS, POSITIONS, ROTATION,
     capacity, slot_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PADDED_D: tl.constexpr,
     QUERIES: tl.constexpr, ROTARY: tl.constexpr, MAX: tl.constexpr, MIN: tl.constexpr,
@@ -157,29 +157,27 @@ def store_kernel(
     TYPE: tl.constexpr = QKV.dtype.element_ty
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
-    row = tl.load(ROWS + token)
+    row = tl.load(SLOTS + token).to(tl.int64)
     at = tl.load(POSITIONS + token)
     d = tl.arange(0, PADDED_D)[None, :]
     in_head = d < D
     if ROTARY:
         m = tl.arange(0, QUERIES)[:, None]
         asked = (m < GROUP) & in_head
-        place = QKV + token * WIDTH + (head * GROUP + m) * D
-        q = _rotated(place, ROTATION, at + m * 0, d, asked, D, ROTARY)
+        base = QKV + token * WIDTH + (head * GROUP + m) * D
+        q = _rotated(base, ROTATION, at + m * 0, d, asked, D, ROTARY)
         tl.debug_barrier()  # every thread has read before one writes
-        tl.store(place + d, q.to(TYPE), mask=asked)
+        tl.store(base + d, q.to(TYPE), mask=asked)
     one = tl.arange(0, 1)[:, None]
-    place = QKV + token * WIDTH + (HEADS + head) * D + one
-    k = _rotated(place, ROTATION, at + one, d, in_head, D, ROTARY)
-    v = tl.load(place + KV_HEADS * D + d, mask=in_head, other=0.0).to(tl.float32)
+    base = QKV + token * WIDTH + (HEADS + head) * D + one
+    k = _rotated(base, ROTATION, at + one, d, in_head, D, ROTARY)
+    v = tl.load(base + KV_HEADS * D + d, mask=in_head, other=0.0).to(tl.float32)
     k, k_scales = _kept(k.to(TYPE).to(tl.float32), KEYS.dtype.element_ty, MAX, MIN)
     v, v_scales = _kept(v, VALUES.dtype.element_ty, MAX, MIN)
     tl.debug_barrier()
-    tl.store(place + d, (k.to(tl.float32) * k_scales[:, None]).to(TYPE), mask=in_head)
-    tl.store(
-        place + KV_HEADS * D + d, (v.to(tl.float32) * v_scales[:, None]).to(TYPE), mask=in_head
-    )
-    width = tl.where(tl.load(PAST + row) < 0, 0, tl.where(at < capacity, D, 0))  # that is written
+    tl.store(base + d, (k.to(tl.float32) * k_scales[:, None]).to(TYPE), mask=in_head)
+    tl.store(base + KV_HEADS * D + d, (v.to(tl.float32) * v_scales[:, None]).to(TYPE), mask=in_head)
+    width = tl.where(at < capacity, D, 0)  # that is written
     written = d < width
     to = row * slot_stride + (head * capacity + at) * D + d
     tl.store(KEYS + to, k, mask=written)

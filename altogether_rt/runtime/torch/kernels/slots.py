@@ -17,6 +17,7 @@ __all__ = [
     "CacheType",
     "HeadLayout",
     "LayerSlots",
+    "PromptRows",
     "RaggedRows",
     "SlotCache",
     "dequantize",
@@ -126,17 +127,29 @@ class SlotCache:
 class RaggedRows:
     """The rows of a step, packed one after another; row b's tokens go to slot b."""
 
-    starts: Tensor  # (B + 1,) int32: row b brings the packed tokens starts[b] to starts[b + 1]
+    starts: Tensor  # (B,) int32: index of each row's first packed token
+    counts: Tensor  # (B,) int32: packed tokens of each row, which may be none
     past: Tensor  # (B,) int32 tokens in each slot; -1: computed like an empty slot, nothing written
     max_tokens: int  # that a row brings
 
-    def token_rows(self, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """Of each packed token its row and its position in the slot, both (T,) int64."""
-        counts = (self.starts[1:] - self.starts[:-1]).long()
-        index = torch.arange(len(counts), device=counts.device)
-        rows = torch.repeat_interleave(index, counts, output_size=num_tokens)
-        at = torch.arange(num_tokens, device=counts.device) - self.starts[rows]
-        return rows, at + self.past[rows].clamp(min=0)
+    def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the rows' tokens the index among the packed ones, the row, and the position in the
+        slot: each (N,) int64. Waits for the device.
+        """
+        row = torch.repeat_interleave(self.counts.long())
+        first = (self.counts.cumsum(0) - self.counts)[row]
+        within = torch.arange(len(row), device=row.device) - first
+        return within + self.starts[row], row, within + self.past[row].clamp(min=0)
+
+
+@dataclass(frozen=True)
+class PromptRows:
+    """Whole prompts, packed one after another; their slots were empty."""
+
+    slots: Tensor  # (T,) int32 of each token
+    positions: Tensor  # (T,) int32 of each token in its slot
+    bounds: Tensor  # (P + 1,) int32: prompt p is the tokens bounds[p] to bounds[p + 1]
+    lengths: tuple[int, ...]  # of the P prompts
 
 
 def rotation_table(config: DecoderConfig, positions: int, device: torch.device | str) -> Tensor:

@@ -16,6 +16,7 @@ from altogether_rt.runtime.torch.kernels import attention, plain
 from altogether_rt.runtime.torch.kernels.slots import (
     CacheType,
     HeadLayout,
+    PromptRows,
     RaggedRows,
     SlotCache,
     dequantize,
@@ -67,17 +68,27 @@ def case(
         kv_heads=heads.kv_heads,
     )
     cache = SlotCache.zeros(config, len(past) + 1, CAPACITY, dtype=dtype, kept=kept)
-    starts = torch.tensor([0, *counts]).cumsum(0).int()
     tables = rotation_table(config, CAPACITY, "cpu") if rotary else None
     # Fill every slot, also beyond its length: what is stale must not be seen.
-    full = RaggedRows(
-        CAPACITY * torch.arange(len(past) + 2).int(), torch.zeros(len(past) + 1).int(), CAPACITY
-    )
+    full = prompts_of([CAPACITY] * (len(past) + 1))
     plain.store(
         _random((len(past) + 1) * CAPACITY, heads, dtype, kept), cache.layers[0], full, heads, None
     )
-    rows = RaggedRows(starts, torch.tensor(past).int(), max(counts))
-    return Case(heads, cache, rows, _random(int(starts[-1]), heads, dtype, kept), tables)
+    rows = ragged(past, counts)
+    return Case(heads, cache, rows, _random(sum(counts), heads, dtype, kept), tables)
+
+
+def ragged(past: Sequence[int], counts: Sequence[int]) -> RaggedRows:
+    given = torch.tensor(counts).int()
+    return RaggedRows((given.cumsum(0) - given).int(), given, torch.tensor(past).int(), max(counts))
+
+
+def prompts_of(lengths: Sequence[int]) -> PromptRows:
+    counts = torch.tensor(lengths)
+    slots = torch.repeat_interleave(counts)
+    bounds = torch.tensor([0, *counts.cumsum(0)]).int()
+    at = torch.arange(len(slots)) - bounds[slots]
+    return PromptRows(slots.int(), at.int(), bounds, tuple(lengths))
 
 
 def _random(tokens: int, heads: HeadLayout, dtype: torch.dtype, kept: CacheType) -> Tensor:
@@ -107,20 +118,22 @@ def exact(each: Case) -> Tensor:
     """The step in float32 over what the cache holds after it: (T, heads · D)."""
     cache = copied(each.cache)
     qkv = each.qkv.clone()
-    plain.store(qkv, cache.layers[0], each.rows, each.heads, each.rotation)
+    _, slots, at = each.rows.tokens()
+    tokens = PromptRows(slots, at, slots, ())
+    plain.store(qkv, cache.layers[0], tokens, each.heads, each.rotation)
     heads, layer = each.heads, cache.layers[0]
     keys = dequantize(layer.keys, layer.key_scales)
     values = dequantize(layer.values, layer.value_scales)
     out = []
     queries = each.qkv.float().view(len(qkv), -1, heads.head_dim)[:, : heads.heads]
     if each.rotation is not None:
-        _, at = each.rows.token_rows(len(qkv))
         cos, sin = each.rotation[at][:, None].chunk(2, dim=-1)
         a, b = queries.chunk(2, dim=-1)
         queries = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-    for row, past in enumerate(each.rows.past.tolist()):
-        for index in range(int(each.rows.starts[row]), int(each.rows.starts[row + 1])):
-            length = past + index - int(each.rows.starts[row]) + 1
+    rows = torch.stack([each.rows.starts, each.rows.counts, each.rows.past], dim=1).tolist()
+    for row, (start, count, past) in enumerate(rows):
+        for index in range(start, start + count):
+            length = past + index - start + 1
             for head in range(heads.heads):
                 shared = head // heads.group
                 k, v = keys[row, shared, :length], values[row, shared, :length]
@@ -203,11 +216,12 @@ def test_a_cache_of_eight_bits(layout: str, counts: list[int], kept: CacheType) 
     ("wide", "fp8", False),  # what is rotated would need rounding
 ])  # fmt: skip
 def test_prompts_are_stored(layout: str, kept: CacheType, rotary: bool) -> None:
-    each = case(LAYOUTS[layout], [0, 0, 20], [7, 1, 5], kept=kept, rotary=rotary)
+    each = case(LAYOUTS[layout], [0, 0, 0], [7, 1, 5], kept=kept, rotary=rotary)
+    prompts = prompts_of([7, 1, 5])
     sides = []
     for module in (attention, plain):
         cache, qkv = copied(each.cache), each.qkv.clone()
-        module.store(qkv, cache.layers[0], each.rows, each.heads, each.rotation)
+        module.store(qkv, cache.layers[0], prompts, each.heads, each.rotation)
         sides.append((cache, qkv))
     same_caches(sides[0][0], sides[1][0])
     step = 0.03 if kept == "int8" else 0.0  # the largest number here is below 127 · 0.03
@@ -230,6 +244,6 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     whole = attention.attend(
         together.qkv, copied(together.cache).layers[0], together.rows, heads, None
     )
-    first = RaggedRows(torch.tensor([0, 1]).int(), together.rows.past[:1], 1)
+    first = ragged([40], [1])
     alone = attention.attend(together.qkv[:1], copied(together.cache).layers[0], first, heads, None)
     assert torch.equal(whole[:1], alone)

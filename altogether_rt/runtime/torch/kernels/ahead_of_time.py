@@ -1,0 +1,88 @@
+"""Compiles the kernels for a GPU that need not be here: proof that they build for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from triton import compile as compile_kernel
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from altogether_rt.runtime.torch.kernels import attention, device_code
+from altogether_rt.runtime.torch.kernels.slots import HeadLayout
+
+__all__ = ["COMPUTE_CAPABILITIES", "FP8_SM", "CompiledKernel", "compile_kernels"]
+
+#: What is compiled for: A100, RTX 30, RTX 40 and L4, H100 and H200.
+COMPUTE_CAPABILITIES = (80, 86, 89, 90)
+#: The first with fp8; the kernels' conversions to it do not compile for older ones.
+FP8_SM = 89
+
+_NAMES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int8: "i8",
+    torch.float8_e4m3fn: "fp8e4nv",
+}
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """One kernel, built for one GPU."""
+
+    name: str
+    sm: int
+    cubin: bytes
+    shared_bytes: int  # of shared memory that a program needs
+
+
+def compile_kernels(
+    sm: int,
+    heads: HeadLayout,
+    *,
+    dtype: torch.dtype = torch.float16,
+    stored: torch.dtype | None = None,
+    rotary: bool = False,
+    max_tokens: int = 1,
+) -> Iterator[CompiledKernel]:
+    """The kernels of a decoder with these heads, for compute capability `sm` (90 is 9.0).
+
+    dtype: of the step. stored: of the cache; None: as the step. max_tokens: that a row brings to
+    a step. Raises what Triton raises if one does not build.
+    """
+    kept = stored or dtype
+    pointers = {
+        **dict.fromkeys(("QKV", "OUT"), f"*{_NAMES[dtype]}"),
+        **dict.fromkeys(("KEYS", "VALUES"), f"*{_NAMES[kept]}"),
+        **dict.fromkeys(("KEY_SCALES", "VALUE_SCALES", "ROTATION"), "*fp32"),
+        **dict.fromkeys(("STARTS", "COUNTS", "PAST", "SLOTS", "POSITIONS"), "*i32"),
+        **dict.fromkeys(("capacity", "slot_stride"), "i32"),
+        "scale": "fp32",
+    }
+    values = attention.attend_constants(heads, max_tokens, kept, rotary)
+    yield _compile("attend", device_code.attend_kernel, pointers, values, sm)
+    yield _compile(
+        "store",
+        device_code.store_kernel,
+        pointers,
+        attention.store_constants(heads, kept, rotary),
+        sm,
+    )
+
+
+def _compile(
+    name: str, kernel: Any, pointers: Mapping[str, str], values: Mapping[str, Any], sm: int
+) -> CompiledKernel:
+    signature = {
+        each: "constexpr" if each in values else pointers[each] for each in kernel.arg_names
+    }
+    built = compile_kernel(
+        ASTSource(kernel, signature, dict(values)),
+        target=GPUTarget("cuda", sm, 32),
+        options={"num_warps": attention.WARPS[name], "enable_fp_fusion": True},
+    )
+    return CompiledKernel(name, sm, built.asm["cubin"], built.metadata.shared)

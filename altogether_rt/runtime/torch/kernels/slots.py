@@ -1,0 +1,178 @@
+"""What attention over the cache reads and writes: one layer's slots, and a step's ragged rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from altogether_rt.config import DecoderConfig
+
+__all__ = [
+    "MAX_VALUE",
+    "MIN_SCALE",
+    "CacheType",
+    "HeadLayout",
+    "LayerSlots",
+    "PromptRows",
+    "RaggedRows",
+    "SlotCache",
+    "dequantize",
+    "quantize",
+    "rotation_table",
+]
+
+#: How keys and values are kept: as they are computed, or in eight bits with a scale each.
+CacheType = Literal["same", "int8", "fp8"]
+
+_QUANTIZED: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+#: The largest number of each 8-bit type.
+MAX_VALUE = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+#: A scale is at least this, so that a vector of zeros is divided by something.
+MIN_SCALE = 1e-12
+
+
+@dataclass(frozen=True)
+class HeadLayout:
+    """Query heads, the key/value heads that groups of them share, and their width D."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: DecoderConfig) -> HeadLayout:
+        return cls(config.heads, config.num_kv_heads, config.head_dim)
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def qkv_width(self) -> int:
+        """Width of a token's packed queries, keys and values."""
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+
+@dataclass(frozen=True)
+class LayerSlots:
+    """Keys and values of one layer: (slots, kv_heads, capacity, D).
+
+    Scales, (slots, kv_heads, capacity) in float32, belong to 8-bit keys and values alone.
+    """
+
+    keys: Tensor
+    values: Tensor
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[2]
+
+
+@dataclass(frozen=True)
+class SlotCache:
+    """Keys and values of all layers; like `KVCache` it holds no lengths."""
+
+    layers: tuple[LayerSlots, ...]
+
+    @classmethod
+    def zeros(
+        cls,
+        config: DecoderConfig,
+        num_slots: int,
+        capacity: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        kept: CacheType = "same",
+    ) -> SlotCache:
+        """An empty cache; `dtype` is that of the step, `kept` how the cache keeps it."""
+        shape = (num_slots, config.num_kv_heads, capacity, config.head_dim)
+        stored = _QUANTIZED.get(kept, dtype)
+
+        def scales() -> Tensor | None:
+            return None if kept == "same" else torch.zeros(shape[:3], device=device)
+
+        def part() -> Tensor:
+            return torch.zeros(shape, device=device, dtype=stored)
+
+        return cls(
+            tuple(LayerSlots(part(), part(), scales(), scales()) for _ in range(config.layers))
+        )
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor of every layer; their first dimensions are slot, head and position."""
+        for layer in self.layers:
+            for part in (layer.keys, layer.values, layer.key_scales, layer.value_scales):
+                if part is not None:
+                    yield part
+
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`."""
+        for part in self.tensors():
+            part[dst, :, :length] = part[src, :, :length]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.tensors())
+
+
+@dataclass(frozen=True)
+class RaggedRows:
+    """The rows of a step, packed one after another; row b's tokens go to slot b."""
+
+    starts: Tensor  # (B,) int32: index of each row's first packed token
+    counts: Tensor  # (B,) int32: packed tokens of each row, which may be none
+    past: Tensor  # (B,) int32 tokens in each slot; -1: computed like an empty slot, nothing written
+    max_tokens: int  # that a row brings
+
+    def tokens(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the rows' tokens the index among the packed ones, the row, and the position in the
+        slot: each (N,) int64. Waits for the device.
+        """
+        row = torch.repeat_interleave(self.counts.long())
+        first = (self.counts.cumsum(0) - self.counts)[row]
+        within = torch.arange(len(row), device=row.device) - first
+        return within + self.starts[row], row, within + self.past[row].clamp(min=0)
+
+
+@dataclass(frozen=True)
+class PromptRows:
+    """Whole prompts, packed one after another; their slots were empty."""
+
+    slots: Tensor  # (T,) int32 of each token
+    positions: Tensor  # (T,) int32 of each token in its slot
+    bounds: Tensor  # (P + 1,) int32: prompt p is the tokens bounds[p] to bounds[p + 1]
+    lengths: tuple[int, ...]  # of the P prompts
+
+
+def rotation_table(config: DecoderConfig, positions: int, device: torch.device | str) -> Tensor:
+    """Cosines, then sines, of every position's rotary angles: float32 (positions, D).
+
+    Su et al. 2021, arXiv 2104.09864, with the pairs (i, i + D/2), as in `model.decoder`.
+    """
+    half = torch.arange(0, config.head_dim, 2, device=device, dtype=torch.float32)
+    frequency = config.rope_theta ** -(half / config.head_dim)
+    angle = torch.arange(positions, device=device, dtype=torch.float32)[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x (..., D) in eight bits, and its scales (...): one for each vector."""
+    exact, largest = x.float(), MAX_VALUE[dtype]
+    scales = (exact.abs().amax(dim=-1) / largest).clamp(min=MIN_SCALE)
+    scaled = exact / scales[..., None]
+    if dtype == torch.int8:
+        scaled = torch.floor(scaled + 0.5)
+    return scaled.to(dtype), scales
+
+
+def dequantize(x: Tensor, scales: Tensor | None) -> Tensor:
+    """What `quantize` kept, in float32; without scales, x itself in float32."""
+    return x.float() if scales is None else x.float() * scales[..., None]

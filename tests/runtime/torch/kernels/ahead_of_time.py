@@ -1,0 +1,37 @@
+"""The Triton kernels built for GPUs that are not here; `test_kernels.py` runs this file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from altogether_rt.runtime.torch.kernels.ahead_of_time import COMPUTE_CAPABILITIES, compile_kernels
+from altogether_rt.runtime.torch.kernels.slots import HeadLayout
+
+OPT = HeadLayout(32, 32, 64)  # OPT-1.3B
+LLAMA = HeadLayout(32, 8, 64)  # Llama 3.2 1B
+SMOLLM = HeadLayout(9, 3, 64)  # SmolLM2-135M
+#: A block's shared memory on the smallest of these GPUs (compute capability 8.6).
+MAX_SHARED_BYTES = 99 << 10
+
+
+@pytest.mark.parametrize("sm", COMPUTE_CAPABILITIES)
+@pytest.mark.parametrize(("heads", "rotary", "max_tokens"), [(OPT, False, 1), (LLAMA, True, 16)])
+def test_kernels_build(heads: HeadLayout, rotary: bool, max_tokens: int, sm: int) -> None:
+    for kernel in compile_kernels(sm, heads, rotary=rotary, max_tokens=max_tokens):
+        assert kernel.cubin[:4] == b"\x7fELF"
+        assert kernel.shared_bytes <= MAX_SHARED_BYTES
+
+
+def test_three_heads_to_one_and_bfloat16_build() -> None:
+    assert list(compile_kernels(80, SMOLLM, rotary=True, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("stored", [torch.int8, torch.float8_e4m3fn])
+def test_caches_of_eight_bits_build(stored: torch.dtype) -> None:
+    assert list(compile_kernels(89, LLAMA, stored=stored, rotary=True, max_tokens=16))
+
+
+def test_fp8_does_not_build_for_a_gpu_without_it() -> None:
+    with pytest.raises(Exception, match="fp8e4nv"):
+        list(compile_kernels(80, OPT, stored=torch.float8_e4m3fn))

@@ -38,6 +38,9 @@ from altogether_rt.speculation.store import new_planner
 
 __all__ = ["Captioner", "open_captioner"]
 
+#: What may separate the repeats of a loop, and ends no caption.
+_BETWEEN_REPEATS = " ,;:-\u2013\u2014"
+
 
 @dataclass(frozen=True)
 class _Held:
@@ -237,11 +240,15 @@ class Captioner:
                     alt_ids=prompt.alt_ids,
                     embedding=image.pooled,
                     before_ids=self.config.prompt.before_ids,
+                    loop_repeats=params.loop_repeats,
                 )
 
     def _finish(self, completion: Completion, held: _Held, keep_embedding: bool) -> Caption:
+        text = self.tokenizer.decode(completion.ids)
+        if completion.finish_reason == "loop":
+            text = text.rstrip(_BETWEEN_REPEATS)
         return Caption(
-            text=self.tokenizer.decode(completion.ids),
+            text=text,
             finish_reason=completion.finish_reason,
             tokens=completion.num_tokens,
             alt_truncated=held.alt_truncated,

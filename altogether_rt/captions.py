@@ -19,9 +19,17 @@ __all__ = [
     "CaptionParams",
     "CaptionRequest",
     "EmbeddedImage",
+    "FinishReason",
     "caption_params",
     "content_hash",
 ]
+
+
+#: Why a caption ended: the captioner ended it, it is as long as it may be, or it repeats itself.
+FinishReason = Literal["eos", "length", "loop"]
+
+#: Parameters that the first rows did not have.
+_ADDED_PARAMS = ("loop_repeats",)
 
 
 def content_hash(pixels: NDArray[np.uint8]) -> bytes:
@@ -39,9 +47,12 @@ class CaptionParams:
     temperature: float  # 0: greedy
     top_p: float
     seed: int = 0  # the run's seed; each row's own seed also derives from its content
+    loop_repeats: int = 0  # as in `GenerationConfig`
 
     def __post_init__(self) -> None:
-        GenerationConfig(self.max_new_tokens, self.temperature, self.top_p)  # same bounds
+        GenerationConfig(  # same bounds
+            self.max_new_tokens, self.temperature, self.top_p, loop_repeats=self.loop_repeats
+        )
         if self.seed < 0:
             raise ConfigError("seed must not be negative.")
 
@@ -49,12 +60,25 @@ class CaptionParams:
     def from_config(cls, config: GenerationConfig, **overrides: Any) -> CaptionParams:
         """The configuration's defaults; overrides that are None leave the default."""
         given = {key: value for key, value in overrides.items() if value is not None}
-        defaults = cls(config.max_new_tokens, config.temperature, config.top_p)
+        defaults = cls(
+            config.max_new_tokens,
+            config.temperature,
+            config.top_p,
+            loop_repeats=config.loop_repeats,
+        )
         return dataclasses.replace(defaults, **given)
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for rows. Without what was added later and is at its default: rows of
+        earlier versions, and of captioners that have no use for it, stay as they are.
+        """
+        plain = dataclasses.asdict(self)
+        added = {f.name: f.default for f in dataclasses.fields(self) if f.name in _ADDED_PARAMS}
+        return {key: v for key, v in plain.items() if key not in added or v != added[key]}
 
 
 def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
@@ -104,7 +128,7 @@ class Caption:
     """One caption."""
 
     text: str
-    finish_reason: Literal["eos", "length"]
+    finish_reason: FinishReason
     tokens: int  # caption tokens chosen, EOS included
     alt_truncated: bool
     seed: int  # of this row: derived from its content and the run's seed

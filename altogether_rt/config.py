@@ -40,6 +40,9 @@ _KIND = "configuration"  # in messages about a file
 #: they fill a tile of 16 rows.
 MAX_DRAFT_TOKENS = 15
 
+#: Most times in a row that a passage may have to stand before it ends a caption.
+MAX_LOOP_REPEATS = 1000
+
 #: CLIP's published channel statistics (Radford et al. 2021), the default of open_clip.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -264,9 +267,16 @@ class GenerationConfig:
     top_p: float = 0.7
     #: Tokens that end a caption and stay in it (ClipCap: the full stop); EOS is dropped.
     stop_ids: tuple[int, ...] = ()
+    #: A passage that stands so many times in a row ends a caption, which keeps it once; 0: none
+    #: does. Short passages must stand more often, see `generation.loops`.
+    loop_repeats: int = 0
 
     def __post_init__(self) -> None:
         _require(self.max_new_tokens > 0, "generation.max_new_tokens must be positive.")
+        _require(
+            self.loop_repeats == 0 or 2 <= self.loop_repeats <= MAX_LOOP_REPEATS,
+            f"generation.loop_repeats must be 0, or between 2 and {MAX_LOOP_REPEATS}.",
+        )
         _require(
             0 <= self.temperature < math.inf,
             "generation.temperature must be a number that is not negative.",
@@ -371,12 +381,18 @@ class CaptionerConfig:
         return from_dict(cls, data)
 
 
-_PARTS = {"encoder": EncoderConfig, "mapper": MapperConfig, "prompt": PromptConfig}
+_PARTS = {
+    "encoder": EncoderConfig,
+    "mapper": MapperConfig,
+    "prompt": PromptConfig,
+    "generation": GenerationConfig,
+}
 #: Keys that the first bundles did not have.
 _ADDED_KEYS = {
     "encoder": ("vit",),
     "mapper": ("shuffle", "hidden", "bias"),
     "prompt": ("before_ids", "after_ids", "alt_prefix", "no_alt_ids"),
+    "generation": ("loop_repeats",),
 }
 
 

@@ -26,7 +26,7 @@ _MANY_UNUSABLE = 0.05
 #: What the summary says of captions, by `caption_fault`.
 _FAULTS = {
     "empty": "empty",
-    "loop": "cut at the length limit in a loop",
+    "loop": "cut in a loop",
     "same_as_alt": "equal to the alt-text",
 }
 

@@ -49,8 +49,7 @@ class RunStamp:
     def fields(self) -> dict[str, Any]:
         decoding = {"fast_jpeg": True} if self.fast_jpeg else {}
         hygiene = {"hygiene": list(self.hygiene)} if self.hygiene else {}
-        params = dataclasses.asdict(self.params)
-        return {"bundle": self.bundle, "params": params, **decoding, **hygiene}
+        return {"bundle": self.bundle, "params": self.params.to_dict(), **decoding, **hygiene}
 
 
 def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row:
@@ -70,13 +69,14 @@ def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row
 
 
 def caption_fault(row: Row) -> str | None:
-    """Why a caption is hardly one: `empty`, `loop` (cut at the length limit while it repeats
-    itself) or `same_as_alt`; None for all others.
+    """Why a caption is hardly one: `empty`, `loop` (ended because it repeats itself, or cut at the
+    length limit while it does) or `same_as_alt`; None for all others.
     """
     words = row["caption"].split()
     if not words:
         return "empty"
-    if row.get("finish_reason") == "length" and _repeats(words):
+    reason = row.get("finish_reason")
+    if reason == "loop" or (reason == "length" and _repeats(words)):
         return "loop"
     alt = row.get("alt") or ""
     plain = _comparable(row["caption"])

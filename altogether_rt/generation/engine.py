@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
+from altogether_rt.captions import FinishReason
 from altogether_rt.generation.sequence import (
     ActiveSequence,
     Completion,
     EndTokens,
-    FinishReason,
     SequenceRequest,
 )
 from altogether_rt.runtime.base import Runtime, StepBatch, StepResult

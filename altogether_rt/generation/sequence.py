@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.captions import FinishReason
 from altogether_rt.config import MAX_DRAFT_TOKENS
+from altogether_rt.generation.loops import without_loop
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
 from altogether_rt.runtime.base import StepResult, StepRow
 from altogether_rt.speculation.drafter import Draft
 from altogether_rt.speculation.planner import DraftPlanner, LearningDrafter
 
-__all__ = ["ActiveSequence", "Completion", "EndTokens", "FinishReason", "SequenceRequest"]
-
-FinishReason = Literal["eos", "length"]
+__all__ = ["ActiveSequence", "Completion", "EndTokens", "SequenceRequest"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class SequenceRequest:
     alt_ids: Sequence[int] = ()  # the alt-text, which the caption may copy: for drafting
     embedding: NDArray[np.float32] | None = None  # (E,) of the image: for drafting
     before_ids: Sequence[int] = ()  # before the visual tokens
+    loop_repeats: int = 0  # as in `GenerationConfig`
 
     @property
     def prompt_length(self) -> int:
@@ -43,11 +43,11 @@ class SequenceRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """A finished caption: its token ids without EOS."""
+    """A finished caption: its token ids without EOS, and of a loop the passage once."""
 
     key: int
     ids: tuple[int, ...]
-    num_tokens: int  # chosen tokens, EOS included
+    num_tokens: int  # chosen tokens, EOS and repeats included
     finish_reason: FinishReason
 
 
@@ -147,6 +147,8 @@ class ActiveSequence:
     def completion(self, reason: FinishReason) -> Completion:
         """The finished caption."""
         ids = self.ids[:-1] if self.ids[-1] == self._ends.eos_id else self.ids
+        if reason == "loop":
+            ids = ids[: without_loop(ids, self.request.loop_repeats)]
         return Completion(self.request.key, tuple(ids), len(self.ids), reason)
 
     def _choose(self, result: StepResult, index: int) -> int:
@@ -159,4 +161,6 @@ class ActiveSequence:
     def _finish_reason(self) -> FinishReason | None:
         if self.ids[-1] == self._ends.eos_id or self.ids[-1] in self._ends.stop_ids:
             return "eos"
+        if without_loop(self.ids, self.request.loop_repeats) is not None:
+            return "loop"
         return "length" if len(self.ids) == self.request.max_new_tokens else None

@@ -22,6 +22,7 @@ from altogether_rt.captions import (
     Caption,
     CaptionParams,
     CaptionRequest,
+    CaptionStyle,
     EmbeddedImage,
     caption_params,
 )
@@ -35,10 +36,12 @@ from altogether_rt.opening import CaptionerParts, Dtype, ResolvedCaptioner, reso
 from altogether_rt.preprocess import Preprocessor
 from altogether_rt.speculation.planner import DraftPlanner, Speculation
 from altogether_rt.speculation.store import new_planner
+from altogether_rt.wording.alt_style import Shortened, page_alt
 
 __all__ = ["Captioner", "open_captioner"]
 
 #: What may separate the repeats of a loop, and ends no caption.
+_NOT_SHORTENED: Shortened = ""
 _BETWEEN_REPEATS = " ,;:-\u2013\u2014"
 
 
@@ -199,7 +202,7 @@ class Captioner:
         next_key = 0
         for completion in engine.run(self._sequences(source, params, held)):
             done[completion.key] = self._finish(
-                completion, held.pop(completion.key), keep_embeddings
+                completion, held.pop(completion.key), params.style, keep_embeddings
             )
             while next_key in done:
                 yield done.pop(next_key)
@@ -213,6 +216,7 @@ class Captioner:
         Yields None if none is ready while captions are being generated, and waits otherwise.
         """
         keys = itertools.count()
+        tokenizer = self.tokenizer.asking(params.style, params.prompt)
         vision = VisionStage(self.runtime, self.stats, self.config.encoder.embedding_shape)
         while True:
             start_s, idle = time.perf_counter(), not held
@@ -225,7 +229,7 @@ class Captioner:
                 yield None
                 continue
             for request, image in zip(batch, vision.run(batch), strict=True):
-                prompt = self.tokenizer.prompt(request.alts)
+                prompt = tokenizer.prompt(request.alts)
                 seed = row_seed(image.embedded.content, request.alts, params.seed)
                 key = next(keys)
                 held[key] = _Held(prompt.alt_truncated, seed, image.embedded)
@@ -243,16 +247,21 @@ class Captioner:
                     loop_repeats=params.loop_repeats,
                 )
 
-    def _finish(self, completion: Completion, held: _Held, keep_embedding: bool) -> Caption:
-        text = self.tokenizer.decode(completion.ids)
+    def _finish(
+        self, completion: Completion, held: _Held, style: CaptionStyle, keep_embedding: bool
+    ) -> Caption:
+        text, shortened = self.tokenizer.decode(completion.ids), _NOT_SHORTENED
         if completion.finish_reason == "loop":
             text = text.rstrip(_BETWEEN_REPEATS)
+        if style == "alt":
+            text, shortened = page_alt(text)
         return Caption(
             text=text,
             finish_reason=completion.finish_reason,
             tokens=completion.num_tokens,
             alt_truncated=held.alt_truncated,
             seed=held.seed,
+            shortened=shortened,
             embedded=held.embedded if keep_embedding else None,
         )
 

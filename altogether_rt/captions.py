@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.config import CaptionerConfig, GenerationConfig
 from altogether_rt.errors import AltogetherError, ConfigError, ImageError
+from altogether_rt.wording.alt_style import Shortened
 
 __all__ = [
     "Answer",
     "Caption",
     "CaptionParams",
     "CaptionRequest",
+    "CaptionStyle",
     "EmbeddedImage",
     "FinishReason",
     "caption_params",
@@ -29,7 +31,10 @@ __all__ = [
 FinishReason = Literal["eos", "length", "loop"]
 
 #: Parameters that the first rows did not have.
-_ADDED_PARAMS = ("loop_repeats",)
+_ADDED_PARAMS = ("loop_repeats", "style", "prompt")
+
+#: What captions are for: to say what an image shows, or to be the alt-text of a page.
+CaptionStyle = Literal["caption", "alt"]
 
 
 def content_hash(pixels: NDArray[np.uint8]) -> bytes:
@@ -48,6 +53,8 @@ class CaptionParams:
     top_p: float
     seed: int = 0  # the run's seed; each row's own seed also derives from its content
     loop_repeats: int = 0  # as in `GenerationConfig`
+    style: CaptionStyle = "caption"
+    prompt: str | None = None  # what a captioner that follows instructions is asked for
 
     def __post_init__(self) -> None:
         GenerationConfig(  # same bounds
@@ -55,6 +62,8 @@ class CaptionParams:
         )
         if self.seed < 0:
             raise ConfigError("seed must not be negative.")
+        if self.style not in get_args(CaptionStyle):
+            raise ConfigError("style must be caption or alt.")
 
     @classmethod
     def from_config(cls, config: GenerationConfig, **overrides: Any) -> CaptionParams:
@@ -84,7 +93,8 @@ class CaptionParams:
 def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
     """The defaults of a captioner, with overrides that are not None (`temperature=0`, …).
 
-    Raises AltogetherError for captions that are longer than it has room for.
+    Raises AltogetherError for captions that are longer than it has room for, and for a prompt if it
+    follows no instructions.
     """
     limit = config.max_caption_tokens
     defaults = dataclasses.replace(config.generation, max_new_tokens=limit)
@@ -92,6 +102,11 @@ def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
     if params.max_new_tokens > limit:
         raise AltogetherError(
             f"max_new_tokens is {params.max_new_tokens}, but this captioner has room for {limit}."
+        )
+    if params.prompt is not None and config.prompt.chat is None:
+        raise AltogetherError(
+            f"{config.name} follows no instructions: leave the prompt out, or choose a captioner "
+            "that does."
         )
     return params
 
@@ -132,6 +147,8 @@ class Caption:
     tokens: int  # caption tokens chosen, EOS included
     alt_truncated: bool
     seed: int  # of this row: derived from its content and the run's seed
+    #: Where style `alt` cut the text: behind its first `sentence`, a `clause` or a `word`.
+    shortened: Shortened = ""
     #: What the encoder made of the image; kept where it was asked for.
     embedded: EmbeddedImage | None = field(default=None, compare=False, repr=False)
     #: Of the image's file, as its request had them.

@@ -23,9 +23,11 @@ from altogether_rt.plain_data import check_numbers, from_dict
 __all__ = [
     "MAX_DRAFT_TOKENS",
     "CaptionerConfig",
+    "ChatConfig",
     "DecoderConfig",
     "EncoderConfig",
     "GenerationConfig",
+    "InstructionConfig",
     "MapperConfig",
     "PromptConfig",
     "VitConfig",
@@ -39,6 +41,9 @@ _KIND = "configuration"  # in messages about a file
 #: Maximum number of draft tokens that a row brings to a decoder step; with the token before them
 #: they fill a tile of 16 rows.
 MAX_DRAFT_TOKENS = 15
+
+#: Longest instruction of a bundle, in characters.
+MAX_INSTRUCTION_CHARS = 4096
 
 #: Most times in a row that a passage may have to stand before it ends a caption.
 MAX_LOOP_REPEATS = 1000
@@ -230,6 +235,52 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
+class InstructionConfig:
+    """What a decoder that follows instructions is asked for, in words."""
+
+    before_alt: str
+    after_alt: str
+    no_alt: str  # asked where there is no alt-text
+
+    def __post_init__(self) -> None:
+        length = sum(map(len, vars(self).values()))
+        _require(
+            length <= MAX_INSTRUCTION_CHARS,
+            f"an instruction has {length} characters; the most is {MAX_INSTRUCTION_CHARS}.",
+        )
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """How a decoder that follows instructions is asked something else than the prompt's own.
+
+        image_end_ids, before_alt, alt-text, after_alt, answer_ids
+
+    Only `image_end_ids` and `answer_ids` may hold special tokens: instructions and alt-texts are
+    plain text.
+    """
+
+    caption: InstructionConfig  # the words of `PromptConfig`'s own ids
+    alt: InstructionConfig  # for the alt-text of a page: one short sentence
+    image_end_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    #: Room for an instruction in the prompt, in tokens, alt-text excluded.
+    max_instruction_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        _require(
+            self.max_instruction_tokens > 0, "prompt.chat.max_instruction_tokens must be positive."
+        )
+        numbers = (self.image_end_ids, self.answer_ids, self.max_instruction_tokens)
+        check_numbers(numbers, "prompt.chat")
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text around an alt-text, in tokens."""
+        return len(self.image_end_ids) + self.max_instruction_tokens + len(self.answer_ids)
+
+
+@dataclass(frozen=True)
 class PromptConfig:
     """What precedes the caption: visual tokens, then the alt-text, with fixed tokens around them.
 
@@ -252,6 +303,7 @@ class PromptConfig:
     no_alt_ids: tuple[int, ...] | None = None  # None: the pieces around an empty alt-text
     #: False: the alt-text is never given to the decoder (ClipCap).
     use_alt: bool = True
+    chat: ChatConfig | None = None  # of a decoder that follows instructions
 
     def __post_init__(self) -> None:
         _require(self.max_alt_tokens >= 0, "prompt.max_alt_tokens must not be negative.")
@@ -301,12 +353,15 @@ class CaptionerConfig:
                 self.decoder.token_width % self.mapper.heads == 0,
                 "the decoder's token width must be a multiple of mapper.heads.",
             )
+        chat = self.prompt.chat
         for name, ids in (
             ("prompt.before_ids", self.prompt.before_ids),
             ("prompt.after_ids", self.prompt.after_ids),
             ("prompt.suffix_ids", self.prompt.suffix_ids),
             ("prompt.no_alt_ids", self.prompt.no_alt_ids or ()),
             ("generation.stop_ids", self.generation.stop_ids),
+            ("prompt.chat.image_end_ids", () if chat is None else chat.image_end_ids),
+            ("prompt.chat.answer_ids", () if chat is None else chat.answer_ids),
         ):
             _require(
                 all(0 <= token < self.decoder.vocab_size for token in ids),
@@ -337,8 +392,10 @@ class CaptionerConfig:
         """Longest prompt, in tokens: fixed tokens, visual tokens and the longest alt-text."""
         prompt = self.prompt
         alt = prompt.max_alt_tokens if prompt.use_alt else 0
-        text = len(prompt.after_ids) + alt + len(prompt.suffix_ids)
-        text = max(text, len(prompt.no_alt_ids or ()))
+        around = len(prompt.after_ids) + len(prompt.suffix_ids)
+        if prompt.chat is not None:
+            around = max(around, prompt.chat.max_tokens)
+        text = max(around + alt, len(prompt.no_alt_ids or ()))
         return len(prompt.before_ids) + self.mapper.prefix_length + text
 
     @property
@@ -391,7 +448,7 @@ _PARTS = {
 _ADDED_KEYS = {
     "encoder": ("vit",),
     "mapper": ("shuffle", "hidden", "bias"),
-    "prompt": ("before_ids", "after_ids", "alt_prefix", "no_alt_ids"),
+    "prompt": ("before_ids", "after_ids", "alt_prefix", "no_alt_ids", "chat"),
     "generation": ("loop_repeats",),
 }
 

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from altogether_rt.config import (
     CaptionerConfig,
+    ChatConfig,
     DecoderConfig,
     EncoderConfig,
     GenerationConfig,
+    InstructionConfig,
     MapperConfig,
     PromptConfig,
 )
@@ -32,16 +34,37 @@ from altogether_rt.importing.tokenizer import tokenizer_json
 from altogether_rt.importing.weights import read_folder
 from altogether_rt.plain_data import from_dict
 
-__all__ = ["INSTRUCTION", "NO_ALT_INSTRUCTION", "import_vision_language", "is_vision_language"]
+__all__ = [
+    "ALT_INSTRUCTION",
+    "CAPTION_INSTRUCTION",
+    "import_vision_language",
+    "is_vision_language",
+    "merge_lora",
+]
 
-#: What a captioner that follows instructions is asked for. The alt-text stands between the two
-#: parts of the first, always as plain text.
-INSTRUCTION = (
-    "The author of this image describes it as:",
-    "\nWrite a better description in one to three sentences: keep the names and facts that only "
-    "the author can know, correct what the image contradicts, and add what it shows.",
+#: What a captioner that follows instructions is asked for: a caption, or the alt-text of a page. A
+#: bundle holds them, so that a change of their words is a change of its id.
+CAPTION_INSTRUCTION = InstructionConfig(
+    before_alt="The author of this image describes it as:",
+    after_alt="\nRewrite this description in one to three sentences. Keep the names, places, dates "
+    "and other facts that only the author can know. Correct what the image contradicts. Add what "
+    "the image clearly shows. Answer with the description alone.",
+    no_alt="Describe what this image shows in one to three sentences. Answer with the description "
+    "alone.",
 )
-NO_ALT_INSTRUCTION = "Describe this image in one to three sentences."
+ALT_INSTRUCTION = InstructionConfig(
+    before_alt="The author of this image describes it as:",
+    after_alt="\nWrite the alt-text of this image for a web page: one sentence of at most 125 "
+    "characters that says what the image shows and keeps the names that only the author can know. "
+    'Do not begin with "a picture of". Answer with the sentence alone.',
+    no_alt="Write the alt-text of this image for a web page: one sentence of at most 125 characters "
+    'that says what the image shows. Do not begin with "a picture of". Answer with the sentence '
+    "alone.",
+)
+#: Times in a row that a passage ends a caption: small decoders repeat themselves.
+_LOOP_REPEATS = 3
+#: Room for an instruction that somebody else writes.
+_INSTRUCTION_TOKENS = 128
 
 #: transformers' defaults for Idefics3's tower, of which published configurations give a part.
 _IDEFICS3_TOWER = {
@@ -137,7 +160,7 @@ def _idefics3(
         _projector(encoder, shuffle=about.get("scale_factor", 2), bias=False),
         decoder,
         _chat(tokenizer),
-        GenerationConfig(max_new_tokens=96, temperature=0.0),
+        GenerationConfig(max_new_tokens=96, temperature=0.0, loop_repeats=_LOOP_REPEATS),
     )
     return config, parts
 
@@ -150,12 +173,24 @@ def _chat(tokenizer: Tokenizer) -> PromptConfig:
 
     around = "<fake_token_around_image>"
     answer = "<end_of_utterance>\nAssistant:"
+    asked = CAPTION_INSTRUCTION
+    longest = max(
+        max(len(ids(a.before_alt)) + len(ids(a.after_alt)), len(ids(a.no_alt)))
+        for a in (CAPTION_INSTRUCTION, ALT_INSTRUCTION)
+    )
     return PromptConfig(
         before_ids=ids(f"<|im_start|>User:{around}<global-img>"),
-        after_ids=ids(around + INSTRUCTION[0]),
+        after_ids=ids(around + asked.before_alt),
         alt_prefix=" ",
-        suffix_ids=ids(INSTRUCTION[1] + answer),
-        no_alt_ids=ids(around + NO_ALT_INSTRUCTION + answer),
+        suffix_ids=ids(asked.after_alt + answer),
+        no_alt_ids=ids(around + asked.no_alt + answer),
+        chat=ChatConfig(
+            caption=asked,
+            alt=ALT_INSTRUCTION,
+            image_end_ids=ids(around),
+            answer_ids=ids(answer),
+            max_instruction_tokens=max(_INSTRUCTION_TOKENS, longest),
+        ),
     )
 
 

@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from altogether_rt.captions import CaptionStyle
 from altogether_rt.data.shards.options import LAYOUTS, Layout
 from altogether_rt.speculation.planner import Speculation
 
 __all__ = [
     "BatchSize",
     "BundleName",
+    "Checks",
     "DryRun",
     "Embeddings",
     "EngineOption",
@@ -23,11 +25,13 @@ __all__ = [
     "Json",
     "LayoutOption",
     "Limit",
+    "LoopRepeats",
     "MaxNewTokens",
     "MaxPixels",
     "OnlyMissing",
     "Out",
     "Overwrite",
+    "PromptText",
     "Quiet",
     "RayAddress",
     "Recursive",
@@ -40,6 +44,7 @@ __all__ = [
     "SpeculationOption",
     "SpoolBytes",
     "SpoolOption",
+    "Style",
     "Temperature",
     "Threads",
     "TopP",
@@ -75,6 +80,36 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions generated a
 MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum caption length in tokens.")]
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="Temperature; 0 is greedy.")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling probability.")]
+Style = Annotated[
+    CaptionStyle,
+    typer.Option(
+        metavar="caption|alt",
+        help="alt: the alt-text of a page, one sentence of at most 125 characters.",
+    ),
+]
+PromptText = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="What to ask a captioner that follows instructions, or @FILE with it; {alt} is where "
+        "the alt-text stands.",
+    ),
+]
+LoopRepeats = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="A passage that stands so many times in a row ends a caption; 0: none does."
+    ),
+]
+Checks = Annotated[
+    bool | None,
+    typer.Option(
+        "--checks/--no-checks",
+        help="Say in each row what came of its caption: words kept and added, refusals, loops; on "
+        "for captioners that follow instructions.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of temperature > 0, and of --sample.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Caption only the first N images.")]
 Sample = Annotated[

@@ -84,7 +84,8 @@ def report(
         "captioner_notes": list(captioner_notes),
         "failed_examples": state.error_examples,
     }
-    output.result(data, [sentence, *error_lines(state)])
+    checked = [] if summary.checks is None else [f"  {summary.checks.sentence()}"]
+    output.result(data, [sentence, *checked, *error_lines(state)])
     if alts is not None:
         where = "their XMP" if alts.target == IN_PLACE else f"copies of them in {alts.target}"
         output.show(f"{alts.num_written:,} images have their captions as alt-texts in {where}.")
@@ -217,6 +218,7 @@ def _summary_data(
         "other_files": figures["other_files"],
         **{name: _problems_data(problems) for name, problems in source.unused().items()},
         **summary.hygiene.to_dict(),
+        **({} if summary.checks is None else {"checks": summary.checks.to_dict()}),
         "alt_lines_used": figures.get("alt_lines_used", 0),
         "alts_truncated": figures["alts_truncated"],
         "embeddings_missing": summary.embeddings_missing,

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Final
 from altogether_rt.captions import Caption, CaptionParams
 from altogether_rt.data.alts import Alts, clean_text
 from altogether_rt.errors import ImageError
+from altogether_rt.wording.checks import CaptionChecker
 
 __all__ = [
     "MAX_ROW_BYTES",
@@ -52,19 +53,32 @@ class RunStamp:
         return {"bundle": self.bundle, "params": self.params.to_dict(), **decoding, **hygiene}
 
 
-def caption_row(name: str, alts: Alts, caption: Caption, stamp: RunStamp) -> Row:
+def caption_row(
+    name: str,
+    alts: Alts,
+    caption: Caption,
+    stamp: RunStamp,
+    checker: CaptionChecker | None = None,
+) -> Row:
+    """checker: finds what stands in the row under `checks`; None: there is no such field."""
+    text = clean_text(caption.text)
+    checks: dict[str, Any] = {}
+    if checker is not None:
+        checks = {"checks": checker.check(text, alts.read, caption.finish_reason)}
     return {
         "file_name": name,
         "alt": alts.json,
         **alt_notes(alts),
-        "caption": clean_text(caption.text),
+        "caption": text,
         "finish_reason": caption.finish_reason,
         "tokens": caption.tokens,
         "alt_truncated": caption.alt_truncated or alts.truncated,
+        **({"shortened": caption.shortened} if caption.shortened else {}),
         **stamp.fields(),
         "seed": caption.seed,
         **({"image_hash": caption.image_hash} if caption.image_hash else {}),
         **({"notes": list(caption.notes)} if caption.notes else {}),
+        **checks,
     }
 
 

@@ -1,7 +1,7 @@
 """Finds that a caption has begun to repeat itself: the same tokens, again and again in a row.
 
-The answer depends on the caption's tokens alone, so it is the same with and without speculation, one
-at a time and in a batch.
+The answer depends on the caption's tokens alone, so it is the same with and without speculation,
+one at a time and in a batch.
 """
 
 from __future__ import annotations

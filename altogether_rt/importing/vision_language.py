@@ -46,7 +46,7 @@ __all__ = [
 #: bundle holds them, so that a change of their words is a change of its id.
 CAPTION_INSTRUCTION = InstructionConfig(
     before_alt="The author of this image describes it as:",
-    after_alt="\nRewrite this description in one to three sentences. Keep the names, places, dates "
+    after_alt="\nRewrite this description in one to three sentences. Keep the names, dates "
     "and other facts that only the author can know. Correct what the image contradicts. Add what "
     "the image clearly shows. Answer with the description alone.",
     no_alt="Describe what this image shows in one to three sentences. Answer with the description "
@@ -57,9 +57,9 @@ ALT_INSTRUCTION = InstructionConfig(
     after_alt="\nWrite the alt-text of this image for a web page: one sentence of at most 125 "
     "characters that says what the image shows and keeps the names that only the author can know. "
     'Do not begin with "a picture of". Answer with the sentence alone.',
-    no_alt="Write the alt-text of this image for a web page: one sentence of at most 125 characters "
-    'that says what the image shows. Do not begin with "a picture of". Answer with the sentence '
-    "alone.",
+    no_alt="Write the alt-text of this image for a web page: one sentence of at most 125 "
+    'characters that says what the image shows. Do not begin with "a picture of". Answer with the '
+    "sentence alone.",
 )
 #: Times in a row that a passage ends a caption: small decoders repeat themselves.
 _LOOP_REPEATS = 3

@@ -20,6 +20,7 @@ from altogether_rt.captions import Answer, CaptionParams
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.alt_files.embedded import Embedded
 from altogether_rt.data.alts import Alts
+from altogether_rt.data.check_counts import CheckCounts
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.hygiene.boilerplate import Boilerplate, find_boilerplate
 from altogether_rt.data.hygiene.clean import AltHygiene, HygieneOptions
@@ -40,6 +41,7 @@ from altogether_rt.jobs.plan import CaptionPlan, EmbeddingFile
 from altogether_rt.jobs.samples import caption_samples
 from altogether_rt.jobs.watch import watched
 from altogether_rt.monitoring.monitor import RunMonitor
+from altogether_rt.wording.checks import CaptionChecker
 
 __all__ = ["CaptionJob", "CaptionSummary", "EmbeddingFiles", "caption_folder", "open_folder"]
 
@@ -76,6 +78,7 @@ class CaptionJob:
     fast_jpeg: bool = False
     embeddings: EmbeddingFiles | None = None
     hygiene: HygieneOptions = field(default_factory=HygieneOptions)
+    checker: CaptionChecker | None = None  # of captions; None: they are not checked
 
 
 def open_folder(
@@ -119,7 +122,9 @@ def caption_folder(
     monitor = monitor or RunMonitor("images")
     stamp = RunStamp(executor.bundle_id, params, job.fast_jpeg, job.hygiene.names)
     hygiene = AltHygiene(job.hygiene, _boilerplate(job, source))
-    summary = CaptionSummary(hygiene=hygiene.counts)
+    summary = CaptionSummary(
+        hygiene=hygiene.counts, checks=None if job.checker is None else CheckCounts()
+    )
     with ExitStack() as stack:
         sink: RowSink = open_rows(job.out, source.order_key)
         stack.enter_context(sink)
@@ -130,6 +135,7 @@ def caption_folder(
             stamp,
             summary,
             _alt_writer(job, source),
+            job.checker,
         )
         changes = _changes(job, source, sink, monitor)
         done = sink.recover(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from altogether_rt.captions import Answer, Caption
 from altogether_rt.data.alts import Alts
+from altogether_rt.data.check_counts import CheckCounts
 from altogether_rt.data.hygiene.clean import HygieneCounts
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import Row, RunStamp, caption_fault, caption_row, error_row
@@ -21,6 +22,7 @@ from altogether_rt.data.sources.base import Source
 from altogether_rt.errors import ImageError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.changes import Changes
+from altogether_rt.wording.checks import CaptionChecker
 
 __all__ = ["CaptionSummary", "JobOutput", "RowSink", "row_check"]
 
@@ -49,6 +51,7 @@ class CaptionSummary:
     embeddings_missing: int = 0  # rows of earlier runs, which did not save them
     stats: EngineStats = field(default_factory=EngineStats)  # of all workers together
     hygiene: HygieneCounts = field(default_factory=HygieneCounts)  # of alt-texts
+    checks: CheckCounts | None = None  # of captions, where they were asked for
 
     def note_earlier(self, sink: RowSink, done: Set[str], changes: Changes, *, kept: bool) -> None:
         """Count what earlier runs left. kept: rows stay that do not fit their samples any more.
@@ -77,6 +80,7 @@ class JobOutput(Sink):
     stamp: RunStamp
     summary: CaptionSummary
     alts: AltWriter | None = None
+    checker: CaptionChecker | None = None  # of captions; None: they are not checked
     stale: dict[str, str] = field(default_factory=dict)  # captions of rows that are made again
 
     def is_stale(self, changes: Changes, row: Row) -> bool:
@@ -108,7 +112,9 @@ class JobOutput(Sink):
             row = error_row(key, alts, answer)
         else:
             self.summary.captioned += 1
-            row = caption_row(key, alts, answer, self.stamp)
+            row = caption_row(key, alts, answer, self.stamp, self.checker)
+            if self.summary.checks is not None:
+                self.summary.checks.add(key, row["checks"])
             fault = caption_fault(row)
             if fault is not None:
                 self.summary.doubtful.setdefault(fault, Problems()).add(key)

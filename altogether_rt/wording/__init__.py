@@ -1,1 +1,1 @@
-"""The words of captions: what they kept of the alt-text, what they added, how they are shortened."""
+"""The words of captions: kept from the alt-text, added to it, shortened."""

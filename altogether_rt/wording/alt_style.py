@@ -13,7 +13,7 @@ from altogether_rt.wording.words import sentence_ends
 
 __all__ = ["MAX_PAGE_ALT_CHARS", "Shortened", "page_alt"]
 
-#: Longest alt-text, in Unicode code points: what screen readers are commonly said to read at a time.
+#: Longest alt-text, in Unicode code points: what screen readers are said to read at a time.
 MAX_PAGE_ALT_CHARS: Final = 125
 
 #: What was left out of a caption: "" for nothing but words about the image, later sentences, the
@@ -31,7 +31,9 @@ _LEAD_IN: Final = re.compile(
     rf"|in (?:this|the) {_KINDS},?\s+(?:(?:there (?:is|are)|(?:we|you|one) can see)\s+)?",
     re.IGNORECASE,
 )
-_CLAUSE_END: Final = re.compile(r"[,;:](?=\s)|\s[\u2013\u2014-](?=\s)|\s(?=while |which )|[\uff0c\u3001\uff1b]")
+_CLAUSE_END: Final = re.compile(
+    r"[,;:](?=\s)|\s[\u2013\u2014-](?=\s)|\s(?=while |which )|[\uff0c\u3001\uff1b]"
+)
 _TRAILING: Final = " \t,;:-\u2013\u2014\uff0c\u3001\uff1b"
 _JOINERS: Final = "\u200d\ufe0f"
 _SKIN_TONES: Final = range(0x1F3FB, 0x1F400)
@@ -56,14 +58,15 @@ def page_alt(caption: str) -> tuple[str, Shortened]:
         return text, shortened
     ends = [m.start() for m in _CLAUSE_END.finditer(text, _MIN_CHARS, MAX_PAGE_ALT_CHARS)]
     if ends:
-        return text[: ends[-1]].rstrip(_TRAILING) + ".", "clause"
+        stop = "." if text[ends[-1]] < "\u3000" else "\u3002"
+        return text[: ends[-1]].rstrip(_TRAILING) + stop, "clause"
     space = text.rfind(" ", _MIN_CHARS, MAX_PAGE_ALT_CHARS)
     cut = space if space >= 0 else _between_characters(text, MAX_PAGE_ALT_CHARS - 1)
     return text[:cut].rstrip(_TRAILING) + "\u2026", "word"
 
 
 def _between_characters(text: str, cut: int) -> int:
-    """The last offset up to `cut` that parts no character from its marks; `cut` if there is none."""
+    """The last offset up to `cut` that parts no character from its marks; else `cut`."""
     for offset in range(cut, 0, -1):
         if not (_joins(text[offset]) or text[offset - 1] == "\u200d"):
             return offset

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from altogether_rt.wording.words import Wording, read_wording, sentence_ends
+from altogether_rt.wording.words import read_wording, sentence_ends
 
 __all__ = ["CHECK_FLAGS", "CaptionChecker"]
 
@@ -25,8 +25,9 @@ CHECK_FLAGS: Final[Mapping[str, str]] = {
 _QUOTED: Final = re.compile(r"\"[^\"]*\"|\u201c[^\u201d]*\u201d|\u00ab[^\u00bb]*\u00bb")
 _REFUSAL: Final = re.compile(
     r"\bI(?:['\u2019]m| am) (?:very |so |really )?(?:sorry|unable|not able|afraid I)\b"
-    r"|\bI (?:can(?:no|['\u2019])t|can not|could(?: not|n['\u2019]t)|am not able to|do(?: not|n['\u2019]t) have)"
-    r" (?:see|view|access|provide|describe|help|assist|identify|process|analy[sz]e|determine|the ability)\b"
+    r"|\bI (?:can(?:no|['\u2019])t|can not|could(?: not|n['\u2019]t)|am not able to|"
+    r"do(?: not|n['\u2019]t) have) (?:see|view|access|provide|describe|help|assist|identify|"
+    r"process|analy[sz]e|determine|the ability)\b"
     r"|\bas an? (?:AI|artificial intelligence|(?:large )?language model)\b"
     r"|\bunable to (?:see|view|provide|process|access|assist)\b",
     re.IGNORECASE,

@@ -50,8 +50,8 @@ _UNSPACED_RUN: Final = re.compile(f"[{_UNSPACED}]+")
 #: Vowel signs and other marks within words, which Python does not count as letters.
 _MARKS: Final = "\u0300-\u036f\u0591-\u05c7\u064b-\u0670\u0900-\u0963\u0966-\u0dff" + _UNSPACED
 
-#: A word with its hyphens and apostrophes; a number with what belongs to it (1,200; 3/4; 12:30); the
-#: end of a sentence; any other mark. A period within anything else is not looked at.
+#: A word with its hyphens and apostrophes; a number with what belongs to it (1,200; 3/4; 12:30);
+#: the end of a sentence; any other mark. A period within anything else is not looked at.
 _PART: Final = re.compile(
     rf"[^\W\d_][\w{_MARKS}]*(?:['\u2019.&-](?=[^\W_])[\w{_MARKS}]+)*"
     r"|\d+(?:[.,:/\u2013-]\d+)*\w*"
@@ -62,7 +62,7 @@ _END: Final = re.compile(
     r"[.!?\u2026]+[\"'\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f]+[\u300d\u300f]?"
 )
 _ENDS: Final = frozenset(".!?\u2026\u3002\uff01\uff1f")
-_QUOTES: Final = frozenset("\"\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d")
+_QUOTES: Final = frozenset('"\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d')
 
 #: In a text with so many words that say something, of which such a share has capitals, a capital
 #: says nothing: it is a title, or shouted.
@@ -86,9 +86,9 @@ class Name:
 class Wording:
     """What a text says, by its words.
 
-    Names are words that have a capital where others have none. They are unknown, and left out, in a
-    title, in German, and where a script has no capitals. Words and numbers between quotation marks
-    are neither names nor numbers: an image may show them.
+    Names are words that have a capital, and no digit, where others have none. They are unknown, and
+    left out, in a title, in German, and where a script has no capitals. What stands between
+    quotation marks is neither a name nor a number: an image may show it.
     """
 
     words: set[str] = field(default_factory=set)  # that say something, as they are compared
@@ -172,19 +172,22 @@ def _new_part(text: str) -> _Part:
         plain = text[:-2] if possessive else text
         key = plain.casefold()
         telling = key not in _FUNCTION_WORDS
+        # IMG_0042 and P1006040 are no names.
+        capital = telling and first.isupper() and not any(map(str.isdigit, plain))
         return _Part(
             "word",
             plain,
             _compared(key) if telling else (),
             telling,
-            capital=telling and first.isupper(),
-            plain=not (telling and first.isupper()),
+            capital=capital,
+            plain=not capital,
             possessive=possessive,
             german=key in _NOUNS_HAVE_CAPITALS,
             abbreviation=is_abbreviation(plain),
         )
     if first.isdecimal():
-        return _Part("number", text, (unicodedata.normalize("NFKC", text).casefold(),))
+        digits = (str(unicodedata.decimal(c)) if c.isdecimal() else c.casefold() for c in text)
+        return _Part("number", text, ("".join(digits),))
     if first in _ENDS:
         return _Part("end", text)
     return _Part("quote" if first in _QUOTES else "mark", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -11,6 +12,7 @@ from altogether_rt.captions import Caption, CaptionParams
 from altogether_rt.data import rows
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts, AltTable
 from altogether_rt.data.rows import RunStamp, caption_fault, caption_row, encode_row, parse_row
+from altogether_rt.wording.checks import CaptionChecker
 
 pytestmark = pytest.mark.lean
 
@@ -28,6 +30,28 @@ def test_a_row_in_bytes() -> None:
         b'"tokens": 4, "alt_truncated": false, "bundle": "f7b1f0ca6675", "params": '
         b'{"max_new_tokens": 50, "temperature": 0.2, "top_p": 0.7, "seed": 3}, "seed": 17}\n'
     )
+
+
+def test_what_came_later_stands_in_a_row_only_where_it_says_something() -> None:
+    """Rows of earlier versions are compared with those of this one."""
+    params = CaptionParams(50, 0.2, 0.7, 3, loop_repeats=3, style="alt", prompt="What is it?")
+    found = dataclasses.replace(caption(), finish_reason="loop", shortened="clause")
+    row = caption_row("a.jpg", Alts(("our boat",)), found, RunStamp("b", params), CaptionChecker())
+    assert row["params"] == {
+        "max_new_tokens": 50,
+        "temperature": 0.2,
+        "top_p": 0.7,
+        "seed": 3,
+        "loop_repeats": 3,
+        "style": "alt",
+        "prompt": "What is it?",
+    }
+    assert row["shortened"] == "clause"
+    assert row["checks"] == {"alt_words": [1, 1], "flags": ["loop"]}
+    assert list(row)[-1] == "checks"
+    plain = caption_row("a.jpg", Alts(("our boat",)), caption(), STAMP)
+    assert not {"shortened", "checks"} & plain.keys()
+    assert plain["params"] == {"max_new_tokens": 50, "temperature": 0.2, "top_p": 0.7, "seed": 3}
 
 
 def test_fast_decoding_is_written_only_where_it_was_used() -> None:
@@ -116,6 +140,7 @@ def test_names_in_either_unicode_form(stored: str, asked: str) -> None:
         ("a boat a boat a boat", "length", "", "loop"),
         ("Red: a boat and a boat and a boat and a", "length", "", "loop"),
         ("no no no", "eos", "", None),  # it came to an end by itself
+        ("a boat", "loop", "", "loop"),  # it was ended, and cut
         ("a boat on a lake with a boat", "length", "", None),
         ("My Boat.", "eos", "my boat", "same_as_alt"),
         ("My boat", "eos", ["x", "my boat"], "same_as_alt"),

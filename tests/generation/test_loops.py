@@ -1,4 +1,4 @@
-"""A caption that repeats itself ends, keeps the passage once, and is the same however it is made."""
+"""A caption that repeats itself ends, and keeps the passage once, however it is made."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from altogether_rt.cli.caption_notes import captioner_notes
 from altogether_rt.cli.caption_options import (
     BatchSize,
     BundleName,
+    Checks,
     DryRun,
     Embeddings,
     EngineOption,
@@ -36,11 +37,13 @@ from altogether_rt.cli.caption_options import (
     Json,
     LayoutOption,
     Limit,
+    LoopRepeats,
     MaxNewTokens,
     MaxPixels,
     OnlyMissing,
     Out,
     Overwrite,
+    PromptText,
     Quiet,
     RayAddress,
     Recursive,
@@ -53,12 +56,14 @@ from altogether_rt.cli.caption_options import (
     SpeculationOption,
     SpoolBytes,
     SpoolOption,
+    Style,
     Temperature,
     Threads,
     TopP,
     Update,
     Workers,
 )
+from altogether_rt.cli.caption_prompt import caption_checker, prompt_text
 from altogether_rt.cli.caption_report import dry_run, report
 from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.commands.shards.sharded import (
@@ -110,6 +115,7 @@ class _Options:
     read_embeddings: Path | None
     save_embeddings: Path | None
     sheet: Path | None
+    checks: bool | None  # None: of captioners that follow instructions
     dry_run: bool
 
 
@@ -133,6 +139,10 @@ def caption_command(
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    loop_repeats: LoopRepeats = None,
+    style: Style = "caption",
+    prompt: PromptText = None,
+    checks: Checks = None,
     seed: Seed = 0,
     limit: Limit = None,
     sample: Sample = None,
@@ -180,6 +190,9 @@ def caption_command(
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
+        "loop_repeats": loop_repeats,
+        "style": style,
+        "prompt": prompt_text(prompt),
         "seed": seed,
     }
     execution = {"threads": threads, "num_slots": batch_size, "speculation": speculation}
@@ -198,6 +211,7 @@ def caption_command(
                 "--embeddings": embeddings,
                 "--save-embeddings": save_embeddings,
                 "--update": update,
+                "--checks": checks,
             },
         )
         arguments = ShardArguments(
@@ -285,6 +299,7 @@ def caption_command(
         read_embeddings=embeddings,
         save_embeddings=save_embeddings,
         sheet=sheet,
+        checks=checks,
         dry_run=dry_run,
     )
     journal = out_file.with_name(out_file.name + ".part")
@@ -331,6 +346,9 @@ def _run(job: CaptionJob, options: _Options, run: RunOutput) -> None:
         output.note(f"Note: {note}")
     job = _with_embeddings(job, options, captioner)
     params = caption_params(captioner.config, **options.params)
+    job = dataclasses.replace(
+        job, checker=caption_checker(captioner.config, params, options.checks)
+    )
     workers = fitting_workers(captioner, options.workers, source.num_samples(), output.note)
     output.event(
         "info", "captioner", f"captions with {captioner.name}", workers=workers,

@@ -26,9 +26,11 @@ from typing import Final
 from PIL import Image
 
 from altogether_rt.artifacts.files import new_file
+from altogether_rt.data.check_counts import flags_of
 from altogether_rt.data.images import ImageLimits, open_image
 from altogether_rt.data.rows import Row, caption_fault, read_rows
 from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.wording.checks import CHECK_FLAGS
 
 __all__ = ["MAX_SHEET_ROWS", "check_sheet", "image_html", "sheet_css", "text_html", "write_sheet"]
 
@@ -81,17 +83,22 @@ def write_sheet(
     check_sheet(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with Path(rows_path).open("rb") as file:
-        total = failed = doubtful = 0
+        total = failed = doubtful = flagged = 0
         for _, row, _ in read_rows(file):
             total += row is not None
             failed += row is not None and "error" in row
             doubtful += row is not None and "error" not in row and caption_fault(row) is not None
+            flagged += row is not None and bool(flags_of(row))
         file.seek(0)
         rows = (row for _, row, _ in read_rows(file) if row is not None)
         shown = itertools.islice(rows, max_rows)
         with new_file(path) as sheet:
             for text in _page(
-                shown, Path(root), limits, _Counts(total, failed, doubtful, max_rows), notes
+                shown,
+                Path(root),
+                limits,
+                _Counts(total, failed, doubtful, flagged, max_rows),
+                notes,
             ):
                 sheet.write(text.encode("utf-8", "replace"))
     return min(total, max_rows)
@@ -120,12 +127,15 @@ class _Counts:
     total: int
     failed: int
     doubtful: int
+    flagged: int  # by the checks of their captions
     max_rows: int
 
     def __str__(self) -> str:
         parts = [f"{self.total - self.failed:,} captioned"]
         if self.doubtful:
             parts.append(f"{self.doubtful:,} of them doubtful")
+        if self.flagged:
+            parts.append(f"{self.flagged:,} marked by the checks")
         if self.failed:
             parts.append(f"{self.failed:,} could not be read")
         shown = f"; the first {self.max_rows:,} are shown" if self.total > self.max_rows else ""
@@ -225,7 +235,22 @@ def _remarks(row: Row) -> str:
         remarks.append("cut at the longest length")
     if row.get("alt_truncated"):
         remarks.append("alt-text cut")
-    return f'<p class="remark">{", ".join(remarks)}</p>' if remarks else ""
+    if row.get("shortened"):
+        remarks.append("shortened")
+    shown = f'<p class="remark">{", ".join(remarks)}</p>' if remarks else ""
+    return shown + _badges(row)
+
+
+def _badges(row: Row) -> str:
+    """What the checks say of a caption: a badge for each flag, with the words that it is about."""
+    badges = []
+    for flag in flags_of(row):
+        new = [row["checks"].get(key) for key in ("new_names", "new_numbers")]
+        words = [word for some in new if isinstance(some, list) for word in some]
+        about = ": " + ", ".join(map(str, words)) if flag == "new_names" and words else ""
+        label = text_html(flag.replace("_", " ") + about)
+        badges.append(f'<li title="{html.escape(CHECK_FLAGS[flag])}">{label}</li>')
+    return f'<ul class="checks" aria-label="Checks">{"".join(badges)}</ul>' if badges else ""
 
 
 def sheet_css() -> str:

@@ -147,3 +147,29 @@ def test_notes_stand_in_the_head_once_and_escaped(tmp_path: Path) -> None:
     _, page = make(tmp_path, [row, row], notes=["It knows <b>scenes</b> alone."])
     assert page.text.count("It knows <b>scenes</b> alone.") == 1
     assert "b" not in [tag for tag, _ in page.tags]
+
+
+def test_checks_are_badges(tmp_path: Path) -> None:
+    rows: list[Row] = [
+        {
+            "file_name": "a.png",
+            "alt": "",
+            "caption": "Sure, in Rome.",
+            "shortened": "word",
+            "checks": {"new_names": ["Rome", EVIL], "flags": ["preamble", "new_names"]},
+        },
+        {"file_name": "b.png", "alt": "", "caption": "A boat.", "checks": {"flags": []}},
+        {"file_name": "c.png", "alt": "", "caption": "A boat."},
+        # What somebody else may have written there.
+        {"file_name": "d.png", "alt": "", "caption": "x", "checks": {"flags": ["nonsense", 3]}},
+        {"file_name": "e.png", "alt": "", "caption": "x", "checks": {"flags": "loop"}},
+        {"file_name": "f.png", "alt": "", "caption": "x", "checks": 7},
+        {"file_name": "g.png", "alt": "", "caption": "x", "checks": {"flags": ["new_names"]}},
+    ]
+    _, page = make(tmp_path, rows)
+    badges = [attributes["title"] for tag, attributes in page.tags if tag == "li"]
+    assert len(badges) == 3
+    assert "words about the answer or the image" in str(badges[0])
+    assert f"new names: Rome, {EVIL}" in page.text
+    assert "shortened" in page.text
+    assert "7 captioned, 2 marked by the checks" in page.text

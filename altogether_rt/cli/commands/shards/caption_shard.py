@@ -16,19 +16,23 @@ from altogether_rt.cli.caption_options import (
     JoinOption,
     Json,
     LayoutOption,
+    LoopRepeats,
     MaxNewTokens,
     MaxPixels,
     Overwrite,
+    PromptText,
     Quiet,
     RetryErrors,
     Seed,
     SpeculationOption,
     SpoolBytes,
     SpoolOption,
+    Style,
     Temperature,
     Threads,
     TopP,
 )
+from altogether_rt.cli.caption_prompt import prompt_text
 from altogether_rt.cli.commands.shards.report import BUSY, INCOMPLETE
 from altogether_rt.cli.commands.shards.sharded import INTERRUPTED, ShardArguments, Shown
 from altogether_rt.cli.device import DeviceOption
@@ -77,6 +81,9 @@ def caption_shard_command(
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
+    loop_repeats: LoopRepeats = None,
+    style: Style = "caption",
+    prompt: PromptText = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     retry_errors: RetryErrors = False,
@@ -106,6 +113,9 @@ def caption_shard_command(
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "top_p": top_p,
+            "loop_repeats": loop_repeats,
+            "style": style,
+            "prompt": prompt_text(prompt),
             "seed": seed,
         },
         execution={"threads": threads, "num_slots": batch_size, "speculation": speculation},

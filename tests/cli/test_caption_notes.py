@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -11,8 +13,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from altogether_rt.artifacts.origin import trained_on
+from altogether_rt.cli.caption_notes import captioner_notes, shard_notes
 from altogether_rt.cli.main import app
 from altogether_rt.data.images import load_image
+from altogether_rt.data.shards.base import Shard
+from altogether_rt.jobs.folder import CaptionJob, open_folder
+from altogether_rt.opening import resolve_captioner
 from altogether_rt.scenes.dataset import write_scenes
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.recognise import background_share, is_scene
@@ -84,6 +90,50 @@ def test_anything_else_is_said_in_run_sheet_and_json(scenes: Path, tmp_path: Pat
     head = sheet.read_text().partition("</header>")[0]
     assert head.count(SAYS) == 1
     assert SAYS not in run("caption", scenes, "--out", out, "-q", "--overwrite").stderr
+
+
+@pytest.mark.lean
+def test_one_stranger_among_many_scenes_is_found(tmp_path: Path) -> None:
+    list(write_scenes(tmp_path / "many", 60, seed=3, split="test"))
+    noise(tmp_path / "many" / "0047.png")
+    captioner = resolve_captioner("starter")
+    job = CaptionJob(folder=tmp_path / "many", out=tmp_path / "c.jsonl")
+    (note,) = captioner_notes(captioner, open_folder(job))
+    assert SAYS in note and "0047.png is none" in note
+
+
+@pytest.mark.lean
+def test_it_is_said_of_shards(scenes: Path, tmp_path: Path) -> None:
+    """What is in the first shard counts; nothing is fetched to be looked at."""
+    pytest.importorskip("pyarrow")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+
+    def pack(name: str) -> None:
+        with tarfile.open(shards / name, "w") as tar:
+            for path in sorted(scenes.glob("*.png")):
+                tar.add(path, f"{path.stem}.png")
+
+    pack("0.tar")
+    done = run("caption", shards / "0.tar", "--out", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["captioner_notes"] == []
+    noise(scenes / "0001.png")
+    pack("1.tar")
+    done = run("caption", shards / "1.tar", "--out", tmp_path / "other", "--json")
+    (note,) = json.loads(done.stdout)["captioner_notes"]
+    assert SAYS in note and "0001 in 1 is none" in note
+    assert done.stderr.count(SAYS) == 1
+    again = run("caption", shards / "1.tar", "--out", tmp_path / "other", "--json")
+    assert json.loads(again.stdout)["captioner_notes"] == []  # nothing is captioned
+
+    def unopened(shard: Shard) -> NoReturn:
+        raise AssertionError(shard)
+
+    captioner = resolve_captioner("starter")
+    far = Shard("2", "s3://bucket/2.tar")
+    (note,) = shard_notes(captioner, [far], unopened)
+    assert note.startswith(f"{SAYS} (altogether-rt scenes): captions of other images")
 
 
 @pytest.mark.lean

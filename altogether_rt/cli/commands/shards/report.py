@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from altogether_rt.cli.hygiene import hygiene_sentences
@@ -28,8 +29,18 @@ def exit_code(summary: ShardSummary) -> int:
     return BUSY if summary.shards["busy"] else 0
 
 
-def report(out: str, summary: ShardSummary, hygiene: HygieneOptions, output: Output) -> None:
-    """Print what a run did. hygiene: what was done to its alt-texts."""
+def report(
+    out: str,
+    summary: ShardSummary,
+    hygiene: HygieneOptions,
+    output: Output,
+    captioner_notes: Sequence[str] = (),
+) -> None:
+    """Print what a run did.
+
+    hygiene: what was done to its alt-texts. captioner_notes: why captions may not be what is
+    expected, as said before the run.
+    """
     if summary.changed:
         output.note(
             f"{summary.changed.count:,} shards are not the files whose captions are there "
@@ -37,7 +48,8 @@ def report(out: str, summary: ShardSummary, hygiene: HygieneOptions, output: Out
         )
     for sentence in hygiene_sentences(summary.counts.alts, hygiene):
         output.note(sentence)
-    output.result(_data(out, summary), _sentences(out, summary))
+    data = {**_data(out, summary), "captioner_notes": list(captioner_notes)}
+    output.result(data, _sentences(out, summary))
 
 
 def _sentences(out: str, summary: ShardSummary) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from altogether_rt.cli.caption_notes import shard_notes
 from altogether_rt.cli.caption_report import error_lines
 from altogether_rt.cli.commands.shards.report import exit_code, problems_data, report
 from altogether_rt.cli.device import check_gpu
@@ -144,6 +145,9 @@ def caption_sharded(
     )
     captioner, job = arguments.resolve()
     plan = plan_run(shards, job, only_missing=only_missing)
+    notes = shard_notes(captioner, plan.unfinished, job.open_shard)
+    for note in notes:
+        output.note(f"Note: {note}")
     workers = arguments.workers and min(arguments.workers, max(1, len(plan.unfinished)))
     output.event(
         "info", "captioner", f"captions with {captioner.name}", workers=workers,
@@ -161,7 +165,7 @@ def caption_sharded(
             summary = caption_shards(
                 plan, job, engine, limit=limit, on_rows=shown.rows, on_result=shown.result
             )
-    report(arguments.out, summary, arguments.hygiene, output)
+    report(arguments.out, summary, arguments.hygiene, output, notes)
     code = exit_code(summary)
     if code:
         raise typer.Exit(code)

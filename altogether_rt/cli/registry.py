@@ -121,6 +121,15 @@ COMMANDS: dict[str, CommandSpec] = {
         ("altogether-rt prepare my-bundle", "altogether-rt prepare my-bundle --remove"),
         "cpu",
     ),
+    "check": CommandSpec(
+        "altogether_rt.cli.commands.check:check_command",
+        "Say what came of captions: words kept of the alt-texts, names added, refusals, loops.",
+        (
+            "altogether-rt check captions.jsonl",
+            "altogether-rt check captions.jsonl --out checked.jsonl",
+        ),
+        "cpu",
+    ),
     "learn": CommandSpec(
         "altogether_rt.cli.commands.learn:learn_command",
         "Learn from captions which tokens to draft, so that speculation works from the start.",

@@ -62,6 +62,7 @@ CASES = (
     Case(f"{CAPTION} --write-alt copies", ("copies/a.png",)),
     Case(f"{CAPTION} --write-alt in-place", ("photos/a.png",)),
     Case("caption photos --out garbled.jsonl", ("garbled.jsonl.set-aside",)),
+    Case("check rows.jsonl --out c.jsonl", ("c.jsonl",)),
     Case("mix rows.jsonl --out m.jsonl", ("m.jsonl",)),
     Case("mix rows.jsonl --out m.jsonl --overwrite", ("m.jsonl",)),
     Case(

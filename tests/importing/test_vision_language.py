@@ -364,6 +364,8 @@ def test_every_target_takes_patch_tokens(
             with Captioner.load(path, num_slots=2) as captioner:
                 texts.append([caption.text for caption in captioner.stream(requests, params)])
         assert texts[0] == texts[1]
+        shown = CliRunner().invoke(app, ["inspect", str(bundle.path)]).stdout
+        assert "Rewrite this description" in shown and "Describe what this image shows" in shown
 
 
 def test_adapters_are_added_to_their_layers() -> None:

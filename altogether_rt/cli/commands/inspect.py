@@ -71,6 +71,10 @@ def _facts(data: Mapping[str, Any], config: CaptionerConfig) -> Iterator[tuple[s
         yield "knows", "drawn scenes alone (altogether-rt scenes)"
     if not config.prompt.use_alt:
         yield "alt-texts", "never read: captions come from the images alone"
+    if config.prompt.chat is not None:
+        asked = config.prompt.chat.caption
+        yield "asked", f"{asked.before_alt} … {asked.after_alt.strip()}"
+        yield "asked without alt-text", asked.no_alt
     target, provenance = data["target"], data["provenance"]
     checkpoint = provenance.get("checkpoint", {})
     yield "target", f"{target['name']} ({target['runtime']}, {target['device']})"

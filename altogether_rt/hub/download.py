@@ -77,7 +77,10 @@ def _download(model: RemoteModel, file: RemoteFile, folder: Path, progress: Prog
                 ),
                 cast("BinaryIO", counted),
                 resume_size=kept,
-                headers=hub.utils.build_hf_headers(library_name="altogether-rt"),
+                headers={
+                    **hub.utils.build_hf_headers(library_name="altogether-rt"),
+                    "Accept-Encoding": "identity",  # bytes of a compressed answer have no range
+                },
                 expected_size=file.bytes,
             )
     if not _is_whole(part, file):

@@ -36,6 +36,8 @@ class Repository:
     cut_after: dict[str, list[int]] = field(default_factory=dict)  # bytes, an attempt each
     stalls: dict[str, int] = field(default_factory=dict)  # bytes, after which nothing comes
     ranges: bool = True
+    token: str | None = None  # without which nobody sees it
+    elsewhere: bool = False  # files are served by another address
 
     @classmethod
     def of(cls, folder: Path, **values: Any) -> Self:
@@ -120,9 +122,16 @@ class _Handler(BaseHTTPRequestHandler):
         if found is not None:
             self._answer(found[1], found[2] or "main", None)
             return
-        found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        found = re.fullmatch(r"/([^/]+/[^/]+)/(resolve|elsewhere)/([^/]+)/(.+)", path)
         if found is not None:
-            self._answer(found[1], found[2], found[3])
+            repository = self.hub.repositories.get(found[1])
+            if found[2] == "resolve" and repository is not None and repository.elsewhere:
+                self.send_response(302)
+                self.send_header("Location", path.replace("/resolve/", "/elsewhere/"))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            else:
+                self._answer(found[1], found[3], found[4])
             return
         self._fail(404, "EntryNotFound")
 
@@ -131,8 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path))
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        wanted = None if self.hub.token is None else f"Bearer {self.hub.token}"
-        if self.command == "POST" and self.headers.get("Authorization") != wanted:
+        if self.command == "POST" and self.hub.token and not self._knows(self.hub.token):
             self._fail(401, "")
         elif self.command == "PUT":
             self.hub.uploads[path.rpartition("/")[2]] = body
@@ -187,9 +195,14 @@ class _Handler(BaseHTTPRequestHandler):
             }
         )
 
+    def _knows(self, token: str) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {token}"
+
     def _answer(self, hub_id: str, revision: str, file: str | None) -> None:
         repository = self.hub.repositories.get(hub_id)
-        if repository is None:
+        if repository is None or (
+            repository.token is not None and not self._knows(repository.token)
+        ):
             self._fail(401, "RepoNotFound")
         elif repository.ill is not None:
             self._fail(repository.ill, "")

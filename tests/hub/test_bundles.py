@@ -82,6 +82,24 @@ def test_a_pushed_bundle_is_pulled_and_used_by_its_name(
     assert "also on this machine" in run("models").stdout
 
 
+def test_a_published_bundle_becomes_a_checkpoint(
+    pushed: Repository, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as to the recovery of its weights, which has tests of its own."""
+    pytest.importorskip("torch", reason="needs the extra train")
+    seen = []
+
+    def recover(source: Path, out: Path) -> None:
+        seen.append(source)
+        raise AltogetherError("far enough.")
+
+    monkeypatch.setattr("altogether_rt.importing.bundle.recover_checkpoint", recover)
+    done = run("import", NAME, "--download", "--out", str(tmp_path / "ckpt"))
+    assert (done.exit_code, "far enough" in done.stderr) == (1, True)
+    assert seen == [cache / "someone--starter" / COMMIT / "published"]
+    assert (seen[0] / "bundle.json").is_file(), "what was published stays"
+
+
 @pytest.mark.lean
 def test_a_bundle_is_pulled_without_torch(
     pushed: Repository, hub: LocalHub, monkeypatch: pytest.MonkeyPatch

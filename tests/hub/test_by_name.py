@@ -17,6 +17,7 @@ from altogether_rt import __version__
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.cli import downloads
 from altogether_rt.cli.main import app
+from altogether_rt.errors import AltogetherError
 from altogether_rt.hub.names import find_name
 from tests.hub.conftest import HUB_ID
 from tests.hub.server import COMMIT, LocalHub, Repository
@@ -97,6 +98,7 @@ def _other_commands(tmp_path: Path, cache: Path) -> None:
     assert Checkpoint.load(tmp_path / "ckpt").about["imported_from"] == HUB_ID
     done = run(app, ["import", f"{HUB_ID}@{COMMIT}", "--out", str(tmp_path / "same")])
     assert done.exit_code == 0, done.stderr
+    _export(tmp_path)
     assert not list(cache.glob("*/*/.*.tmp"))
     done = run(app, ["inspect", "smolvlm-500m", "--json"])
     assert json.loads(done.stdout)["prepared"] is not None
@@ -114,6 +116,23 @@ def _other_commands(tmp_path: Path, cache: Path) -> None:
     assert not list(cache.parent.glob("prepared/*/decoder.onnx"))
     done = run(app, ["models", "--remove", "smolvlm-500m"])
     assert (done.exit_code, "nothing of smolvlm-500m" in done.stderr) == (1, True)
+
+
+def _export(tmp_path: Path) -> None:
+    """By name, as far as to the export itself."""
+    from altogether_rt.artifacts.checkpoint import Checkpoint
+
+    seen = []
+
+    def export(folder: Path, *_: object, **__: object) -> None:
+        seen.append(Checkpoint.load(folder).about["hub"]["revision"])
+        raise AltogetherError("far enough.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("altogether_rt.export.from_checkpoint.export_checkpoint", export)
+        out = str(tmp_path / "exported")
+        done = run(app, ["export", "--ckpt", "smolvlm-500m", "--target", "cpu-fp32", "--out", out])
+    assert (done.exit_code, seen) == (1, [COMMIT]), done.output
 
 
 @pytest.mark.parametrize("name", ["smolvlm-500m", "someone/captioner"])

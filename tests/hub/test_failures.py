@@ -42,6 +42,13 @@ def test_unknown_revision(smolvlm: Repository) -> None:
     )
 
 
+def test_a_private_one_needs_a_token(smolvlm: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    smolvlm.token = "secret"
+    assert "or it is private" in complaint()
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert fetch().download() is not None
+
+
 def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert f"{HUB_ID} cannot be fetched from the hub" in complaint()
@@ -61,7 +68,12 @@ def test_the_server_is_ill(smolvlm: Repository) -> None:
     assert f"the hub answers {HUB_ID} with the error 500" in complaint()
 
 
-def test_a_cut_connection_is_continued_at_once(smolvlm: Repository, hub: LocalHub) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_cut_connection_is_continued_at_once(
+    elsewhere: bool, smolvlm: Repository, hub: LocalHub
+) -> None:
+    """The public hub sends its client elsewhere for large files."""
+    smolvlm.elsewhere = elsewhere
     part = 5 * CHUNK_BYTES
     smolvlm.cut_after[WEIGHTS] = [part, part]
     model = fetch()

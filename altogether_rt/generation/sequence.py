@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
-from altogether_rt.runtime.base import StepResult, StepRow
+from altogether_rt.runtime.base import Array, StepResult, StepRow
 from altogether_rt.speculation.drafter import Draft
 from altogether_rt.speculation.planner import DraftPlanner, LearningDrafter
 
@@ -25,14 +25,14 @@ class SequenceRequest:
     """One caption to generate."""
 
     key: int  # returned with the completion
-    visual_tokens: NDArray[np.float32]  # (P, W)
+    visual_tokens: Array  # (P, W)
     prompt_ids: Sequence[int]  # after the visual tokens
     max_new_tokens: int
     seed: int = 0
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0
     alt_ids: Sequence[int] = ()  # the alt-text, which the caption may copy: for drafting
-    embedding: NDArray[np.float32] | None = None  # (E,) of the image: for drafting
+    embedding: Callable[[], NDArray[np.float32]] | None = None  # (E,) of the image: for drafting
     before_ids: Sequence[int] = ()  # before the visual tokens
 
     @property
@@ -107,7 +107,10 @@ class ActiveSequence:
         tokens. token_cost: see `Drafter.propose`.
         """
         if self._drafter is None:
-            self._drafter = LearningDrafter(planner, self.request.alt_ids, self.request.embedding)
+            embedding = self.request.embedding
+            self._drafter = LearningDrafter(
+                planner, self.request.alt_ids, None if embedding is None else embedding()
+            )
         num_left = self.request.max_new_tokens - len(self.ids)
         max_tokens = min(MAX_DRAFT_TOKENS, num_left - 1, max_chunk - self.num_pending)
         return self._drafter.propose(self.ids, max(max_tokens, 0), token_cost)

@@ -11,11 +11,18 @@ from numpy.typing import NDArray
 
 from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
-from altogether_rt.runtime.base import Array, StepResult, StepRow
+from altogether_rt.runtime.base import Array, Sampling, StepResult, StepRow
 from altogether_rt.speculation.drafter import Draft
 from altogether_rt.speculation.planner import DraftPlanner, LearningDrafter
 
-__all__ = ["ActiveSequence", "Completion", "EndTokens", "FinishReason", "SequenceRequest"]
+__all__ = [
+    "ActiveSequence",
+    "Completion",
+    "EndTokens",
+    "FinishReason",
+    "SequenceRequest",
+    "sampling_of",
+]
 
 FinishReason = Literal["eos", "length"]
 
@@ -57,6 +64,18 @@ class EndTokens:
 
     eos_id: int
     stop_ids: frozenset[int] = frozenset()
+
+
+def sampling_of(
+    active: Sequence[ActiveSequence], draft_tokens: Sequence[Sequence[int]]
+) -> Sampling:
+    """What the next tokens of a step are drawn with, in the order of its choices."""
+    drawn = [
+        sequence.draws(1 + len(drafted))
+        for sequence, drafted in zip(active, draft_tokens, strict=True)
+    ]
+    uniforms, temperatures, top_ps = np.concatenate(drawn).T
+    return Sampling(uniforms, temperatures, top_ps)
 
 
 class ActiveSequence:
@@ -147,14 +166,26 @@ class ActiveSequence:
             self.length += 1
         return len(self.ids) - num_before, reason
 
+    def draws(self, count: int) -> NDArray[np.float64]:
+        """What the next `count` tokens are drawn with: (count, 3) uniform, temperature, top_p."""
+        drawn = np.zeros((count, 3))
+        if self._uniforms is not None:
+            first = len(self.ids)
+            drawn[:, 0] = self._uniforms[first : first + count]
+            drawn[:, 1:] = self.request.temperature, self.request.top_p
+        return drawn
+
     def completion(self, reason: FinishReason) -> Completion:
         """The finished caption."""
         ids = self.ids[:-1] if self.ids[-1] == self._ends.eos_id else self.ids
         return Completion(self.request.key, tuple(ids), len(self.ids), reason)
 
     def _choose(self, result: StepResult, index: int) -> int:
-        if self._uniforms is None or result.logits is None:
+        if self._uniforms is None:
             return int(result.greedy_ids[index])
+        if result.sampled_ids is not None and result.sampled_ids[index] >= 0:
+            return int(result.sampled_ids[index])
+        assert result.logits is not None
         uniform = float(self._uniforms[len(self.ids)])
         request = self.request
         return sample_top_p(result.logits[index], uniform, request.temperature, request.top_p)

@@ -20,6 +20,7 @@ __all__ = [
     "Array",
     "DeviceArray",
     "Runtime",
+    "Sampling",
     "StepBatch",
     "StepResult",
     "StepRow",
@@ -92,6 +93,15 @@ class StepRow(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """What the next tokens of a step are drawn with, each (L,); see `generation.sampling`."""
+
+    uniforms: NDArray[np.float64]  # in [0, 1)
+    temperatures: NDArray[np.float64]  # 0: greedy
+    top_ps: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class StepBatch:
     """One ragged decoder call over the slots 0..B-1, in slot order.
 
@@ -107,6 +117,7 @@ class StepBatch:
     visual_tokens: Array  # (V, W) inserted visual tokens; V may be 0
     visual_index: NDArray[np.int64]  # (V,) their indices among the packed tokens
     logit_index: NDArray[np.int64]  # (L,) packed tokens whose next token is asked for; L >= 1
+    sampling: Sampling | None = None  # None: greedy, or drawn from the logits by the caller
 
     def __post_init__(self) -> None:
         tokens, rows = len(self.token_ids), len(self.query_lengths)
@@ -118,7 +129,9 @@ class StepBatch:
         assert len(self.logit_index) >= 1
 
     @classmethod
-    def from_rows(cls, rows: Iterable[StepRow], token_width: int) -> StepBatch:
+    def from_rows(
+        cls, rows: Iterable[StepRow], token_width: int, sampling: Sampling | None = None
+    ) -> StepBatch:
         """Pack `rows`, the first for slot 0. token_width: W, width of a visual token."""
         ids: list[int] = []
         query_lengths: list[int] = []
@@ -144,6 +157,7 @@ class StepBatch:
             visual_tokens=join_arrays(visual or [np.zeros((0, token_width), np.float32)]),
             visual_index=np.array(visual_index, np.int64),
             logit_index=np.array(logit_index, np.int64),
+            sampling=sampling,
         )
 
 
@@ -152,7 +166,10 @@ class StepResult:
     """The next token after each packed token of `StepBatch.logit_index`."""
 
     greedy_ids: NDArray[np.int64]  # (L,) most likely next token; in a tie the lowest id
-    logits: NDArray[np.float32] | None = field(default=None)  # (L, vocab) if asked for
+    #: (L, vocab) if asked for, unless all tokens were drawn by the backend.
+    logits: NDArray[np.float32] | None = field(default=None)
+    #: (L,) drawn as `StepBatch.sampling` says, -1 where the caller must draw; None: not drawn.
+    sampled_ids: NDArray[np.int64] | None = field(default=None)
 
 
 class Runtime(Protocol):
@@ -190,6 +207,9 @@ class Runtime(Protocol):
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """Run the decoder over `batch`, writing keys and values of its tokens into the slots.
+
+        A backend that draws tokens itself gives `sampled_ids` where `batch.sampling` says how, and
+        then logits only if it left some to the caller; the others give the logits.
 
         Row b's tokens are stored from position `past_lengths[b]` of slot b on and attend to the
         tokens before them in that slot. The result owns its arrays.

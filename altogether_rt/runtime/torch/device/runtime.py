@@ -10,11 +10,12 @@ from torch import Tensor
 
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder
-from altogether_rt.runtime.base import Array, StepBatch, StepResult
+from altogether_rt.runtime.base import Array, Sampling, StepBatch, StepResult
 from altogether_rt.runtime.torch.device.api import TorchDevice
 from altogether_rt.runtime.torch.device.arrays import ArrayContext, TorchArray
 from altogether_rt.runtime.torch.device.decode_graphs import DecodeGraphs
 from altogether_rt.runtime.torch.device.packed import PackedDecoder
+from altogether_rt.runtime.torch.device.sampling import UNDECIDED, sample
 from altogether_rt.runtime.torch.device.step_plan import DeviceStep, upload_step
 from altogether_rt.runtime.torch.kernels.choice import (
     MAX_KERNEL_TOKENS,
@@ -169,9 +170,25 @@ class DeviceTorchRuntime:
             else:
                 logits = self._ragged(batch)
                 greedy_ids = logits.argmax(dim=-1)
-            ids = device.download(greedy_ids, stream)
-            found = device.download(logits.float(), stream) if want_logits else None
-        return StepResult(ids.array(), None if found is None else found.array())
+            return self._brought_back(greedy_ids, logits, want_logits, batch.sampling)
+
+    def _brought_back(
+        self, greedy_ids: Tensor, logits: Tensor, want_logits: bool, sampling: Sampling | None
+    ) -> StepResult:
+        """What the host gets of a step: ids, and logits only where it asks or must draw."""
+        device, stream = self._device, self._decoding
+        if want_logits and sampling is not None:
+            drawn_with = device.upload(
+                np.stack([sampling.uniforms, sampling.temperatures, sampling.top_ps])
+            )
+            sampled = sample(logits, *drawn_with)
+            both = device.download(torch.stack([greedy_ids, sampled]), stream).array()
+            missing = bool((both[1] == UNDECIDED).any())
+            found = device.download(logits.float(), stream).array() if missing else None
+            return StepResult(both[0], found, both[1])
+        ids = device.download(greedy_ids, stream)
+        wanted = device.download(logits.float(), stream) if want_logits else None
+        return StepResult(ids.array(), None if wanted is None else wanted.array())
 
     def _decode(self, token_ids: Tensor, past: Tensor) -> Tensor:
         """One token for each of the first slots; sizes depend on their number alone."""

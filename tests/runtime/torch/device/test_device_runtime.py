@@ -12,17 +12,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.captioner import Captioner
 from altogether_rt.captions import CaptionRequest
+from altogether_rt.importing.bundle import checkpoint_folder
 from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess import PromptTokenizer
-from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.base import Runtime, Sampling, StepBatch, StepRow
 from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.decode_graphs import row_buckets
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.kernels.choice import PLAIN, choose_kernels
 from altogether_rt.runtime.torch.kernels.slots import CacheType, HeadLayout
 from altogether_rt.runtime.torch.runtime import TorchRuntime
+from altogether_rt.scenes.draw import render
+from altogether_rt.scenes.text import make_sample
 from altogether_rt.speculation.planner import Speculation
 from tests.runtime.rows import Row, run_step
 from tests.runtime.torch.device.fake_device import FakeDevice
@@ -151,6 +155,24 @@ def test_only_ids_come_back_from_a_step() -> None:
         assert (device.downloads, device.uploads - before) == (2, 1)
 
 
+@pytest.mark.parametrize("undecided", [False, True])
+def test_sampled_tokens_come_back_as_ids(undecided: bool) -> None:
+    """Logits come only if the device left a token to the host."""
+    one = np.ones(2)
+    sampling = Sampling(0.5 * one, one, 0.9 * one)
+    device = FakeDevice()
+    with device, open_on(device) as runtime:
+        visual = runtime.map(runtime.encode(pixels_of(2)))
+        rows = [StepRow([5], 0, each) for each in visual]
+        if undecided:
+            runtime._decoder._head[:] = float("nan")
+        result = runtime.step(StepBatch.from_rows(rows, 64, sampling), want_logits=True)
+        assert result.sampled_ids is not None
+        assert (result.sampled_ids == -1).all() == undecided
+        assert (result.logits is not None) == undecided
+        assert device.downloads == 1 + undecided
+
+
 def test_a_bucket_of_rows_is_captured_when_it_occurs_again() -> None:
     device = FakeDevice()
     with device:
@@ -182,6 +204,29 @@ def test_buckets_are_few() -> None:
     assert len(row_buckets(256)) == 16
     for rows in range(1, 257):
         assert next(size for size in row_buckets(256) if size >= rows) <= max(1.5 * rows, 1)
+
+
+@pytest.mark.slow
+def test_the_starter_writes_the_same_captions() -> None:
+    """Its checkpoint, by both backends, greedy and as it samples by default."""
+    samples = [make_sample(77, index, "test") for index in range(24)]
+    requests = [render(sample.scene) for sample in samples], [list(s.alts) for s in samples]
+    with checkpoint_folder(Path("starter"), lambda message: None) as folder:
+        checkpoint = Checkpoint.load(folder)
+        tokenizer = PromptTokenizer.of_captioner(checkpoint.tokenizer_path, checkpoint.config)
+        texts = []
+        for runtime in (
+            DeviceTorchRuntime(
+                checkpoint.captioner(), HostDevice(), num_slots=8, dtype=torch.float32
+            ),
+            TorchRuntime(checkpoint.captioner(), num_slots=8),
+        ):
+            parts = CaptionerParts(checkpoint.config, runtime, tokenizer, "0" * 12, None)
+            with Captioner(parts) as captioner:
+                for params in (captioner.params(), captioner.params(temperature=0)):
+                    texts.append([each.text for each in captioner.caption(*requests, params)])
+    assert texts[:2] == texts[2:]
+    assert texts[0] != texts[1]
 
 
 def test_without_a_gpu_the_plain_kernels_run() -> None:

@@ -23,7 +23,6 @@ from altogether_rt.captions import (
     CaptionParams,
     CaptionRequest,
     CaptionStyle,
-    EmbeddedImage,
     caption_params,
 )
 from altogether_rt.data.inputs import AltsLike, ImageLike, as_rgb, image_pairs
@@ -31,7 +30,7 @@ from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import Completion, Engine, EngineStats, SequenceRequest
 from altogether_rt.generation.requests import ListedRequests, RequestSource
 from altogether_rt.generation.sampling import row_seed
-from altogether_rt.generation.vision import VisionStage
+from altogether_rt.generation.vision import MappedImage, VisionStage
 from altogether_rt.opening import CaptionerParts, Dtype, ResolvedCaptioner, resolve_captioner
 from altogether_rt.preprocess import Preprocessor
 from altogether_rt.speculation.planner import DraftPlanner, Speculation
@@ -51,7 +50,7 @@ class _Held:
 
     alt_truncated: bool
     seed: int
-    embedded: EmbeddedImage
+    image: MappedImage
 
 
 class Captioner:
@@ -230,9 +229,9 @@ class Captioner:
                 continue
             for request, image in zip(batch, vision.run(batch), strict=True):
                 prompt = tokenizer.prompt(request.alts)
-                seed = row_seed(image.embedded.content, request.alts, params.seed)
+                seed = row_seed(image.content, request.alts, params.seed)
                 key = next(keys)
-                held[key] = _Held(prompt.alt_truncated, seed, image.embedded)
+                held[key] = _Held(prompt.alt_truncated, seed, image)
                 yield SequenceRequest(
                     key,
                     image.visual_tokens,
@@ -262,7 +261,7 @@ class Captioner:
             alt_truncated=held.alt_truncated,
             seed=held.seed,
             shortened=shortened,
-            embedded=held.embedded if keep_embedding else None,
+            embedded=held.image.embedded if keep_embedding else None,
         )
 
     def reset_speculation(self) -> None:

@@ -14,6 +14,7 @@ from altogether_rt.bench.timing import Timing, measure
 from altogether_rt.bench.vision_cost import encoder_cost
 from altogether_rt.captioner import Captioner
 from altogether_rt.generation.engine import STAGE_SECONDS, EngineStats
+from altogether_rt.runtime.base import stack_arrays
 from altogether_rt.runtime.batches import decode_batch, prefill_batch
 
 __all__ = ["STAGES", "StageResult", "StageRunner"]
@@ -99,7 +100,11 @@ class StageRunner:
         parts = admitted_parts(lengths, runtime.prefill_tokens)
         before = self.captioner.config.prompt.before_ids
         calls = [
-            prefill_batch(visual[part], self.inputs.prompts[part], before_ids=before)
+            prefill_batch(
+                stack_arrays([visual[row] for row in range(batch)[part]]),
+                self.inputs.prompts[part],
+                before_ids=before,
+            )
             for part in parts
         ]
         timing = self._measure(lambda: [runtime.step(call) for call in calls])

@@ -42,6 +42,10 @@ def captioner_notes(captioner: ResolvedCaptioner, source: Source) -> list[str]:
             f"{captioner.name} never reads alt-texts: its captions come from the images alone, and "
             "the alt-texts given stand in the rows only."
         )
+    if captioner.checkpoint is not None and captioner.checkpoint.slow_because is not None:
+        notes.append(
+            f"the GPU runs plain PyTorch, which is slower: {captioner.checkpoint.slow_because}."
+        )
     return notes
 
 

@@ -82,8 +82,8 @@ def record(reference: Runtime, samples: Samples) -> Recording:
     """Run the reference on `samples`: encode, map, one ragged prefill, then greedy decode steps."""
     rows = min(len(samples.prompt_ids), reference.num_slots)
     samples = samples.first(rows)
-    embeddings = reference.encode(samples.pixels)
-    visual_tokens = reference.map(embeddings)
+    embeddings = np.asarray(reference.encode(samples.pixels))
+    visual_tokens = np.asarray(reference.map(embeddings))
     batch = prefill_batch(
         samples.of_prompts(visual_tokens),
         samples.prompt_ids,
@@ -122,8 +122,8 @@ def continue_captions(reference: Runtime, recording: Recording, num_steps: int) 
 
 def compare(recording: Recording, candidate: Runtime) -> dict[str, Agreement]:
     """Run `candidate` on the recorded inputs; return its agreement with the reference by stage."""
-    embeddings = candidate.encode(recording.samples.pixels)
-    visual_tokens = candidate.map(recording.embeddings)
+    embeddings = np.asarray(candidate.encode(recording.samples.pixels))
+    visual_tokens = np.asarray(candidate.map(recording.embeddings))
     logits = [_logits(candidate, batch) for batch in recording.steps]
     width = visual_tokens.shape[-1]
     agreements = {

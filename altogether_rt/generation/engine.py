@@ -18,6 +18,7 @@ from altogether_rt.generation.sequence import (
     Completion,
     EndTokens,
     SequenceRequest,
+    sampling_of,
 )
 from altogether_rt.runtime.base import Runtime, StepBatch, StepResult
 from altogether_rt.speculation.drafter import Draft
@@ -140,11 +141,13 @@ class Engine:
         drafts, draft_tokens = self._draft(active)
         start_s = self._clock()
         any_prefill = not all(sequence.prefilled for sequence in active)
+        want_logits = any(sequence.sampled for sequence in active)
         batch = StepBatch.from_rows(
-            map(ActiveSequence.step_row, active, draft_tokens), self._runtime.token_width
+            map(ActiveSequence.step_row, active, draft_tokens),
+            self._runtime.token_width,
+            sampling_of(active, draft_tokens) if want_logits else None,
         )
         step_start_s = time.perf_counter()
-        want_logits = any(sequence.sampled for sequence in active)
         result = self._runtime.step(batch, want_logits=want_logits)
         self.stats.decoder_s += time.perf_counter() - step_start_s
         finished = self._accept(active, drafts, draft_tokens, result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,11 @@ from altogether_rt.captions import FinishReason
 from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.generation.loops import without_loop
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
-from altogether_rt.runtime.base import StepResult, StepRow
+from altogether_rt.runtime.base import Array, Sampling, StepResult, StepRow
 from altogether_rt.speculation.drafter import Draft
 from altogether_rt.speculation.planner import DraftPlanner, LearningDrafter
 
-__all__ = ["ActiveSequence", "Completion", "EndTokens", "SequenceRequest"]
+__all__ = ["ActiveSequence", "Completion", "EndTokens", "SequenceRequest", "sampling_of"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class SequenceRequest:
     """One caption to generate."""
 
     key: int  # returned with the completion
-    visual_tokens: NDArray[np.float32]  # (P, W)
+    visual_tokens: Array  # (P, W)
     prompt_ids: Sequence[int]  # after the visual tokens
     max_new_tokens: int
     seed: int = 0
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0
     alt_ids: Sequence[int] = ()  # the alt-text, which the caption may copy: for drafting
-    embedding: NDArray[np.float32] | None = None  # (E,) of the image: for drafting
+    embedding: Callable[[], NDArray[np.float32]] | None = None  # (E,) of the image: for drafting
     before_ids: Sequence[int] = ()  # before the visual tokens
     loop_repeats: int = 0  # as in `GenerationConfig`
 
@@ -57,6 +57,18 @@ class EndTokens:
 
     eos_id: int
     stop_ids: frozenset[int] = frozenset()
+
+
+def sampling_of(
+    active: Sequence[ActiveSequence], draft_tokens: Sequence[Sequence[int]]
+) -> Sampling:
+    """What the next tokens of a step are drawn with, in the order of its choices."""
+    drawn = [
+        sequence.draws(1 + len(drafted))
+        for sequence, drafted in zip(active, draft_tokens, strict=True)
+    ]
+    uniforms, temperatures, top_ps = np.concatenate(drawn).T
+    return Sampling(uniforms, temperatures, top_ps)
 
 
 class ActiveSequence:
@@ -107,7 +119,10 @@ class ActiveSequence:
         tokens. token_cost: see `Drafter.propose`.
         """
         if self._drafter is None:
-            self._drafter = LearningDrafter(planner, self.request.alt_ids, self.request.embedding)
+            embedding = self.request.embedding
+            self._drafter = LearningDrafter(
+                planner, self.request.alt_ids, None if embedding is None else embedding()
+            )
         num_left = self.request.max_new_tokens - len(self.ids)
         max_tokens = min(MAX_DRAFT_TOKENS, num_left - 1, max_chunk - self.num_pending)
         return self._drafter.propose(self.ids, max(max_tokens, 0), token_cost)
@@ -144,6 +159,15 @@ class ActiveSequence:
             self.length += 1
         return len(self.ids) - num_before, reason
 
+    def draws(self, count: int) -> NDArray[np.float64]:
+        """What the next `count` tokens are drawn with: (count, 3) uniform, temperature, top_p."""
+        drawn = np.zeros((count, 3))
+        if self._uniforms is not None:
+            first = len(self.ids)
+            drawn[:, 0] = self._uniforms[first : first + count]
+            drawn[:, 1:] = self.request.temperature, self.request.top_p
+        return drawn
+
     def completion(self, reason: FinishReason) -> Completion:
         """The finished caption."""
         ids = self.ids[:-1] if self.ids[-1] == self._ends.eos_id else self.ids
@@ -152,8 +176,11 @@ class ActiveSequence:
         return Completion(self.request.key, tuple(ids), len(self.ids), reason)
 
     def _choose(self, result: StepResult, index: int) -> int:
-        if self._uniforms is None or result.logits is None:
+        if self._uniforms is None:
             return int(result.greedy_ids[index])
+        if result.sampled_ids is not None and result.sampled_ids[index] >= 0:
+            return int(result.sampled_ids[index])
+        assert result.logits is not None
         uniform = float(self._uniforms[len(self.ids)])
         request = self.request
         return sample_top_p(result.logits[index], uniform, request.temperature, request.top_p)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from altogether_rt.captions import CaptionRequest, EmbeddedImage
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.generation.requests import Recent
-from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.base import Array, Runtime, stack_arrays
 
 __all__ = ["MappedImage", "VisionStage"]
 
@@ -26,13 +26,18 @@ _BYTES_REMEMBERED = 16 << 20
 class MappedImage:
     """What the decoder reads of an image, and what it was made from."""
 
-    visual_tokens: NDArray[np.float32]  # (P, W)
-    embedded: EmbeddedImage
+    visual_tokens: Array  # (P, W)
+    content: bytes  # hash of its pixels
+    embedding: Array  # (E,) or (patches, E)
 
     @property
+    def embedded(self) -> EmbeddedImage:
+        """The embedding as an array of this process; waits for the device that it is on."""
+        return EmbeddedImage(self.content, np.asarray(self.embedding))
+
     def pooled(self) -> NDArray[np.float32]:
         """One vector of the image, (E,): its embedding, or the mean of its patch tokens."""
-        embedding = self.embedded.embedding
+        embedding = np.asarray(self.embedding)
         if embedding.ndim == 1:
             return embedding
         mean: NDArray[np.float32] = embedding.mean(axis=0)
@@ -50,26 +55,23 @@ class VisionStage:
         self._runtime = runtime
         self._stats = stats
         max_remembered = max(1, _BYTES_REMEMBERED // embedding_bytes)
-        self._recent = Recent[bytes, NDArray[np.float32]](max_remembered)
+        self._recent = Recent[bytes, Array](max_remembered)
 
     def run(self, batch: Sequence[CaptionRequest]) -> list[MappedImage]:
         """The images of `batch`, in order; identical ones are computed once."""
         contents = [request.content_hash() for request in batch]
         embeddings = self._encode(batch, contents)
         start_s = time.perf_counter()
-        mapped = self._runtime.map(np.stack(list(embeddings.values())))
+        mapped = self._runtime.map(stack_arrays(list(embeddings.values())))
         self._stats.map_s += time.perf_counter() - start_s
         tokens = dict(zip(embeddings, mapped, strict=True))
-        return [
-            MappedImage(tokens[content], EmbeddedImage(content, embeddings[content]))
-            for content in contents
-        ]
+        return [MappedImage(tokens[content], content, embeddings[content]) for content in contents]
 
     def _encode(
         self, batch: Sequence[CaptionRequest], contents: Sequence[bytes]
-    ) -> dict[bytes, NDArray[np.float32]]:
+    ) -> dict[bytes, Array]:
         """Embeddings of a batch by content hash."""
-        found: dict[bytes, NDArray[np.float32]] = {}
+        found: dict[bytes, Array] = {}
         missing: dict[bytes, NDArray[np.uint8]] = {}
         for request, content in zip(batch, contents, strict=True):
             known = self._recent.get(content)
@@ -84,6 +86,9 @@ class VisionStage:
             encoded = self._runtime.encode(np.stack(list(missing.values())))
             self._stats.encode_s += time.perf_counter() - start_s
             for content, embedding in zip(missing, encoded, strict=True):
-                found[content] = embedding.copy()  # not a view, which would hold the batch
+                # Not a view, which would hold the batch.
+                found[content] = (
+                    embedding.copy() if isinstance(embedding, np.ndarray) else embedding
+                )
                 self._recent.put(content, found[content])
         return found

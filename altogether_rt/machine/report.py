@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from altogether_rt.machine.device import (
 )
 from altogether_rt.machine.gpu import GpuReport, find_gpus
 from altogether_rt.machine.limits import MachineLimits
+from altogether_rt.machine.torch_gpu import kernels_problem, torch_problem
 
 __all__ = [
     "Ability",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _DISTRIBUTION = "altogether-rt"
+_WITH_TORCH, _WITH_ONNX = "caption on a GPU with PyTorch", "caption on a GPU with ONNX Runtime"
 _FAST_INT8 = {"AVX-VNNI", "AVX512-VNNI", "AMX-INT8", "ARM dot product", "ARM I8MM"}
 
 
@@ -73,6 +75,7 @@ class Machine:
     packages: dict[str, str]  # relevant installed packages and their versions
     providers: tuple[str, ...]  # of the installed onnxruntime
     abilities: tuple[Ability, ...] = field(default=())
+    on_gpu: str = ""  # a sentence: what `--device cuda` runs here, and why
 
 
 def examine(limits: MachineLimits) -> Machine:
@@ -81,6 +84,7 @@ def examine(limits: MachineLimits) -> Machine:
     names = {name for extra in ("cpu", "gpu", "tensorrt", "train", "export", "heic")
              for name, _ in _requirements(extra)} | {"tensorrt"}  # fmt: skip
     versions = {name: installed_version(name) for name in sorted(names)}
+    abilities = tuple(_abilities(gpu))
     return Machine(
         python=platform.python_version(),
         processor=read_processor(limits.cores),
@@ -88,17 +92,40 @@ def examine(limits: MachineLimits) -> Machine:
         gpu=gpu,
         packages={name: version for name, version in versions.items() if version is not None},
         providers=onnxruntime_providers(),
-        abilities=tuple(_abilities(gpu)),
+        abilities=abilities,
+        on_gpu=_on_gpu(gpu, {ability.name: ability for ability in abilities}),
     )
+
+
+def _on_gpu(gpu: GpuReport, abilities: Mapping[str, Ability]) -> str:
+    """What `--device cuda` runs, the fastest first, and why."""
+    if gpu.problem is not None:
+        return f"--device cuda cannot be used: {gpu.problem}."
+    if abilities[_WITH_TORCH].ready:
+        problem = kernels_problem(gpu.gpus[0].sm)
+        if problem is None:
+            return (
+                "--device cuda captions fastest with a checkpoint: PyTorch in float16, with "
+                "kernels in Triton that read each caption's own length."
+            )
+        return f"--device cuda captions with a checkpoint in plain PyTorch, slower: {problem}."
+    missing = "; ".join(abilities[_WITH_TORCH].missing)
+    if abilities[_WITH_ONNX].ready:
+        return (
+            "--device cuda captions with bundles for cuda, with ONNX Runtime; a checkpoint with "
+            f"PyTorch would be faster: {missing}."
+        )
+    return f"--device cuda cannot be used yet: {missing}."
 
 
 def _abilities(gpu: GpuReport) -> Iterator[Ability]:
     yield _starter()
     yield _from_packages("caption on the processor", "cpu", _missing_for_cpu())
     no_gpu = [] if gpu.problem is None else [gpu.problem]
-    yield _from_packages(
-        "caption on a GPU with ONNX Runtime", "gpu", [*no_gpu, *_missing_for_cuda()]
-    )
+    yield _from_packages(_WITH_ONNX, "gpu", [*no_gpu, *_missing_for_cuda()])
+    no_torch = torch_problem()
+    without = missing_packages("train") or ([] if no_torch is None else [no_torch])
+    yield _from_packages(_WITH_TORCH, "train", [*no_gpu, *without])
     packages = [
         line
         for line in missing_packages("tensorrt")

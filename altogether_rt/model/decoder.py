@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from altogether_rt.config import DecoderConfig
 
-__all__ = ["Decoder", "DecoderLayer", "KVCache"]
+__all__ = ["Decoder", "DecoderLayer", "KVCache", "activate"]
 
 INIT_STD = 0.02  # of OPT and GPT-2
 
@@ -122,9 +122,9 @@ class DecoderLayer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
-            hidden = _activate(self.fc1(x), self.activation)
+            hidden = activate(self.fc1(x), self.activation)
         else:
-            hidden = _activate(self.gate(x), self.activation) * self.fc1(x)
+            hidden = activate(self.gate(x), self.activation) * self.fc1(x)
         out: Tensor = self.fc2(hidden)
         return out
 
@@ -237,7 +237,8 @@ def _norm(config: DecoderConfig) -> nn.Module:
     return nn.LayerNorm(config.width, eps=config.norm_eps)
 
 
-def _activate(x: Tensor, name: str) -> Tensor:
+def activate(x: Tensor, name: str) -> Tensor:
+    """The feed-forward activation `DecoderConfig.activation`, of each element."""
     if name == "gelu_tanh":
         return F.gelu(x, approximate="tanh")
     if name == "gelu":

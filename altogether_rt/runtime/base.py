@@ -8,17 +8,78 @@ freed by no longer using it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PREFILL_TOKENS", "Runtime", "StepBatch", "StepResult", "StepRow"]
+__all__ = [
+    "PREFILL_TOKENS",
+    "Array",
+    "DeviceArray",
+    "Runtime",
+    "Sampling",
+    "StepBatch",
+    "StepResult",
+    "StepRow",
+    "join_arrays",
+    "stack_arrays",
+]
 
 #: Prompt tokens per step, unless more is known about a device.
 PREFILL_TOKENS = 2048
+
+
+class DeviceArray(Protocol):
+    """An array that a backend keeps on its device, and need not have computed yet.
+
+    `np.asarray` waits for it and copies it to the host. Everything else only passes it on.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[DeviceArray]: ...
+
+    def __getitem__(self, index: int) -> DeviceArray:
+        """One row, without its first dimension."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.float32]: ...
+
+    def join(self, parts: Sequence[Array]) -> DeviceArray:
+        """`parts` one after another along the first dimension, on this array's device."""
+
+    def stack(self, rows: Sequence[Array]) -> DeviceArray:
+        """`rows`, which have one shape, as one array, on this array's device."""
+
+
+#: What encoder and mapper give: an array, or a handle of one.
+Array: TypeAlias = NDArray[np.float32] | DeviceArray
+
+
+def join_arrays(parts: Sequence[Array]) -> Array:
+    """Arrays along their first dimension; on a device, if one of them is there."""
+    if (held := _held_on_device(parts)) is not None:
+        return held.join(parts)
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def stack_arrays(rows: Sequence[Array]) -> Array:
+    """Arrays of one shape as one array; on a device, if one of them is there."""
+    if (held := _held_on_device(rows)) is not None:
+        return held.stack(rows)
+    return np.stack([np.asarray(row) for row in rows])
+
+
+def _held_on_device(arrays: Sequence[Array]) -> DeviceArray | None:
+    return next((array for array in arrays if not isinstance(array, np.ndarray)), None)
 
 
 class StepRow(NamedTuple):
@@ -26,9 +87,18 @@ class StepRow(NamedTuple):
 
     token_ids: Sequence[int]  # after the visual tokens, if it brings some
     past_length: int = 0  # tokens already in its slot
-    visual_tokens: NDArray[np.float32] | None = None  # (P, W)
+    visual_tokens: Array | None = None  # (P, W)
     num_choices: int = 1  # next tokens to choose: after each of the row's last `num_choices` tokens
     before_ids: Sequence[int] = ()  # before the visual tokens
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What the next tokens of a step are drawn with, each (L,); see `generation.sampling`."""
+
+    uniforms: NDArray[np.float64]  # in [0, 1)
+    temperatures: NDArray[np.float64]  # 0: greedy
+    top_ps: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -44,9 +114,10 @@ class StepBatch:
     token_ids: NDArray[np.int64]  # (T,) packed; the id at a visual token's index is ignored
     query_lengths: NDArray[np.int32]  # (B,) tokens of each row in this call; sum is T >= 1
     past_lengths: NDArray[np.int32]  # (B,) tokens already in each row's slot
-    visual_tokens: NDArray[np.float32]  # (V, W) inserted visual tokens; V may be 0
+    visual_tokens: Array  # (V, W) inserted visual tokens; V may be 0
     visual_index: NDArray[np.int64]  # (V,) their indices among the packed tokens
     logit_index: NDArray[np.int64]  # (L,) packed tokens whose next token is asked for; L >= 1
+    sampling: Sampling | None = None  # None: greedy, or drawn from the logits by the caller
 
     def __post_init__(self) -> None:
         tokens, rows = len(self.token_ids), len(self.query_lengths)
@@ -58,12 +129,14 @@ class StepBatch:
         assert len(self.logit_index) >= 1
 
     @classmethod
-    def from_rows(cls, rows: Iterable[StepRow], token_width: int) -> StepBatch:
+    def from_rows(
+        cls, rows: Iterable[StepRow], token_width: int, sampling: Sampling | None = None
+    ) -> StepBatch:
         """Pack `rows`, the first for slot 0. token_width: W, width of a visual token."""
         ids: list[int] = []
         query_lengths: list[int] = []
         past_lengths: list[int] = []
-        visual = [np.zeros((0, token_width), np.float32)]
+        visual: list[Array] = []
         visual_index: list[int] = []
         logit_index: list[int] = []
         for token_ids, past_length, visual_tokens, num_choices, before_ids in rows:
@@ -81,9 +154,10 @@ class StepBatch:
             token_ids=np.array(ids, np.int64),
             query_lengths=np.array(query_lengths, np.int32),
             past_lengths=np.array(past_lengths, np.int32),
-            visual_tokens=np.concatenate(visual),
+            visual_tokens=join_arrays(visual or [np.zeros((0, token_width), np.float32)]),
             visual_index=np.array(visual_index, np.int64),
             logit_index=np.array(logit_index, np.int64),
+            sampling=sampling,
         )
 
 
@@ -92,7 +166,10 @@ class StepResult:
     """The next token after each packed token of `StepBatch.logit_index`."""
 
     greedy_ids: NDArray[np.int64]  # (L,) most likely next token; in a tie the lowest id
-    logits: NDArray[np.float32] | None = field(default=None)  # (L, vocab) if asked for
+    #: (L, vocab) if asked for, unless all tokens were drawn by the backend.
+    logits: NDArray[np.float32] | None = field(default=None)
+    #: (L,) drawn as `StepBatch.sampling` says, -1 where the caller must draw; None: not drawn.
+    sampled_ids: NDArray[np.int64] | None = field(default=None)
 
 
 class Runtime(Protocol):
@@ -122,14 +199,17 @@ class Runtime(Protocol):
     def device(self) -> str:
         """The device it actually runs on, as `--device` names it: `cpu`, `cuda:0`."""
 
-    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def encode(self, pixels: NDArray[np.uint8]) -> Array:
         """Pixels (N, H, W, 3) to embeddings (N, E), or (N, patches, E); N >= 1."""
 
-    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    def map(self, embeddings: Array) -> Array:
         """Embeddings, as `encode` gives them, to visual tokens (N, P, W); N >= 1."""
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """Run the decoder over `batch`, writing keys and values of its tokens into the slots.
+
+        A backend that draws tokens itself gives `sampled_ids` where `batch.sampling` says how, and
+        then logits only if it left some to the caller; the others give the logits.
 
         Row b's tokens are stored from position `past_lengths[b]` of slot b on and attend to the
         tokens before them in that slot. The result owns its arrays.

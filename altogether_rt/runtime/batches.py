@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from altogether_rt.runtime.base import StepBatch, StepRow
+from altogether_rt.runtime.base import Array, StepBatch, StepRow
 
 __all__ = ["decode_batch", "prefill_batch"]
 
 
 def prefill_batch(
-    visual_tokens: NDArray[np.float32],
+    visual_tokens: Array,
     prompts: Sequence[Sequence[int]],
     *,
     after_each_token: bool = False,

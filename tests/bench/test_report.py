@@ -33,7 +33,7 @@ from altogether_rt.config import (
 from altogether_rt.machine.report import Processor
 from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess import PromptTokenizer
-from altogether_rt.runtime.base import Runtime, StepBatch, StepResult
+from altogether_rt.runtime.base import Array, Runtime, StepBatch, StepResult
 
 pytestmark = pytest.mark.lean
 
@@ -70,7 +70,7 @@ class StandIn:
         assert pixels.std() > 0, "a blank image"
         return np.ones((len(pixels), 4), np.float32)
 
-    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    def map(self, embeddings: Array) -> NDArray[np.float32]:
         return np.ones((len(embeddings), 2, 8), np.float32)
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.base import Array, StepBatch, StepResult
 
 VOCAB = 50
 EOS = 2
@@ -33,7 +33,8 @@ class FakeRuntime:
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return pixels.reshape(len(pixels), -1)[:, :4].astype(np.float32)
 
-    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    def map(self, embeddings: Array) -> NDArray[np.float32]:
+        embeddings = np.asarray(embeddings)
         shape = (len(embeddings), 3, self.token_width)
         return np.repeat(embeddings.sum(axis=1), 3 * self.token_width).reshape(shape)
 
@@ -43,7 +44,7 @@ class FakeRuntime:
         assert batch.query_lengths.min() > 0, "an idle row was computed"
         self.batch_sizes.append(rows)
         tokens = batch.token_ids.copy()
-        tokens[batch.visual_index] = 1000 + batch.visual_tokens[:, 0].astype(np.int64)
+        tokens[batch.visual_index] = 1000 + np.asarray(batch.visual_tokens)[:, 0].astype(np.int64)
         ends = np.cumsum(batch.query_lengths)
         before = {}  # index in the batch -> all tokens of its slot up to there
         for slot in range(rows):

@@ -17,6 +17,7 @@ from altogether_rt.cli.main import app
 from altogether_rt.errors import BundleError
 from altogether_rt.machine import device as device_module
 from altogether_rt.machine import report as machine_module
+from altogether_rt.machine import torch_gpu
 from altogether_rt.machine.gpu import find_gpus
 from altogether_rt.machine.limits import MachineLimits, read_limits
 from altogether_rt.machine.report import examine, missing_packages, read_processor
@@ -59,7 +60,7 @@ def pretend(
         report = find_gpus(load)
     monkeypatch.setattr(machine_module, "find_gpus", lambda: report)
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: DECLARED)
-    for module in (machine_module, device_module):
+    for module in (machine_module, device_module, torch_gpu):
         monkeypatch.setattr(module, "installed_version", versions.get)
         monkeypatch.setattr(module, "has_module", lambda name: name in _modules(versions))
     providers = ("cpu", "cuda") if "onnxruntime-gpu" in versions else ("cpu",)
@@ -144,6 +145,30 @@ def test_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Fake 1, compute capability 12.1, 25.8 GB" in text
     assert "ready    caption on a GPU with TensorRT" in text
     assert "missing  caption on the processor: onnxruntime-gpu 1.31.1" in text
+
+
+def test_what_runs_on_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = {**ALL, "torch": "2.13.0"}
+    pretend(monkeypatch, built, driver=False)
+    assert "--device cuda cannot be used: there is no NVIDIA driver" in doctor().stdout
+    pretend(monkeypatch, ALL, 90)
+    assert "PyTorch 2.13.0+cpu is a build for processors: run pip" in doctor().stdout
+    assert not abilities(doctor("--json"))["caption on a GPU with PyTorch"][0]
+    for sm, modules, path, sentence in (
+        (90, {"triton"}, "/bin", "fastest with a checkpoint: PyTorch in float16"),
+        (90, {"triton"}, "", "in plain PyTorch, slower: Triton needs a C compiler"),
+        (90, set(), "/bin", "in plain PyTorch, slower: Triton is not installed"),
+        (75, {"triton"}, "/bin", "need compute capability 8.0, and this GPU has 7.5."),
+    ):
+        pretend(monkeypatch, built, sm)
+        monkeypatch.setattr(torch_gpu, "has_module", modules.__contains__)
+        monkeypatch.setattr("shutil.which", lambda name, path=path: path or None)
+        monkeypatch.delenv("CC", raising=False)
+        assert sentence in json.loads(doctor("--json").stdout)["on_gpu"]
+    without = {name: version for name, version in ALL.items() if name != "onnxruntime"}
+    pretend(monkeypatch, {**without, "onnxruntime-gpu": "1.31.1", "cuda-python": "13.1"}, 90)
+    said = json.loads(doctor("--json").stdout)["on_gpu"]
+    assert "with bundles for cuda, with ONNX Runtime" in said
 
 
 def test_either_tensorrt_will_do(monkeypatch: pytest.MonkeyPatch) -> None:

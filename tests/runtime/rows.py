@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.runtime.base import Runtime, StepBatch, StepRow
+from altogether_rt.runtime.base import Array, Runtime, StepBatch, StepRow
 
 __all__ = ["Brought", "Row", "run_step", "speak"]
 
 #: A row, its tokens for a step, and its visual tokens if it has any.
-Brought: TypeAlias = "tuple[Row, Sequence[int], NDArray[np.float32] | None]"
+Brought: TypeAlias = "tuple[Row, Sequence[int], Array | None]"
 
 
 @dataclass
@@ -24,9 +24,7 @@ class Row:
 
     past: int = 0
 
-    def bring(
-        self, token_ids: Sequence[int], visual_tokens: NDArray[np.float32] | None = None
-    ) -> Brought:
+    def bring(self, token_ids: Sequence[int], visual_tokens: Array | None = None) -> Brought:
         """Tokens for the next step, behind visual tokens if there are any."""
         return self, token_ids, visual_tokens
 

@@ -32,8 +32,12 @@ def test_rows_of_every_kind_in_one_call() -> None:
         "visual_index": [3, 4, 5],
         "logit_index": [0, 1, 2, 7, 8],
     }
-    assert batch.visual_tokens.tolist() == VISUAL[1].tolist()
-    types = [batch.token_ids.dtype, batch.query_lengths.dtype, batch.visual_tokens.dtype]
+    assert np.asarray(batch.visual_tokens).tolist() == VISUAL[1].tolist()
+    types = [
+        batch.token_ids.dtype,
+        batch.query_lengths.dtype,
+        np.asarray(batch.visual_tokens).dtype,
+    ]
     assert types == [np.int64, np.int32, np.float32]
 
 
@@ -49,7 +53,7 @@ def test_prompts(after_each_token: bool, logit_index: list[int]) -> None:
         "visual_index": [0, 1, 2, 4, 5, 6],
         "logit_index": logit_index,
     }
-    assert batch.visual_tokens.tolist() == VISUAL.reshape(6, 2).tolist()
+    assert np.asarray(batch.visual_tokens).tolist() == VISUAL.reshape(6, 2).tolist()
 
 
 def test_one_more_token_for_each_row() -> None:

@@ -33,6 +33,7 @@ def doctor_command(
         output.show(f"missing  {ability.name}: {'; '.join(ability.missing)}.")
         if ability.advice:
             output.show(f"         -> {ability.advice}")
+    output.show(machine.on_gpu)
 
 
 def _facts(machine: Machine) -> Iterator[tuple[str, str]]:

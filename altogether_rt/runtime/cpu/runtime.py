@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError
-from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.base import Array, StepBatch, StepResult
 from altogether_rt.runtime.cpu.call_sizes import (
     embeddings_per_call,
     images_per_call,
@@ -108,9 +108,11 @@ class OnnxRuntime:
         """Pixels (N, H, W, 3) to embeddings (N, E)."""
         return _in_parts(self._encoder, "pixels", pixels, self._images_per_call)
 
-    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    def map(self, embeddings: Array) -> NDArray[np.float32]:
         """Embeddings (N, E) to visual tokens (N, P, W)."""
-        return _in_parts(self._mapper, "embeddings", embeddings, self._embeddings_per_call)
+        return _in_parts(
+            self._mapper, "embeddings", np.asarray(embeddings), self._embeddings_per_call
+        )
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """One ragged decoder call; see `Runtime.step`."""
@@ -120,7 +122,7 @@ class OnnxRuntime:
         inputs: dict[str, NDArray[Any]] = {
             "token_ids": batch.token_ids,
             "positions": packing.positions,
-            "visual_tokens": batch.visual_tokens,
+            "visual_tokens": np.asarray(batch.visual_tokens),
             "visual_index": batch.visual_index,
             "query_lengths": batch.query_lengths,
             "past_lengths": batch.past_lengths,

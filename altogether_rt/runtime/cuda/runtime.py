@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import GRAPH_NAMES
-from altogether_rt.runtime.base import PREFILL_TOKENS, StepBatch, StepResult
+from altogether_rt.runtime.base import PREFILL_TOKENS, Array, StepBatch, StepResult
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.decoder import DeviceDecoder, decoder_sizes
 from altogether_rt.runtime.cuda.graph import DeviceGraph
@@ -145,9 +145,9 @@ class DeviceRuntime:
         """Pixels (N, H, W, 3) to embeddings (N, E)."""
         return self._vision["encoder"].run(pixels)
 
-    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    def map(self, embeddings: Array) -> NDArray[np.float32]:
         """Embeddings (N, E) to visual tokens (N, P, W)."""
-        return self._vision["mapper"].run(embeddings)
+        return self._vision["mapper"].run(np.asarray(embeddings))
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """One ragged decoder call; see `Runtime.step`."""

@@ -38,7 +38,7 @@ def padded_inputs(
     if len(batch.visual_index):
         here = (batch.visual_index >= start) & (batch.visual_index < end)
         num_visual = int(here.sum())
-        visual[:num_visual] = batch.visual_tokens[here]
+        visual[:num_visual] = np.asarray(batch.visual_tokens)[here]
         visual_index[:num_visual] = batch.visual_index[here] - start
 
     pad_index = np.zeros((bucket.rows, bucket.chunk), np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,17 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError
 from altogether_rt.machine import gpu
 from altogether_rt.machine.device import find_gpu, parse_device
+from altogether_rt.machine.torch_gpu import kernels_problem
+from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.torch.device.api import CudaDevice, TorchDevice
+from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
+from altogether_rt.runtime.torch.kernels.choice import kernel_failure
+from altogether_rt.runtime.torch.kernels.slots import HeadLayout
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 
 __all__ = ["ResolvedCheckpoint", "resolve_checkpoint"]
 
+_LOG = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -34,10 +42,12 @@ class ResolvedCheckpoint:
     dtype: str  # of mapper and decoder
     stamps: FileStamps  # of the files that `identity` is of
     allow_download: bool = False
+    slow_because: str | None = None  # why a GPU is given plain PyTorch, without Triton's kernels
 
-    def open(self, *, threads: int | None = None, num_slots: int = 16) -> TorchRuntime:
+    def open(self, *, threads: int | None = None, num_slots: int = 16) -> Runtime:
         """Read the weights. threads: of PyTorch's kernels.
 
+        On a GPU whose kernels compile here it is `DeviceTorchRuntime`, otherwise `TorchRuntime`.
         Raises AltogetherError if a file was changed since it was resolved.
         """
         if threads is not None:
@@ -46,12 +56,19 @@ class ResolvedCheckpoint:
         checkpoint = Checkpoint.load(self.folder, allow_download=self.allow_download)
         captioner = checkpoint.captioner()
         self.stamps.check()  # what was loaded is what was hashed
-        return TorchRuntime(
-            captioner,
-            num_slots=num_slots,
-            device=self.torch_device,
-            dtype=_DTYPES[self.dtype],
-        )
+        dtype = _DTYPES[self.dtype]
+        if self.torch_device != "cpu" and self.slow_because is None:
+            device = _cuda_device(self.torch_device)
+            heads = HeadLayout.of(self.config.decoder)
+            failure = kernel_failure(device.torch_device, dtype, heads)
+            if failure is None:
+                return DeviceTorchRuntime(captioner, device, num_slots=num_slots, dtype=dtype)
+            _LOG.warning("plain PyTorch runs, which is slower: %s", failure)
+        return TorchRuntime(captioner, num_slots=num_slots, device=self.torch_device, dtype=dtype)
+
+
+def _cuda_device(torch_device: str) -> TorchDevice:
+    return CudaDevice(torch.device(torch_device).index or 0)
 
 
 def resolve_checkpoint(
@@ -79,7 +96,13 @@ def resolve_checkpoint(
         dtype=chosen,
         stamps=stamps,
         allow_download=allow_download,
+        slow_because=None if where == "cpu" else kernels_problem(_sm(where)),
     )
+
+
+def _sm(torch_device: str) -> int:
+    """Compute capability of a GPU that was found."""
+    return find_gpu(parse_device(torch_device)).sm
 
 
 def _torch_device(device: str) -> str:

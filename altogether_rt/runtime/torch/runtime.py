@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.decoder import KVCache
-from altogether_rt.runtime.base import PREFILL_TOKENS, StepBatch, StepResult
+from altogether_rt.runtime.base import PREFILL_TOKENS, Array, StepBatch, StepResult
 from altogether_rt.runtime.packing import pack_indices
 from altogether_rt.runtime.torch.decode import DecodeStep
 
@@ -94,10 +94,10 @@ class TorchRuntime:
             return _to_numpy(self._model.encode(self._tensor(pixels)))
 
     @torch.inference_mode()
-    def map(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    def map(self, embeddings: Array) -> NDArray[np.float32]:
         """Embeddings (N, E) to visual tokens (N, P, W)."""
         dtype = self._model.decoder.embed.weight.dtype
-        return _to_numpy(self._model.visual_tokens(self._tensor(embeddings).to(dtype)))
+        return _to_numpy(self._model.visual_tokens(self._tensor(np.asarray(embeddings)).to(dtype)))
 
     @torch.inference_mode()
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
@@ -109,7 +109,7 @@ class TorchRuntime:
         decoder = self._model.decoder
         packing = pack_indices(batch.query_lengths, batch.past_lengths)
         packed = decoder.embed(self._tensor(batch.token_ids))  # (T, W)
-        visual_tokens = self._tensor(batch.visual_tokens).to(packed.dtype)
+        visual_tokens = self._tensor(np.asarray(batch.visual_tokens)).to(packed.dtype)
         packed[self._tensor(batch.visual_index)] = visual_tokens
         padded = packed[self._tensor(packing.pad_index)]  # (B, S, W)
         lengths = self._tensor(batch.query_lengths), self._tensor(batch.past_lengths)

@@ -73,7 +73,8 @@ def open_fake(bundle: Bundle, cuda: FakeCuda, num_slots: int = SLOTS) -> DeviceR
 def visual_tokens(runtime: Runtime, rows: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(3)
     size = 64
-    return runtime.map(runtime.encode(rng.integers(0, 256, (rows, size, size, 3), np.uint8)))
+    pixels = rng.integers(0, 256, (rows, size, size, 3), np.uint8)
+    return np.asarray(runtime.map(runtime.encode(pixels)))
 
 
 def history(runtime: Runtime, want_logits: bool = True) -> list[NDArray[np.float32]]:

@@ -14,7 +14,9 @@ from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.captioner import Captioner
 from altogether_rt.cli.main import app
 from altogether_rt.errors import AltogetherError, MissingDependencyError
+from altogether_rt.machine import torch_gpu
 from altogether_rt.runtime.torch import open as torch_open
+from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.open import resolve_checkpoint
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.machine.fake_driver import pretend_gpus
@@ -126,6 +128,34 @@ def test_devices_that_a_checkpoint_does_not_run_on(
     assert torch_open._torch_device("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert torch_open._torch_device("auto") == "cuda:0"
+
+
+def test_a_gpu_is_given_the_kernels_or_plain_pytorch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The CPU stands in for the GPU; which runtime it is given is what counts."""
+
+    def opened(failure: str | None) -> str:
+        monkeypatch.setattr(torch_open, "kernel_failure", lambda *_: failure)
+        resolved = resolve_checkpoint(folder, device="cuda", dtype="float32")
+        object.__setattr__(resolved, "torch_device", "meta")  # not the CPU, and not there
+        monkeypatch.setattr(torch_open, "TorchRuntime", lambda *_, **__: object())
+        runtime: object = resolved.open()
+        return type(runtime).__name__
+
+    pretend_gpus(monkeypatch, 90)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch_open, "_cuda_device", lambda name: HostDevice())
+    monkeypatch.setattr(torch_gpu, "has_module", lambda name: True)
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/gcc")
+    assert opened(None) == "DeviceTorchRuntime"
+    assert opened("ptxas is missing") == "object"
+    assert "plain PyTorch runs, which is slower: ptxas is missing" in caplog.text
+    monkeypatch.setattr(torch_gpu, "has_module", lambda name: False)
+    assert opened(None) == "object"
+    resolved = resolve_checkpoint(folder, device="cuda")
+    assert resolved.slow_because is not None
+    assert "Triton is not installed" in resolved.slow_because
 
 
 def test_without_torch_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

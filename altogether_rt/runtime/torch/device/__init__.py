@@ -1,0 +1,1 @@
+"""The torch captioner on a GPU: packed weights, kernels, streams, arrays that stay there."""

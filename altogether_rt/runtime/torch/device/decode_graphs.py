@@ -1,0 +1,105 @@
+"""Decode steps at fixed sizes, captured as CUDA graphs by the number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from altogether_rt.runtime.torch.device.api import TorchDevice
+
+__all__ = ["DecodeGraphs", "row_buckets"]
+
+#: step(token ids (R,), tokens in each slot (R,), both int32) -> logits (R, vocab).
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+def row_buckets(num_slots: int) -> tuple[int, ...]:
+    """Numbers of rows that graphs are captured for: 1, 2, 3, 4, 6, 8, 12, …, num_slots.
+
+    A step has at most half as many rows again as it needs, and 256 slots need 16 graphs.
+    """
+    sizes, size = {num_slots}, 1
+    while size < num_slots:
+        sizes |= {size, min(3 * size // 2, num_slots)}
+        size *= 2
+    return tuple(sorted(sizes))
+
+
+@dataclass
+class _Bucket:
+    inputs: Tensor  # (2, R) int32: token ids, and tokens in each slot
+    greedy_ids: Tensor  # (R,)
+    logits: Tensor  # (R, vocab)
+    replay: Callable[[], None] | None = None
+
+
+class DecodeGraphs:
+    """Runs steps of one token a row: padded to a bucket, captured when it occurs again.
+
+    Rows that pad a step write nothing into the cache. All graphs share their working memory; each
+    has only inputs and results of its own.
+    """
+
+    def __init__(
+        self,
+        device: TorchDevice,
+        stream: Any,
+        num_slots: int,
+        vocab_size: int,
+        dtype: torch.dtype,
+        step: Step,
+        *,
+        captured: bool,
+    ) -> None:
+        """captured: whether `step` can be captured; otherwise it is run every time."""
+        self._device, self._stream, self._step = device, stream, step
+        self._sizes = row_buckets(num_slots)
+        self._vocab_size, self._dtype = vocab_size, dtype
+        self._captured = captured
+        self._buckets: dict[int, _Bucket] = {}
+
+    @property
+    def num_captured(self) -> int:
+        return sum(bucket.replay is not None for bucket in self._buckets.values())
+
+    def run(
+        self, token_ids: NDArray[np.integer], past_lengths: NDArray[np.integer]
+    ) -> tuple[Tensor, Tensor]:
+        """One token for each of the first slots: greedy ids (rows,), logits (rows, vocab).
+
+        On the decoder's stream, which is in use. The next run overwrites the results.
+        """
+        rows = len(token_ids)
+        size = next(each for each in self._sizes if each >= rows)
+        host = np.zeros((2, size), np.int32)
+        host[1] = -1  # of the rows that pad
+        host[0, :rows], host[1, :rows] = token_ids, past_lengths
+        known = self._buckets.get(size)
+        bucket = known or self._buckets.setdefault(size, self._new_bucket(size))
+        bucket.inputs.copy_(self._device.upload(host), non_blocking=True)
+        if known is not None and self._captured and bucket.replay is None:
+            bucket.replay = self._device.capture(lambda: self._run(bucket), self._stream)
+        if bucket.replay is not None:
+            bucket.replay()
+        else:
+            self._run(bucket)
+        return bucket.greedy_ids[:rows], bucket.logits[:rows]
+
+    def _run(self, bucket: _Bucket) -> None:
+        logits = self._step(bucket.inputs[0], bucket.inputs[1])
+        bucket.logits.copy_(logits)
+        bucket.greedy_ids.copy_(logits.argmax(dim=-1))
+
+    def _new_bucket(self, size: int) -> _Bucket:
+        device = self._device.torch_device
+        return _Bucket(
+            inputs=torch.zeros(2, size, dtype=torch.int32, device=device),
+            greedy_ids=torch.zeros(size, dtype=torch.long, device=device),
+            logits=torch.zeros(size, self._vocab_size, dtype=self._dtype, device=device),
+        )

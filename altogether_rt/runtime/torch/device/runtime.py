@@ -1,0 +1,259 @@
+"""The captioner on one GPU with PyTorch: half precision throughout, and only ids come back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from altogether_rt.model.captioner import CaptionerModel
+from altogether_rt.model.encoder import Encoder
+from altogether_rt.runtime.base import Array, Sampling, StepBatch, StepResult
+from altogether_rt.runtime.torch.device.api import TorchDevice
+from altogether_rt.runtime.torch.device.arrays import ArrayContext, TorchArray
+from altogether_rt.runtime.torch.device.decode_graphs import DecodeGraphs
+from altogether_rt.runtime.torch.device.packed import PackedDecoder
+from altogether_rt.runtime.torch.device.sampling import UNDECIDED, sample
+from altogether_rt.runtime.torch.device.step_plan import DeviceStep, upload_step
+from altogether_rt.runtime.torch.kernels.choice import (
+    MAX_KERNEL_TOKENS,
+    PLAIN,
+    AttentionKernels,
+    choose_kernels,
+)
+from altogether_rt.runtime.torch.kernels.slots import (
+    CacheType,
+    HeadLayout,
+    LayerSlots,
+    RaggedRows,
+    SlotCache,
+    rotation_table,
+)
+
+__all__ = ["DeviceTorchRuntime"]
+
+#: Prompt tokens per step, which fill the products of a large GPU.
+_PREFILL_TOKENS = 8192
+
+
+class DeviceTorchRuntime:
+    """Implements `Runtime`. Encoder and mapper run on one stream, the decoder on another.
+
+    Embeddings and visual tokens are arrays on the device, and no call but `step` waits for it; so
+    the decoder goes on with captions while images are encoded.
+    """
+
+    def __init__(
+        self,
+        model: CaptionerModel,
+        device: TorchDevice,
+        *,
+        num_slots: int = 32,
+        capacity: int | None = None,
+        dtype: torch.dtype = torch.float16,
+        kept: CacheType = "same",
+        kernels: AttentionKernels | None = None,
+    ) -> None:
+        """Take over encoder and mapper of `model`, which are moved, and copy its decoder.
+
+        capacity: tokens in a slot; None: the longest prompt and caption of the configuration.
+        dtype: of weights and products. kept: how the cache keeps keys and values. kernels: None:
+        the fastest that the device runs.
+        """
+        assert num_slots >= 1
+        config, where = model.config, device.torch_device
+        self._device, self._dtype = device, dtype
+        self._num_slots = num_slots
+        self._capacity = config.capacity if capacity is None else capacity
+        self._heads = HeadLayout.of(config.decoder)
+        self._kernels = kernels or choose_kernels(where, dtype, self._heads)[0]
+        self._decoder = PackedDecoder(model.decoder, where, dtype)
+        self._mapper = model.mapper.to(where, dtype).eval()
+        self._encoder = None if model.encoder is None else model.encoder.to(where).eval()
+        if isinstance(self._encoder, Encoder):
+            self._encoder.visual.to(dtype)
+        rotary = config.decoder.position == "rotary"
+        self._rotation = rotation_table(config.decoder, self._capacity, where) if rotary else None
+        self._cache = SlotCache.zeros(
+            config.decoder, num_slots, self._capacity, device=where, dtype=dtype, kept=kept
+        )
+        self._vision, self._decoding = device.stream(), device.stream()
+        self._context = ArrayContext(device, device.stream())
+        self._graphs = DecodeGraphs(
+            device,
+            self._decoding,
+            num_slots,
+            config.decoder.vocab_size,
+            dtype,
+            self._decode,
+            captured=self._kernels.capturable,
+        )
+        self._order_after_setup()
+
+    def _order_after_setup(self) -> None:
+        """Weights and cache were written on the stream of the device's own: wait for it once."""
+        if self._device.torch_device.type == "cuda":
+            torch.cuda.synchronize(self._device.torch_device)
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_slots
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    @property
+    def max_chunk(self) -> int:
+        return self._capacity
+
+    @property
+    def prefill_tokens(self) -> int:
+        return _PREFILL_TOKENS
+
+    @property
+    def token_width(self) -> int:
+        return self._decoder.config.token_width
+
+    @property
+    def device(self) -> str:
+        return str(self._device.torch_device)
+
+    @torch.inference_mode()
+    def encode(self, pixels: NDArray[np.uint8]) -> TorchArray:
+        """Pixels (N, H, W, 3) to embeddings (N, E) on the device."""
+        assert self._encoder is not None, "this captioner was built without its encoder"
+        with self._device.use(self._vision):
+            embeddings = self._encode(self._encoder, self._device.upload(pixels))
+            return TorchArray.computed(self._context, embeddings, self._vision)
+
+    def _encode(self, encoder: torch.nn.Module, pixels: Tensor) -> Tensor:
+        if not isinstance(encoder, Encoder):  # of another make: it keeps its weights
+            half = self._dtype != torch.float32
+            with torch.autocast(pixels.device.type, self._dtype, enabled=half):
+                found: Tensor = encoder(pixels)
+            return found.to(self._dtype)
+        image = pixels.permute(0, 3, 1, 2).to(encoder.mean.dtype) / 255
+        embeddings = encoder.visual(((image - encoder.mean) / encoder.std).to(self._dtype))
+        if isinstance(embeddings, tuple):  # CoCa's tower also returns its patch tokens
+            embeddings = embeddings[0]
+        if encoder.config.normalize:
+            embeddings = F.normalize(embeddings.float(), dim=-1)
+        pooled: Tensor = embeddings
+        return pooled.to(self._dtype)
+
+    @torch.inference_mode()
+    def map(self, embeddings: Array) -> TorchArray:
+        """Embeddings (N, E) to visual tokens (N, P, W) on the device."""
+        if not isinstance(embeddings, TorchArray):
+            embeddings = TorchArray(self._context, [np.asarray(embeddings)])
+        with self._device.use(self._vision):
+            tokens = self._mapper(embeddings.on(self._vision).to(self._dtype))
+            return TorchArray.computed(self._context, tokens, self._vision)
+
+    @torch.inference_mode()
+    def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
+        """One ragged decoder call; see `Runtime.step`."""
+        rows = len(batch.query_lengths)
+        assert rows <= self._num_slots, f"{rows} rows, but {self._num_slots} slots"
+        reach = int((batch.query_lengths + batch.past_lengths).max())
+        assert reach <= self._capacity, "a sequence is longer than its cache slot"
+        device, stream = self._device, self._decoding
+        with device.use(stream):
+            if (batch.query_lengths == 1).all() and not batch.visual_index.size:
+                greedy_ids, logits = self._graphs.run(batch.token_ids, batch.past_lengths)
+                if len(batch.logit_index) != rows:
+                    wanted = device.upload(batch.logit_index)
+                    greedy_ids, logits = greedy_ids[wanted], logits[wanted]
+            else:
+                logits = self._ragged(batch)
+                greedy_ids = logits.argmax(dim=-1)
+            return self._brought_back(greedy_ids, logits, want_logits, batch.sampling)
+
+    def _brought_back(
+        self, greedy_ids: Tensor, logits: Tensor, want_logits: bool, sampling: Sampling | None
+    ) -> StepResult:
+        """What the host gets of a step: ids, and logits only where it asks or must draw."""
+        device, stream = self._device, self._decoding
+        if want_logits and sampling is not None:
+            drawn_with = device.upload(
+                np.stack([sampling.uniforms, sampling.temperatures, sampling.top_ps])
+            )
+            sampled = sample(logits, *drawn_with)
+            both = device.download(torch.stack([greedy_ids, sampled]), stream).array()
+            missing = bool((both[1] == UNDECIDED).any())
+            found = device.download(logits.float(), stream).array() if missing else None
+            return StepResult(both[0], found, both[1])
+        ids = device.download(greedy_ids, stream)
+        wanted = device.download(logits.float(), stream) if want_logits else None
+        return StepResult(ids.array(), None if wanted is None else wanted.array())
+
+    def _decode(self, token_ids: Tensor, past: Tensor) -> Tensor:
+        """One token for each of the first slots; sizes depend on their number alone."""
+        count = len(token_ids)
+        rows = RaggedRows(
+            torch.arange(count, dtype=torch.int32, device=past.device),
+            torch.ones(count, dtype=torch.int32, device=past.device),
+            past,
+            max_tokens=1,
+        )
+
+        def attention(layer: int, qkv: Tensor) -> Tensor:
+            slots = self._cache.layers[layer]
+            return self._kernels.attend(qkv, slots, rows, self._heads, self._rotation)
+
+        x = self._decoder.embed(token_ids)
+        return self._decoder.logits(self._decoder.run(x, past.clamp(min=0), attention))
+
+    def _ragged(self, batch: StepBatch) -> Tensor:
+        """A step of prompts, drafts and single tokens: logits (L, vocab)."""
+        step = upload_step(batch, self._device)
+        x = self._decoder.embed(step.token_ids)  # (T, W)
+        if batch.visual_index.size:
+            x[step.visual_index] = self._visual_tokens(batch.visual_tokens)
+
+        def attention(layer: int, qkv: Tensor) -> Tensor:
+            return self._attend(step, self._cache.layers[layer], qkv)
+
+        hidden = self._decoder.run(x, step.positions, attention)
+        return self._decoder.logits(hidden[step.logit_index])
+
+    def _visual_tokens(self, tokens: Array) -> Tensor:
+        if isinstance(tokens, TorchArray):
+            return tokens.on(self._decoding).to(self._dtype)
+        return self._device.upload(np.asarray(tokens)).to(self._dtype)
+
+    def _attend(self, step: DeviceStep, slots: LayerSlots, qkv: Tensor) -> Tensor:
+        kernels, heads = self._kernels, self._heads
+        out: Tensor | None = None
+        if step.rows is not None:
+            attend = kernels.attend if step.rows.max_tokens <= MAX_KERNEL_TOKENS else PLAIN.attend
+            out = attend(qkv, slots, step.rows, heads, self._rotation)
+        if step.prompts is None:
+            assert out is not None
+            return out
+        prompts = qkv[step.prompt_tokens]
+        kernels.store(prompts, slots, step.prompts, heads, self._rotation)
+        mixed = kernels.attend_prompts(prompts, step.prompts, heads)
+        if out is None:  # every token is a prompt's
+            return mixed
+        out[step.prompt_tokens] = mixed
+        return out
+
+    def move_slot(self, src: int, dst: int, length: int) -> None:
+        """Copy the first `length` tokens of slot `src` over slot `dst`."""
+        with torch.inference_mode(), self._device.use(self._decoding):
+            self._cache.move_slot(src, dst, length)
+
+    def close(self) -> None:
+        """Free the weights and the cache."""
+        for name in ("_graphs", "_cache", "_decoder", "_mapper", "_encoder"):
+            self.__dict__.pop(name, None)
+
+    def __enter__(self) -> DeviceTorchRuntime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,248 @@
+"""The path for GPUs, run on the CPU, against the reference backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from altogether_rt.artifacts.checkpoint import Checkpoint
+from altogether_rt.captioner import Captioner
+from altogether_rt.captions import CaptionRequest
+from altogether_rt.importing.bundle import checkpoint_folder
+from altogether_rt.opening import CaptionerParts
+from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.runtime.base import Runtime, Sampling, StepBatch, StepRow
+from altogether_rt.runtime.torch.device.api import HostDevice
+from altogether_rt.runtime.torch.device.decode_graphs import row_buckets
+from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
+from altogether_rt.runtime.torch.kernels.choice import PLAIN, choose_kernels
+from altogether_rt.runtime.torch.kernels.slots import CacheType, HeadLayout
+from altogether_rt.runtime.torch.runtime import TorchRuntime
+from altogether_rt.scenes.draw import render
+from altogether_rt.scenes.text import make_sample
+from altogether_rt.speculation.planner import Speculation
+from tests.runtime.rows import Row, run_step
+from tests.runtime.torch.device.fake_device import FakeDevice
+from tests.tiny import FAMILIES, IMAGE_SIZE, tiny_config, tiny_model, tiny_tokenizer
+
+
+def open_on(
+    device: HostDevice | FakeDevice,
+    family: str = "opt",
+    *,
+    num_slots: int = 4,
+    kept: CacheType = "same",
+    dtype: torch.dtype = torch.float32,
+) -> DeviceTorchRuntime:
+    model = tiny_model(tiny_config(family))
+    return DeviceTorchRuntime(model, device, num_slots=num_slots, dtype=dtype, kept=kept)
+
+
+def pixels_of(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+
+
+def history(runtime: Runtime) -> list[NDArray[np.float32]]:
+    """Prompts, decoding, drafts, idle rows, all of it in one step, and slots that move."""
+    visual = runtime.map(runtime.encode(pixels_of(4)))
+    rows = [Row(), Row(), Row(), Row()]
+    results = run_step(runtime, [row.bring([5, 9], visual[i]) for i, row in enumerate(rows[:2])])
+    for token in (10, 11, 12):
+        results += run_step(runtime, [row.bring([token]) for row in rows[:2]])
+    mixed = [rows[0].bring([20, 21]), rows[1].bring([3]), rows[2].bring([7, 8], visual[2])]
+    results += run_step(runtime, mixed)
+    # A prompt between rows that go on, and another behind them.
+    rows[1] = Row()
+    mixed = [rows[0].bring([30]), rows[1].bring([7], visual[3]), rows[2].bring([8, 9, 10])]
+    results += run_step(runtime, [*mixed, rows[3].bring([6, 7, 8], visual[0])])
+    results += run_step(runtime, [row.bring([4]) for row in rows])
+    runtime.move_slot(3, 0, rows[3].past)
+    rows[0] = rows.pop()
+    results += run_step(runtime, [rows[0].bring([40]), rows[1].bring([41, 42]), rows[2].bring([1])])
+    return results + run_step(runtime, [row.bring([50]) for row in rows])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_computes_what_the_reference_does(family: str) -> None:
+    device = FakeDevice()
+    with device, open_on(device, family) as runtime:
+        found = history(runtime)
+    with TorchRuntime(tiny_model(tiny_config(family)), num_slots=4) as reference:
+        wanted = history(reference)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(("kept", "bound"), [("int8", 0.9995), ("fp8", 0.99)])
+def test_a_cache_of_eight_bits_stays_near(kept: CacheType, bound: float) -> None:
+    results = []
+    both: tuple[CacheType, CacheType] = (kept, "same")
+    for each in both:
+        with open_on(HostDevice(), "llama", kept=each) as runtime:
+            results.append(np.concatenate(history(runtime)))
+    found, wanted = results
+    norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(wanted, axis=-1)
+    assert bound < ((found * wanted).sum(-1) / norms).min() < 0.999999
+
+
+@contextmanager
+def captioner_of(runtime: Runtime, family: str, folder: Path) -> Iterator[Captioner]:
+    config = tiny_config(family)
+    path = tiny_tokenizer(folder / "tokenizer.json")
+    tokenizer = PromptTokenizer.of_captioner(path, config)
+    with Captioner(CaptionerParts(config, runtime, tokenizer, "0" * 12, None)) as captioner:
+        yield captioner
+
+
+ALTS = ["w9 w8 w7", "", "w20 w21 w22 w23", "w5", "w90 w91", "w50 w51 w52", "w9 w8 w7"]
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("speculation", ["off", "on"])
+def test_captions_are_those_of_the_reference(
+    family: str, temperature: float, speculation: Speculation, tmp_path: Path
+) -> None:
+    """Continuous batching with few slots, a picture that comes twice, drafts or none."""
+    images = [*pixels_of(6), pixels_of(1)[0]]
+    captions = []
+    device = FakeDevice()
+    with device:
+        for runtime in (
+            open_on(device, family, num_slots=3),
+            TorchRuntime(tiny_model(tiny_config(family)), num_slots=3),
+        ):
+            with captioner_of(runtime, family, tmp_path) as captioner:
+                params = captioner.params(temperature=temperature, max_new_tokens=8)
+                requests = [
+                    CaptionRequest(image, (alt,)) for image, alt in zip(images, ALTS, strict=True)
+                ]
+                stream = captioner.stream(
+                    requests, params, speculation=speculation, keep_embeddings=True
+                )
+                captions.append(list(stream))
+    texts = [[caption.text for caption in each] for each in captions]
+    assert texts[0] == texts[1]
+    assert texts[0][0] == texts[0][6]
+    for found, wanted in zip(*captions, strict=True):
+        assert found.embedded is not None and wanted.embedded is not None
+        np.testing.assert_allclose(found.embedded.embedding, wanted.embedded.embedding, atol=1e-6)
+
+
+def test_half_precision_stays_near() -> None:
+    with open_on(HostDevice(), dtype=torch.bfloat16) as half, open_on(HostDevice()) as exact:
+        for found, wanted in zip(history(half), history(exact), strict=True):
+            norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(wanted, axis=-1)
+            assert ((found * wanted).sum(-1) / norms).min() > 0.99
+
+
+def test_only_ids_come_back_from_a_step() -> None:
+    device = FakeDevice()
+    with device, open_on(device) as runtime:
+        visual = runtime.map(runtime.encode(pixels_of(2)))
+        assert device.downloads == 0  # embeddings and visual tokens stay on the device
+        rows = [Row(), Row()]
+        run_step(runtime, [row.bring([5], visual[0]) for row in rows], want_logits=False)
+        before = device.uploads
+        run_step(runtime, [row.bring([6]) for row in rows], want_logits=False)
+        assert (device.downloads, device.uploads - before) == (2, 1)
+
+
+@pytest.mark.parametrize("undecided", [False, True])
+def test_sampled_tokens_come_back_as_ids(undecided: bool) -> None:
+    """Logits come only if the device left a token to the host."""
+    one = np.ones(2)
+    sampling = Sampling(0.5 * one, one, 0.9 * one)
+    device = FakeDevice()
+    with device, open_on(device) as runtime:
+        visual = runtime.map(runtime.encode(pixels_of(2)))
+        rows = [StepRow([5], 0, each) for each in visual]
+        if undecided:
+            runtime._decoder._head[:] = float("nan")
+        result = runtime.step(StepBatch.from_rows(rows, 64, sampling), want_logits=True)
+        assert result.sampled_ids is not None
+        assert (result.sampled_ids == -1).all() == undecided
+        assert (result.logits is not None) == undecided
+        assert device.downloads == 1 + undecided
+
+
+def test_a_bucket_of_rows_is_captured_when_it_occurs_again() -> None:
+    device = FakeDevice()
+    with device:
+        model = tiny_model(tiny_config())
+        kernels = replace(PLAIN, capturable=True)  # a CPU does not mind that they wait for it
+        runtime = DeviceTorchRuntime(
+            model, device, num_slots=8, dtype=torch.float32, kernels=kernels
+        )
+        rows = [Row() for _ in range(8)]
+        visual = runtime.map(runtime.encode(pixels_of(1)))
+        run_step(runtime, [row.bring([5], visual[0]) for row in rows])
+        held = [part.clone() for part in runtime._cache.tensors()]
+        captures = []
+        for count in (5, 6, 5, 8, 2, 1, 2):  # 5 and 6 are of one bucket
+            run_step(runtime, [row.bring([7]) for row in rows[:count]])
+            captures.append(device.captures)
+        assert captures == [0, 1, 1, 1, 1, 1, 2]
+        assert runtime._graphs.num_captured == 2
+        # The rows that padded the steps of five wrote nothing: slot 5 has what it was given.
+        length = rows[6].past
+        for before, part in zip(held, runtime._cache.tensors(), strict=True):
+            assert torch.equal(part[6, :, : length - 1], before[6, :, : length - 1])
+
+
+def test_buckets_are_few() -> None:
+    assert row_buckets(1) == (1,)
+    assert row_buckets(6) == (1, 2, 3, 4, 6)
+    assert row_buckets(32) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+    assert len(row_buckets(256)) == 16
+    for rows in range(1, 257):
+        assert next(size for size in row_buckets(256) if size >= rows) <= max(1.5 * rows, 1)
+
+
+@pytest.mark.slow
+def test_the_starter_writes_the_same_captions() -> None:
+    """Its checkpoint, by both backends, greedy and as it samples by default."""
+    samples = [make_sample(77, index, "test") for index in range(24)]
+    requests = [render(sample.scene) for sample in samples], [list(s.alts) for s in samples]
+    with checkpoint_folder(Path("starter"), lambda message: None) as folder:
+        checkpoint = Checkpoint.load(folder)
+        tokenizer = PromptTokenizer.of_captioner(checkpoint.tokenizer_path, checkpoint.config)
+        texts = []
+        for runtime in (
+            DeviceTorchRuntime(
+                checkpoint.captioner(), HostDevice(), num_slots=8, dtype=torch.float32
+            ),
+            TorchRuntime(checkpoint.captioner(), num_slots=8),
+        ):
+            parts = CaptionerParts(checkpoint.config, runtime, tokenizer, "0" * 12, None)
+            with Captioner(parts) as captioner:
+                for params in (captioner.params(), captioner.params(temperature=0)):
+                    texts.append([each.text for each in captioner.caption(*requests, params)])
+    assert texts[:2] == texts[2:]
+    assert texts[0] != texts[1]
+
+
+def test_without_a_gpu_the_plain_kernels_run() -> None:
+    kernels, why = choose_kernels(torch.device("cpu"), torch.float16, HeadLayout(2, 2, 64))
+    assert kernels is PLAIN
+    assert why is not None and "NVIDIA GPU" in why
+
+
+def test_what_it_says_of_itself() -> None:
+    runtime: Runtime = open_on(HostDevice(), num_slots=3)
+    config = tiny_config()
+    assert (runtime.num_slots, runtime.capacity, runtime.max_chunk) == (3, *[config.capacity] * 2)
+    assert (runtime.token_width, runtime.device, runtime.prefill_tokens) == (64, "cpu", 8192)
+    with pytest.raises(AssertionError, match="longer than its cache slot"):
+        run_step(runtime, [Row(past=runtime.capacity).bring([5])])
+    with pytest.raises(AssertionError, match="4 rows, but 3 slots"):
+        run_step(runtime, [Row().bring([5]) for _ in range(4)])
+    runtime.close()
+    runtime.close()

@@ -31,10 +31,15 @@ STRENGTH = 0.5
 _ENCODER = "encoder."
 
 
-def observed(model: CaptionerModel, samples: Samples) -> tuple[Recording, Calibration]:
-    """Run `model` on the samples in the type of its weights: what it computed, and its ranges."""
+def observed(
+    model: CaptionerModel, samples: Samples, device: str = "cpu"
+) -> tuple[Recording, Calibration]:
+    """Run `model` on the samples in the type of its weights: what it computed, and its ranges.
+
+    The model is moved to `device` and stays there.
+    """
     with (
-        TorchRuntime(model, num_slots=len(samples.prompt_ids)) as reference,
+        TorchRuntime(model, num_slots=len(samples.prompt_ids), device=device) as reference,
         observe(reference) as calibration,
     ):
         recording = record(reference, samples)
@@ -50,7 +55,7 @@ def smooth_model(
         for name, parameter in model.named_parameters()
         if not name.startswith("encoder.")
     }
-    arrays = {name: parameter.detach().numpy() for name, parameter in parameters.items()}
+    arrays = {name: parameter.detach().cpu().numpy() for name, parameter in parameters.items()}
     smoothed = SmoothedWeights(MappedWeights(arrays), model.config, calibration, strength)
     changed = {name: torch.from_numpy(smoothed.get(name).copy()) for name in parameters}
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """The arithmetic of a GPU's paths on a CPU: float16, fp8 products, a cache of one byte a number.
 
-torch's float16 kernels for CPUs add in float32 and round once, as a GPU's do; fp8 products are
-those of `runtime.torch.float8` in their plain form. Only the order of sums differs from a GPU, and
-how many bits its fp8 accumulator holds.
+torch's float16 kernels for CPUs add in float32 and round once, as a GPU's do, and so does
+`HalfLinear`, which is quicker; fp8 products are those of `runtime.torch.float8` in their plain
+form. Only the order of sums differs from a GPU, and how many bits its fp8 accumulator holds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 
 from altogether_rt.captioner import Captioner
 from altogether_rt.export.calibration.observe import Calibration
@@ -25,9 +27,8 @@ from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.base import StepBatch, StepResult
-from altogether_rt.runtime.torch.float8 import in_float8
+from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
 from altogether_rt.runtime.torch.quantized_cache import CacheType, round_vectors
-from altogether_rt.runtime.torch.runtime import TorchRuntime
 
 __all__ = ["ARITHMETICS", "Arithmetic", "EmulatedRuntime", "captions_of", "parity_of"]
 
@@ -54,8 +55,30 @@ ARITHMETICS = (
 )
 
 
-class EmulatedRuntime(TorchRuntime):
-    """`TorchRuntime` on the CPU in the arithmetic of a GPU."""
+class HalfLinear(nn.Module):
+    """A float16 linear layer on the CPU's float32 kernels: products and sums of float16 numbers in
+    float32, with the bias, rounded once, as the kernels of CPUs and GPUs do."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = linear.weight.detach().float()
+        bias: torch.Tensor | None = linear.bias  # torch declares it without the None
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.linear(x.float(), self.weight, None if self.bias is None else self.bias.float())
+        return y.half()
+
+
+def _widen_products(module: nn.Module) -> None:
+    for name, inner in list(module.named_modules()):
+        if type(inner) is nn.Linear:
+            parent, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(parent), attribute, HalfLinear(inner))
+
+
+class EmulatedRuntime(Float8Runtime):
+    """torch on the CPU in the arithmetic of a GPU."""
 
     def __init__(
         self,
@@ -73,6 +96,9 @@ class EmulatedRuntime(TorchRuntime):
             model = model.half()
         if arithmetic.float8:
             convert_to_float8(model, decode=arithmetic.float8_decode)
+        if arithmetic.half:
+            for part in (model.mapper, model.decoder):
+                _widen_products(part)
         self._arithmetic = arithmetic
         self._encoded: dict[bytes, NDArray[np.float32]] = {}  # by image: it is captioned twice
         super().__init__(model, num_slots=num_slots)
@@ -87,14 +113,12 @@ class EmulatedRuntime(TorchRuntime):
         return np.stack([self._encoded[key] for key in keys])
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
-        """See `Runtime.step`. A step that brings prompts is in fp8 with all its rows.
+        """See `Runtime.step`.
 
         Tokens of one step attend to each other before they are stored, and are read back rounded by
         the steps that follow, as kernels do that have them in registers.
         """
-        prompts = len(batch.visual_index) > 0
-        with in_float8(self.model.decoder, prompts):
-            result = super().step(batch, want_logits)
+        result = super().step(batch, want_logits)
         if self._arithmetic.cache is not None:
             self._round_cache(batch, self._arithmetic.cache)
         return result

@@ -17,6 +17,7 @@ PUBLISHED_BATCH = 128
 _OURS = "harness.adapters.ours:Ours"
 _RECORDING = {"recording": "recording.pickle"}
 _CHECKPOINT = {"checkpoint": "checkpoint"}
+_JPEGS = {"images": "jpegs"}
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,27 @@ def contestants(settings: Settings) -> list[Contestant]:
     torch = Contestant(
         name, name, None, _OURS, _CHECKPOINT | _RECORDING, {**common, "dtype": dtype}
     )
+    ours = [
+        _ours(
+            "torch-fp8", "ours_torch:Float8", _CHECKPOINT | _RECORDING, {**common, "dtype": dtype}
+        ),
+        _ours(
+            "end-to-end",
+            "end_to_end:EndToEnd",
+            _CHECKPOINT | _JPEGS,
+            {**common, "dtype": dtype},
+            # One image at a time says nothing of reading beside it.
+            tuple(size for size in settings.batch_sizes if size > 1) or None,
+        ),
+    ]
+    plain = _ours(
+        f"torch-plain-{dtype}",
+        "ours_torch:PlainTorch",
+        _CHECKPOINT | _RECORDING,
+        {**common, "dtype": dtype},
+    )
     bundles = [_bundle(target, device) for target, device in settings.targets.items()]
-    listed = [torch, peers[0], *bundles, *peers[1:]]
+    listed = [torch, peers[0], *ours, *bundles, *peers[1:], plain]
     if settings.yardstick is not None:
         listed.append(_bundle(settings.yardstick, "cpu", batch_sizes=()))
     return [one for one in listed if settings.only is None or one.name in settings.only]
@@ -100,6 +120,18 @@ def _peer(
         _CHECKPOINT,
         options,
         batch_sizes=batch_sizes,
+    )
+
+
+def _ours(
+    name: str,
+    adapter: str,
+    files: Mapping[str, str],
+    options: dict[str, Any],
+    batch_sizes: tuple[int, ...] | None = None,
+) -> Contestant:
+    return Contestant(
+        name, name, None, f"harness.adapters.{adapter}", files, options, batch_sizes=batch_sizes
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from harness.schedule import Cell, Deadline, Estimates, largest_first
 from harness.turn import Turn, TurnPlan, is_out_of_memory, take_turn
 
 from altogether_rt.config import load_config
-from altogether_rt.runtime.tensorrt.profiles import MAX_ROWS
 from gpu.contestants import Settings, contestants
+from gpu.jpegs import make_jpegs
+from gpu.rows import contestant_row, missing_runtime, supported_sizes
 from gpu.tasks import NUM_SAMPLES
 from gpu.workload import Workload
 
@@ -30,7 +31,9 @@ BUDGET_S = 0.5
 #: A contestant with less time than this is not started: it could hardly load.
 MIN_TURN_S = 15.0
 
-_RECORDING = "recording.pickle"
+_RECORDING, _JPEGS = "recording.pickle", "jpegs"
+#: JPEG files of the measurement from files to rows.
+NUM_JPEGS = 64
 
 
 @dataclass
@@ -103,12 +106,16 @@ class Suite:
 
     def _make(self, run: _Run, file: str) -> Outcome:
         """A checkpoint, the reference's answers, or the bundle of a target."""
-        title = {"checkpoint": "init", _RECORDING: "reference"}.get(file, f"export {file}")
+        titles = {"checkpoint": "init", _RECORDING: "reference", _JPEGS: "JPEG files"}
+        title = titles.get(file, f"export {file}")
         path, checkpoint = run.file(file), run.file("checkpoint")
         if file == _RECORDING:
             path.unlink(missing_ok=True)  # of an earlier run, perhaps of other code
         elif path.exists():
             return Outcome(title, "ok")
+        if file == _JPEGS:
+            make_jpegs(path, NUM_JPEGS)
+            return self._note(run, Outcome(title, "ok", data={"files": NUM_JPEGS}))
         if file == "checkpoint":
             options = ("--config", run.config, "--random-weights", "--out", path)
             return self._part(run, _command(title, "init", *options))
@@ -123,6 +130,9 @@ class Suite:
 
         if file not in target_names():
             return self._note(run, Outcome(title, "skipped", f"there is no target {file}"))
+        missing = missing_runtime(self._settings.targets.get(file, "cpu"))
+        if missing is not None:  # an export takes a minute that something else can use
+            return self._note(run, Outcome(title, "skipped", missing))
         options = ("--ckpt", checkpoint, "--target", file, "--out", path)
         return self._part(run, _command(title, "export", *options, needs_s=10))
 
@@ -133,7 +143,7 @@ class Suite:
         starts again without its largest batch."""
         if blocked is not None:
             return _without(contestant.name, blocked).to_dict() | {"sizes_out_of_memory": []}
-        sizes, beyond = _supported(contestant, self._settings.batch_sizes)
+        sizes, beyond = supported_sizes(contestant, self._settings.batch_sizes)
         tried: list[int] = []
         while True:
             left_s = run.deadline.remaining_s
@@ -145,7 +155,7 @@ class Suite:
             if turn.status != "failed" or not is_out_of_memory(turn.reason or "") or len(sizes) < 2:
                 break
             tried.append(sizes.pop())
-        return _row(contestant, turn, run.workload, tried, beyond)
+        return contestant_row(contestant, turn, run.workload, tried, beyond)
 
     def _turn(
         self, run: _Run, contestant: Contestant, sizes: Sequence[int], tried: Sequence[int]
@@ -156,7 +166,9 @@ class Suite:
         }
 
         def on_news(turn: Turn) -> None:
-            row = _row(contestant, replace(turn, status="timeout"), run.workload, tried, [])
+            row = contestant_row(
+                contestant, replace(turn, status="timeout"), run.workload, tried, []
+            )
             row["reason"] = "it was being measured when this was written"
             self._save_with(run, row)
 
@@ -231,54 +243,6 @@ class Suite:
         listed.append(row)
         self._save(self.results)
         listed.pop()
-
-
-def _row(
-    contestant: Contestant,
-    turn: Turn,
-    workload: Workload,
-    tried: Sequence[int],
-    beyond: Sequence[int],
-) -> dict[str, Any]:
-    """A contestant's row: keys of the file format."""
-    sweep, data = turn.sweep, dict(turn.figures)
-    data.pop("peak_bytes", None)
-    if "load_s" in data:
-        data["load_s"] = round(data["load_s"], 3)
-    if sweep.done:
-        jobs = {cell.batch: job for cell, job in sweep.done.items()}
-        data["sizes"] = [_size(batch, jobs[batch], workload) for batch in sorted(jobs)]
-        data["peak_host_bytes"] = max(job["peak_bytes"] for job in jobs.values())
-    if beyond:
-        data["sizes_beyond_engines"] = list(beyond)
-    if sweep.left_out:
-        data["sizes_left_out"] = sorted(cell.batch for cell in sweep.left_out)
-    if sweep.failed:
-        data["sizes_failed"] = {str(cell.batch): reason for cell, reason in sweep.failed.items()}
-    outcome = Outcome(
-        contestant.name, turn.status, turn.reason, turn.seconds, turn.peak_device_bytes, data
-    )
-    lost = [*tried, *(cell.batch for cell in sweep.out_of_memory)]
-    return outcome.to_dict() | {"sizes_out_of_memory": lost}
-
-
-def _size(batch: int, job: Mapping[str, Any], workload: Workload) -> dict[str, Any]:
-    """Figures of one batch size: keys of the file format."""
-    return {
-        "batch": batch,
-        **job.get("stages", {}),
-        "whole_s": round(job["seconds"], 5),
-        "images_per_s": round(job["images"] / job["seconds"], 3),
-        "workload": workload.describe(batch),
-    }
-
-
-def _supported(contestant: Contestant, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Batch sizes to measure, and those that no engine is compiled for."""
-    wanted = sorted(sizes if contestant.batch_sizes is None else contestant.batch_sizes)
-    on_tensorrt = contestant.options.get("device") == "tensorrt"
-    beyond = [size for size in wanted if on_tensorrt and size > MAX_ROWS]
-    return [size for size in wanted if size not in beyond], beyond
 
 
 def _command(title: str, *arguments: str | Path, needs_s: float = 5) -> Part:

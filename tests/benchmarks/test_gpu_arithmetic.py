@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu.arithmetic import ARITHMETICS, Arithmetic, EmulatedRuntime
+from gpu.arithmetic import ARITHMETICS, Arithmetic, EmulatedRuntime, HalfLinear
 from gpu_arithmetic import add_differences, measure, shortfalls, to_markdown
 
 from altogether_rt.export.calibration.observe import Calibration
@@ -64,6 +64,17 @@ def test_coarser_numbers_miss_the_bar(starter: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(float8, "quantize_rows", coarse)
     with pytest.raises(ParityError, match=r"differs from the checkpoint: cosine 0\.9\d+"):
         scored(starter, "fp8 throughout")
+
+
+def test_the_quicker_half_product_is_torchs() -> None:
+    """Equal but for sums that lie between two numbers and are added in another order."""
+    torch.manual_seed(0)
+    for bias in (True, False):
+        linear = torch.nn.Linear(192, 96, bias=bias).half()
+        x = torch.randn(33, 192).half()
+        found, wanted = HalfLinear(linear)(x), linear(x)
+        assert (found == wanted).float().mean() > 0.99
+        torch.testing.assert_close(found, wanted, rtol=2**-10, atol=2**-14)
 
 
 def test_what_scores_less_is_listed() -> None:

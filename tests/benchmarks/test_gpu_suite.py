@@ -8,17 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gpu.contestants import Settings
+from gpu.jpegs import MEDIAN_SIDE, make_jpegs
 from gpu.roofline import Rates, floor_s, whole_costs
+from gpu.rows import contestant_row, missing_runtime
 from gpu.suite import Suite
 from gpu.table import fraction_of_floor, to_markdown
 from gpu.workload import Workload
 from harness.adapters.ours import num_prefilled
 from harness.commands import Outcome, Part, write_json
 from harness.contestant import Contestant
-from harness.schedule import Deadline, Estimates
-from harness.turn import Turn, TurnPlan
+from harness.schedule import Cell, Deadline, Estimates
+from harness.turn import Sweep, Turn, TurnPlan
+from PIL import Image
 
 from altogether_rt.bench.cost import Cost
 from altogether_rt.config import CaptionerConfig, load_config
@@ -58,6 +62,8 @@ class Scripted:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("gpu.suite.run_part", self.run_part)
         monkeypatch.setattr("gpu.suite.take_turn", self.take_turn)
+        monkeypatch.setattr("gpu.suite.missing_runtime", lambda device: None)
+        monkeypatch.setattr("gpu.suite.NUM_JPEGS", 1)
 
 
 def run_suite(
@@ -95,6 +101,7 @@ def test_a_failed_export_skips_its_contestant_and_no_other(
     assert all(contestants[name]["status"] == "ok" for name in others)
     assert scripted.requests["torch-float16"][0]["batch_sizes"] == [32, 8, 1]
     assert scripted.requests["public-pipeline"][0]["batch_sizes"] == [32]
+    assert scripted.requests["end-to-end"][0]["batch_sizes"] == [32, 8]
     assert scripted.requests["cpu-fp32"][0]["batch_sizes"] == []  # parity alone
     assert scripted.requests["cpu-fp32"][0]["device"] == "cpu"
 
@@ -220,6 +227,56 @@ def run_fake(
     return saved
 
 
+def test_a_target_that_nothing_runs_here_is_not_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted = Scripted()
+    scripted.install(monkeypatch)
+    monkeypatch.setattr("gpu.suite.missing_runtime", lambda device: f"nothing for {device}")
+    targets = {"cuda-fp16": "cuda"}
+    settings = Settings("cuda", [str(TINY)], [1], tmp_path, targets, only=["cuda-fp16"])
+    results = Suite(settings, Deadline(500), lambda r: None, lambda line: None).run()
+    row = results["configs"]["tiny"]["contestants"][0]
+    assert row["reason"] == "export cuda-fp16 skipped: nothing for cuda"
+    assert set(scripted.requests) == {"ceilings", "init"}
+
+
+def test_what_a_device_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert missing_runtime("cpu") is None
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert missing_runtime("cuda") == "onnxruntime here is the build for processors"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    assert missing_runtime("cuda") is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert missing_runtime("tensorrt") == "neither tensorrt nor tensorrt_rtx is installed"
+
+
+def test_files_of_the_web_have_the_sizes_that_they_say(tmp_path: Path) -> None:
+    paths = make_jpegs(tmp_path / "a", 13, seed=3)
+    again = make_jpegs(tmp_path / "b", 2, seed=3)
+    assert [path.read_bytes() for path in paths[:2]] == [path.read_bytes() for path in again]
+    images = [Image.open(path) for path in paths]
+    assert {image.format for image in images} == {"JPEG"}
+    sides = sorted(max(image.size) for image in images)
+    assert 0.75 * MEDIAN_SIDE < sides[6] < 1.25 * MEDIAN_SIDE
+    pixels = [image.width * image.height for image in images]
+    bytes_a_pixel = [p.stat().st_size / n for p, n in zip(paths, pixels, strict=True)]
+    assert 0.08 < np.median(bytes_a_pixel) < 0.6  # photographs: 0.1 to 0.4
+
+
+def test_several_images_a_row_are_all_counted(config: CaptionerConfig) -> None:
+    cell = Cell(8, 8)
+    job = {"images": 8, "rounds": 4, "seconds": 2.0, "tokens_per_caption": 9.5, "peak_bytes": 1}
+    turn = Turn(sweep=Sweep(done={cell: job}))
+    contestant = Contestant("end-to-end", "end-to-end", None, "a:B", {})
+    row = contestant_row(contestant, turn, Workload.of(config, 8), [], [])
+    size = row["data"]["sizes"][0]
+    assert (size["images_per_s"], size["whole_s"]) == (16.0, 0.5)  # 32 images in 2 s; 8 in 0.5
+    assert (size["rounds"], size["tokens_per_caption"]) == (4, 9.5)
+
+
 # Counting
 
 
@@ -331,10 +388,13 @@ def test_the_whole_suite_on_a_cpu(root: Path, tmp_path: Path) -> None:
     results = json.loads(out.read_text())
     tiny = results["configs"]["tiny"]
     contestants = by_name(tiny["contestants"])
-    for name in ("torch-float32", "cpu-int8", "public-pipeline", "hf-static-compile"):
+    ours = ("torch-float32", "torch-plain-float32", "torch-fp8", "cpu-int8", "end-to-end")
+    for name in (*ours, "public-pipeline", "hf-static-compile"):
         assert contestants[name]["status"] == "ok", contestants[name]
         assert contestants[name]["data"]["sizes"][0]["images_per_s"] > 0
     assert contestants["cpu-fp32"]["data"]["parity"]["step"]["worst_cosine"] > 0.9999
+    assert 0.99 < contestants["torch-fp8"]["data"]["parity"]["prefill"]["mean_cosine"] < 0.99999
+    assert contestants["end-to-end"]["data"]["sizes"][0]["tokens_per_caption"] > 1
     assert 0.9 < contestants["cpu-int8"]["data"]["parity"]["step"]["mean_cosine"] < 0.999999
     assert contestants["hf-continuous-batching"]["status"] == "skipped"
     assert 0 < tiny["floor_s"]["2"] < contestants["torch-float32"]["data"]["sizes"][0]["whole_s"]

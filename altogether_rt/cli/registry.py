@@ -180,7 +180,7 @@ COMMANDS: dict[str, CommandSpec] = {
         "cpu",
     ),
     "export-captions": CommandSpec(
-        "altogether_rt.cli.commands.export_captions:export_captions_command",
+        "altogether_rt.cli.commands.shards.export_captions:export_captions_command",
         "Write the captions of a sharded run as MetaCLIP, WebDataset or datasets read them.",
         (
             "altogether-rt export-captions run/ tars/ --format webdataset --shards s3://bucket/in",

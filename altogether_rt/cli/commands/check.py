@@ -64,7 +64,7 @@ def _rows(file: BinaryIO, path: Path) -> Iterator[Row]:
     for offset, row, _ in read_rows(file):
         if row is None:
             raise AltogetherError(
-                f"{path} has a line that is no row, at byte {offset:,}: give the output of "
+                f"{path} has a line that is not a row, at byte {offset:,}: give the output of "
                 "altogether-rt caption."
             )
         yield row

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from altogether_rt.cli.eval_report import results_json, run_settings, show_results
 from altogether_rt.cli.output import Output
+from altogether_rt.cli.tables.evaluation import results_json, run_settings, show_results
 from altogether_rt.data.alts import read_alts
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.evaluation.evaluate import Evaluation, evaluate, results

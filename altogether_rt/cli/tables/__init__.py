@@ -1,1 +1,1 @@
-"""Tables that several commands show."""
+"""Tables that commands show."""

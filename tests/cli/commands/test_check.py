@@ -61,7 +61,7 @@ def test_rows_are_read_as_they_are(tmp_path: Path) -> None:
     path.write_text("no row\n")
     done = run("check", path)
     assert done.exit_code == 1
-    assert "has a line that is no row, at byte 0" in done.stderr
+    assert "has a line that is not a row, at byte 0" in done.stderr
     path.write_text("")
     assert "there are no captions in" in run("check", path).stderr
     assert "there is no file of captions" in run("check", tmp_path / "gone").stderr

@@ -55,8 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("runtime", "speculation", "wording"),
     },
     "bench": {
-        *("captioner", "captions", "generation", "machine", "opening", "runtime", "scenes"),
-        "speculation",
+        *("captioner", "captions", "data", "generation", "machine", "opening", "runtime"),
+        *("scenes", "speculation"),
     },
 }
 #: On top of everything; nothing imports it.

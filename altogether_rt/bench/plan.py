@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-from PIL import Image
-
+from altogether_rt.bench.reading import JPEG_SIZE
 from altogether_rt.bench.report import BenchReport
-from altogether_rt.bench.timing import measure
 from altogether_rt.errors import AltogetherError
-from altogether_rt.scenes.draw import render
-from altogether_rt.scenes.text import make_scene
 
-__all__ = ["PLAN_COLUMNS", "RunPlan", "decoding_s", "parse_count", "plan_run"]
-
-#: Side in pixels of the JPEG that is decoded, as datasets of the web are stored.
-_SIDE: Final = 512
+__all__ = ["PLAN_COLUMNS", "RunPlan", "parse_count", "plan_run"]
 
 #: A row of a shard's Parquet file: 19 bytes, and 0.35 of each character of alt-text and caption.
 #: Fitted to 8,000 rows of COCO's captions of one, two and four sentences, with Zstandard
@@ -45,19 +36,6 @@ def parse_count(text: str) -> int:
     if count < 1:
         raise AltogetherError(f"--plan is {text!r}: give a number of images such as 400M.")
     return count
-
-
-def decoding_s(*, quick: bool = False) -> float:
-    """Seconds of one core to decode a JPEG of 512 × 512 pixels."""
-    rng = np.random.default_rng(0)
-    pixels = np.asarray(render(make_scene(0, 0)).convert("RGB").resize((_SIDE, _SIDE)), np.float32)
-    grain = rng.normal(0, 8, pixels.shape)  # a drawn scene alone is quicker than a photograph
-    data = io.BytesIO()
-    Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(data, "JPEG", quality=90)
-    jpeg = data.getvalue()
-    return measure(
-        lambda: Image.open(io.BytesIO(jpeg)).convert("RGB"), budget_s=0.05 if quick else 0.5
-    ).p50_s
 
 
 @dataclass(frozen=True)
@@ -116,8 +94,8 @@ class RunPlan:
         return [
             "Machines are like this one, and each captions shards of its own; images are read from "
             "the disk or store as quickly as they are captioned.",
-            f"Each image is a JPEG of {_SIDE} × {_SIDE} pixels; captions are as long as those of "
-            f"the benchmark's scenes, {self.tokens_per_caption:.0f} tokens on average.",
+            f"Each image is a JPEG of {JPEG_SIZE[0]} × {JPEG_SIZE[1]} pixels; captions are as long "
+            f"as those of the benchmark's scenes, {self.tokens_per_caption:.0f} tokens on average.",
             f"Output: {_ROW_BYTES} bytes a row, and {_BYTES_PER_CHAR} of each character of the "
             f"caption ({_CHARS_PER_TOKEN} a token) and of an alt-text of {_ALT_CHARS}.",
         ]
@@ -144,27 +122,20 @@ def plan_run(
     report: BenchReport,
     num_images: int,
     *,
-    decode_s: float,
-    cores: int,
     shard_size: int = 10_000,
     price_per_hour: float | None = None,
 ) -> RunPlan:
     """The plan for a dataset, from the best batch size that was measured.
 
-    decode_s: seconds of one core to decode an image. cores: of this machine. On a processor images
-    are decoded by the cores that caption them; beside a GPU, while it captions.
+    On a processor images are read by the cores that caption them; beside a GPU, while it captions.
     """
-    whole = max(
-        (result for result in report.stages if result.stage == "whole"),
-        key=lambda result: result.rows_per_s,
-    )
-    caption_s, read_s = 1 / whole.rows_per_s, decode_s / cores
-    on_cpu = report.device == "cpu"
+    reading, whole = report.reading, report.best_whole
+    read_s = reading.read_s / reading.cores
     return RunPlan(
         num_images,
-        caption_s + read_s if on_cpu else max(caption_s, read_s),
-        cores if on_cpu else 1,
-        "cores" if on_cpu else "GPUs",
+        reading.caption_s + read_s if reading.on_cpu else max(reading.caption_s, read_s),
+        reading.cores if reading.on_cpu else 1,
+        "cores" if reading.on_cpu else "GPUs",
         whole.tokens / whole.batch,
         shard_size,
         price_per_hour,

@@ -15,6 +15,7 @@ from altogether_rt import __version__
 from altogether_rt.bench.ceilings import Ceilings, measure_ceilings
 from altogether_rt.bench.cost import FORMULA
 from altogether_rt.bench.inputs import make_inputs
+from altogether_rt.bench.reading import Reading, reading_s
 from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.captioner import Captioner, open_captioner
@@ -60,7 +61,21 @@ class BenchReport:
     stages: tuple[StageResult, ...]
     memory_bytes: dict[str, int]  # peak of the process after each phase, in order
     ceilings: Ceilings | None  # None on a GPU: only processors are measured so far
+    read_s: float  # seconds of a core to read an image, see `bench.reading`
+    cores: int  # that can read
     device: str = "cpu"
+
+    @property
+    def best_whole(self) -> StageResult:
+        """Whole captions at the batch size that makes most images/s."""
+        whole = (result for result in self.stages if result.stage == "whole")
+        return max(whole, key=lambda result: result.rows_per_s)
+
+    @property
+    def reading(self) -> Reading:
+        """Reading beside captioning."""
+        caption_s = 1 / self.best_whole.rows_per_s
+        return Reading(self.read_s, caption_s, self.cores, self.device == "cpu")
 
     def fraction(self, result: StageResult) -> float | None:
         """Floor over median time: 1 is all that this machine can do (see FORMULA)."""
@@ -111,6 +126,7 @@ class BenchReport:
             "load_s": round(self.load_s, 4),
             "stages": [self._stage(result) for result in self.stages],
             "memory_bytes": {**self.memory_bytes, "peak": max(self.memory_bytes.values())},
+            "reading": self.reading.to_dict(),
             "ceilings": None if self.ceilings is None else asdict(self.ceilings),
             "formula": None if self.ceilings is None else FORMULA,
         }
@@ -169,6 +185,7 @@ def run_bench(
                 results.append(runner.run(stage, batch))
                 advance(f"{stage} {batch}")
             memory[stage] = peak_memory_bytes()
+        read_s = reading_s(captioner.preprocessor, quick=settings.quick)
     ceilings = None
     if ran_on == "cpu":  # after memory was read
         ceilings = measure_ceilings(settings.threads, quick=settings.quick)
@@ -183,6 +200,8 @@ def run_bench(
         stages=tuple(results),
         memory_bytes=memory,
         ceilings=ceilings,
+        read_s=read_s,
+        cores=settings.threads or available_cores(),
         device=ran_on,
     )
 

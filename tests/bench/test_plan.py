@@ -9,10 +9,13 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner
 
-from altogether_rt.bench.plan import RunPlan, decoding_s, parse_count, plan_run
-from altogether_rt.bench.report import BenchReport
+from altogether_rt.bench.plan import RunPlan, parse_count, plan_run
+from altogether_rt.bench.reading import reading_s
+from altogether_rt.bench.report import BenchReport, BenchSettings
 from altogether_rt.cli.main import app
+from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError
+from altogether_rt.preprocess import Preprocessor
 from tests.bench.test_report import StandIn, runtime  # noqa: F401
 
 pytestmark = pytest.mark.lean
@@ -72,21 +75,59 @@ def report_of(device: str, *rates: float) -> BenchReport:
         SimpleNamespace(stage="whole", batch=8, rows_per_s=rate, tokens=160) for rate in rates
     ]
     stages.append(SimpleNamespace(stage="encoder", batch=8, rows_per_s=1e9, tokens=0))
-    return cast(BenchReport, cast(Any, SimpleNamespace(device=device, stages=stages)))
+    return BenchReport(
+        bundle="b",
+        bundle_id="0",
+        target="t",
+        int8=False,
+        settings=BenchSettings(),
+        load_s=1.0,
+        stages=cast(Any, tuple(stages)),
+        memory_bytes={},
+        ceilings=None,
+        read_s=0.02,
+        cores=4,
+        device=device,
+    )
 
 
-def test_the_best_batch_size_counts_and_cores_decode() -> None:
-    on_cpu = plan_run(report_of("cpu", 5, 10), 100, decode_s=0.02, cores=4)
+def test_the_best_batch_size_counts_and_cores_read() -> None:
+    on_cpu = plan_run(report_of("cpu", 5, 10), 100)
     assert on_cpu.seconds_per_image == pytest.approx(0.1 + 0.005)
     assert (on_cpu.units, on_cpu.unit, on_cpu.tokens_per_caption) == (4, "cores", 20)
-    on_gpu = plan_run(report_of("cuda", 1000), 100, decode_s=0.02, cores=4)
-    assert on_gpu.seconds_per_image == pytest.approx(0.005)  # decoding is what it waits for
-    assert plan_run(report_of("cuda", 50), 9, decode_s=0.02, cores=4).seconds_per_image == 0.02
+    on_gpu = plan_run(report_of("cuda", 1000), 100)
+    assert on_gpu.seconds_per_image == pytest.approx(0.005)  # reading is what it waits for
+    assert plan_run(report_of("cuda", 50), 9).seconds_per_image == 0.02
     assert (on_gpu.units, on_gpu.unit) == (1, "GPUs")
 
 
-def test_decoding_is_measured() -> None:
-    assert 0 < decoding_s(quick=True) < 1
+def test_reading_that_limits_is_named() -> None:
+    """Four cores read 200 images/s at 20 ms each."""
+    slow, quick, on_cpu = (
+        report_of(device, rate).reading
+        for device, rate in (("cuda:0", 455), ("cuda:0", 150), ("cpu", 10))
+    )
+    read = "reading: 20.0 ms of a core for a JPEG of 800 × 600 pixels, 200 images/s on 4 cores"
+    assert slow.sentence() == (
+        f"{read}; that is what limits, as 455 images/s are captioned: give it more cores, smaller "
+        "files, or --fast-jpeg for large ones"
+    )
+    assert quick.sentence() == f"{read}; the GPU does not wait for it"
+    # 5 ms of reading beside 100 ms of captioning.
+    assert on_cpu.sentence() == f"{read}; 4.8 % of the time, beside captioning"
+    assert [one.limits for one in (slow, quick, on_cpu)] == [True, False, False]
+    assert slow.to_dict() == {
+        "core_s": 0.02,
+        "images_per_s": 200.0,
+        "cores": 4,
+        "jpeg": [800, 600],
+        "limits": True,
+    }
+
+
+def test_reading_is_measured() -> None:
+    preprocessor = Preprocessor(EncoderConfig("any", embed_dim=4, image_size=32))
+    assert 0 < reading_s(preprocessor, quick=True) < 2
 
 
 def test_the_command(runtime: StandIn) -> None:  # noqa: F811
@@ -100,6 +141,8 @@ def test_the_command(runtime: StandIn) -> None:  # noqa: F811
     text = "\n".join(lines[:-1])
     assert "1,000,000 images" in text and "in 1,000 shards" in text
     assert all(sentence in text for sentence in plan["assumes"])
+    assert "reading: " in text and "beside captioning" in text
+    assert json.loads(lines[-1])["reading"]["cores"] == 1
 
 
 def test_a_price_without_a_plan() -> None:

@@ -87,10 +87,9 @@ def bench_command(
     if price_per_hour is not None and plan is None:
         raise typer.BadParameter("it goes with --plan.", param_hint="--price-per-hour")
     check_gpu(device)
-    from altogether_rt.bench.plan import decoding_s, parse_count, plan_run
+    from altogether_rt.bench.plan import parse_count, plan_run
     from altogether_rt.bench.report import COLUMNS, BenchSettings, run_bench
     from altogether_rt.bench.stages import STAGES
-    from altogether_rt.machine.limits import available_cores
 
     num_images = None if plan is None else parse_count(plan)
     output = Output(as_json=as_json, quiet=quiet)
@@ -107,6 +106,7 @@ def bench_command(
         f"load {1000 * report.load_s:.0f} ms; memory at most {format_bytes(max(memory.values()))}, "
         f"{format_bytes(memory['load'])} after loading"
     )
+    output.show(report.reading.sentence())
     if ceilings is not None:
         output.show(
             [
@@ -121,8 +121,6 @@ def bench_command(
         planned = plan_run(
             report,
             num_images,
-            decode_s=decoding_s(quick=quick),
-            cores=threads or available_cores(),
             shard_size=shard_size,
             price_per_hour=price_per_hour,
         )

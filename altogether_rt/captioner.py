@@ -10,7 +10,6 @@ with Captioner.load("starter") as captioner:
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -181,7 +180,8 @@ class Captioner:
     ) -> Iterator[Caption]:
         """Captions in the order of the requests, each as soon as it and those before it are done.
 
-        Requests are drawn as slots become free: no more than two batches are held at once. Those of
+        Requests are drawn as slots become free: no more than two batches are held at once, or
+        three where images are encoded on a device meanwhile. Those of
         a `RequestSource` are waited for only while there is nothing to write. speculation: as for
         `load`; None: as it was given there. keep_embeddings: captions come with theirs.
         """
@@ -217,17 +217,11 @@ class Captioner:
         keys = itertools.count()
         tokenizer = self.tokenizer.asking(params.style, params.prompt)
         vision = VisionStage(self.runtime, self.stats, self.config.encoder.embedding_shape)
-        while True:
-            start_s, idle = time.perf_counter(), not held
-            batch = source.take(self.runtime.num_slots, wait=idle)
-            if idle:
-                self.stats.decode_wait_s += time.perf_counter() - start_s
-            if batch is None:
-                return
+        for batch in vision.batches(source, lambda: not held):
             if not batch:
                 yield None
                 continue
-            for request, image in zip(batch, vision.run(batch), strict=True):
+            for request, image in batch:
                 prompt = tokenizer.prompt(request.alts)
                 seed = row_seed(image.content, request.alts, params.seed)
                 key = next(keys)

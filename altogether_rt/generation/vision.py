@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.captions import CaptionRequest, EmbeddedImage
 from altogether_rt.generation.engine import EngineStats
-from altogether_rt.generation.requests import Recent
+from altogether_rt.generation.requests import Recent, RequestSource
 from altogether_rt.runtime.base import Array, Runtime, stack_arrays
 
 __all__ = ["MappedImage", "VisionStage"]
@@ -56,6 +56,35 @@ class VisionStage:
         self._stats = stats
         max_remembered = max(1, _BYTES_REMEMBERED // embedding_bytes)
         self._recent = Recent[bytes, Array](max_remembered)
+
+    def batches(
+        self, source: RequestSource, idle: Callable[[], bool]
+    ) -> Iterator[list[tuple[CaptionRequest, MappedImage]]]:
+        """Batches of the requests that are ready, mapped; an empty one while none is.
+
+        On a device that computes while this goes on, the next batch is begun before this one is
+        handed out, so that images are encoded while captions are written. idle: whether there is
+        nothing to write, so that one may be waited for.
+        """
+        ahead: list[tuple[CaptionRequest, MappedImage]] | None = []
+        while ahead is not None:
+            batch = ahead or self._take(source, wait=idle())
+            if batch is None:
+                return
+            on_device = bool(batch) and not isinstance(batch[0][1].visual_tokens, np.ndarray)
+            ahead = self._take(source, wait=False) if on_device else []
+            yield batch
+
+    def _take(
+        self, source: RequestSource, wait: bool
+    ) -> list[tuple[CaptionRequest, MappedImage]] | None:
+        start_s = time.perf_counter()
+        batch = source.take(self._runtime.num_slots, wait=wait)
+        if wait:
+            self._stats.decode_wait_s += time.perf_counter() - start_s
+        if batch is None:
+            return None
+        return list(zip(batch, self.run(batch), strict=True)) if batch else []
 
     def run(self, batch: Sequence[CaptionRequest]) -> list[MappedImage]:
         """The images of `batch`, in order; identical ones are computed once."""

@@ -13,7 +13,7 @@ __all__ = ["MAX_CANDIDATES", "UNDECIDED", "sample"]
 
 #: Likeliest tokens that are sorted. Where they do not reach top_p, the host draws.
 MAX_CANDIDATES = 256
-#: In place of an id: more candidates are needed, or the logits are no numbers.
+#: Instead of an id: more candidates are needed, or the logits are no numbers.
 UNDECIDED = -1
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +137,28 @@ def test_captions_are_those_of_the_reference(
         np.testing.assert_allclose(found.embedded.embedding, wanted.embedded.embedding, atol=1e-6)
 
 
+def test_images_are_encoded_while_captions_are_written(tmp_path: Path) -> None:
+    """The second batch is begun before the prompts of the first are read, and not waited for."""
+    device = FakeDevice()
+    with device, captioner_of(open_on(device, num_slots=2), "opt", tmp_path) as captioner:
+        runtime = captioner.runtime
+        calls: list[str] = []
+        for name in ("encode", "step"):
+            made = getattr(runtime, name)
+
+            def call(*given: Any, name: str = name, made: Any = made, **options: Any) -> Any:
+                calls.append(name)
+                return made(*given, **options)
+
+            setattr(runtime, name, call)
+        params = captioner.params(temperature=0, max_new_tokens=4)
+        assert len(captioner.caption([*pixels_of(6)], None, params)) == 6
+        assert calls[:3] == ["encode", "encode", "step"]
+        assert calls.count("encode") == 3
+        steps = calls[: len(calls) - calls[::-1].index("encode")].count("step")
+        assert 0 < steps < calls.count("step")
+
+
 def test_half_precision_stays_near() -> None:
     with open_on(HostDevice(), dtype=torch.bfloat16) as half, open_on(HostDevice()) as exact:
         for found, wanted in zip(history(half), history(exact), strict=True):
@@ -209,7 +232,7 @@ def test_buckets_are_few() -> None:
 @pytest.mark.slow
 def test_the_starter_writes_the_same_captions() -> None:
     """Its checkpoint, by both backends, greedy and as it samples by default."""
-    samples = [make_sample(77, index, "test") for index in range(24)]
+    samples = [make_sample(77, index, "test") for index in range(12)]
     requests = [render(sample.scene) for sample in samples], [list(s.alts) for s in samples]
     with checkpoint_folder(Path("starter"), lambda message: None) as folder:
         checkpoint = Checkpoint.load(folder)
@@ -223,7 +246,7 @@ def test_the_starter_writes_the_same_captions() -> None:
         ):
             parts = CaptionerParts(checkpoint.config, runtime, tokenizer, "0" * 12, None)
             with Captioner(parts) as captioner:
-                for params in (captioner.params(), captioner.params(temperature=0)):
+                for params in (captioner.params(temperature=1), captioner.params(temperature=0)):
                     texts.append([each.text for each in captioner.caption(*requests, params)])
     assert texts[:2] == texts[2:]
     assert texts[0] != texts[1]

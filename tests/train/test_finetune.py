@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from typer.testing import CliRunner
 
 from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
+from altogether_rt.cli.main import app
 from altogether_rt.errors import AltogetherError, ConfigError, MissingDependencyError
 from altogether_rt.importing.vision_language import import_vision_language
 from altogether_rt.train.folder import run_folder
@@ -208,3 +210,28 @@ def test_tokenizer_of_the_start_is_kept(
     out = finetuned(finetune, tmp_path / "out", patches, scenes)
     before, after = (Tokenizer.from_file(str(at / "tokenizer.json")) for at in (patches, out))
     assert before.to_str() == after.to_str()
+
+
+def test_the_command_starts_from_a_bundle(tmp_path: Path, scenes: Path) -> None:
+    """The starter ships as a bundle: its checkpoint is recovered, and trained on."""
+    command = [
+        *("train", "--config", "finetune", "--init", "starter", "--data", str(scenes)),
+        *("--out", str(tmp_path / "out"), "--steps", "2", "--batch-size", "2", "--threads", "1"),
+        *("--precision", "bf16", "--gradient-checkpointing", "--device", "cpu"),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    about = json.loads((tmp_path / "out" / "checkpoint.json").read_text())
+    optimization = about["recipe"]["finetune"]["optimization"]
+    assert (optimization["num_steps"], optimization["precision"]) == (2, "bf16")
+    assert optimization["gradient_checkpointing"] is True
+    assert about["init"]["name"] == "starter"
+
+
+def test_images_without_data_are_a_mistake(tmp_path: Path) -> None:
+    options = ["--images", str(tmp_path), "--init", "starter"]
+    result = CliRunner().invoke(
+        app, ["train", "--config", "finetune", "--out", str(tmp_path / "out"), *options]
+    )
+    assert result.exit_code == 2
+    assert "are for --data" in result.output

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from altogether_rt.cli.checkpoint import AllowDownload
+from altogether_rt.cli.downloads import Download, checkpoint_by_name
 from altogether_rt.cli.output import Output
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def train_command(
         Path | None,
         typer.Option(
             help="Checkpoint to start from (its encoder, weights and tokenizer); a bundle for the "
-            "CPU, such as `starter`; or the folder of a run."
+            "CPU, such as `starter`; the folder of a run; a name (see models); or an id on the hub."
         ),
     ] = None,
     data: Annotated[
@@ -127,6 +128,7 @@ def train_command(
         typer.Option("--skip-bad", help="Leave out rows and images that cannot be used."),
     ] = False,
     allow_download: AllowDownload = False,
+    download: Download = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; by default what is measured fastest.")
     ] = None,
@@ -151,7 +153,7 @@ def train_command(
         precision=precision,
         gradient_checkpointing=gradient_checkpointing or None,
     )
-    with _starting_checkpoint(init, output) as start:
+    with _starting_checkpoint(init, output, download=download) as start:
         train(
             wanted if holdout is None else dataclasses.replace(wanted, holdout=holdout),
             out,
@@ -180,13 +182,19 @@ def _data(path: Path | None, images: Path | None, round_number: int | None) -> D
 
 
 @contextmanager
-def _starting_checkpoint(init: Path | None, output: Output) -> Iterator[Path | None]:
-    """The checkpoint that `--init` means; a name would be resolved here, before anything else."""
+def _starting_checkpoint(
+    init: Path | None, output: Output, *, download: bool
+) -> Iterator[Path | None]:
+    """The checkpoint that `--init` means: a folder, what a run saved last, a bundle, a name."""
     if init is None:
         yield None
         return
     from altogether_rt.importing.bundle import checkpoint_folder
+    from altogether_rt.train.folder import run_folder
     from altogether_rt.train.snapshot import checkpoint_of
 
-    with checkpoint_of(init, output.note) as source, checkpoint_folder(source, output.note) as it:
-        yield it
+    with ExitStack() as stack:
+        if not run_folder(init).is_dir():  # an unfinished run looks like an id on the hub
+            init = stack.enter_context(checkpoint_by_name(init, output, download=download))
+        source = stack.enter_context(checkpoint_of(init, output.note))
+        yield stack.enter_context(checkpoint_folder(source, output.note))

@@ -77,7 +77,7 @@ class Asked:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def without_picture(self, folder: Path) -> None:
-        """The instruction takes the place of the visual tokens."""
+        """The instruction stands where the visual tokens would."""
         words = f"<|im_start|>user\n{ASK}. {KEEP}"
         constant_visual_tokens(self._start, words, folder, self._prompt(before=""))
 

@@ -39,7 +39,6 @@ __all__ = [
     "CAPTION_INSTRUCTION",
     "import_vision_language",
     "is_vision_language",
-    "merge_lora",
 ]
 
 #: What a captioner that follows instructions is asked for: a caption, or the alt-text of a page. A

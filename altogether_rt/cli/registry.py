@@ -164,6 +164,12 @@ COMMANDS: dict[str, CommandSpec] = {
         (
             "altogether-rt train --recipe starter --out runs/starter",
             "altogether-rt train --recipe starter --out runs/starter --resume",
+            "altogether-rt train --recipe finetune --init my-captioner --data photos/train.jsonl "
+            "--out tuned",
+            "altogether-rt train --recipe finetune --init my-captioner --data photos/train.jsonl "
+            "--out tuned --lora 16 --precision bf16 --device cuda",
+            "altogether-rt train --recipe finetune --init my-captioner --data annotations.json "
+            "--images images/ --skip-bad --out tuned",
         ),
         "train",
     ),
@@ -324,6 +330,7 @@ EXTRA_OF_PACKAGE = {
     "onnxruntime": "cpu",
     "onnxscript": "export",
     "open_clip": "train",
+    "peft": "lora",
     "pillow_heif": "heic",
     "py3langid": "lang",
     "pyarrow": "parquet",

@@ -7,7 +7,6 @@ which is written out here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from altogether_rt.importing.names import LLAMA, PATCH_PROJECTOR, SIGLIP, rename
 from altogether_rt.importing.structure import check_fit, tie_head
 from altogether_rt.importing.tokenizer import tokenizer_json
 from altogether_rt.importing.weights import read_folder
+from altogether_rt.model.lora import merge_lora
 from altogether_rt.plain_data import from_dict
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "CAPTION_INSTRUCTION",
     "import_vision_language",
     "is_vision_language",
-    "merge_lora",
 ]
 
 #: What a captioner that follows instructions is asked for: a caption, or the alt-text of a page. A
@@ -87,7 +86,6 @@ _SIGLIP_TOWER = {
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 
 _HALF = (0.5, 0.5, 0.5)
-_LORA = re.compile(r"(.+)\.lora_(A|B)\.default\.weight$")
 
 
 @dataclass(frozen=True)
@@ -227,27 +225,6 @@ _FAMILIES: dict[str, _Read] = {
     "smolvlm": _idefics3,
     "prefix_conditioning_vlm": _distilvit,
 }
-
-
-def merge_lora(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """The state with every pair of low-rank adapters added to its layer: W + scale · B A.
-
-    scale: alpha / r. A state without adapters is returned as it is.
-    """
-    merged = {
-        key.replace(".base_layer.", "."): tensor
-        for key, tensor in state.items()
-        if not _LORA.match(key)
-    }
-    for key, up in state.items():
-        found = _LORA.match(key)
-        if found is None or found[2] != "B":
-            continue
-        down, weight = state.get(f"{found[1]}.lora_A.default.weight"), f"{found[1]}.weight"
-        if down is None or weight not in merged:
-            raise AltogetherError(f"the weights contain {key!r} without the layer it belongs to.")
-        merged[weight] = merged[weight].float() + scale * (up.float() @ down.float())
-    return merged
 
 
 def _part(state: Mapping[str, Tensor], *prefixes: str, keep: bool = False) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from altogether_rt.config import DecoderConfig
 
@@ -147,6 +148,8 @@ class Decoder(nn.Module):
         self.norm = _norm(config) if config.final_norm else None
         tied = config.tied_head
         self.head = None if tied else nn.Linear(token_width, config.vocab_size, bias=False)
+        #: In training: keep the layers' inputs alone, and compute each layer again for gradients.
+        self.gradient_checkpointing = False
         self.apply(_initialise)
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -209,7 +212,10 @@ class Decoder(nn.Module):
         if self.positions is not None:
             x = x + self.positions(at + self.config.position_offset)
         for index, layer in enumerate(self.layers):
-            x = layer(x, positions, cache and (cache.keys[index], cache.values[index]))
+            if self.gradient_checkpointing and self.training and cache is None:
+                x = checkpoint(layer, x, positions, None, use_reentrant=False)
+            else:
+                x = layer(x, positions, cache and (cache.keys[index], cache.values[index]))
         if self.norm is not None:
             x = self.norm(x)
         return x if self.project_out is None else self.project_out(x)

@@ -17,6 +17,8 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.metrics import DocumentFrequencies, bleu, cider_d
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.train.compute.device import device_of
+from altogether_rt.train.compute.embeddings import Embeddings
 from altogether_rt.train.data import Dataset, example_order, finetune_texts, pretrain_texts
 from altogether_rt.train.recipe import TrainingStage
 
@@ -35,7 +37,7 @@ class HeldOut:
     """Examples that are never trained on."""
 
     dataset: Dataset
-    embeddings: NDArray[np.float32]  # (N, E), of its images
+    embeddings: Embeddings  # of its images
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class CaptioningObjective:
         *,
         tokenizer: PromptTokenizer,
         dataset: Dataset,
-        embeddings: NDArray[np.float32],
+        embeddings: Embeddings,
         seed: int,
         held_out: HeldOut | None = None,
     ) -> None:
@@ -71,7 +73,8 @@ class CaptioningObjective:
         self._config: CaptionerConfig = captioner.config
         self._tokenizer = tokenizer
         self._dataset = dataset
-        self._embeddings = embeddings  # (N, E) or (N, patches, E)
+        self._embeddings = embeddings  # of the dataset's images
+        captioner.decoder.gradient_checkpointing = self.optimization.gradient_checkpointing
         self._alt_dropout = stage.alt_dropout
         self._texts = pretrain_texts if name == "pretrain" else finetune_texts
         self._seed = seed
@@ -93,12 +96,10 @@ class CaptioningObjective:
     def _micro_batch_size(self) -> int:
         return self.optimization.batch_size // self.optimization.accumulation
 
-    def _predict(
-        self, batch: Sequence[EncodedExample], of: NDArray[np.float32]
-    ) -> tuple[Tensor, Tensor]:
+    def _predict(self, batch: Sequence[EncodedExample], of: Embeddings) -> tuple[Tensor, Tensor]:
         """Logits (caption tokens, vocab) and targets (caption tokens) of all captions in a batch.
 
-        of: embeddings (N, E) that the examples' images index.
+        of: embeddings that the examples' images index.
         """
         prefix = len(self._config.prompt.before_ids) + self._config.mapper.prefix_length
         length = max(len(example) for example in batch)
@@ -114,12 +115,12 @@ class CaptioningObjective:
             rows += [row] * len(example.caption_ids)
             positions += range(start, start + len(example.caption_ids))
             targets += example.caption_ids
-        images = np.array([example.image for example in batch])
-        embeddings = torch.from_numpy(of[images])  # (B, E)
-        visual_tokens = self._captioner.visual_tokens(embeddings)
-        wanted = torch.tensor([rows, positions]).T  # (caption tokens, 2)
-        logits = self._captioner.logits(visual_tokens, torch.from_numpy(ids), wanted)
-        return logits, torch.tensor(targets)
+        device = device_of(self._captioner)
+        embeddings = torch.from_numpy(of.take([example.image for example in batch]))
+        visual_tokens = self._captioner.visual_tokens(embeddings.to(device))
+        wanted = torch.tensor([rows, positions]).T.to(device)  # (caption tokens, 2)
+        logits = self._captioner.logits(visual_tokens, torch.from_numpy(ids).to(device), wanted)
+        return logits, torch.tensor(targets, device=device)
 
     def batch(self, step: int) -> list[EncodedExample]:
         """The examples of a step, similar in length, from the pool that it shares with others."""
@@ -155,7 +156,7 @@ class CaptioningObjective:
         """The alt-texts of a training image and the caption generated for it."""
         index = step % len(self._dataset)
         example = self._dataset.example(index, 0)
-        (ids,) = self.generate(self._embeddings[index : index + 1], [example.alts])
+        (ids,) = self.generate(self._embeddings.take([index]), [example.alts])
         return f"[{' '.join(example.alts)}] -> {self._tokenizer.decode(ids)}"
 
     def evaluate(self, last: bool) -> dict[str, float]:
@@ -185,7 +186,8 @@ class CaptioningObjective:
             references = [[target] for _, target in texts]
             frequencies = DocumentFrequencies.from_references(references)
             texts = texts[:_MAX_GENERATED]
-            written = self.generate(embeddings[: len(texts)], [alts for alts, _ in texts])
+            shown = embeddings.take(range(len(texts)))
+            written = self.generate(shown, [alts for alts, _ in texts])
             captions = [self._tokenizer.decode(ids) for ids in written]
             figures["cider_d"] = cider_d(captions, references[: len(texts)], frequencies).mean
             figures["bleu_4"] = bleu(captions, references[: len(texts)])
@@ -198,7 +200,8 @@ class CaptioningObjective:
 
         embeddings: (B, E). Returns the captions' token ids without EOS.
         """
-        visual_tokens = self._captioner.visual_tokens(torch.from_numpy(embeddings))
+        device = device_of(self._captioner)
+        visual_tokens = self._captioner.visual_tokens(torch.from_numpy(embeddings).to(device))
         prompts = [list(self._tokenizer.prompt(texts).ids) for texts in alts]
         captions: list[list[int]] = [[] for _ in prompts]
         open_rows = list(range(len(prompts)))
@@ -210,7 +213,9 @@ class CaptioningObjective:
             prefix = len(self._config.prompt.before_ids) + visual_tokens.shape[1]
             last = [[i, prefix + len(tokens) - 1] for i, tokens in enumerate(rows)]
             logits = self._captioner.logits(
-                visual_tokens[open_rows], torch.from_numpy(ids), torch.tensor(last)
+                visual_tokens[open_rows],
+                torch.from_numpy(ids).to(device),
+                torch.tensor(last, device=device),
             )
             chosen = zip(open_rows, logits.argmax(1).tolist(), strict=True)
             open_rows = []

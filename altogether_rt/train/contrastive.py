@@ -21,6 +21,7 @@ from altogether_rt.preprocess import Preprocessor, PromptTokenizer
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.scene import FACT_CLASSES, fact_labels
 from altogether_rt.scenes.text import make_sample, make_scene
+from altogether_rt.train.compute.device import device_of
 from altogether_rt.train.data import ScenesDataset, example_order
 from altogether_rt.train.prepared import PreparedImages
 from altogether_rt.train.recipe import EncoderStage
@@ -61,7 +62,7 @@ class ContrastiveObjective:
         self._fact_weight = stage.fact_weight
         self._text_length = int(encoder.model["text_cfg"]["context_length"])
         self._clip: Any = clip
-        self._facts = nn.Linear(encoder.embed_dim, sum(FACT_CLASSES))
+        self._facts = nn.Linear(encoder.embed_dim, sum(FACT_CLASSES)).to(device_of(clip))
         self._module = nn.ModuleDict({"clip": clip, "facts": self._facts})
         self._tokenizer = tokenizer
         self._dataset = dataset
@@ -105,8 +106,13 @@ class ContrastiveObjective:
 
     def _normalised(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Pixels, uint8 (B, H, W, 3), as the vision tower reads them, float32 (B, 3, H, W)."""
-        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-        return (scaled - self._mean) / self._std
+        on_device = torch.from_numpy(pixels).to(self._device)
+        scaled = on_device.permute(0, 3, 1, 2).float() / 255
+        return (scaled - self._mean.to(self._device)) / self._std.to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return device_of(self._facts)
 
     def _contrastive(self, image: Tensor, indices: list[int]) -> Tensor:
         ids = torch.full((len(indices), self._text_length), self._eos_id, dtype=torch.int64)
@@ -114,9 +120,9 @@ class ContrastiveObjective:
             caption = make_sample(self._dataset.seed, index).visual_caption
             tokens = self._tokenizer.encode(caption)[: self._text_length - 1]
             ids[row, : len(tokens)] = torch.tensor(tokens)
-        text = F.normalize(self._clip.encode_text(ids), dim=-1)
+        text = F.normalize(self._clip.encode_text(ids.to(self._device)), dim=-1)
         logits = self._clip.logit_scale.exp().clamp(max=100) * image @ text.T  # (B, B)
-        target = torch.arange(len(indices))
+        target = torch.arange(len(indices), device=self._device)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     def _fact_loss(self, image: Tensor, indices: list[int]) -> Tensor:
@@ -130,7 +136,7 @@ class ContrastiveObjective:
 
     def _labels(self, indices: list[int]) -> Tensor:
         scenes = (make_scene(self._dataset.seed, index) for index in indices)
-        return torch.tensor([fact_labels(scene) for scene in scenes])
+        return torch.tensor([fact_labels(scene) for scene in scenes], device=self._device)
 
     def sample(self, step: int) -> str:
         """The classifier's accuracy on held-out scenes, fact by fact."""
@@ -138,7 +144,7 @@ class ContrastiveObjective:
         preprocessor = Preprocessor(self._encoder)
         pixels = np.stack([preprocessor.pixels(render(scene)) for scene in scenes])
         image = F.normalize(self._clip.encode_image(self._normalised(pixels)), dim=-1)
-        labels = torch.tensor([fact_labels(scene) for scene in scenes])
+        labels = torch.tensor([fact_labels(scene) for scene in scenes], device=self._device)
         accuracies = [
             float((part.argmax(1) == labels[:, i]).float().mean())
             for i, part in enumerate(self._fact_logits(image))

@@ -6,22 +6,23 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from altogether_rt.data.alt_files.lines import FileNotes
-from altogether_rt.data.alts import alt_texts, image_name, read_records
+from altogether_rt.data.alts import read_records
 from altogether_rt.data.images import load_image
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample, make_scene
+from altogether_rt.train.annotations import Example, read_example, read_name
 
 __all__ = [
     "Dataset",
@@ -35,16 +36,6 @@ __all__ = [
     "pretrain_texts",
     "split_held_out",
 ]
-
-
-@dataclass(frozen=True)
-class Example:
-    """The texts of one image."""
-
-    alts: tuple[str, ...]
-    caption: str  # the last annotation round
-    #: What an annotator without the alt-text would write; None: unknown, `caption` is used instead.
-    caption_without_alt: str | None = None
 
 
 #: Opens one image; it is sent to other processes, so it is a module's function or a partial of one.
@@ -100,10 +91,11 @@ class ScenesDataset:
 
 
 class FolderDataset:
-    """Images in a folder, with their texts in a file beside them.
+    """Images in a folder, with their texts in a file beside them or elsewhere.
 
     The file is JSON Lines, JSON or CSV, as `data.alts` reads it. A record has `file_name`, its
-    alt-texts in `alt`, `alts` or `text`, and its caption: the last of `rounds`, or `caption`.
+    alt-texts in `alt`, `alts` or `text`, and its caption: the last of `rounds`, the `round` with
+    the highest number (`round3`), or `caption`.
     """
 
     def __init__(
@@ -111,22 +103,29 @@ class FolderDataset:
         path: Path,
         say: Callable[[str], None] = lambda sentence: None,
         *,
+        images: Path | None = None,
+        round_number: int | None = None,
         skip_bad: bool = False,
     ) -> None:
         """Raises AltogetherError, which names the first bad lines, if a record cannot be used.
 
-        say: told what else there is to say about the file. skip_bad: leave such records out.
+        say: told what else there is to say about the file. images: the folder, which file names
+        must not leave; None: that of the file. round_number: learnt instead of the last, from 1.
+        skip_bad: leave such records out.
         """
         if not path.is_file():
             raise AltogetherError(f"there is no training file {path}.")
-        self._folder = path.parent
+        if images is not None and not images.is_dir():
+            raise AltogetherError(f"there is no folder of images {images}.")
+        self._folder = path.parent if images is None else images
         self._rows: list[tuple[str, Example]] = []
         problems = self.bad_lines = Problems()
         notes = FileNotes()
         try:
             for where, record in read_records(path, problems, notes):
                 try:
-                    self._rows.append((_file_name(record), _example(record)))
+                    name = read_name(record, inside=images is not None)
+                    self._rows.append((name, read_example(record, round_number)))
                 except ValueError as error:
                     problems.add(f"{where}: {error}")
         except OSError as error:
@@ -227,23 +226,6 @@ def _draw_scene(seed: int, index: int) -> Image.Image:
 
 def _lines(problems: Problems) -> str:
     return "1 line" if problems.count == 1 else f"{problems.count:,} lines"
-
-
-def _file_name(record: Mapping[Any, Any]) -> str:
-    name = image_name(record)
-    if name is None:
-        raise ValueError("no file_name")
-    return name
-
-
-def _example(record: Mapping[Any, Any]) -> Example:
-    """Raises ValueError for a record whose alt-texts or caption are not text."""
-    alts = alt_texts(record) or ()
-    rounds = record.get("rounds")
-    caption = rounds[-1] if isinstance(rounds, list) and rounds else record.get("caption")
-    if not isinstance(caption, str):
-        raise ValueError("no text in rounds or caption")
-    return Example(alts, caption)
 
 
 def example_order(seed: int, num_examples: int, first: int, count: int) -> list[tuple[int, int]]:

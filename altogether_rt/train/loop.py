@@ -1,7 +1,8 @@
 """The training loop: one objective at a time; a resumed run ends with the same bits.
 
 The data of a step depend on the step's number alone, not on when the process started, so the whole
-state is the module, the optimizer, the step and torch's random generator. Data parallelism would
+state is the module, the optimizer, the step and torch's random generators. (On a GPU, sums have no
+fixed order, and the last bits may differ as between any two runs there.) Data parallelism would
 give an objective its rank and world size and average the gradients before the optimizer's step;
 nothing else here would change.
 """
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from altogether_rt.artifacts.files import new_file
 from altogether_rt.errors import AltogetherError
+from altogether_rt.train.compute.device import device_of, generator_state, set_generator_state
 from altogether_rt.train.history import StageHistory
 from altogether_rt.train.log import TrainLog
 from altogether_rt.train.optim import build_optimizer, learning_rate
@@ -105,19 +107,20 @@ def minimize(
 def measure_pass(objective: Objective) -> None:
     """Compute the gradients of a micro-batch and forget them: what takes most of a step's time."""
     module = objective.module.train()
-    generator = torch.get_rng_state()
+    device = device_of(module)
+    generators = generator_state(device)
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]  # running means of norms
     _loss(objective, 0, 0).backward()  # type: ignore[no-untyped-call]
     module.zero_grad(set_to_none=True)
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
-    torch.set_rng_state(generator)
+    set_generator_state(generators, device)
 
 
 def _loss(objective: Objective, step: int, micro_batch: int) -> Tensor:
-    precision = objective.optimization.precision
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    enabled = objective.optimization.precision == "bf16"
+    with torch.autocast(device_of(objective.module).type, torch.bfloat16, enabled=enabled):
         return objective.loss(step, micro_batch)
 
 
@@ -142,15 +145,16 @@ def _accumulate(objective: Objective, step: int) -> float:
 
 @contextlib.contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Set evaluation mode; restore training mode and torch's random generator afterwards."""
-    generator = torch.get_rng_state()
+    """Set evaluation mode; restore training mode and torch's random generators afterwards."""
+    device = device_of(module)
+    generators = generator_state(device)
     module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
         module.train()
-        torch.set_rng_state(generator)
+        set_generator_state(generators, device)
 
 
 class _Meter:
@@ -185,7 +189,7 @@ def _save_state(
         "step": history.num_steps,
         "module": objective.module.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "generator": torch.get_rng_state(),
+        **generator_state(device_of(objective.module)),
         "history": history.to_dict(),
     }
     with new_file(path) as file:
@@ -200,7 +204,7 @@ def _load_state(path: Path, objective: Objective, optimizer: torch.optim.Optimiz
     try:
         objective.module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generator"])
+        set_generator_state(state, device_of(objective.module))
         return StageHistory.from_dict({"steps": state["step"], **state.get("history", {})})
     except _UNREADABLE as error:
         raise _not_a_state(path) from error

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
-from typing import Literal
+from typing import Any, Literal
 
 from altogether_rt import toml
 from altogether_rt.errors import ConfigError
@@ -14,6 +14,7 @@ from altogether_rt.plain_data import from_dict
 __all__ = [
     "DataRecipe",
     "EncoderStage",
+    "LoraRecipe",
     "Optimization",
     "TrainRecipe",
     "TrainingStage",
@@ -32,6 +33,8 @@ class DataRecipe:
     path: str = (
         ""  # source = folder: a JSON Lines file of file_name, alts, rounds; images beside it
     )
+    images: str = ""  # source = folder: where the images are, if not beside the file
+    round_number: int | None = None  # source = folder: the round to learn; None: the last
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Optimization:
     weight_decay: float = 0.2  # none on biases, norms and 1-d parameters
     accumulation: int = 1  # micro-batches per step
     max_grad_norm: float = 1.0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the arithmetic; weights stay in float32
+    #: Compute each decoder layer twice instead of keeping what its gradients need.
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "accumulation"):
@@ -72,6 +77,22 @@ class EncoderStage:
 
 
 @dataclass(frozen=True)
+class LoraRecipe:
+    """Low-rank adapters instead of the decoder's own weights; merged when the run ends."""
+
+    rank: int = 16
+    alpha: int = 32  # what they add is scaled by alpha / rank
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1:
+            raise ConfigError("lora.rank and lora.alpha must be positive.")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
 class TrainingStage:
     """One stage of captioner training.
 
@@ -81,6 +102,7 @@ class TrainingStage:
 
     optimization: Optimization
     alt_dropout: float = 0.5  # probability of an empty condition
+    lora: LoraRecipe | None = None  # None: mapper and decoder are trained whole
 
 
 @dataclass(frozen=True)
@@ -102,6 +124,49 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.holdout < 1:
             raise ConfigError("holdout must be at least 0 and less than 1.")
+        if self.pretrain is not None and self.pretrain.lora is not None:
+            raise ConfigError("lora is for the stage [finetune]: pretraining trains whole weights.")
+
+    @property
+    def lora(self) -> LoraRecipe | None:
+        """The adapters that this run trains, if any."""
+        return None if self.finetune is None else self.finetune.lora
+
+    def with_finetune(
+        self,
+        *,
+        num_steps: int | None = None,
+        batch_size: int | None = None,
+        peak_lr: float | None = None,
+        precision: Literal["fp32", "bf16"] | None = None,
+        gradient_checkpointing: bool | None = None,
+        alt_dropout: float | None = None,
+        lora_rank: int | None = None,
+    ) -> TrainRecipe:
+        """The recipe with other values of its stage [finetune]; None: the recipe's own.
+
+        lora_rank: 0 for none. Raises ConfigError if the recipe has no such stage.
+        """
+        optimization: dict[str, Any] = {
+            "num_steps": num_steps,
+            "batch_size": batch_size,
+            "peak_lr": peak_lr,
+            "precision": precision,
+            "gradient_checkpointing": gradient_checkpointing,
+        }
+        changed = {key: value for key, value in optimization.items() if value is not None}
+        if not changed and alt_dropout is None and lora_rank is None:
+            return self
+        stage = self.finetune
+        if stage is None:
+            raise ConfigError("the recipe has no stage [finetune], which these options are for.")
+        stage = replace(stage, optimization=replace(stage.optimization, **changed))
+        if alt_dropout is not None:
+            stage = replace(stage, alt_dropout=alt_dropout)
+        if lora_rank is not None:
+            lora = LoraRecipe(lora_rank, 2 * lora_rank) if lora_rank else None
+            stage = replace(stage, lora=lora)
+        return replace(self, finetune=stage)
 
 
 def recipe_names() -> list[str]:

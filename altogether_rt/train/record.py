@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,9 @@ from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.artifacts.files import write_whole
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError
+from altogether_rt.train.data import Dataset
 from altogether_rt.train.folder import RECORD_NAME
+from altogether_rt.train.prepared import PreparedImages
 from altogether_rt.train.recipe import TrainRecipe
 
 __all__ = ["RunRecord", "checkpoint_identity", "package_versions"]
@@ -52,8 +55,12 @@ class RunRecord:
         """The record of a run that begins now; of paths, it keeps the names."""
         init = None if start is None else checkpoint_identity(start)
         plain = asdict(recipe)
+        for stage in ("encoder", "pretrain", "finetune"):  # older records do not have this key
+            if plain[stage] and not plain[stage]["optimization"]["gradient_checkpointing"]:
+                del plain[stage]["optimization"]["gradient_checkpointing"]
         plain["config"] = Path(recipe.config).name
         plain["data"]["path"] = Path(recipe.data.path).name
+        plain["data"].pop("images")  # what they show is compared
         return cls(plain, config.to_dict(), init, versions=package_versions())
 
     @classmethod
@@ -80,6 +87,24 @@ class RunRecord:
         """Write it whole to the folder of the run."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         write_whole(folder / RECORD_NAME, text + "\n")
+
+    def note_data(
+        self, source: str, dataset: Dataset, images: PreparedImages, num_held_out: int
+    ) -> None:
+        """Record what is trained on."""
+        digest = hashlib.sha256()
+        for index in range(len(dataset)):
+            digest.update(f"{dataset.texts_id(index)}\n".encode("utf-8", "surrogatepass"))
+        bad_lines = getattr(dataset, "bad_lines", None)
+        self.data = {
+            "source": source,
+            "examples": len(dataset),
+            "held_out": num_held_out,
+            "images_left_out": len(images.bad),
+            "lines_left_out": bad_lines.count if bad_lines else 0,
+            "images_sha256": images.sha256(),
+            "texts_sha256": digest.hexdigest(),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """What a checkpoint says of its run: all but the configuration, which is beside it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,19 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
-from altogether_rt.artifacts.files import new_file
 from altogether_rt.config import CaptionerConfig, load_config
 from altogether_rt.errors import ConfigError
 from altogether_rt.machine.limits import available_cores
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_clip, build_encoder
+from altogether_rt.model.lora import add_lora, merge_lora
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.train.captioning import CaptioningObjective, HeldOut
+from altogether_rt.train.compute.device import device_name, training_device
+from altogether_rt.train.compute.embeddings import EmbeddingCache, SomeEmbeddings
+from altogether_rt.train.compute.threads import fastest_num_threads
 from altogether_rt.train.contrastive import ContrastiveObjective
 from altogether_rt.train.data import Dataset, FolderDataset, ScenesDataset, Subset, split_held_out
 from altogether_rt.train.folder import (
@@ -41,12 +41,9 @@ from altogether_rt.train.prepared import PreparedImages, prepare_images
 from altogether_rt.train.recipe import DataRecipe, TrainRecipe
 from altogether_rt.train.record import RunRecord
 from altogether_rt.train.snapshot import checkpoint_of, save_encoder
-from altogether_rt.train.threads import fastest_num_threads
 from altogether_rt.train.tokenizer import train_tokenizer
 
 __all__ = ["train"]
-
-_EMBEDDING_BATCH = 128
 
 Say = Callable[[str], None]
 
@@ -56,31 +53,38 @@ def train(
     out: Path,
     *,
     init: Path | None = None,
-    data: Path | None = None,
+    data: Path | DataRecipe | None = None,
     resume: bool = False,
     skip_bad: bool = False,
     threads: int | None = None,
+    device: str = "cpu",
+    max_embedding_bytes: int | None = None,
     allow_download: bool = False,
     say: Say = print,
 ) -> None:
     """Run a recipe and write the checkpoint `out`; its state and logs go to `<out>.training`.
 
     init: a checkpoint to start from, instead of random weights and the encoder that the recipe's
-    configuration names; or the folder of a run, for what it saved last. data: a JSON Lines file
-    instead of the recipe's data. resume: continue the run in `<out>.training`. skip_bad: leave out
-    rows and images that cannot be used. threads: of torch; None: those measured to be fastest.
-    allow_download: of `init`, see `Checkpoint.load`. say: gets progress lines. Raises
-    AltogetherError if `out` exists, a run cannot be resumed, or
+    configuration names; or the folder of a run, for what it saved last. data: instead of the
+    recipe's; a path is that of a file with images beside it. resume: continue the run in
+    `<out>.training`. skip_bad: leave out rows and images that cannot be used. threads: of torch;
+    None: those measured to be fastest.
+    device: `cpu`, `cuda`, `cuda:N`, or `auto` for a GPU if there is one. max_embedding_bytes: to be
+    kept on the disk; None: half of what is free. allow_download: of `init`, see `Checkpoint.load`.
+    say: gets progress lines. Raises AltogetherError if `out` exists, a run cannot be resumed, or
     the data cannot be read.
     """
+    where = training_device(device)
     folder = run_folder(out)
     check_folders(out, folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
+    if isinstance(data, Path):
+        data = DataRecipe("folder", path=str(data))
     if data is not None:
-        recipe = dataclasses.replace(recipe, data=DataRecipe("folder", path=str(data)))
+        recipe = dataclasses.replace(recipe, data=data)
     start = None
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
@@ -89,7 +93,8 @@ def train(
                 stack.enter_context(checkpoint_of(init, say)), allow_download=allow_download
             )
         log = stack.enter_context(TrainLog(folder, say))
-        run = _Run(recipe, folder, log=log, say=say, start=start, skip_bad=skip_bad)
+        run = _Run(recipe, folder, log=log, say=say, start=start, skip_bad=skip_bad, device=where)
+        run.max_embedding_bytes = max_embedding_bytes
         run.to(out, threads)
 
 
@@ -105,8 +110,11 @@ class _Run:
         say: Say,
         start: Checkpoint | None,
         skip_bad: bool,
+        device: torch.device,
     ) -> None:
         self.recipe = recipe
+        self.device = device
+        self.max_embedding_bytes: int | None = None
         self.folder = folder
         self.log = log
         self.say = say
@@ -114,13 +122,16 @@ class _Run:
         self.config: CaptionerConfig = start.config if start else load_config(recipe.config)
         self.resumed = has_states(folder)
         self.record = RunRecord.new(recipe, self.config, start)
+        if gpu := device_name(device):
+            self.record.versions["device"] = gpu
         self.former = RunRecord.read(folder) if self.resumed else None
         if self.former is not None:
             self.former.check_same(self.record, folder)
             self.record.threads, self.record.stages = self.former.threads, self.former.stages
             if self.record.versions != self.former.versions:
                 say(
-                    "this run was begun with other versions of packages: it may end with other bits"
+                    "this run was begun with other versions of packages, or on another device: it "
+                    "may end with other bits"
                 )
         elif self.resumed:
             say(
@@ -149,28 +160,32 @@ class _Run:
         self.tokenizer = self._tokenizer(Subset(self.dataset, train))
         encoder = self._encoder(images, train, held_out)
         embeddings = self._embed(encoder, images)
-        if self.start is not None:
-            captioner = self.start.captioner(with_encoder=False)
-        else:
-            captioner = CaptionerModel(self.config)
+        captioner = self._captioner()
+        measured = HeldOut(Subset(self.dataset, held_out), SomeEmbeddings(embeddings, held_out))
         names: tuple[Literal["pretrain", "finetune"], ...] = ("pretrain", "finetune")
         for name in names:
             stage = getattr(self.recipe, name)
-            if stage is not None:
-                objective = CaptioningObjective(
-                    name,
-                    stage,
-                    captioner,
-                    tokenizer=self.tokenizer,
-                    dataset=Subset(self.dataset, train),
-                    embeddings=embeddings[train],
-                    seed=self.recipe.seed,
-                    held_out=HeldOut(Subset(self.dataset, held_out), embeddings[held_out])
-                    if held_out
-                    else None,
-                )
-                self._train(objective)
-        self._save(out, captioner, encoder)
+            if stage is None:
+                continue
+            if stage.lora is not None:
+                add_lora(captioner, stage.lora.rank, stage.lora.alpha)
+            objective = CaptioningObjective(
+                name,
+                stage,
+                captioner.to(self.device),
+                tokenizer=self.tokenizer,
+                dataset=Subset(self.dataset, train),
+                embeddings=SomeEmbeddings(embeddings, train),
+                seed=self.recipe.seed,
+                held_out=measured if held_out else None,
+            )
+            self._train(objective)
+        self._save(out, captioner.cpu(), encoder.cpu())
+
+    def _captioner(self) -> CaptionerModel:
+        if self.start is not None:
+            return self.start.captioner(with_encoder=False)
+        return CaptionerModel(self.config)
 
     def _check_stages(self) -> None:
         """Raise what can be known before images are prepared."""
@@ -188,19 +203,7 @@ class _Run:
 
     def _note_data(self, images: PreparedImages, num_held_out: int) -> None:
         """Record what is trained on. Raises AltogetherError if the run began with other data."""
-        digest = hashlib.sha256()
-        for index in range(len(self.dataset)):
-            digest.update(f"{self.dataset.texts_id(index)}\n".encode("utf-8", "surrogatepass"))
-        bad_lines = getattr(self.dataset, "bad_lines", None)
-        self.record.data = {
-            "source": self.recipe.data.source,
-            "examples": len(self.dataset),
-            "held_out": num_held_out,
-            "images_left_out": len(images.bad),
-            "lines_left_out": bad_lines.count if bad_lines else 0,
-            "images_sha256": images.sha256(),
-            "texts_sha256": digest.hexdigest(),
-        }
+        self.record.note_data(self.recipe.data.source, self.dataset, images, num_held_out)
         if self.former is not None:
             self.former.check_same(self.record, self.folder)
         self.record.write(self.folder)
@@ -211,6 +214,8 @@ class _Run:
         name = objective.name
         # What it began with goes on: with another number, sums would have another order.
         threads = self.threads or self.record.threads.get(name)
+        if threads is None and self.device.type != "cpu":
+            threads = available_cores()
         if threads is None:
             threads = fastest_num_threads(partial(measure_pass, objective), available_cores())
             self.say(f"{name}: {threads} of {available_cores()} threads, measured to be fastest")
@@ -254,7 +259,7 @@ class _Run:
         if stage is None:
             return build_encoder(self.config.encoder, allow_download=True)
         assert isinstance(self.dataset, ScenesDataset), "checked before"
-        clip: Any = build_clip(self.config.encoder, allow_download=True)
+        clip: Any = build_clip(self.config.encoder, allow_download=True).to(self.device)
         objective = ContrastiveObjective(
             stage,
             self.config.encoder,
@@ -268,29 +273,21 @@ class _Run:
             eos_id=self.config.decoder.eos_id,
         )
         self._train(objective)
-        return Encoder(self.config.encoder, clip.visual).eval().requires_grad_(False)
+        return Encoder(self.config.encoder, clip.cpu().visual).eval().requires_grad_(False)
 
-    def _embed(self, encoder: Encoder, images: PreparedImages) -> NDArray[np.float32]:
-        """Embeddings of all images, (N, E), cached in a file named after them and the encoder."""
-        digest = hashlib.sha256(images.sha256().encode())
-        for tensor in encoder.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
-        path = self.folder / "cache" / f"embeddings-{len(images)}-{digest.hexdigest()[:16]}.npy"
-        if not path.exists():
-            embeddings = np.empty((len(images), *self.config.encoder.embedding_shape), np.float32)
-            with torch.no_grad():
-                for first in range(0, len(images), _EMBEDDING_BATCH):
-                    batch = images.take(slice(first, first + _EMBEDDING_BATCH))
-                    embeddings[first : first + len(batch)] = encoder(
-                        torch.from_numpy(batch)
-                    ).numpy()
-            with new_file(path) as file:
-                np.save(file, embeddings)
-        loaded: NDArray[np.float32] = np.load(path)
-        return loaded
+    def _embed(self, encoder: Encoder, images: PreparedImages) -> EmbeddingCache:
+        return EmbeddingCache(
+            encoder.to(self.device),
+            images,
+            self.folder / "cache",
+            self.say,
+            max_bytes=self.max_embedding_bytes,
+        )
 
     def _save(self, out: Path, captioner: CaptionerModel, encoder: Encoder) -> None:
         state = {k: v for k, v in captioner.state_dict().items() if not k.startswith("encoder.")}
+        if self.recipe.lora is not None:
+            state = merge_lora(state, self.recipe.lora.scale)
         state |= {f"encoder.{k}": v for k, v in encoder.visual.state_dict().items()}
         save_checkpoint(
             out, self.config, state, self.folder / TOKENIZER_NAME, self.record.to_dict()
@@ -299,5 +296,11 @@ class _Run:
 
 def _dataset(data: DataRecipe, say: Say, *, skip_bad: bool) -> Dataset:
     if data.source == "folder":
-        return FolderDataset(Path(data.path), say, skip_bad=skip_bad)
+        return FolderDataset(
+            Path(data.path),
+            say,
+            images=Path(data.images) if data.images else None,
+            round_number=data.round_number,
+            skip_bad=skip_bad,
+        )
     return ScenesDataset(data.num_scenes, data.scenes_seed)

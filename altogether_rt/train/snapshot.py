@@ -21,6 +21,8 @@ from altogether_rt.artifacts.files import NewFile
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model.encoder import Encoder
+from altogether_rt.model.lora import merge_lora
+from altogether_rt.plain_data import from_dict
 from altogether_rt.train.folder import (
     ENCODER_NAME,
     RECORD_NAME,
@@ -29,6 +31,7 @@ from altogether_rt.train.folder import (
     state_path,
 )
 from altogether_rt.train.loop import read_state
+from altogether_rt.train.recipe import LoraRecipe
 from altogether_rt.train.record import RunRecord
 
 __all__ = ["checkpoint_of", "save_encoder", "write_snapshot"]
@@ -83,6 +86,8 @@ def write_snapshot(folder: Path, out: Path) -> str:
     tensors = {k: v for k, v in state["module"].items() if not k.startswith("encoder.")}
     try:
         config = CaptionerConfig.from_dict(record.config)
+        if lora := (record.recipe.get("finetune") or {}).get("lora"):
+            tensors = merge_lora(tensors, from_dict(LoraRecipe, lora, "lora").scale)
         tensors |= _read_encoder(folder / ENCODER_NAME)
         save_checkpoint(out, config, tensors, folder / TOKENIZER_NAME, about)
     except (ConfigError, FileNotFoundError) as error:

@@ -24,9 +24,9 @@ from altogether_rt.export.recipes import find_recipe
 from altogether_rt.importing.vision_language import (
     import_vision_language,
     is_vision_language,
-    merge_lora,
 )
 from altogether_rt.model._torchvision import make_torchvision_importable
+from altogether_rt.model.lora import merge_lora
 from altogether_rt.preprocess import Prompt, PromptTokenizer
 from tests.importing.small_vlm import (
     TEXT,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from altogether_rt.train.compute.threads import fastest_num_threads
 from altogether_rt.train.loop import measure_pass
 from altogether_rt.train.recipe import Optimization
-from altogether_rt.train.threads import fastest_num_threads
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def same_threads() -> Iterator[None]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], Callable[[], None]]:
     """A pass whose time, by the number of threads, is given."""
     now = 0.0
-    monkeypatch.setattr("altogether_rt.train.threads.time.perf_counter", lambda: now)
+    monkeypatch.setattr("altogether_rt.train.compute.threads.time.perf_counter", lambda: now)
 
     def make(seconds: dict[int, float]) -> Callable[[], None]:
         def run() -> None:

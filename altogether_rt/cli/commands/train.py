@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from altogether_rt.cli.checkpoint import AllowDownload
+from altogether_rt.cli.downloads import Download, checkpoint_by_name
 from altogether_rt.cli.output import Output
+
+if TYPE_CHECKING:
+    from altogether_rt.train.recipe import DataRecipe
 
 __all__ = ["train_command"]
 
 DEFAULT_RECIPE = "starter"
+
+Precision = Literal["fp32", "bf16"]
 
 
 def train_command(
@@ -32,16 +40,24 @@ def train_command(
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint to start from (its encoder, weights and tokenizer), or the folder of "
-            "a run."
+            help="Checkpoint to start from (its encoder, weights and tokenizer); a bundle for the "
+            "CPU, such as `starter`; the folder of a run; a name (see models); or an id on the hub."
         ),
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Train on this JSON Lines file (file_name, alts, rounds) instead of the recipe's "
-            "data.",
+            help="Train on this file instead of the recipe's data: JSON Lines of file_name, alts, "
+            "rounds; or annotations as MetaCLIP released them.",
         ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the images of --data.", show_default="the file's folder"),
+    ] = None,
+    round_number: Annotated[
+        int | None,
+        typer.Option("--round", min=1, help="Round to learn.", show_default="each record's last"),
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False,
     holdout: Annotated[
@@ -53,33 +69,132 @@ def train_command(
             help="Share of the images, such as 0.05, to measure on and never train on.",
         ),
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of fine-tuning, instead of the recipe's.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images in a step of fine-tuning.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(min=0.0, help="Peak learning rate of fine-tuning.")
+    ] = None,
+    alt_dropout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Share of the images whose alt-texts are hidden in fine-tuning.",
+        ),
+    ] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="RANK",
+            help="Train low-rank adapters of this rank (such as 16) instead of the decoder's own "
+            "weights: less memory, and merged at the end. 0: none.",
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Of the arithmetic in fine-tuning; weights stay in float32."),
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Compute each decoder layer twice in fine-tuning: a third more time, a fraction "
+            "of the memory.",
+        ),
+    ] = False,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N", help="Where to train; auto: a GPU if there is one."
+        ),
+    ] = "auto",
+    cache_gb: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Gigabytes of embeddings to keep beside the run; others are computed again when "
+            "they are wanted.",
+            show_default="half of the free disk",
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool,
         typer.Option("--skip-bad", help="Leave out rows and images that cannot be used."),
     ] = False,
     allow_download: AllowDownload = False,
+    download: Download = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; by default what is measured fastest.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
-    """Train a captioner by a recipe: encoder (scenes only), pretraining, fine-tuning."""
+    """Train a captioner by a recipe: encoder (scenes only), pretraining, fine-tuning.
+
+    Options from --steps to --gradient-checkpointing change the recipe's stage of fine-tuning.
+    """
     from altogether_rt.train.recipe import load_recipe
     from altogether_rt.train.run import train
 
     if recipe is not None and config is not None:
         raise typer.BadParameter("this is the former name of --recipe: give --recipe alone.")
     output = Output(quiet=quiet)
-    wanted = load_recipe(recipe or config or DEFAULT_RECIPE)
-    train(
-        wanted if holdout is None else dataclasses.replace(wanted, holdout=holdout),
-        out,
-        init=init,
-        data=data,
-        resume=resume,
-        skip_bad=skip_bad,
-        threads=threads,
-        allow_download=allow_download,
-        say=output.note,
+    wanted = load_recipe(recipe or config or DEFAULT_RECIPE).with_finetune(
+        num_steps=steps,
+        batch_size=batch_size,
+        peak_lr=lr,
+        alt_dropout=alt_dropout,
+        lora_rank=lora,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing or None,
     )
+    with _starting_checkpoint(init, output, download=download) as start:
+        train(
+            wanted if holdout is None else dataclasses.replace(wanted, holdout=holdout),
+            out,
+            init=start,
+            data=_data(data, images, round_number),
+            resume=resume,
+            skip_bad=skip_bad,
+            threads=threads,
+            device=device,
+            max_embedding_bytes=None if cache_gb is None else int(cache_gb * 1e9),
+            allow_download=allow_download,
+            say=output.note,
+        )
     output.show(f"checkpoint in {out}: altogether-rt export --ckpt {out}")
+
+
+def _data(path: Path | None, images: Path | None, round_number: int | None) -> DataRecipe | None:
+    from altogether_rt.train.recipe import DataRecipe
+
+    if path is None:
+        if images is not None or round_number is not None:
+            raise typer.BadParameter("--images and --round are for --data: give it too.")
+        return None
+    folder = "" if images is None else str(images)
+    return DataRecipe("folder", path=str(path), images=folder, round_number=round_number)
+
+
+@contextmanager
+def _starting_checkpoint(
+    init: Path | None, output: Output, *, download: bool
+) -> Iterator[Path | None]:
+    """The checkpoint that `--init` means: a folder, what a run saved last, a bundle, a name."""
+    if init is None:
+        yield None
+        return
+    from altogether_rt.importing.bundle import checkpoint_folder
+    from altogether_rt.train.folder import run_folder
+    from altogether_rt.train.snapshot import checkpoint_of
+
+    with ExitStack() as stack:
+        if not run_folder(init).is_dir():  # an unfinished run looks like an id on the hub
+            init = stack.enter_context(checkpoint_by_name(init, output, download=download))
+        source = stack.enter_context(checkpoint_of(init, output.note))
+        yield stack.enter_context(checkpoint_folder(source, output.note))

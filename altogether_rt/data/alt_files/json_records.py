@@ -76,10 +76,13 @@ def read_json(path: Path, file: BinaryIO) -> Any:
 def records_of_json(
     data: Any, path: Path, problems: Problems
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Where each record of a JSON value is, and the record: of `{file: text}` or of a list.
+    """Where each record of a JSON value is, and the record: of `{file: text}`, of a list, or of
+    `{"data": list}`.
 
     Raises AltogetherError for a value of another kind.
     """
+    if isinstance(data, dict) and _are_records(data.get("data")):
+        data = data["data"]  # MetaCLIP's annotations
     if isinstance(data, dict):
         for name, alt in data.items():
             yield f"entry {name[:80]!r}", {"file_name": name, "alt": alt}
@@ -91,3 +94,8 @@ def records_of_json(
                 problems.add(f"record {number}: not a JSON object")
     else:
         raise AltogetherError(f"{path} must hold an object or a list of records.")
+
+
+def _are_records(value: Any) -> bool:
+    """Whether a value is a list of objects, which alt-texts of a file named `data` are not."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)

@@ -1,0 +1,1 @@
+"""What training computes with: device, threads, and the embeddings that it keeps."""

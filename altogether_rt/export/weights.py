@@ -85,7 +85,8 @@ class WeightsFile:
         if name in self._written:
             known = self._written[name]
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-            assert (known.data_type, tuple(known.dims)) == (kind, array.shape), name
+            dims = tuple(known.dims)
+            assert (known.data_type, dims) == (kind, array.shape), name
             return known
         proto = onnx.TensorProto(
             name=name,

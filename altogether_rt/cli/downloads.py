@@ -50,7 +50,7 @@ def ensure_bundle(
     from altogether_rt.hub.obtain import check_extras, obtain_bundle
 
     cached = find_cached(name)
-    if cached is None or cached.download() is None:
+    if cached is None or not cached.is_whole:
         if name.entry is not None:
             check_extras(name)  # before a gigabyte is fetched that could not be used
         _ask(name, download)
@@ -73,7 +73,7 @@ def checkpoint_by_name(
     from altogether_rt.hub.obtain import check_extras, obtain_checkpoint
 
     cached = find_cached(name)
-    if cached is None or (not cached.bundles() and cached.download() is None):
+    if cached is None or not cached.is_whole:
         check_extras(name)
         _ask(name, download)
     return obtain_checkpoint(name, steps(output))

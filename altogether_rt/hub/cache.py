@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ __all__ = [
     "check_room",
     "find_cached",
     "hub_root",
+    "in_use",
     "lock",
     "make_folder",
     "model_folder",
@@ -101,6 +102,15 @@ class CachedModel:
         """Say that the files are whole."""
         write_whole(self.folder / "download.json", json.dumps(asdict(download), indent=1) + "\n")
 
+    @property
+    def is_published_bundle(self) -> bool:
+        return (self.folder / PUBLISHED / MANIFEST_NAME).is_file()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left to be downloaded."""
+        return self.is_published_bundle or self.download() is not None
+
     def bundle_path(self, target: str) -> Path:
         """Where this version's bundle for `target` is, or is to be made."""
         return self.folder / f"{target}-{__version__}"
@@ -126,9 +136,13 @@ class CachedModel:
         return total
 
     def remove_abandoned(self) -> None:
-        """Remove what a process that was killed has left; the lock must be held."""
+        """Remove what a process that was killed has left; the captioner's lock must be held."""
         for path in self.folder.glob(".*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+                continue
+            with suppress(BlockingIOError), _locked(path / "lock", wait=False):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def hub_root() -> Path:
@@ -202,15 +216,31 @@ def lock(hub_id: str, waiting: Callable[[], object]) -> Iterator[None]:
     waiting: called once if another process has it.
     """
     make_folder(model_folder(hub_id))
+    path = model_folder(hub_id) / "lock"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(path, wait=False))
+        except BlockingIOError:
+            waiting()
+            stack.enter_context(_locked(path, wait=True))
+        yield
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keep a temporary folder from being taken for what a killed process has left."""
+    with _locked(folder / "lock", wait=True):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Raises BlockingIOError if another holds it and it is not to be waited for."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(model_folder(hub_id) / "lock", flags, 0o600)
+    descriptor = os.open(path, flags, 0o600)
     try:
         if fcntl is not None:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from altogether_rt.hub.cache import (
     Download,
     check_room,
     find_cached,
+    in_use,
     lock,
     make_folder,
     remember_revision,
@@ -60,13 +61,13 @@ def obtain_bundle(name: HubName, target: str, steps: Steps) -> Path:
 
     Raises AltogetherError: one sentence for whatever is in the way.
     """
-    with lock(name.hub_id, lambda: steps.report(f"waiting for another process with {name.name}")):
+    with _lock(name, steps):
         cached = find_cached(name)
         found = cached.bundle(target) if cached else None
         if found is not None:
             return found
         cached = _obtain_files(name, cached, steps)
-        if (cached.folder / PUBLISHED / MANIFEST_NAME).is_file():
+        if cached.is_published_bundle:
             return cached.folder / PUBLISHED
         return _export(name, cached, target, steps)
 
@@ -77,23 +78,27 @@ def obtain_checkpoint(name: HubName, steps: Steps) -> Iterator[Path]:
 
     Raises AltogetherError as `obtain_bundle` does.
     """
-    with lock(name.hub_id, lambda: steps.report(f"waiting for another process with {name.name}")):
-        cached = _obtain_files(name, find_cached(name), steps)
-        published = cached.folder / PUBLISHED
-        is_bundle = (published / MANIFEST_NAME).is_file()
-        folder = published if is_bundle else _import(name, cached, steps)
-    try:
+    with ExitStack() as stack:
+        with _lock(name, steps):
+            cached = _obtain_files(name, find_cached(name), steps)
+            if cached.is_published_bundle:
+                folder = cached.folder / PUBLISHED
+            else:
+                folder = _import(name, cached, steps)
+                stack.callback(shutil.rmtree, folder.parent, ignore_errors=True)
+                stack.enter_context(in_use(folder.parent))
         yield folder
-    finally:
-        if not is_bundle:
-            shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def _lock(name: HubName, steps: Steps) -> AbstractContextManager[None]:
+    return lock(name.hub_id, lambda: steps.report(f"waiting for another process with {name.name}"))
 
 
 def _obtain_files(name: HubName, cached: CachedModel | None, steps: Steps) -> CachedModel:
     """Download what is not here yet; the lock must be held."""
     if cached is not None:
         cached.remove_abandoned()
-        if cached.download() is not None or (cached.folder / PUBLISHED / MANIFEST_NAME).is_file():
+        if cached.is_whole:
             return cached
     model = look_up(name.hub_id, name.revision)
     _check_agreed(name, model)

@@ -19,6 +19,7 @@ from altogether_rt.cli import downloads
 from altogether_rt.cli.main import app
 from altogether_rt.errors import AltogetherError
 from altogether_rt.hub.names import find_name
+from altogether_rt.hub.obtain import Steps, obtain_checkpoint
 from tests.hub.conftest import HUB_ID
 from tests.hub.server import COMMIT, LocalHub, Repository
 
@@ -99,6 +100,7 @@ def _other_commands(tmp_path: Path, cache: Path) -> None:
     done = run(app, ["import", f"{HUB_ID}@{COMMIT}", "--out", str(tmp_path / "same")])
     assert done.exit_code == 0, done.stderr
     _export(tmp_path)
+    _in_use()
     assert not list(cache.glob("*/*/.*.tmp"))
     done = run(app, ["inspect", "smolvlm-500m", "--json"])
     assert json.loads(done.stdout)["prepared"] is not None
@@ -110,12 +112,26 @@ def _other_commands(tmp_path: Path, cache: Path) -> None:
     sizes = [path.stat().st_size for path in cache.glob("*/*/**/*") if path.is_file()]
     assert here["bytes"] == sum(sizes) - len(COMMIT + "\n"), "all but refs/main"
     assert listed["smolvlm-256m"]["here"] == []
+    (cache / HUB_ID.replace("/", "--") / COMMIT / "download.json").unlink()
+    done = run(app, ["import", "smolvlm-500m", "--out", str(tmp_path / "again")])
+    assert (done.exit_code, "is not on this machine yet" in done.stderr) == (1, True)
     done = run(app, ["models", "--remove", "smolvlm-500m"])
     assert done.exit_code == 0
     assert not list(cache.glob("*/*/*"))
     assert not list(cache.parent.glob("prepared/*/decoder.onnx"))
     done = run(app, ["models", "--remove", "smolvlm-500m"])
     assert (done.exit_code, "nothing of smolvlm-500m" in done.stderr) == (1, True)
+
+
+def _in_use() -> None:
+    """What one process works with is not taken for what a killed one has left."""
+    name = find_name("smolvlm-500m")
+    assert name is not None
+    with obtain_checkpoint(name, Steps()) as folder:
+        with obtain_checkpoint(name, Steps()) as other:
+            assert other != folder
+        assert not other.exists()
+        assert (folder / "model.safetensors").is_file()
 
 
 def _export(tmp_path: Path) -> None:

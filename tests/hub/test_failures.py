@@ -229,8 +229,11 @@ def test_what_a_killed_run_left_is_removed(smolvlm: Repository) -> None:
     left = model.folder / ".checkpoint.0123456789abcdef.tmp"
     left.mkdir()
     (left / "half").write_bytes(b"half")
+    file = model.folder / ".download.json.0123456789abcdef.tmp"
+    file.write_bytes(b"half")
     assert fetch() == model
     assert not left.exists()
+    assert not file.exists()
 
 
 def test_a_killed_run_is_continued(smolvlm: Repository, hub: LocalHub) -> None:

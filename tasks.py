@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 #: `tensorrt` compiles the graphs for NVIDIA GPUs, which needs no GPU. Where it has no wheels, the
 #: extra is empty and its tests are skipped.
-DEV_EXTRAS = "cpu,export,train,lora,heic,parquet,shards,s3,ray,lang,tensorrt,eval,meteor,dev"
+DEV_EXTRAS = "cpu,export,train,lora,hub,heic,parquet,shards,s3,ray,lang,tensorrt,eval,meteor,dev"
 MIN_COVERAGE_PERCENT = 90
 #: Two processes use the two cores of a small machine; more would compete for its caches.
 TEST_PROCESSES = 2

@@ -148,7 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/repos/create":
             asked = json.loads(body)
             hub_id = f"{asked['organization']}/{asked['name']}"
-            self.hub.visibility[hub_id] = asked["visibility"]
+            former = "private" if asked.get("private") else "public"  # clients before 2.0
+            self.hub.visibility[hub_id] = asked.get("visibility", former)
             self.hub.repositories.setdefault(hub_id, Repository({}))
             self._json({"url": f"{self.hub.url}/{hub_id}"})
         elif path == "/api/validate-yaml":

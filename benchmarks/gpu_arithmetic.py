@@ -1,7 +1,7 @@
 """Captions through the arithmetic of the GPU paths, emulated on a CPU, scored on new scenes.
 
     python benchmarks/gpu_arithmetic.py
-    python benchmarks/gpu_arithmetic.py --num 200
+    python benchmarks/gpu_arithmetic.py --num 200 --only float16 --only "fp8 throughout"
 
 The starter's weights in float32, in float16, with fp8 products and with a cache of one byte a
 number; facts are scored as in starter_table.py, and parity is measured as an export does. Exits
@@ -12,11 +12,13 @@ benchmarks/results/gpu-arithmetic.json and .md.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,14 @@ RECIPE = "tensorrt-fp8"
 
 
 def measure(
-    folder: Path, arithmetics: Sequence[Arithmetic], num: int, seed: int
+    folder: Path,
+    arithmetics: Sequence[Arithmetic],
+    num: int,
+    seed: int,
+    save: Callable[[dict[str, dict[str, Any]]], None] = lambda table: None,
 ) -> dict[str, dict[str, Any]]:
-    """Scores and parity by arithmetic, of the checkpoint in `folder`."""
+    """Scores and parity by arithmetic, of the checkpoint in `folder`; `save` is given them after
+    each."""
     checkpoint = Checkpoint.load(folder)
     config = checkpoint.config
     tokenizer = PromptTokenizer.of_captioner(checkpoint.tokenizer_path, config)
@@ -82,6 +89,7 @@ def measure(
             "captions": with_alts,
             "parity": parity,
         }
+        save(copy.deepcopy(table))
         seconds = time.perf_counter() - start
         print(f"{arithmetic.name}: {seconds:.0f} s", file=sys.stderr, flush=True)
     return table
@@ -137,27 +145,40 @@ def main() -> int:
     parser.add_argument("--num", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="beside float32; may be repeated"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    by_name = {one.name: one for one in ARITHMETICS}
+    wanted = arguments.only or list(by_name)
+    if unknown := [name for name in wanted if name not in by_name]:
+        parser.error(f"there is no arithmetic {unknown[0]!r}; there are {', '.join(by_name)}.")
+    chosen = [by_name[name] for name in dict.fromkeys([ARITHMETICS[0].name, *wanted])]
+    save = partial(_write, arguments)
     with checkpoint_folder(Path(arguments.bundle)) as folder:
-        table = measure(folder, ARITHMETICS, arguments.num, arguments.seed)
+        table = measure(folder, chosen, arguments.num, arguments.seed, save)
     add_differences(table)
+    print(to_markdown(table))
     failures = shortfalls(table)
+    print("\n".join(failures), file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _write(arguments: argparse.Namespace, table: dict[str, dict[str, Any]]) -> None:
+    add_differences(table)
     result = {
         "command": shlex.join(["python", *sys.argv]),
         "machine": describe_machine(),
         "scenes": {"num": arguments.num, "seed": arguments.seed, "split": "test"},
         "allowed_points": ALLOWED,
-        "shortfalls": failures,
+        "shortfalls": shortfalls(table),
         "table": table,
     }
     arguments.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")
     about = f"{arguments.num} scenes, {result['machine']['date']}, emulated on a CPU."
     arguments.out.with_suffix(".md").write_text(f"{about}\n\n{to_markdown(table)}\n", "utf-8")
-    print(to_markdown(table))
-    print("\n".join(failures), file=sys.stderr)
-    return 1 if failures else 0
 
 
 if __name__ == "__main__":

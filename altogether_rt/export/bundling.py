@@ -27,6 +27,7 @@ from altogether_rt.artifacts.manifest import (
     GraphSpec,
 )
 from altogether_rt.config import CaptionerConfig
+from altogether_rt.export.calibration.encoder_ranges import encoder_ranges
 from altogether_rt.export.calibration.keeping import Kept, choose_for
 from altogether_rt.export.calibration.observe import observe
 from altogether_rt.export.calibration.sensitivity import decoder_products
@@ -105,10 +106,14 @@ def write_bundle(
         report("running the torch reference")
         reference = _run_reference(source, samples, recipe, report)
         recording, encoder, smoothed = reference.recording, reference.encoder, reference.smoothed
-        if recipe.lowering.linear in KEEPING and recipe.lowering.smoothing > 0:
+        quantized = recipe.lowering.linear in KEEPING or recipe.lowering.encoder
+        if quantized and recipe.lowering.smoothing > 0:
             smooth_encoder(encoder, reference.norms, recipe.lowering.smoothing)
         scales = _cache_scales(source.config, smoothed)
         ranges, kept = smoothed.input_ranges(), reference.kept
+        if recipe.lowering.encoder:
+            report("observing the encoder")
+            ranges |= encoder_ranges(source.config.encoder, encoder, samples.pixels)
         lowering = build_lowering(
             recipe.lowering, scales, ranges, kept.products, smoothed.input_rows
         )

@@ -65,19 +65,22 @@ def smooth_model(
         smooth_encoder(model.encoder, calibration.norms, strength)
 
 
-def convert_to_float8(model: CaptionerModel, *, decode: bool = False) -> tuple[str, ...]:
+def convert_to_float8(
+    model: CaptionerModel, *, decoder: bool = True, decode: bool = False
+) -> tuple[str, ...]:
     """Replace the linear layers of encoder, mapper and decoder; returns their names.
 
-    decode: whether decode steps are in fp8 too. If not, the decoder keeps both forms of its layers,
-    and the runtime chooses by phase (`float8.in_float8`). The head stays as it is: its errors go
-    straight into the choice of a token.
+    decoder: whether its layers are replaced. decode: whether decode steps are in fp8 too. If not,
+    the decoder keeps both forms of its layers, and the runtime chooses by phase
+    (`float8.in_float8`). The head stays as it is: its errors go straight into the choice of a
+    token.
     """
     called = _called_layers(model.encoder, model.config.encoder.image_size)
 
     def wanted(name: str) -> bool:
         if name.startswith(_ENCODER):
             return name.removeprefix(_ENCODER) in called
-        return name != "decoder.head"
+        return name != "decoder.head" and (decoder or not name.startswith("decoder."))
 
     return to_float8(
         model, wanted, keep_plain=lambda name: not decode and name.startswith("decoder.")

@@ -31,6 +31,8 @@ DEFAULT_TARGET = "cpu-int8"
 STAGES = ("encoder", "mapper", "prefill", "step")
 #: Lowerings of linear layers that can compute some products more precisely than the others.
 KEEPING = ("int8-row", "int4-group")
+#: Lowerings with scales of activations that are fixed at export.
+STATIC = ("int8-static", "fp8-static")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class LoweringNames:
     activations: Literal["fp32", "fp16"] = "fp32"
     #: Attention of a second graph, for steps of one token a row; "": there is none.
     decode: Literal["", "group-query"] = ""
+    #: Whether static scales are for the encoder's products too; in float16 they are if not.
+    encoder: bool = False
     #: How much of the activations' outliers moves into weights, 0 to 1 (`calibration.smooth`).
     smoothing: float = 0.0
     #: Products of the decoder that are computed more precisely than the others in any case.
@@ -69,6 +73,8 @@ class LoweringNames:
                 "lowering mixes precisions: linear, table, attention and activations must all be "
                 "for float16 or all for float32."
             )
+        if self.encoder and self.linear not in STATIC:
+            raise ConfigError(f"lowering.encoder needs linear to be one of {', '.join(STATIC)}.")
         if self.decode and self.attention != "scatter":
             raise ConfigError("lowering.decode needs attention to be scatter: both use one cache.")
         if not 0 <= self.smoothing <= 1:

@@ -125,6 +125,13 @@ class Float8Linear(nn.Module):
         y = float8_product(rows, self.rounded_weight, native=native).to(dtype)
         return y if self.bias is None else y + self.bias.to(dtype)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float8Linear:
+        """Moves to another device, as of any module; `.half()` leaves rounded weights alone."""
+        values, scales = self.values, self.scales
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.values, self.scales = values.to(self.values.device), scales.to(self.scales.device)
+        return self
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, e4m3"
 

@@ -39,7 +39,8 @@ class PlainTorch(Ours):
 
 
 class Float8(Ours):
-    """fp8 products in encoder, mapper and prompts, outliers smoothed; decode steps as they were."""
+    """fp8 products, outliers smoothed: of encoder and mapper on the device path where this GPU has
+    it, otherwise of the reference backend's prompts as well. Decode steps stay as they were."""
 
     def prepare(self, options: dict[str, Any]) -> None:
         super().prepare(options)
@@ -58,7 +59,11 @@ class Float8(Ours):
 
         from altogether_rt.export.float8 import convert_to_float8, observed, smooth_model
         from altogether_rt.export.samples import draw_samples
+        from altogether_rt.runtime.torch.device.api import CudaDevice
+        from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
         from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
+        from altogether_rt.runtime.torch.kernels.choice import kernel_failure
+        from altogether_rt.runtime.torch.kernels.slots import HeadLayout
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -69,13 +74,16 @@ class Float8(Ours):
         samples = draw_samples(checkpoint.config, parts.tokenizer)
         _, calibration = observed(model, samples, device=device)
         smooth_model(model, calibration)
+        slots, heads = options.get("slots", MAX_BATCH), HeadLayout.of(checkpoint.config.decoder)
+        if device == "cuda" and kernel_failure(torch.device(device, 0), dtype, heads) is None:
+            convert_to_float8(model, decoder=False)
+            fast = DeviceTorchRuntime(model, CudaDevice(0), num_slots=slots, dtype=dtype)
+            return _parts(checkpoint, fast)
         model.mapper.to(dtype)
         model.decoder.to(dtype)
         convert_to_float8(model)
-        runtime = Float8Runtime(
-            model, num_slots=options.get("slots", MAX_BATCH), device=device, dtype=dtype
-        )
-        return _parts(checkpoint, runtime)
+        plain = Float8Runtime(model, num_slots=slots, device=device, dtype=dtype)
+        return _parts(checkpoint, plain)
 
     def check(self) -> dict[str, Any]:
         """Its parity; a figure below the recipe's bar is an error, so that it is not measured."""

@@ -99,9 +99,12 @@ def test_narrow_linear_layers(builder: Builder, target: str, tmp_path: Path) -> 
         )
     assert set(find_engines(bundle, 89, builder.name, builder.version)) == set(GRAPH_NAMES)
     if target == "tensorrt-fp8":
-        assert "fp8" in refusal(
-            builder, bundle.graph_path("mapper"), profiles_for("mapper", bundle.config), 86
-        )
+        for name in ("encoder", "mapper"):
+            graph = onnx.load(bundle.graph_path(name), load_external_data=False).graph
+            kinds = {tensor.data_type for tensor in graph.initializer}
+            assert TensorProto.FLOAT8E4M3FN in kinds
+            profiles = profiles_for(name, bundle.config)
+            assert "fp8" in refusal(builder, bundle.graph_path(name), profiles, 86)
     else:
         builder.compile(
             bundle.graph_path("decoder"),

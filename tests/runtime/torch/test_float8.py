@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from altogether_rt.errors import AltogetherError
+from altogether_rt.export.float8 import convert_to_float8
 from altogether_rt.runtime.torch import float8
+from altogether_rt.runtime.torch.device.api import HostDevice
+from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.float8 import (
     E4M3_MAX,
     Float8Linear,
@@ -18,7 +23,8 @@ from altogether_rt.runtime.torch.float8 import (
     require_float8,
     to_float8,
 )
-from tests.tiny import tiny_config, tiny_model
+from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
+from tests.tiny import IMAGE_SIZE, tiny_config, tiny_model
 
 
 def e4m3_numbers() -> np.ndarray:
@@ -121,6 +127,44 @@ def test_it_replaces_what_it_is_asked_to() -> None:
     assert names == tuple(f"layers.{i}.fc1" for i in range(len(model.decoder.layers)))
     assert isinstance(model.decoder.get_submodule(names[0]), Float8Linear)
     assert type(model.decoder.get_submodule("layers.0.fc2")) is nn.Linear
+
+
+def test_rounded_weights_keep_their_type_in_a_module_that_changes_its_own() -> None:
+    model = nn.Sequential(linear(), nn.LayerNorm(32))
+    to_float8(model)
+    x = torch.randn(3, 64)
+    wanted = model(x)
+    layer = model.half()[0]
+    assert isinstance(layer, Float8Linear)
+    assert (layer.values.dtype, layer.scales.dtype) == (torch.float8_e4m3fn, torch.float32)
+    assert layer.bias is not None and layer.bias.dtype == torch.float16
+    assert model[1].weight.dtype == torch.float16
+    torch.testing.assert_close(model(x.half()).float(), wanted, rtol=0.05, atol=0.05)
+    meta = model.to("meta")[0]
+    assert meta.values.device.type == meta.scales.device.type == "meta"
+
+
+def test_the_device_path_takes_encoder_and_mapper_in_fp8() -> None:
+    """The same embeddings and visual tokens as the reference backend with the same layers."""
+    config = tiny_config("opt")
+    shape = (2, IMAGE_SIZE, IMAGE_SIZE, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    found = []
+    for on_device in (True, False):
+        model = tiny_model(config)
+        names = convert_to_float8(model, decoder=False)
+        assert any(name.startswith("mapper.") for name in names)
+        assert not any(name.startswith("decoder.") for name in names)
+        runtime: Any = (
+            DeviceTorchRuntime(model, HostDevice(), num_slots=2, dtype=torch.float32)
+            if on_device
+            else Float8Runtime(model, num_slots=2)
+        )
+        with runtime:
+            embeddings = runtime.encode(pixels)
+            found.append((np.asarray(embeddings), np.asarray(runtime.map(embeddings))))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2**-7, atol=1e-5)
 
 
 def test_sizes_that_the_kernel_refuses_stay() -> None:

@@ -31,6 +31,9 @@ Download = Annotated[
 ]
 
 _MEGABYTE = 1_000_000
+#: Download, bundle and prepared bundle, of the download's bytes: SmolVLM-256M's, 513 MB, takes
+#: 1.27 GB; weights that are published in float32 take less.
+_ON_DISK = 2.5
 
 
 def ensure_bundle(
@@ -118,7 +121,8 @@ def _ask(name: HubName, download: bool) -> None:
         raise not_here(name, ", or pass --download")
     question = (
         f"{name.name} is not on this machine. Download {entry.bytes / 1e9:.2f} GB from the hub "
-        f"({entry.hub_id}, licence {entry.licence}) and make a bundle of it?"
+        f"({entry.hub_id}, licence {entry.licence}) and make a bundle of it? All of it takes up to "
+        f"{_ON_DISK * entry.bytes / 1e9:.1f} GB on the disk."
     )
     if not typer.confirm(question, err=True):
         raise AltogetherError(f"{name.name} was not downloaded: choose another captioner.")

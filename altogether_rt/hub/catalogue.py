@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from altogether_rt.errors import ConfigError
 from altogether_rt.plain_data import from_dict
@@ -23,7 +23,7 @@ class CatalogueEntry:
     licence: str
     bytes: int  # of the files that are downloaded
     good_for: str
-    reads_alt: bool
+    reads_alt: Literal["yes", "asked to", "no"]  # trained to, or merely instructed
     tested: str  # what this toolkit was tested on
     hub_id: str | None = None
     revision: str | None = None  # 40 hex digits; None: the newest at download

@@ -201,6 +201,7 @@ def test_on_a_terminal_it_asks_and_takes_no_for_an_answer(
     assert done.exit_code == 1
     assert "1.02 GB" in done.stderr
     assert f"({HUB_ID}, licence Apache-2.0)" in done.stderr
+    assert "up to 2.5 GB on the disk" in done.stderr
     assert hub.requests == []
 
 

@@ -27,7 +27,9 @@ def test_entries() -> None:
             assert is_hub_id(entry.hub_id)
             assert entry.bytes > 100_000_000
             assert entry.tested == "random weights of the published format"
-    assert not entries["distilvit2"].reads_alt
+            assert entry.reads_alt != "yes", "no weights that were trained to have been published"
+    assert entries["starter"].reads_alt == "yes"
+    assert entries["distilvit2"].reads_alt == "no"
 
 
 @pytest.mark.lean

@@ -80,7 +80,7 @@ def _row(entry: CatalogueEntry, here: Sequence[CachedModel]) -> Iterator[str]:
     yield entry.good_for
     yield format_bytes(entry.bytes) if entry.bytes else "none"
     yield entry.licence
-    yield "yes" if entry.reads_alt else "no"
+    yield entry.reads_alt
     yield entry.tested
     if entry.hub_id is None:
         yield "in the package"

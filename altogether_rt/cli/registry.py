@@ -52,6 +52,7 @@ COMMANDS: dict[str, CommandSpec] = {
             "altogether-rt caption s3://bucket/shards/ --alt-key 'txt;json:caption' "
             "--out s3://bucket/captions --engine ray",
             "altogether-rt caption photos/ --alt-embedded alt --write-alt captioned/",
+            "altogether-rt caption photos/ --style alt --checks --sheet captions.html",
         ),
         "cpu",
     ),

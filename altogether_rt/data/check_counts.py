@@ -63,6 +63,7 @@ class CheckCounts:
 _SHOWN = {
     "refusal": "refuse",
     "preamble": "begin with a preamble",
+    "prompt_echo": "repeat words of the prompt",
     "loop": "repeat themselves",
     "new_names": "have names or numbers that are not in their alt-texts",
     "alt_unused": "have no word of their alt-texts",

@@ -6,7 +6,7 @@ The rules read no image. They point at captions that are worth a look; they deci
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from altogether_rt.wording.words import read_wording, sentence_ends
@@ -17,6 +17,7 @@ __all__ = ["CHECK_FLAGS", "CaptionChecker"]
 CHECK_FLAGS: Final[Mapping[str, str]] = {
     "refusal": "it refuses, or speaks of itself as a machine",
     "preamble": "it begins with words about the answer or the image",
+    "prompt_echo": "it repeats words of the prompt",
     "loop": "it repeats itself",
     "new_names": "it has names or numbers that neither the alt-text nor the prompt has",
     "alt_unused": "it has no word of the alt-text",
@@ -38,7 +39,7 @@ _PREAMBLE: Final = re.compile(
     r"(?:sure|certainly|of course|absolutely|okay|ok|great)\b\s*[,!.:]"
     rf"|here(?:['\u2019]s|\sis|\sare)\s(?:\w+\s){{0,4}}?{_KINDS}s?\b"
     r"|(?:in|from) (?:this|the) (?:image|picture|photo(?:graph)?)\b"
-    r"|(?:this|the) (?:image|picture|photo(?:graph)?) "
+    r"|(?:this|the) (?:image|picture|photo(?:graph)?) (?:clearly )?"
     r"(?:is|shows|depicts|features|captures|presents|displays|contains|appears|seems|you|provided)\b"
     rf"|(?:(?:a|the|my|improved|better|corrected|revised|new) )*{_KINDS}\s*\**\s*:"
     r"|(?:answer|assistant|output|response)\s*:"
@@ -57,6 +58,8 @@ _MAX_NAME_CHARS: Final = 80
 _LOOP_TIMES: Final = 3
 _MIN_LOOP_WORDS: Final = 6
 _MAX_PASSAGE: Final = 12
+#: Words in a row that a caption has from the prompt by no accident.
+_ECHO_WORDS: Final = 6
 #: Words that a sentence must have to count when it is there twice.
 _MIN_REPEATED_WORDS: Final = 4
 
@@ -67,8 +70,10 @@ class CaptionChecker:
     def __init__(self, prompt: Iterable[str] = ()) -> None:
         """prompt: the texts of the prompt besides the alt-text."""
         self._prompt_words: set[str] = set()
+        self._prompt_runs: set[tuple[str, ...]] = set()
         for text in prompt:
             self._prompt_words |= read_wording(text).words
+            self._prompt_runs.update(_runs(text))
 
     def check(
         self, caption: str, alts: Sequence[str], finish_reason: str | None = None
@@ -100,12 +105,28 @@ class CaptionChecker:
         found = {
             "refusal": _REFUSAL.search(plain) is not None,
             "preamble": _PREAMBLE.match(caption) is not None,
+            # Of six words in a row two say something, or they are hardly the prompt's.
+            "prompt_echo": len(written.words & self._prompt_words) > 1
+            and self._echoes(caption, alts),
             "loop": finish_reason == "loop" or _repeats(caption),
             "new_names": bool(new_names or new_numbers),
             "alt_unused": bool(alt_words) and not kept,
         }
         checks["flags"] = [name for name, is_so in found.items() if is_so]
         return checks
+
+    def _echoes(self, caption: str, alts: Sequence[str]) -> bool:
+        """Whether the caption repeats words of the prompt that are not the alt-text's."""
+        if self._prompt_runs.isdisjoint(_runs(caption)):
+            return False
+        echoed = self._prompt_runs.intersection(_runs(caption))
+        return not echoed.issubset(run for alt in alts for run in _runs(alt))
+
+
+def _runs(text: str) -> Iterator[tuple[str, ...]]:
+    """As many words in a row as make an echo, from every word on."""
+    words = [word.strip('.,:;!?"') for word in text.casefold().split()]
+    return zip(*(words[start:] for start in range(_ECHO_WORDS)), strict=False)
 
 
 def _is_new(number: str, known: set[str]) -> bool:

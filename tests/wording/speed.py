@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from altogether_rt.importing.vision_language import CAPTION_INSTRUCTION
 from altogether_rt.wording.checks import CaptionChecker
 
 
@@ -20,7 +21,7 @@ def main(path: Path, rounds: int) -> None:
         texts[annotation["image_id"]].append(annotation["caption"])
     pairs = [(" ".join(some[2:4]), [" ".join(some[:1])]) for some in texts.values()]
     num_words = sum(len(caption.split()) for caption, _ in pairs) / len(pairs)
-    checker = CaptionChecker()
+    checker = CaptionChecker(vars(CAPTION_INSTRUCTION).values())
     best = float("inf")
     for _ in range(rounds):
         start = time.process_time()

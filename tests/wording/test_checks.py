@@ -100,6 +100,23 @@ def test_captions_that_are_as_they_should_be(caption: str) -> None:
     assert CHECKER.check(caption, [])["flags"] == []
 
 
+@pytest.mark.parametrize(
+    ("caption", "alts", "echoes"),
+    [
+        ("The author says it is as follows: a dog.", [], True),
+        ("A dog. Keep the names and other facts, and add.", [], True),
+        ("keep the NAMES and other facts", [], True),
+        ("Keep the names and other dogs.", [], False),  # five words
+        ("Keep the names and other facts", ["Keep the names and other facts"], False),
+        ("A dog.", [], False),
+    ],
+)
+def test_words_of_the_prompt_come_back(caption: str, alts: list[str], echoes: bool) -> None:
+    checker = CaptionChecker(["The author says it is as", "\nKeep the names and other facts."])
+    assert ("prompt_echo" in checker.check(caption, alts)["flags"]) == echoes
+    assert "prompt_echo" not in CaptionChecker().check(caption, alts)["flags"]
+
+
 def test_a_caption_that_was_ended_as_a_loop_is_one() -> None:
     assert CHECKER.check("A dog.", [], "loop")["flags"] == ["loop"]
 

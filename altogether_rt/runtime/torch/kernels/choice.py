@@ -21,7 +21,6 @@ from altogether_rt.runtime.torch.kernels.slots import (
 )
 
 __all__ = [
-    "MAX_KERNEL_TOKENS",
     "PLAIN",
     "AttentionKernels",
     "choose_kernels",
@@ -30,8 +29,6 @@ __all__ = [
     "variable_length",
 ]
 
-#: Tokens of a row that one program of the kernel takes; more are computed plainly.
-MAX_KERNEL_TOKENS = 16
 #: What flash attention takes.
 _MAX_FLASH_HEAD_DIM = 256
 

@@ -15,6 +15,7 @@ from altogether_rt.config import DecoderConfig
 __all__ = [
     "MAX_VALUE",
     "MIN_SCALE",
+    "TOKEN_BUCKETS",
     "CacheType",
     "HeadLayout",
     "LayerSlots",
@@ -30,6 +31,9 @@ __all__ = [
 CacheType = Literal["same", "int8", "fp8"]
 
 _QUANTIZED: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+#: Tokens of a row that the kernel is compiled for; a step takes the next of them, so that few are
+#: compiled while captions are written. Rows with more are computed plainly.
+TOKEN_BUCKETS = (1, 4, 16)
 #: The largest number of each 8-bit type.
 MAX_VALUE = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 #: A scale is at least this, so that a vector of zeros is divided by something.

@@ -15,7 +15,7 @@ from altogether_rt.hub.lookup import locate_bundle
 from altogether_rt.machine.device import find_gpu, has_module, parse_device
 from altogether_rt.preprocess import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
-from altogether_rt.runtime.select import DEFAULT_SLOTS, load_bundle, open_runtime
+from altogether_rt.runtime.select import load_bundle, open_runtime
 
 if TYPE_CHECKING:
     from altogether_rt.runtime.torch.open import ResolvedCheckpoint
@@ -71,8 +71,7 @@ class ResolvedCaptioner:
             )
         else:
             assert self.checkpoint is not None
-            slots = num_slots or DEFAULT_SLOTS
-            runtime = self.checkpoint.open(threads=threads, num_slots=slots)
+            runtime = self.checkpoint.open(threads=threads, num_slots=num_slots)
             tokenizer_path, drafting_state = self.checkpoint.tokenizer_path, None
         tokenizer = PromptTokenizer.of_captioner(tokenizer_path, self.config)
         self.stamps.check()  # what was loaded is what was hashed

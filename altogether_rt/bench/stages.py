@@ -14,7 +14,7 @@ from altogether_rt.bench.timing import Timing, measure
 from altogether_rt.bench.vision_cost import encoder_cost
 from altogether_rt.captioner import Captioner
 from altogether_rt.generation.engine import STAGE_SECONDS, EngineStats
-from altogether_rt.runtime.base import stack_arrays
+from altogether_rt.runtime.base import stack_arrays, wait_for
 from altogether_rt.runtime.batches import decode_batch, prefill_batch
 
 __all__ = ["STAGES", "StageResult", "StageRunner"]
@@ -79,7 +79,7 @@ class StageRunner:
 
     def _encoder(self, batch: int) -> StageResult:
         runtime, pixels = self.captioner.runtime, self.inputs.pixels(batch)
-        timing = self._measure(lambda: runtime.encode(pixels))
+        timing = self._measure(lambda: wait_for(runtime.encode(pixels)))
         cost = encoder_cost(self.captioner.config.encoder, batch, self.weight_bytes)
         return StageResult("encoder", batch, timing, 0, None if cost is None else (cost,))
 
@@ -89,7 +89,7 @@ class StageRunner:
         shape = (batch, *config.encoder.embedding_shape)
         embeddings = rng.standard_normal(shape, np.float32)
         embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
-        timing = self._measure(lambda: runtime.map(embeddings))
+        timing = self._measure(lambda: wait_for(runtime.map(embeddings)))
         cost = mapper_cost(config, batch, self.weight_bytes)
         return StageResult("mapper", batch, timing, 0, (cost,))
 

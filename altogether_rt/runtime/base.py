@@ -26,6 +26,7 @@ __all__ = [
     "StepRow",
     "join_arrays",
     "stack_arrays",
+    "wait_for",
 ]
 
 #: Prompt tokens per step, unless more is known about a device.
@@ -76,6 +77,12 @@ def stack_arrays(rows: Sequence[Array]) -> Array:
     if (held := _held_on_device(rows)) is not None:
         return held.stack(rows)
     return np.stack([np.asarray(row) for row in rows])
+
+
+def wait_for(array: Array) -> None:
+    """Wait until `array` is computed; of one on a device, its last row is copied to the host."""
+    if not isinstance(array, np.ndarray):
+        np.asarray(array[len(array) - 1])
 
 
 def _held_on_device(arrays: Sequence[Array]) -> DeviceArray | None:

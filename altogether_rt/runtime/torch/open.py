@@ -18,6 +18,7 @@ from altogether_rt.machine import gpu
 from altogether_rt.machine.device import find_gpu, parse_device
 from altogether_rt.machine.torch_gpu import kernels_problem
 from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.select import DEFAULT_SLOTS
 from altogether_rt.runtime.torch.device.api import CudaDevice, TorchDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.kernels.choice import kernel_failure
@@ -27,6 +28,10 @@ from altogether_rt.runtime.torch.runtime import TorchRuntime
 __all__ = ["ResolvedCheckpoint", "resolve_checkpoint"]
 
 _LOG = logging.getLogger(__name__)
+#: Slots that a large GPU is given: a step of 256 rows takes little longer than one of 128.
+_MAX_DEFAULT_SLOTS = 256
+#: Of a GPU's memory, what the cache may take unless a number of slots is given.
+_CACHE_FRACTION = 0.4
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -44,8 +49,9 @@ class ResolvedCheckpoint:
     allow_download: bool = False
     slow_because: str | None = None  # why a GPU is given plain PyTorch, without Triton's kernels
 
-    def open(self, *, threads: int | None = None, num_slots: int = 16) -> Runtime:
-        """Read the weights. threads: of PyTorch's kernels.
+    def open(self, *, threads: int | None = None, num_slots: int | None = None) -> Runtime:
+        """Read the weights. threads: of PyTorch's kernels. num_slots: None: as many as are fastest
+        here.
 
         On a GPU whose kernels compile here it is `DeviceTorchRuntime`, otherwise `TorchRuntime`.
         Raises AltogetherError if a file was changed since it was resolved.
@@ -62,9 +68,19 @@ class ResolvedCheckpoint:
             heads = HeadLayout.of(self.config.decoder)
             failure = kernel_failure(device.torch_device, dtype, heads)
             if failure is None:
-                return DeviceTorchRuntime(captioner, device, num_slots=num_slots, dtype=dtype)
+                slots = num_slots or self._fitting_slots(dtype.itemsize)
+                return DeviceTorchRuntime(captioner, device, num_slots=slots, dtype=dtype)
             _LOG.warning("plain PyTorch runs, which is slower: %s", failure)
-        return TorchRuntime(captioner, num_slots=num_slots, device=self.torch_device, dtype=dtype)
+        slots = num_slots or DEFAULT_SLOTS
+        return TorchRuntime(captioner, num_slots=slots, device=self.torch_device, dtype=dtype)
+
+    def _fitting_slots(self, itemsize: int) -> int:
+        """As many slots as fill the products of a GPU, and take a part of its memory at most."""
+        decoder = self.config.decoder
+        token_bytes = 2 * decoder.layers * decoder.num_kv_heads * decoder.head_dim * itemsize
+        memory_bytes = find_gpu(parse_device(self.torch_device)).memory_bytes
+        fitting = int(_CACHE_FRACTION * memory_bytes / (token_bytes * self.config.capacity))
+        return max(DEFAULT_SLOTS, min(fitting // 8 * 8, _MAX_DEFAULT_SLOTS))
 
 
 def _cuda_device(torch_device: str) -> TorchDevice:

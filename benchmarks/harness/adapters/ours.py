@@ -29,7 +29,7 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.bench.timing import measure
 from altogether_rt.generation.engine import Engine, EngineStats, SequenceRequest
 from altogether_rt.opening import CaptionerParts, resolve_captioner
-from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.base import Runtime, stack_arrays, wait_for
 from altogether_rt.runtime.batches import decode_batch, prefill_batch
 from altogether_rt.speculation.planner import DraftPlanner
 from altogether_rt.speculation.store import teach
@@ -122,13 +122,16 @@ class Ours(Adapter):
         embeddings = runtime.encode(pixels)
         visual = runtime.map(embeddings)
         together = num_prefilled([row.prompt_tokens for row in rows])
-        prefill = prefill_batch(visual[:together], [row.alt_ids for row in rows[:together]])
+        prefill = prefill_batch(
+            stack_arrays([visual[row] for row in range(together)]),
+            [row.alt_ids for row in rows[:together]],
+        )
         past = [row.prompt_tokens + row.caption_tokens // 2 for row in rows]
         tokens = [decoder.vocab_size // 2] * len(rows)
         decode = decode_batch(tokens, past, decoder.token_width)
         actions = {
-            "encoder_ms": lambda: runtime.encode(pixels),
-            "mapper_ms": lambda: runtime.map(embeddings),
+            "encoder_ms": lambda: wait_for(runtime.encode(pixels)),
+            "mapper_ms": lambda: wait_for(runtime.map(embeddings)),
             "prefill_ms": lambda: runtime.step(prefill),
             "decode_step_ms": lambda: runtime.step(decode),
         }

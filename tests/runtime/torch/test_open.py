@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ def test_a_gpu_is_given_the_kernels_or_plain_pytorch(
         resolved = resolve_checkpoint(folder, device="cuda", dtype="float32")
         object.__setattr__(resolved, "torch_device", "meta")  # not the CPU, and not there
         monkeypatch.setattr(torch_open, "TorchRuntime", lambda *_, **__: object())
-        runtime: object = resolved.open()
+        runtime: object = resolved.open(num_slots=2)
         return type(runtime).__name__
 
     pretend_gpus(monkeypatch, 90)
@@ -156,6 +157,22 @@ def test_a_gpu_is_given_the_kernels_or_plain_pytorch(
     resolved = resolve_checkpoint(folder, device="cuda")
     assert resolved.slow_because is not None
     assert "Triton is not installed" in resolved.slow_because
+
+
+def test_slots_fill_a_gpu_and_fit_into_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpus(monkeypatch, 90)  # 24 GiB
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    resolved = resolve_checkpoint(folder, device="cuda")
+
+    def slots(layers: int, width: int) -> int:
+        decoder = replace(resolved.config.decoder, layers=layers, width=width)
+        config = replace(resolved.config, decoder=decoder)
+        return replace(resolved, config=config)._fitting_slots(2)
+
+    assert slots(2, 64) == 256  # of the tiny model as many as are of use
+    # 34 tokens a slot, 2 · 1,280 numbers of two bytes a layer and token: 174,080 bytes a layer.
+    assert slots(512, 1280) == int(0.4 * (24 << 30) / (174_080 * 512)) // 8 * 8 == 112
+    assert slots(512, 16_384) == 32
 
 
 def test_without_torch_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

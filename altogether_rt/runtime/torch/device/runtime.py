@@ -18,12 +18,12 @@ from altogether_rt.runtime.torch.device.packed import PackedDecoder
 from altogether_rt.runtime.torch.device.sampling import UNDECIDED, sample
 from altogether_rt.runtime.torch.device.step_plan import DeviceStep, upload_step
 from altogether_rt.runtime.torch.kernels.choice import (
-    MAX_KERNEL_TOKENS,
     PLAIN,
     AttentionKernels,
     choose_kernels,
 )
 from altogether_rt.runtime.torch.kernels.slots import (
+    TOKEN_BUCKETS,
     CacheType,
     HeadLayout,
     LayerSlots,
@@ -229,7 +229,7 @@ class DeviceTorchRuntime:
         kernels, heads = self._kernels, self._heads
         out: Tensor | None = None
         if step.rows is not None:
-            attend = kernels.attend if step.rows.max_tokens <= MAX_KERNEL_TOKENS else PLAIN.attend
+            attend = kernels.attend if step.rows.max_tokens <= TOKEN_BUCKETS[-1] else PLAIN.attend
             out = attend(qkv, slots, step.rows, heads, self._rotation)
         if step.prompts is None:
             assert out is not None

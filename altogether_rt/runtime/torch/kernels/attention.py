@@ -17,6 +17,7 @@ from altogether_rt.runtime.torch.kernels.device_code import attend_kernel, store
 from altogether_rt.runtime.torch.kernels.slots import (
     MAX_VALUE,
     MIN_SCALE,
+    TOKEN_BUCKETS,
     HeadLayout,
     LayerSlots,
     PromptRows,
@@ -51,6 +52,10 @@ def attend_constants(
         "BLOCK": BLOCK_TOKENS,
         "PRODUCTS": products,
     }
+
+
+def _bucket(max_tokens: int) -> int:
+    return next(size for size in TOKEN_BUCKETS if size >= max_tokens)
 
 
 def store_constants(
@@ -92,7 +97,7 @@ def attend(
         unused if slots.value_scales is None else slots.value_scales,
         rows.starts, rows.counts, rows.past, unused if rotation is None else rotation,
         slots.capacity, slots.keys.stride(0), heads.head_dim**-0.5,
-        **attend_constants(heads, rows.max_tokens, slots.keys.dtype, rotation is not None),
+        **attend_constants(heads, _bucket(rows.max_tokens), slots.keys.dtype, rotation is not None),
         num_warps=WARPS["attend"],
     )  # fmt: skip
     return out

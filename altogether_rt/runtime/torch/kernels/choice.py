@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,16 +21,14 @@ from altogether_rt.runtime.torch.kernels.slots import (
 )
 
 __all__ = [
-    "MAX_KERNEL_TOKENS",
     "PLAIN",
     "AttentionKernels",
     "choose_kernels",
     "kernel_failure",
     "triton_kernels",
+    "variable_length",
 ]
 
-#: Tokens of a row that one program of the kernel takes; more are computed plainly.
-MAX_KERNEL_TOKENS = 16
 #: What flash attention takes.
 _MAX_FLASH_HEAD_DIM = 256
 
@@ -84,41 +84,52 @@ def kernel_failure(device: torch.device, dtype: torch.dtype, heads: HeadLayout) 
     kernels, why = choose_kernels(device, dtype, heads)
     if why is not None:
         return why
-    qkv = torch.zeros(2, heads.qkv_width, dtype=dtype, device=device)
-    parts = [
-        torch.zeros(2, heads.kv_heads, 4, heads.head_dim, dtype=dtype, device=device)
-        for _ in range(2)
-    ]
-    index = torch.arange(3, dtype=torch.int32, device=device)
-    ones = torch.ones(2, dtype=torch.int32, device=device)
+    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
-        rows = RaggedRows(index[:2], ones, index[:2], max_tokens=1)
-        kernels.attend(qkv, LayerSlots(*parts), rows, heads, None)
-        prompts = PromptRows(index[:2] * 0, index[:2], index[::2], (2,))
-        kernels.store(qkv, LayerSlots(*parts), prompts, heads, None)
-        found = kernels.attend_prompts(qkv, prompts, heads)
-        finite = bool(torch.isfinite(found).all())
+        with on_device:
+            finite = _finite(kernels, device, dtype, heads)
     except Exception as error:  # Triton, its compiler, the linker and the driver raise their own
         return reason(error, 300)
     return None if finite else "the kernels computed no numbers"
+
+
+def _finite(
+    kernels: AttentionKernels, device: torch.device, dtype: torch.dtype, heads: HeadLayout
+) -> bool:
+    """Whether each kernel makes finite numbers of zeros."""
+    qkv = torch.zeros(2, heads.qkv_width, dtype=dtype, device=device)
+    shape = (2, heads.kv_heads, 4, heads.head_dim)
+    slots = LayerSlots(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+    index = torch.arange(3, dtype=torch.int32, device=device)
+    rows = RaggedRows(index[:2], torch.ones_like(index[:2]), index[:2], max_tokens=1)
+    prompts = PromptRows(index[:2] * 0, index[:2], index[::2].contiguous(), (2,))
+    found = [kernels.attend(qkv, slots, rows, heads, None)]
+    kernels.store(qkv, slots, prompts, heads, None)
+    found.append(kernels.attend_prompts(qkv, prompts, heads))
+    return all(bool(torch.isfinite(each).all()) for each in found)
 
 
 def flash_prompts(qkv: Tensor, prompts: PromptRows, heads: HeadLayout) -> Tensor:
     """`plain.attend_prompts` in one call of flash attention (half precision, on a GPU)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    q, k, v = plain.split_heads(qkv, heads)
-    longest = max(prompts.lengths)
-    mixed = varlen_attn(
-        q,
-        k,
-        v,
-        prompts.bounds,
-        prompts.bounds,
-        longest,
-        longest,
-        window_size=(-1, 0),  # causal
-        enable_gqa=heads.group > 1,
+    return variable_length(varlen_attn, qkv, prompts, heads)
+
+
+def variable_length(
+    function: Callable[..., object], qkv: Tensor, prompts: PromptRows, heads: HeadLayout
+) -> Tensor:
+    """Calls PyTorch's `varlen_attn`, whose options differ between versions."""
+    known = inspect.signature(function).parameters
+    options: dict[str, object] = (
+        {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     )
+    q, k, v = plain.split_heads(qkv, heads)
+    if heads.group > 1 and "enable_gqa" in known:
+        options["enable_gqa"] = True
+    elif heads.group > 1:
+        k, v = (part.repeat_interleave(heads.group, dim=1) for part in (k, v))
+    longest = max(prompts.lengths)
+    mixed = function(q, k, v, prompts.bounds, prompts.bounds, longest, longest, **options)
     assert isinstance(mixed, Tensor)
     return mixed.reshape(len(qkv), -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from altogether_rt.config import DecoderConfig
 __all__ = [
     "MAX_VALUE",
     "MIN_SCALE",
+    "TOKEN_BUCKETS",
     "CacheType",
     "HeadLayout",
     "LayerSlots",
@@ -29,6 +31,9 @@ __all__ = [
 CacheType = Literal["same", "int8", "fp8"]
 
 _QUANTIZED: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+#: Tokens of a row that the kernel is compiled for; a step takes the next of them, so that few are
+#: compiled while captions are written. Rows with more are computed plainly.
+TOKEN_BUCKETS = (1, 4, 16)
 #: The largest number of each 8-bit type.
 MAX_VALUE = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 #: A scale is at least this, so that a vector of zeros is divided by something.
@@ -77,9 +82,14 @@ class LayerSlots:
 
 @dataclass(frozen=True)
 class SlotCache:
-    """Keys and values of all layers; like `KVCache` it holds no lengths."""
+    """Keys and values of all layers; like `KVCache` it holds no lengths.
 
-    layers: tuple[LayerSlots, ...]
+    One tensor has them all, (2 · layers, slots, kv_heads, capacity, D), and one its scales, so that
+    a slot moves by one copy.
+    """
+
+    stored: Tensor
+    scales: Tensor | None
 
     @classmethod
     def zeros(
@@ -93,30 +103,33 @@ class SlotCache:
         kept: CacheType = "same",
     ) -> SlotCache:
         """An empty cache; `dtype` is that of the step, `kept` how the cache keeps it."""
-        shape = (num_slots, config.num_kv_heads, capacity, config.head_dim)
-        stored = _QUANTIZED.get(kept, dtype)
+        shape = (2 * config.layers, num_slots, config.num_kv_heads, capacity, config.head_dim)
+        stored = torch.zeros(shape, device=device, dtype=_QUANTIZED.get(kept, dtype))
+        return cls(stored, None if kept == "same" else torch.zeros(shape[:-1], device=device))
 
-        def scales() -> Tensor | None:
-            return None if kept == "same" else torch.zeros(shape[:3], device=device)
-
-        def part() -> Tensor:
-            return torch.zeros(shape, device=device, dtype=stored)
-
-        return cls(
-            tuple(LayerSlots(part(), part(), scales(), scales()) for _ in range(config.layers))
+    @cached_property
+    def layers(self) -> tuple[LayerSlots, ...]:
+        scales = self.scales
+        return tuple(
+            LayerSlots(
+                self.stored[at],
+                self.stored[at + 1],
+                None if scales is None else scales[at],
+                None if scales is None else scales[at + 1],
+            )
+            for at in range(0, len(self.stored), 2)
         )
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor of every layer; their first dimensions are slot, head and position."""
-        for layer in self.layers:
-            for part in (layer.keys, layer.values, layer.key_scales, layer.value_scales):
-                if part is not None:
-                    yield part
+        """What it consists of; the dimensions are layer and part, slot, head, position."""
+        yield self.stored
+        if self.scales is not None:
+            yield self.scales
 
     def move_slot(self, src: int, dst: int, length: int) -> None:
         """Copy the first `length` tokens of slot `src` over slot `dst`."""
         for part in self.tensors():
-            part[dst, :, :length] = part[src, :, :length]
+            part[:, dst, :, :length] = part[:, src, :, :length]
 
     @property
     def nbytes(self) -> int:

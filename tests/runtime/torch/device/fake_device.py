@@ -172,7 +172,7 @@ class FakeDevice:
                 if clock.get(other, 0) < count:
                     raise DeviceMisuse(f"stream {stream} overwrites what {other} may still use")
             use.written, use.read = (stream, clock[stream]), {}
-            self._alive.append(tensor)
+        self._alive += [*read, *written]
 
     def _seen_by(self, stream: int) -> Clock:
         """A stream's clock: what the host has seen by now was done before it gave this work."""

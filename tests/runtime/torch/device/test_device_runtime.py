@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.captioner import Captioner
@@ -23,8 +24,8 @@ from altogether_rt.runtime.base import Runtime, Sampling, StepBatch, StepRow
 from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.decode_graphs import row_buckets
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
-from altogether_rt.runtime.torch.kernels.choice import PLAIN, choose_kernels
-from altogether_rt.runtime.torch.kernels.slots import CacheType, HeadLayout
+from altogether_rt.runtime.torch.kernels.choice import PLAIN, choose_kernels, variable_length
+from altogether_rt.runtime.torch.kernels.slots import CacheType, HeadLayout, PromptRows
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
@@ -217,7 +218,7 @@ def test_a_bucket_of_rows_is_captured_when_it_occurs_again() -> None:
         # The rows that padded the steps of five wrote nothing: slot 5 has what it was given.
         length = rows[6].past
         for before, part in zip(held, runtime._cache.tensors(), strict=True):
-            assert torch.equal(part[6, :, : length - 1], before[6, :, : length - 1])
+            assert torch.equal(part[:, 6, :, : length - 1], before[:, 6, :, : length - 1])
 
 
 def test_buckets_are_few() -> None:
@@ -256,6 +257,37 @@ def test_without_a_gpu_the_plain_kernels_run() -> None:
     kernels, why = choose_kernels(torch.device("cpu"), torch.float16, HeadLayout(2, 2, 64))
     assert kernels is PLAIN
     assert why is not None and "NVIDIA GPU" in why
+
+
+@pytest.mark.parametrize("heads", [HeadLayout(4, 4, 16), HeadLayout(4, 2, 16)])
+def test_flash_attention_is_called_as_each_version_takes_it(heads: HeadLayout) -> None:
+    """Stand-ins with the options of PyTorch 2.10 and 2.13, which compute what they are asked."""
+    qkv = torch.randn(5, heads.qkv_width)
+    slots, at = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 2])
+    prompts = PromptRows(slots, at, torch.tensor([0, 2, 5]).int(), (2, 3))
+    wanted = PLAIN.attend_prompts(qkv, prompts, heads)
+
+    def whole(q: Tensor, k: Tensor, v: Tensor, grouped: bool) -> Tensor:
+        layout = HeadLayout(q.shape[1], k.shape[1], 16)
+        assert grouped == (layout.group > 1)
+        packed = torch.cat([q, k, v], dim=1).reshape(5, -1)
+        return PLAIN.attend_prompts(packed, prompts, layout).view_as(q)
+
+    def earlier(
+        q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, m: int, n: int, is_causal: bool
+    ) -> Tensor:
+        assert (is_causal, m, n, a.tolist()) == (True, 3, 3, [0, 2, 5])
+        return whole(q, k, v, grouped=False)
+
+    def later(
+        q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, m: int, n: int, *,
+        window_size: tuple[int, int], enable_gqa: bool = False,
+    ) -> Tensor:  # fmt: skip
+        assert window_size == (-1, 0)
+        return whole(q, k, v, grouped=enable_gqa)
+
+    for function in (earlier, later):
+        torch.testing.assert_close(variable_length(function, qkv, prompts, heads), wanted)
 
 
 def test_what_it_says_of_itself() -> None:

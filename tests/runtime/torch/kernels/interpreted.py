@@ -106,12 +106,8 @@ def _random(tokens: int, heads: HeadLayout, dtype: torch.dtype, kept: CacheType)
 
 
 def copied(cache: SlotCache) -> SlotCache:
-    return SlotCache(
-        tuple(
-            replace(layer, **{n: t.clone() for n, t in vars(layer).items() if t is not None})
-            for layer in cache.layers
-        )
-    )
+    scales = cache.scales
+    return SlotCache(cache.stored.clone(), None if scales is None else scales.clone())
 
 
 def exact(each: Case) -> Tensor:

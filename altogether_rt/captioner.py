@@ -62,7 +62,7 @@ class Captioner:
         self.tokenizer = parts.tokenizer
         self.bundle_id = parts.bundle_id
         self.speculation: Speculation = speculation
-        self.preprocessor = Preprocessor(parts.config.encoder)
+        self.preprocessor = Preprocessor(parts.config.encoder, parts.config.tiles)
         self.stats = EngineStats()  # of all captions since it was opened
         self._drafting_state = parts.drafting_state
         self._planner = self._new_planner()
@@ -216,7 +216,9 @@ class Captioner:
         """
         keys = itertools.count()
         tokenizer = self.tokenizer.asking(params.style, params.prompt)
-        vision = VisionStage(self.runtime, self.stats, self.config.encoder.embedding_shape)
+        config = self.config
+        tiles = None if config.tiles is None else self.preprocessor.tiles
+        vision = VisionStage(self.runtime, self.stats, config.encoder.embedding_shape, tiles)
         for batch in vision.batches(source, lambda: not held):
             if not batch:
                 yield None
@@ -226,6 +228,7 @@ class Captioner:
                 seed = row_seed(image.content, request.alts, params.seed)
                 key = next(keys)
                 held[key] = _Held(prompt.alt_truncated, seed, image)
+                before_ids, *between_ids = config.pieces(*image.grid)
                 yield SequenceRequest(
                     key,
                     image.visual_tokens,
@@ -236,7 +239,8 @@ class Captioner:
                     top_p=params.top_p,
                     alt_ids=prompt.alt_ids,
                     embedding=image.pooled,
-                    before_ids=self.config.prompt.before_ids,
+                    before_ids=before_ids,
+                    between_ids=between_ids,
                     loop_repeats=params.loop_repeats,
                 )
 

@@ -30,6 +30,7 @@ __all__ = [
     "InstructionConfig",
     "MapperConfig",
     "PromptConfig",
+    "TilesConfig",
     "VitConfig",
     "load_config",
     "named_config",
@@ -311,6 +312,38 @@ class PromptConfig:
 
 
 @dataclass(frozen=True)
+class TilesConfig:
+    """Reads an image at a higher resolution: in square tiles, row by row, then as a whole.
+
+    The image is resized to `longest_edge`, and each side rounded up to whole tiles of the encoder's
+    image size, as Idefics3 does (Laurençon et al. 2024, arXiv 2408.12637). One that fits into a
+    single tile has no others, and the prompt of a captioner without tiles.
+
+        start_ids, then for each row: tile_ids and visual tokens of its tiles, row_end_ids after
+        all rows but the last, overview_ids, visual tokens of the whole image
+    """
+
+    longest_edge: int  # pixels; a multiple of the encoder's image size
+    start_ids: tuple[int, ...] = ()
+    tile_ids: tuple[tuple[tuple[int, ...], ...], ...] = ()  # by row and column
+    row_end_ids: tuple[int, ...] = ()
+    overview_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(self.longest_edge > 0, "tiles.longest_edge must be positive.")
+        check_numbers(vars(self), "tiles")
+
+    def pieces(self, rows: int, columns: int) -> list[tuple[int, ...]]:
+        """Fixed tokens before the visual tokens of each tile, and before those of the whole."""
+        pieces: list[tuple[int, ...]] = []
+        for row, tiles in enumerate(self.tile_ids[:rows]):
+            for column, tile in enumerate(tiles[:columns]):
+                pieces.append(tile if row == 0 or column else (*self.row_end_ids, *tile))
+        pieces[0] = (*self.start_ids, *pieces[0])
+        return [*pieces, self.overview_ids]
+
+
+@dataclass(frozen=True)
 class GenerationConfig:
     """Defaults of generation; each can be overridden when captioning."""
 
@@ -346,6 +379,7 @@ class CaptionerConfig:
     decoder: DecoderConfig
     prompt: PromptConfig = field(default_factory=PromptConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    tiles: TilesConfig | None = None  # None: an image is one tile
 
     def __post_init__(self) -> None:
         if self.mapper.kind == "transformer":
@@ -353,6 +387,7 @@ class CaptionerConfig:
                 self.decoder.token_width % self.mapper.heads == 0,
                 "the decoder's token width must be a multiple of mapper.heads.",
             )
+        self._check_tiles()
         chat = self.prompt.chat
         for name, ids in (
             ("prompt.before_ids", self.prompt.before_ids),
@@ -387,16 +422,55 @@ class CaptionerConfig:
                 f"{mapper.shuffle} among {grid} × {grid} patches.",
             )
 
+    def _check_tiles(self) -> None:
+        tiles, side = self.tiles, self.max_tiles_per_side
+        if tiles is None:
+            return
+        _require(self.encoder.vit is not None, "tiles are for encoders of patch tokens.")
+        _require(
+            tiles.longest_edge % self.encoder.image_size == 0,
+            "tiles.longest_edge must be a multiple of encoder.image_size.",
+        )
+        _require(
+            len(tiles.tile_ids) == side and all(len(row) == side for row in tiles.tile_ids),
+            f"tiles.tile_ids must have {side} rows and columns.",
+        )
+        _require(
+            all(
+                0 <= token < self.decoder.vocab_size
+                for piece in tiles.pieces(side, side)
+                for token in piece
+            ),
+            "tiles has an id outside the vocabulary.",
+        )
+
+    @property
+    def max_tiles_per_side(self) -> int:
+        """Most rows and columns of tiles."""
+        return 1 if self.tiles is None else self.tiles.longest_edge // self.encoder.image_size
+
+    @property
+    def max_visual_tokens(self) -> int:
+        """Most visual tokens of an image: those of all tiles, and of the whole."""
+        tiles = self.max_tiles_per_side**2
+        return self.mapper.prefix_length * (tiles + 1 if tiles > 1 else 1)
+
+    def pieces(self, rows: int = 1, columns: int = 1) -> list[tuple[int, ...]]:
+        """Fixed tokens before the visual tokens of each tile of an image; one tile by default."""
+        if self.tiles is None or rows * columns == 1:
+            return [self.prompt.before_ids]
+        return self.tiles.pieces(rows, columns)
+
     @property
     def max_prompt_tokens(self) -> int:
         """Longest prompt, in tokens: fixed tokens, visual tokens and the longest alt-text."""
-        prompt = self.prompt
+        prompt, side = self.prompt, self.max_tiles_per_side
         alt = prompt.max_alt_tokens if prompt.use_alt else 0
         around = len(prompt.after_ids) + len(prompt.suffix_ids)
         if prompt.chat is not None:
             around = max(around, prompt.chat.max_tokens)
         text = max(around + alt, len(prompt.no_alt_ids or ()))
-        return len(prompt.before_ids) + self.mapper.prefix_length + text
+        return sum(map(len, self.pieces(side, side))) + self.max_visual_tokens + text
 
     @property
     def max_caption_tokens(self) -> int:
@@ -431,6 +505,8 @@ class CaptionerConfig:
             for key in keys:
                 if getattr(getattr(self, part), key) == default[key]:
                     del plain[part][key]
+        if self.tiles is None:
+            del plain["tiles"]
         return plain
 
     @classmethod

@@ -22,6 +22,7 @@ from altogether_rt.config import (
     EncoderConfig,
     InstructionConfig,
     PromptConfig,
+    TilesConfig,
 )
 from altogether_rt.errors import AltogetherError
 
@@ -51,18 +52,32 @@ _MAX_CHARS_PER_TOKEN = 64
 class Preprocessor:
     """Resizes and crops as open_clip's inference transform does, pixel for pixel."""
 
-    def __init__(self, encoder: EncoderConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, tiles: TilesConfig | None = None) -> None:
+        """tiles: how images are divided; None: an image is one tile."""
         self._size = encoder.image_size
         self._squash = encoder.resize == "squash"
         self._filter = _FILTERS[encoder.interpolation]
+        self._longest_edge = None if tiles is None else tiles.longest_edge
 
     @property
     def size(self) -> int:
-        """Side of the square that `pixels` makes."""
-        return self._size
+        """Longest side of what `pixels` makes."""
+        return self._longest_edge or self._size
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Pixels of an RGB image: uint8 (image_size, image_size, 3)."""
+        """Pixels of an RGB image: uint8 (image_size, image_size, 3).
+
+        With tiles, each side is a multiple of image_size: `tiles` divides it.
+        """
+        if self._longest_edge is None:
+            return self.one_tile(image)
+        assert image.mode == "RGB", "load_image converts to RGB"
+        image = image.resize(_longest_edge(image.size, self._longest_edge), self._filter)
+        image = image.resize(_whole_tiles(image.size, self._size), self._filter)
+        return np.asarray(image, dtype=np.uint8)
+
+    def one_tile(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Pixels of an RGB image that is not divided: uint8 (image_size, image_size, 3)."""
         assert image.mode == "RGB", "load_image converts to RGB"
         size = self._size
         if self._squash:
@@ -72,6 +87,20 @@ class Preprocessor:
         pixels: NDArray[np.uint8] = np.asarray(image, dtype=np.uint8)
         assert pixels.shape == (size, size, 3)
         return pixels
+
+    def tiles(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What `pixels` gave, divided: (tiles, image_size, image_size, 3).
+
+        Row by row, then the whole image; a single tile is the whole image.
+        """
+        size = self._size
+        rows, columns = (side // size for side in pixels.shape[:2])
+        if rows * columns == 1:
+            return pixels[None].copy()  # pixels of an image cannot be written to
+        parts = pixels.reshape(rows, size, columns, size, 3).swapaxes(1, 2)
+        whole = Image.fromarray(pixels).resize((size, size), self._filter)
+        overview = np.asarray(whole, dtype=np.uint8)[None]
+        return np.concatenate([parts.reshape(-1, size, size, 3), overview])
 
     def _shortest_center_crop(self, image: Image.Image) -> Image.Image:
         size, short = self._size, min(image.size)
@@ -101,6 +130,26 @@ class Preprocessor:
         rows = image.height
         image = image.resize((size, rows), self._filter, box=(x.start, 0, x.end, rows))
         return image.resize((size, size), self._filter, box=(0, y.start, size, y.end))
+
+
+def _longest_edge(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Width and height with this longer side and an even shorter one, as Idefics3 rounds them."""
+    width, height = size
+    ratio = width / height
+    short = int(longest / ratio) if width >= height else int(longest * ratio)
+    short = max(short + short % 2, 1)
+    return (longest, short) if width >= height else (short, longest)
+
+
+def _whole_tiles(size: tuple[int, int], tile: int) -> tuple[int, int]:
+    """Width and height rounded up to multiples of a tile's side, the longer one first."""
+    width, height = size
+    ratio = width / height
+    if width >= height:
+        width = -(-width // tile) * tile
+        return width, -(-int(width / ratio) // tile) * tile
+    height = -(-height // tile) * tile
+    return -(-int(height * ratio) // tile) * tile, height
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,11 @@ class BenchInputs:
 
 
 def make_inputs(captioner: Captioner, count: int) -> BenchInputs:
-    """Draw `count` scenes and tokenize their alt-texts."""
+    """Draw `count` scenes, a tile each, and tokenize their alt-texts."""
     requests = []
     for index in range(count):
         sample = make_sample(SEED, index, "test")
-        pixels = captioner.preprocessor.pixels(render(sample.scene).convert("RGB"))
+        pixels = captioner.preprocessor.one_tile(render(sample.scene).convert("RGB"))
         requests.append(CaptionRequest(pixels, sample.alts))
     prompts = [tuple(captioner.tokenizer.prompt(request.alts).ids) for request in requests]
     config = captioner.config

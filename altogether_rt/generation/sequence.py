@@ -33,12 +33,14 @@ class SequenceRequest:
     alt_ids: Sequence[int] = ()  # the alt-text, which the caption may copy: for drafting
     embedding: Callable[[], NDArray[np.float32]] | None = None  # (E,) of the image: for drafting
     before_ids: Sequence[int] = ()  # before the visual tokens
+    between_ids: Sequence[Sequence[int]] = ()  # between equal parts of the visual tokens
     loop_repeats: int = 0  # as in `GenerationConfig`
 
     @property
     def prompt_length(self) -> int:
         """Tokens of the prompt, visual tokens included."""
-        return len(self.before_ids) + len(self.visual_tokens) + len(self.prompt_ids)
+        fixed = len(self.before_ids) + sum(map(len, self.between_ids))
+        return fixed + len(self.visual_tokens) + len(self.prompt_ids)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class ActiveSequence:
             return StepRow((self.ids[-1], *draft_tokens), self.length, None, num_choices)
         request = self.request
         ids = (*request.prompt_ids, *draft_tokens)
-        return StepRow(ids, 0, request.visual_tokens, num_choices, request.before_ids)
+        around = request.before_ids, request.between_ids
+        return StepRow(ids, 0, request.visual_tokens, num_choices, *around)
 
     def propose(self, planner: DraftPlanner, token_cost: float, max_chunk: int) -> Draft:
         """Draft the next tokens.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from altogether_rt.captions import CaptionRequest, EmbeddedImage
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.generation.requests import Recent, RequestSource
-from altogether_rt.runtime.base import Array, Runtime, stack_arrays
+from altogether_rt.runtime.base import Array, Runtime, join_arrays, stack_arrays
 
 __all__ = ["MappedImage", "VisionStage"]
 
@@ -22,13 +22,18 @@ __all__ = ["MappedImage", "VisionStage"]
 _BYTES_REMEMBERED = 16 << 20
 
 
+#: From the pixels of an image to its tiles, (tiles, H, H, 3).
+Tiles = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
 @dataclass(frozen=True)
 class MappedImage:
     """What the decoder reads of an image, and what it was made from."""
 
-    visual_tokens: Array  # (P, W)
+    visual_tokens: Array  # (P, W), of all tiles
     content: bytes  # hash of its pixels
-    embedding: Array  # (E,) or (patches, E)
+    embedding: Array  # (E,) or (patches, E); of an image in tiles, their mean (E,)
+    grid: tuple[int, int] = (1, 1)  # rows and columns of its tiles
 
     @property
     def embedded(self) -> EmbeddedImage:
@@ -48,12 +53,19 @@ class VisionStage:
     """Encoder and mapper of a runtime, with a memory of the last embeddings."""
 
     def __init__(
-        self, runtime: Runtime, stats: EngineStats, embedding_shape: tuple[int, ...]
+        self,
+        runtime: Runtime,
+        stats: EngineStats,
+        embedding_shape: tuple[int, ...],
+        tiles: Tiles | None = None,
     ) -> None:
-        """stats: where the seconds of encoder and mapper are counted."""
+        """stats: where the seconds of encoder and mapper are counted. tiles: divides images; None:
+        each is one tile.
+        """
         embedding_bytes = 4 * math.prod(embedding_shape)
         self._runtime = runtime
         self._stats = stats
+        self._tiles = tiles
         max_remembered = max(1, _BYTES_REMEMBERED // embedding_bytes)
         self._recent = Recent[bytes, Array](max_remembered)
 
@@ -89,12 +101,32 @@ class VisionStage:
     def run(self, batch: Sequence[CaptionRequest]) -> list[MappedImage]:
         """The images of `batch`, in order; identical ones are computed once."""
         contents = [request.content_hash() for request in batch]
+        if self._tiles is not None:
+            unique = dict(zip(contents, batch, strict=True))
+            divided = {key: self._run_tiles(key, request) for key, request in unique.items()}
+            return [divided[content] for content in contents]
         embeddings = self._encode(batch, contents)
-        start_s = time.perf_counter()
-        mapped = self._runtime.map(stack_arrays(list(embeddings.values())))
-        self._stats.map_s += time.perf_counter() - start_s
+        mapped = self._map(stack_arrays(list(embeddings.values())))
         tokens = dict(zip(embeddings, mapped, strict=True))
         return [MappedImage(tokens[content], content, embeddings[content]) for content in contents]
+
+    def _run_tiles(self, content: bytes, request: CaptionRequest) -> MappedImage:
+        """One image. Its patch tokens are 53 MB for 17 tiles of 1,024, so their mean is kept."""
+        assert self._tiles is not None and request.pixels is not None
+        tiles = self._tiles(request.pixels)
+        height, width = (side // tiles.shape[1] for side in request.pixels.shape[:2])
+        start_s = time.perf_counter()
+        embeddings = self._runtime.encode(tiles)
+        self._stats.encode_s += time.perf_counter() - start_s
+        tokens = join_arrays(list(self._map(embeddings)))
+        mean: NDArray[np.float32] = np.asarray(embeddings).mean(axis=(0, 1))
+        return MappedImage(tokens, content, mean, (height, width))
+
+    def _map(self, embeddings: Array) -> Array:
+        start_s = time.perf_counter()
+        mapped = self._runtime.map(embeddings)
+        self._stats.map_s += time.perf_counter() - start_s
+        return mapped
 
     def _encode(
         self, batch: Sequence[CaptionRequest], contents: Sequence[bytes]

@@ -8,7 +8,7 @@ which is written out here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.importing.huggingface import llama_structure, read_json
 from altogether_rt.importing.names import LLAMA, PATCH_PROJECTOR, SIGLIP, rename
 from altogether_rt.importing.structure import check_fit, tie_head
+from altogether_rt.importing.tiles import read_tiles
 from altogether_rt.importing.tokenizer import tokenizer_json
 from altogether_rt.importing.weights import read_folder
 from altogether_rt.model.lora import merge_lora
@@ -104,12 +105,13 @@ def is_vision_language(folder: Path) -> bool:
 
 
 def import_vision_language(
-    folder: Path, name: str
+    folder: Path, name: str, longest_edge: int | None = None
 ) -> tuple[CaptionerConfig, dict[str, Tensor], Tokenizer]:
     """The configuration, the state dict of a checkpoint (encoder included) and the tokenizer.
 
-    Raises AltogetherError if a file is absent or damaged, or the model has a part that this package
-    does not.
+    longest_edge: pixels to which images are resized before they are divided into tiles; None: an
+    image is one tile. Raises AltogetherError if a file is absent or damaged, or the model has a
+    part that this package does not, or does not read tiles.
     """
     about = read_json(folder / "config.json")
     family = str(about.get("model_type"))
@@ -121,6 +123,8 @@ def import_vision_language(
     tokenizer = Tokenizer.from_str(tokenizer_json(folder))
     try:
         config, parts = _FAMILIES[family](folder, about, tokenizer, name)
+        if longest_edge is not None:
+            config = replace(config, tiles=read_tiles(config, tokenizer, longest_edge))
     except ConfigError as error:
         raise AltogetherError(f"the configuration of {folder} is not valid: {error}") from error
     except (KeyError, TypeError, ZeroDivisionError) as error:

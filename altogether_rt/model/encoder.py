@@ -19,6 +19,7 @@ from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError, ConfigError, reason
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.model.quiet import quiet_logging
+from altogether_rt.model.torchscript import is_torchscript, read_torchscript
 from altogether_rt.model.vit import Vit
 from altogether_rt.model.weight_files import check_weights_file, loading_failure
 
@@ -34,6 +35,9 @@ __all__ = [
 
 #: Prefixes by which open_clip names models that do not come with it: on a hub, in a folder.
 _SCHEMES = ("hf-hub:", "local-dir:")
+
+#: Numbers that OpenAI's archives have beside their weights.
+_SIZES = ("input_resolution", "context_length", "vocab_size")
 
 #: Names in the message of torch's load_state_dict.
 _MISSING = re.compile(r'"([\w.]+)"')
@@ -75,20 +79,25 @@ def build_clip(
 ) -> nn.Module:
     """The open_clip model of `config`, text tower included.
 
-    weights: a local file, one of open_clip's pretrained tags, or a published model
-    (`hf-hub:org/repo`, `local-dir:path`); None for random weights, unless `config.name` is a
-    published model itself. allow_download: whether whoever chose `config` and `weights` may make
+    weights: a local file (a state dict, or a TorchScript archive as OpenAI's, whose program is not
+    run), one of open_clip's pretrained tags, or a published model (`hf-hub:org/repo`,
+    `local-dir:path`); None for random weights, unless `config.name` is a published model itself.
+    allow_download: whether whoever chose `config` and `weights` may make
     this machine fetch something, or open something else than the file `weights`. Raises
     AltogetherError if open_clip does not know the model or cannot load the weights, or if it would
     have to fetch a part.
     """
     if not allow_download:
         check_local(config, weights)
+    archive = None
     if weights is not None and Path(weights).is_file():
-        check_weights_file(Path(weights))
+        archive = Path(weights) if is_torchscript(Path(weights)) else None
+        check_weights_file(Path(weights), torchscript=archive is not None)
     open_clip = _open_clip()
     with _as_sentences(config, weights):
-        if weights is not None and is_published(weights):
+        if archive is not None:
+            model = _with_archive(open_clip, config, archive)
+        elif weights is not None and is_published(weights):
             model = open_clip.create_model(weights, device="cpu", require_pretrained=True)
         elif config.model is None:
             model = open_clip.create_model(config.name, pretrained=weights, device="cpu")
@@ -98,6 +107,19 @@ def build_clip(
                 open_clip.load_checkpoint(model, weights)
     module: nn.Module = model
     return module
+
+
+def _with_archive(open_clip: Any, config: EncoderConfig, archive: Path) -> Any:
+    """The model of `config` with the weights of a TorchScript archive, in float32."""
+    state = read_torchscript(archive)
+    for name in _SIZES:
+        state.pop(name, None)
+    if config.model is None:
+        model = open_clip.create_model(config.name, device="cpu")
+    else:
+        model = _assemble(open_clip, config.model)
+    model.load_state_dict(state)
+    return model
 
 
 def build_encoder(

@@ -21,11 +21,12 @@ _MAX_MEMBERS: Final = 1 << 20
 _GLOBAL: Final = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def check_weights_file(path: Path) -> None:
+def check_weights_file(path: Path, *, torchscript: bool = False) -> None:
     """Raises AltogetherError if `path` is recognised as anything but whole weights.
 
-    That is: a folder, an empty file, a Git LFS pointer, a web page, a text, a TorchScript archive,
-    or a zip or safetensors file that is cut off. What is not recognised passes.
+    That is: a folder, an empty file, a Git LFS pointer, a web page, a text, a TorchScript archive
+    unless `torchscript` allows it, or a zip or safetensors file that is cut off. What is not
+    recognised passes.
     """
     if path.is_dir():
         raise AltogetherError(f"{path} is a folder: give the file of weights in it.")
@@ -38,7 +39,7 @@ def check_weights_file(path: Path) -> None:
         raise AltogetherError(f"{path} is empty: download or copy it again.")
     _check_text(path, head)
     if head.startswith(_ZIP):
-        _check_zip(path, size)
+        _check_zip(path, size, torchscript)
     elif path.suffix == ".safetensors" or head[8:9] == b"{":
         _check_safetensors(path, size)
 
@@ -84,7 +85,7 @@ def _check_text(path: Path, head: bytes) -> None:
         )
 
 
-def _check_zip(path: Path, size: int) -> None:
+def _check_zip(path: Path, size: int, torchscript: bool) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -94,6 +95,8 @@ def _check_zip(path: Path, size: int) -> None:
             "copy it again."
         ) from error
     names = {member.filename.partition("/")[2] for member in members}
+    if torchscript:
+        return
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise AltogetherError(
             f"{path} is a TorchScript archive, a program with its weights, which is not run: where "

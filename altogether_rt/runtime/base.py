@@ -97,6 +97,7 @@ class StepRow(NamedTuple):
     visual_tokens: Array | None = None  # (P, W)
     num_choices: int = 1  # next tokens to choose: after each of the row's last `num_choices` tokens
     before_ids: Sequence[int] = ()  # before the visual tokens
+    between_ids: Sequence[Sequence[int]] = ()  # between equal parts of the visual tokens
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,16 @@ class StepBatch:
         visual: list[Array] = []
         visual_index: list[int] = []
         logit_index: list[int] = []
-        for token_ids, past_length, visual_tokens, num_choices, before_ids in rows:
+        for token_ids, past_length, visual_tokens, num_choices, before_ids, between_ids in rows:
             start = len(ids)
             ids += before_ids
             if visual_tokens is not None:
                 visual.append(visual_tokens)
-                visual_index += range(len(ids), len(ids) + len(visual_tokens))
-                ids += [0] * len(visual_tokens)
+                part = len(visual_tokens) // (len(between_ids) + 1)
+                for piece in ((), *between_ids):
+                    ids += piece
+                    visual_index += range(len(ids), len(ids) + part)
+                    ids += [0] * part
             ids += token_ids
             query_lengths.append(len(ids) - start)
             past_lengths.append(past_length)

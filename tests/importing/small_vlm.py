@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +40,14 @@ VISION: dict[str, Any] = {
 }
 
 
-def byte_tokenizer() -> Tokenizer:
+def byte_tokenizer(special: Sequence[str] = SPECIAL) -> Tokenizer:
+    """A token for each byte, and one for two line breaks."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate((*SPECIAL, *alphabet))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    vocab = {token: index for index, token in enumerate((*special, *alphabet, "ĊĊ"))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("Ċ", "Ċ")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     return tokenizer
 
 
@@ -61,12 +63,16 @@ def random_weights(model: nn.Module) -> None:
                 parameter.copy_(0.15 * noise)
 
 
-def write_smolvlm(folder: Path, kind: Literal["Idefics3", "SmolVLM"] = "SmolVLM") -> Any:
+def write_smolvlm(
+    folder: Path,
+    kind: Literal["Idefics3", "SmolVLM"] = "SmolVLM",
+    special: Sequence[str] = SPECIAL,
+) -> Any:
     """Write the folder of a published model, and return the model itself."""
     make_torchvision_importable()
     import transformers
 
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(special)
     config = getattr(transformers, f"{kind}Config")(
         text_config={"model_type": "llama", "vocab_size": tokenizer.get_vocab_size(), **TEXT},
         vision_config=VISION,

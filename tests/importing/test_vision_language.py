@@ -344,7 +344,7 @@ def test_distilvit_is_that_of_transformers(distilvit: tuple[Path, Any], tmp_path
 
 
 @pytest.mark.parametrize("smolvlm", ["SmolVLM"], indirect=True)
-@pytest.mark.parametrize("target", ["cpu-fp32", "cpu-int8", "cuda-fp16"])
+@pytest.mark.parametrize("target", ["cpu-fp32", "cpu-int8", "cuda-fp16", "tensorrt-fp16"])
 def test_every_target_takes_patch_tokens(
     smolvlm: tuple[Path, Any], target: str, tmp_path: Path
 ) -> None:

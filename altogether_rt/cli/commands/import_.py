@@ -68,6 +68,14 @@ def import_command(
             help="Attention heads of the decoder. Default: as the published model of its width.",
         ),
     ] = None,
+    longest_edge: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="For a SmolVLM: resize the longer side of images to so many pixels and read them "
+            "in tiles, then as a whole (1024: up to 5 tiles; 2048: up to 17). Default: one tile.",
+        ),
+    ] = None,
     allow_download: Annotated[
         bool,
         typer.Option(
@@ -105,7 +113,7 @@ def import_command(
         _recover(bundle, out, output)
         return
     if is_vision_language(source):
-        _import_folder(source, out, output)
+        _import_folder(source, out, longest_edge, output)
         return
     weights = read_captioner(source)
     loaded_tokenizer = Tokenizer.from_str(
@@ -144,18 +152,21 @@ def import_command(
     )
 
 
-def _import_folder(source: Path, out: Path, output: Output) -> None:
+def _import_folder(source: Path, out: Path, longest_edge: int | None, output: Output) -> None:
     from altogether_rt.artifacts.checkpoint import save_checkpoint
     from altogether_rt.importing.vision_language import import_vision_language
 
-    config, state, tokenizer = import_vision_language(source, source.resolve().name)
+    config, state, tokenizer = import_vision_language(source, source.resolve().name, longest_edge)
     save_checkpoint(out, config, state, tokenizer, {"imported_from": source.resolve().name})
     mapper, decoder = config.mapper, config.decoder
     output.result(
         {"checkpoint": str(out), "config": config.to_dict(), "encoder_embedded": True},
-        f"checkpoint in {out}: {mapper.prefix_length} visual tokens of "
-        f"{config.encoder.embedding_shape[0]} patches, {decoder.family} of {decoder.layers} "
-        f"layers, encoder embedded\naltogether-rt export --ckpt {out}",
+        [
+            f"checkpoint in {out}: {mapper.prefix_length} visual tokens of "
+            f"{config.encoder.embedding_shape[0]} patches, {decoder.family} of {decoder.layers} "
+            "layers, encoder embedded",
+            f"altogether-rt export --ckpt {out}",
+        ],
     )
 
 

@@ -82,6 +82,12 @@ def _facts(data: Mapping[str, Any], config: CaptionerConfig) -> Iterator[tuple[s
     yield "encoder", f"{encoder.name}, {encoder.image_size} px, {encoder.embed_dim} wide"
     depth = f"{mapper.layers} layers, " if mapper.kind == "transformer" else ""
     yield "mapper", f"{mapper.kind}, {depth}{mapper.prefix_length} visual tokens"
+    if config.tiles is not None:
+        yield (
+            "tiles",
+            f"{config.max_visual_tokens // mapper.prefix_length} at most, of images with a longest "
+            f"edge of {config.tiles.longest_edge} px",
+        )
     yield (
         "decoder",
         f"{decoder.family}, {decoder.layers} layers, {decoder.width} wide, "

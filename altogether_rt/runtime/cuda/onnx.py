@@ -110,7 +110,7 @@ def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
     verified = num_slots * verify_chunk
     # The prompts of one step have up to PREFILL_TOKENS tokens; the last may exceed that.
     tokens = min(PREFILL_TOKENS + prompt, num_slots * prompt) + verified
-    rows = min(num_slots, -(-tokens // config.mapper.prefix_length))
+    rows = min(num_slots, -(-tokens // config.max_visual_tokens))
     return DecoderProfile(
         name="all",
         index=0,
@@ -119,7 +119,7 @@ def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
             rows=num_slots,
             chunk=max(prompt, verify_chunk),
             tokens=-(-(tokens + 1) // 128) * 128,
-            visual=rows * config.mapper.prefix_length,
+            visual=rows * config.max_visual_tokens,
             wanted=verified,
         ),
         positions=config.slot_positions,

@@ -38,7 +38,7 @@ def profiles_for(graph: str, config: CaptionerConfig) -> tuple[EngineProfile, ..
 
 
 def _decoder_profiles(config: CaptionerConfig) -> tuple[EngineProfile, ...]:
-    prompt, prefix = config.max_chunk_tokens, config.mapper.prefix_length
+    prompt, prefix = config.max_chunk_tokens, config.max_visual_tokens
     verified = MAX_ROWS * VERIFY_TOKENS_PER_ROW
     prefilled = _round_up(PREFILL_PROMPTS * prompt, 128)
     room = 8  # for the dummy visual token; a multiple of 8, which suits GEMM tiles

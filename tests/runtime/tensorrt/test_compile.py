@@ -14,7 +14,15 @@ from onnx import TensorProto, helper
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineProfile
-from altogether_rt.config import CaptionerConfig, named_config
+from altogether_rt.config import (
+    CaptionerConfig,
+    DecoderConfig,
+    EncoderConfig,
+    MapperConfig,
+    PromptConfig,
+    VitConfig,
+    named_config,
+)
 from altogether_rt.errors import BundleError
 from altogether_rt.export.bundling import write_bundle
 from altogether_rt.export.recipes import find_recipe
@@ -28,16 +36,41 @@ from tests.tiny import FAMILIES, tiny_config, tiny_encoder_traced_once, tiny_sam
 pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt (Linux on x86-64)")
 
 SMS = (80, 86, 89, 120)
-CONFIGS = ("starter", "llama-like", pytest.param("altogether-opt-125m", marks=pytest.mark.slow))
+CONFIGS = (
+    *("starter", "llama-like", "patch-tokens"),
+    pytest.param("altogether-opt-125m", marks=pytest.mark.slow),
+    pytest.param("smolvlm-256m-2-layers", marks=pytest.mark.slow),
+)
 
 
 def config_of(name: str) -> CaptionerConfig:
     """A named configuration; `llama-like`: the starter with rotary positions and grouped heads."""
+    if name == "patch-tokens":
+        return patch_config(vit_width=64, image_size=64, width=384, ffn_width=96, vocab_size=97)
+    if name == "smolvlm-256m-2-layers":
+        return patch_config(
+            vit_width=768, image_size=512, width=576, ffn_width=1536, vocab_size=49280
+        )
     if name != "llama-like":
         return named_config(name)
     config = named_config("starter")
     family: dict[str, Any] = {**FAMILIES["llama"], "position_offset": 0}
     return replace(config, decoder=replace(config.decoder, **family))
+
+
+def patch_config(
+    *, vit_width: int, image_size: int, width: int, ffn_width: int, vocab_size: int
+) -> CaptionerConfig:
+    """SmolVLM's structure with two layers in the encoder and in the decoder."""
+    vit = VitConfig(vit_width, 2, vit_width // 64, 4 * vit_width, patch_size=16)
+    encoder = EncoderConfig("vit", vit_width, image_size, "squash", normalize=False, vit=vit)
+    family: dict[str, Any] = {**FAMILIES["llama"], "kv_heads": width // 192}
+    decoder = DecoderConfig(
+        vocab_size, 2, width, width // 64, ffn_width, 2048, eos_id=2, pad_id=1, **family
+    )
+    mapper = MapperConfig("patches", (image_size // 64) ** 2, shuffle=4, bias=False)
+    prompt = PromptConfig(before_ids=(5, 6, 7), after_ids=(8,), suffix_ids=(9, 10))
+    return CaptionerConfig("patches", encoder, mapper, decoder, prompt)
 
 
 @pytest.fixture(scope="module")

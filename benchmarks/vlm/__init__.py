@@ -1,0 +1,1 @@
+"""Public captioners of patch tokens at their published sizes, with random weights."""

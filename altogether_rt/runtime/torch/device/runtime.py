@@ -23,13 +23,13 @@ from altogether_rt.runtime.torch.kernels.choice import (
     choose_kernels,
 )
 from altogether_rt.runtime.torch.kernels.slots import (
-    TOKEN_BUCKETS,
     CacheType,
     HeadLayout,
     LayerSlots,
     RaggedRows,
     SlotCache,
     rotation_table,
+    token_bucket,
 )
 
 __all__ = ["DeviceTorchRuntime"]
@@ -229,7 +229,8 @@ class DeviceTorchRuntime:
         kernels, heads = self._kernels, self._heads
         out: Tensor | None = None
         if step.rows is not None:
-            attend = kernels.attend if step.rows.max_tokens <= TOKEN_BUCKETS[-1] else PLAIN.attend
+            fits = token_bucket(step.rows.max_tokens, heads) is not None
+            attend = kernels.attend if fits else PLAIN.attend
             out = attend(qkv, slots, step.rows, heads, self._rotation)
         if step.prompts is None:
             assert out is not None

@@ -17,11 +17,11 @@ from altogether_rt.runtime.torch.kernels.device_code import attend_kernel, store
 from altogether_rt.runtime.torch.kernels.slots import (
     MAX_VALUE,
     MIN_SCALE,
-    TOKEN_BUCKETS,
     HeadLayout,
     LayerSlots,
     PromptRows,
     RaggedRows,
+    token_bucket,
 )
 
 __all__ = ["BLOCK_TOKENS", "WARPS", "attend", "attend_constants", "store", "store_constants"]
@@ -52,10 +52,6 @@ def attend_constants(
         "BLOCK": BLOCK_TOKENS,
         "PRODUCTS": products,
     }
-
-
-def _bucket(max_tokens: int) -> int:
-    return next(size for size in TOKEN_BUCKETS if size >= max_tokens)
 
 
 def store_constants(
@@ -89,6 +85,8 @@ def attend(
 
     Arguments as for `plain.attend`; `qkv` stays as it is.
     """
+    bucket = token_bucket(rows.max_tokens, heads)
+    assert bucket is not None, "rows with so many tokens are computed plainly"
     out = torch.empty(len(qkv), heads.heads * heads.head_dim, dtype=qkv.dtype, device=qkv.device)
     unused = slots.keys
     attend_kernel[len(rows.past), heads.kv_heads](
@@ -97,7 +95,7 @@ def attend(
         unused if slots.value_scales is None else slots.value_scales,
         rows.starts, rows.counts, rows.past, unused if rotation is None else rotation,
         slots.capacity, slots.keys.stride(0), heads.head_dim**-0.5,
-        **attend_constants(heads, _bucket(rows.max_tokens), slots.keys.dtype, rotation is not None),
+        **attend_constants(heads, bucket, slots.keys.dtype, rotation is not None),
         num_warps=WARPS["attend"],
     )  # fmt: skip
     return out

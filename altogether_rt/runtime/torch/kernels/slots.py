@@ -15,7 +15,6 @@ from altogether_rt.config import DecoderConfig
 __all__ = [
     "MAX_VALUE",
     "MIN_SCALE",
-    "TOKEN_BUCKETS",
     "CacheType",
     "HeadLayout",
     "LayerSlots",
@@ -25,15 +24,18 @@ __all__ = [
     "dequantize",
     "quantize",
     "rotation_table",
+    "token_bucket",
 ]
 
 #: How keys and values are kept: as they are computed, or in eight bits with a scale each.
 CacheType = Literal["same", "int8", "fp8"]
 
 _QUANTIZED: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
-#: Tokens of a row that the kernel is compiled for; a step takes the next of them, so that few are
-#: compiled while captions are written. Rows with more are computed plainly.
-TOKEN_BUCKETS = (1, 4, 16)
+#: Tokens of a row that the kernel is compiled for, so that few are compiled while captions are
+#: written.
+_TOKEN_BUCKETS = (1, 4, 16)
+#: Queries of one program, beyond which its sums no longer fit in registers.
+_MAX_QUERIES = 128
 #: The largest number of each 8-bit type.
 MAX_VALUE = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 #: A scale is at least this, so that a vector of zeros is divided by something.
@@ -163,6 +165,12 @@ class PromptRows:
     positions: Tensor  # (T,) int32 of each token in its slot
     bounds: Tensor  # (P + 1,) int32: prompt p is the tokens bounds[p] to bounds[p + 1]
     lengths: tuple[int, ...]  # of the P prompts
+
+
+def token_bucket(max_tokens: int, heads: HeadLayout) -> int | None:
+    """Tokens of a row that the kernel of a step is compiled for; None: it is computed plainly."""
+    size = next((each for each in _TOKEN_BUCKETS if each >= max_tokens), None)
+    return size if size is not None and size * heads.group <= _MAX_QUERIES else None
 
 
 def rotation_table(config: DecoderConfig, positions: int, device: torch.device | str) -> Tensor:

@@ -25,7 +25,12 @@ from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.decode_graphs import row_buckets
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.kernels.choice import PLAIN, choose_kernels, variable_length
-from altogether_rt.runtime.torch.kernels.slots import CacheType, HeadLayout, PromptRows
+from altogether_rt.runtime.torch.kernels.slots import (
+    CacheType,
+    HeadLayout,
+    PromptRows,
+    token_bucket,
+)
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
@@ -288,6 +293,25 @@ def test_flash_attention_is_called_as_each_version_takes_it(heads: HeadLayout) -
 
     for function in (earlier, later):
         torch.testing.assert_close(variable_length(function, qkv, prompts, heads), wanted)
+
+
+def test_steps_that_a_kernel_does_not_hold_are_computed_plainly() -> None:
+    one, eight, all_heads = HeadLayout(32, 32, 64), HeadLayout(32, 4, 64), HeadLayout(32, 1, 64)
+    assert [token_bucket(n, one) for n in (1, 2, 5, 16, 17)] == [1, 4, 16, 16, None]
+    assert [token_bucket(n, eight) for n in (1, 16)] == [1, 16]  # 128 queries
+    assert [token_bucket(n, all_heads) for n in (1, 4, 5)] == [1, 4, None]
+    untaken = replace(PLAIN, attend=lambda *_: pytest.fail("the kernel was called"))
+    results = []
+    for kernels in (untaken, PLAIN):
+        model = tiny_model(tiny_config())
+        with DeviceTorchRuntime(
+            model, HostDevice(), num_slots=1, dtype=torch.float32, kernels=kernels
+        ) as runtime:
+            row = Row()
+            run_step(runtime, [row.bring([5], runtime.map(runtime.encode(pixels_of(1)))[0])])
+            results += run_step(runtime, [row.bring(list(range(20, 38)))])
+    found, wanted = results
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_what_it_says_of_itself() -> None:

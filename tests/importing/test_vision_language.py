@@ -180,8 +180,10 @@ def test_what_is_asked(smolvlm: tuple[Path, Any]) -> None:
         return rest.removesuffix("<end_of_utterance>\nAssistant:")
 
     intro = "The author of this image describes it as:"
-    assert asked("caption", None, "A boat").startswith(f"{intro} A boat\nRewrite this")
-    assert asked("caption", None).startswith("Describe what this image shows in one to three")
+    assert asked("caption", None, "A boat").startswith(
+        f"{intro} A boat\nWrite a caption that keeps"
+    )
+    assert asked("caption", None).startswith("Write a caption that says what the image shows.")
     assert asked("alt", None, "A boat").startswith(f"{intro} A boat\nWrite the alt-text")
     assert "125 characters" in asked("alt", None)
     assert asked("alt", "Be brief.", "A boat") == f"{intro} A boat\nBe brief."
@@ -365,7 +367,7 @@ def test_every_target_takes_patch_tokens(
                 texts.append([caption.text for caption in captioner.stream(requests, params)])
         assert texts[0] == texts[1]
         shown = CliRunner().invoke(app, ["inspect", str(bundle.path)]).stdout
-        assert "Rewrite this description" in shown and "Describe what this image shows" in shown
+        assert "Write a caption that keeps the names" in shown
 
 
 def test_adapters_are_added_to_their_layers() -> None:

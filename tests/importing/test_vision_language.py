@@ -239,9 +239,12 @@ def test_captions_are_those_of_transformers(smolvlm: tuple[Path, Any], tmp_path:
     size = config.encoder.image_size
     pixels = np.random.default_rng(1).integers(0, 256, (3, size, size, 3), np.uint8)
     alts = [(), ("A boat",), ("Two, three",)]
-    rules = PromptTokenizer(tokenizer, config.prompt, config.decoder.pad_id)
+    # Words after which none of the random captions has the token of an image, which transformers
+    # would take for one.
+    asked = "It is {alt}.\nCaption it."
+    rules = PromptTokenizer(tokenizer, config.prompt, config.decoder.pad_id).asking(text=asked)
     with Captioner.load(tmp_path / "ckpt", num_slots=2) as captioner:
-        params = caption_params(config, max_new_tokens=12, temperature=0.0)
+        params = caption_params(config, max_new_tokens=12, temperature=0.0, prompt=asked)
         requests = [CaptionRequest(p, a) for p, a in zip(pixels, alts, strict=True)]
         found = [caption.text for caption in captioner.stream(requests, params)]
     image = image_token(tokenizer)

@@ -44,22 +44,25 @@ __all__ = [
 
 #: What a captioner that follows instructions is asked for: a caption, or the alt-text of a page. A
 #: bundle holds them, so that a change of their words is a change of its id.
+#:
+#: Asked of a small decoder that reads words alone (SmolLM2-135M-Instruct, with facts for an image),
+#: wordings that ask for a caption kept more of the alt-text than those that ask to rewrite it, and
+#: "the author describes it as" more than "alt-text". Nobody has asked SmolVLM's published weights.
 CAPTION_INSTRUCTION = InstructionConfig(
     before_alt="The author of this image describes it as:",
-    after_alt="\nRewrite this description in one to three sentences. Keep the names, dates "
-    "and other facts that only the author can know. Correct what the image contradicts. Add what "
-    "the image clearly shows. Answer with the description alone.",
-    no_alt="Describe what this image shows in one to three sentences. Answer with the description "
-    "alone.",
+    after_alt="\nWrite a caption that keeps the names, dates and facts that only the author can "
+    "know, corrects what the image contradicts, and adds what the image shows. One to three "
+    "sentences, without any introduction.",
+    no_alt="Write a caption that says what the image shows. One to three sentences, without any "
+    "introduction.",
 )
 ALT_INSTRUCTION = InstructionConfig(
     before_alt="The author of this image describes it as:",
-    after_alt="\nWrite the alt-text of this image for a web page: one sentence of at most 125 "
-    "characters that says what the image shows and keeps the names that only the author can know. "
-    'Do not begin with "a picture of". Answer with the sentence alone.',
-    no_alt="Write the alt-text of this image for a web page: one sentence of at most 125 "
-    'characters that says what the image shows. Do not begin with "a picture of". Answer with the '
-    "sentence alone.",
+    after_alt="\nWrite the alt-text of a web page that says what the image shows and keeps the "
+    "names that only the author can know. One sentence of at most 125 characters, without any "
+    'introduction such as "a picture of".',
+    no_alt="Write the alt-text of a web page that says what the image shows. One sentence of at "
+    'most 125 characters, without any introduction such as "a picture of".',
 )
 #: Times in a row that a passage ends a caption: small decoders repeat themselves.
 _LOOP_REPEATS = 3

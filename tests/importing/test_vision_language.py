@@ -180,8 +180,10 @@ def test_what_is_asked(smolvlm: tuple[Path, Any]) -> None:
         return rest.removesuffix("<end_of_utterance>\nAssistant:")
 
     intro = "The author of this image describes it as:"
-    assert asked("caption", None, "A boat").startswith(f"{intro} A boat\nRewrite this")
-    assert asked("caption", None).startswith("Describe what this image shows in one to three")
+    assert asked("caption", None, "A boat").startswith(
+        f"{intro} A boat\nWrite a caption that keeps"
+    )
+    assert asked("caption", None).startswith("Write a caption that says what the image shows.")
     assert asked("alt", None, "A boat").startswith(f"{intro} A boat\nWrite the alt-text")
     assert "125 characters" in asked("alt", None)
     assert asked("alt", "Be brief.", "A boat") == f"{intro} A boat\nBe brief."
@@ -237,9 +239,12 @@ def test_captions_are_those_of_transformers(smolvlm: tuple[Path, Any], tmp_path:
     size = config.encoder.image_size
     pixels = np.random.default_rng(1).integers(0, 256, (3, size, size, 3), np.uint8)
     alts = [(), ("A boat",), ("Two, three",)]
-    rules = PromptTokenizer(tokenizer, config.prompt, config.decoder.pad_id)
+    # Words after which none of the random captions has the token of an image, which transformers
+    # would take for one.
+    asked = "It is {alt}.\nCaption it."
+    rules = PromptTokenizer(tokenizer, config.prompt, config.decoder.pad_id).asking(text=asked)
     with Captioner.load(tmp_path / "ckpt", num_slots=2) as captioner:
-        params = caption_params(config, max_new_tokens=12, temperature=0.0)
+        params = caption_params(config, max_new_tokens=12, temperature=0.0, prompt=asked)
         requests = [CaptionRequest(p, a) for p, a in zip(pixels, alts, strict=True)]
         found = [caption.text for caption in captioner.stream(requests, params)]
     image = image_token(tokenizer)
@@ -365,7 +370,7 @@ def test_every_target_takes_patch_tokens(
                 texts.append([caption.text for caption in captioner.stream(requests, params)])
         assert texts[0] == texts[1]
         shown = CliRunner().invoke(app, ["inspect", str(bundle.path)]).stdout
-        assert "Rewrite this description" in shown and "Describe what this image shows" in shown
+        assert "Write a caption that keeps the names" in shown
 
 
 def test_adapters_are_added_to_their_layers() -> None:

@@ -177,7 +177,11 @@ def _write(arguments: argparse.Namespace, table: dict[str, dict[str, Any]]) -> N
         "table": table,
     }
     arguments.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    about = f"{arguments.num} scenes, {result['machine']['date']}, emulated on a CPU."
+    about = (
+        f"{arguments.num} scenes, {result['machine']['date']}, emulated on a CPU. fp8: linear "
+        "layers of encoder, mapper and decoder; a ResNet, the starter's encoder, has none and is "
+        "in float16."
+    )
     arguments.out.with_suffix(".md").write_text(f"{about}\n\n{to_markdown(table)}\n", "utf-8")
 
 

@@ -16,7 +16,7 @@ __all__ = ["DecodeAttention", "DecodeState"]
 class DecodeAttention:
     """GroupQueryAttention without `query_seqlens`, on the cache tensors of `ScatterAttention`.
 
-    What the operator's CUDA kernel takes (1.31 and 1.32), and the CPU's float16 kernel as well:
+    What the operator's CUDA kernel takes (1.31.1, the newest), and the CPU's for float16 too:
 
     - Batches of one new token a row, (B, 1, ·), queries, keys and values packed. `seqlens_k` is the
       number of cached tokens before the new one, so a row with an empty slot has 0.

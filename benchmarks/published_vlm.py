@@ -167,20 +167,22 @@ def document(result: dict[str, Any]) -> str:
         exports.append(_cost(name, "import", steps["import"], size, ""))
         for target, export in row["exports"].items():
             size = f"{export['bytes'] / 1e6:,.0f} MB"
-            same = f"{export.get('captions_equal', '–')} of {parity['questions']}"
-            exports.append(_cost(name, target, export, size, same))
-    lines += ["", "| structure | step | wall s | CPU s | peak GB | size | captions equal |"]
+            divergence = f"{export['parity']['prefill']['kl']:.4f}"
+            exports.append(_cost(name, target, export, size, divergence))
+    lines += ["", "| structure | step | wall s | CPU s | peak GB | size | KL |"]
     lines += ["|---|---|---:|---:|---:|---:|---:|", *exports, ""]
     lines += [
-        "Size: of the published weights, or of the bundle. Captions: as the checkpoint's.",
+        "Size: of the published weights, or of the bundle. KL: mean divergence of the next "
+        "token from the checkpoint's after prompts, in nats; random weights make nearly equal "
+        "logits, so that int8 chooses other tokens among them.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _cost(name: str, step: str, row: dict[str, Any], size: str, same: str) -> str:
+def _cost(name: str, step: str, row: dict[str, Any], size: str, divergence: str) -> str:
     cost = f"{row['wall_s']:.0f} | {row['cpu_s']:.0f} | {row['peak_memory_gb']:.1f}"
-    return f"| {name} | {step} | {cost} | {size} | {same} |"
+    return f"| {name} | {step} | {cost} | {size} | {divergence} |"
 
 
 def main() -> None:

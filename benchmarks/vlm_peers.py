@@ -4,8 +4,9 @@
     python benchmarks/vlm_peers.py --work WORK [--only distilvit2,smolvlm-256m] \\
         [--openvino ENVIRONMENT]
 
-ENVIRONMENT: a virtual environment with optimum-intel[openvino] and nncf; its conversion of the
-model (8-bit weights) is made once in WORK. Contestants take turns, one image or several at a time,
+ENVIRONMENT: a virtual environment with optimum-intel[openvino], nncf and transformers<4.58, the
+newest that optimum-intel 2.2 converts these models with; the conversion (8-bit weights) is made
+once in WORK. Contestants take turns, one image or several at a time,
 each in a process of its own that stays loaded; encoder, mapper and decoder are in the time,
 reading the file is not. All write --tokens tokens; ours without drafting. Writes
 benchmarks/results/vlm-peers.json and .md, with the load of the machine: trust ratios.
@@ -32,6 +33,12 @@ BENCHMARKS, RESULTS = ROOT / "benchmarks", ROOT / "benchmarks" / "results"
 LLAMA_CPP = (
     "llama.cpp's multimodal is not in the table: its weights would have to be written as GGUF with "
     "a second file for encoder and connector, which this benchmark does not do yet."
+)
+
+#: optimum-cli, beside a torchvision that was built for another torch.
+_CONVERT = (
+    "from altogether_rt.model._torchvision import make_torchvision_importable as make; make(); "
+    "from optimum.commands.optimum_cli import main; main()"
 )
 
 
@@ -97,9 +104,10 @@ def openvino_folder(environment: Path, work: Path) -> Path | None:
     if about["model_type"] not in ("idefics3", "smolvlm"):
         return None
     if not folder.exists():
-        command = [environment / "bin" / "optimum-cli", "export", "openvino", "--model"]
+        command = [environment / "bin" / "python", "-c", _CONVERT, "export", "openvino", "--model"]
         command += [work / "published", "--task", "image-text-to-text", "--weight-format", "int8"]
-        subprocess.run([*map(str, command), str(folder)], check=True)
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        subprocess.run([*map(str, command), str(folder)], check=True, env=variables)
     return folder
 
 

@@ -50,9 +50,10 @@ def transformers(
     make_torchvision_importable()
     about = json.loads((folder / "config.json").read_text("utf-8"))
     if about["model_type"] == "prefix_conditioning_vlm":
-        from vlm.reference import _DistilVit
+        from vlm.reference import DistilVit
 
-        reference = _DistilVit(folder)
+        reference = DistilVit(folder)
+        reference.merge()
         for part in (reference.tower, reference.projection, reference.language):
             part.to(getattr(torch, dtype))
 
@@ -80,6 +81,9 @@ def bfloat16(folder: Path, question: dict[str, Any], tokens: int, threads: int) 
 
 
 def openvino(folder: Path, question: dict[str, Any], tokens: int, threads: int) -> Turn:
+    from altogether_rt.model._torchvision import make_torchvision_importable
+
+    make_torchvision_importable()
     from optimum.intel import OVModelForVisualCausalLM
 
     settings = {"INFERENCE_NUM_THREADS": str(threads), "PERFORMANCE_HINT": "LATENCY"}

@@ -18,7 +18,7 @@ from altogether_rt.model._torchvision import make_torchvision_importable
 from vlm.folder import transformers_class
 from vlm.structures import Structure
 
-__all__ = ["Answer", "Reference", "open_reference"]
+__all__ = ["Answer", "DistilVit", "Reference", "open_reference"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Reference:
 def open_reference(structure: Structure, folder: Path) -> Reference:
     """Load the folder's weights into transformers' classes."""
     make_torchvision_importable()
-    return _SmolVlm(structure, folder) if structure.family == "smolvlm" else _DistilVit(folder)
+    return _SmolVlm(structure, folder) if structure.family == "smolvlm" else DistilVit(folder)
 
 
 class _SmolVlm(Reference):
@@ -100,17 +100,28 @@ class _SmolVlm(Reference):
 class _Adapted(nn.Module):
     """A layer with its adapter beside it: W x + scale · B A x."""
 
+    down: Tensor
+    up: Tensor
+
     def __init__(self, base: nn.Linear, down: Tensor, up: Tensor, scale: float) -> None:
         super().__init__()
-        self.base, self.down, self.up, self.scale = base, down, up, scale
+        self.base, self.scale = base, scale
+        self.register_buffer("down", down)
+        self.register_buffer("up", up)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """One layer that computes the same."""
+        self.base.weight += self.scale * self.up @ self.down
+        return self.base
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x) + self.scale * (x @ self.down.T @ self.up.T)
         return y
 
 
-class _DistilVit(Reference):
-    """The parts that its published code puts together, adapters apart."""
+class DistilVit(Reference):
+    """DistilViT2: the parts that its published code puts together, adapters apart."""
 
     def __init__(self, folder: Path) -> None:
         import transformers
@@ -143,6 +154,13 @@ class _DistilVit(Reference):
             owner = self.language.get_submodule(parent)
             down, up = (state[f"{name}.lora_{side}.default.weight"] for side in "AB")
             setattr(owner, child, _Adapted(getattr(owner, child), down, up, scale))
+
+    def merge(self) -> None:
+        """Add the adapters to their layers, as one would for speed."""
+        for owner in list(self.language.modules()):
+            for name, child in list(owner.named_children()):
+                if isinstance(child, _Adapted):
+                    setattr(owner, name, child.merged())
 
     def stages(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.tower(pixels).last_hidden_state

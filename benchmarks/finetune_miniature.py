@@ -197,8 +197,13 @@ ABOUT = (
     "the truth in words: a true description of the scene stands before the alt-text, which no "
     "captioner has; it is the most that asking can have. With visual tokens: the instruction, the "
     "visual tokens of the mapper that was fitted to words for the scene's facts, the alt-text. "
-    "Fine-tuned: mapper and low-rank adapters, merged. Names invented: captions with a capitalised "
-    "word, inside a sentence, that the alt-text does not have."
+    "Fine-tuned: mapper and low-rank adapters, merged. Names invented: captions with a "
+    "capitalised word, inside a sentence, that the alt-text does not have. The scenes have 80 "
+    "names, 37 wrong facts and 4 empty alt-texts: one of them is one, three and 25 percent. "
+    "Before training, the mapper was fitted to words for the facts of 4,000 training scenes, "
+    "which photographs do not have (300 steps, about five minutes, not counted above). Captions "
+    "of scenes follow one template, which fine-tuning learns too; this says that the steps work "
+    "together, and nothing about photographs."
 )
 
 

@@ -203,8 +203,7 @@ ABOUT = (
     "Before training, the mapper was fitted to words for the facts of 4,000 training scenes, "
     "which photographs do not have (300 steps, about five minutes, not counted above). Captions "
     "of scenes follow one template, which fine-tuning learns too; this says that the steps work "
-    "together, and nothing about photographs. The steps were run one after the other in one "
-    "folder, as the command runs them where nothing is there."
+    "together, and nothing about photographs."
 )
 
 

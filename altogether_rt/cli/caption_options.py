@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,6 +51,7 @@ __all__ = [
     "TopP",
     "Update",
     "Workers",
+    "refuse",
 ]
 
 Inputs = Annotated[
@@ -217,3 +219,10 @@ RayAddress = Annotated[
         help="The Ray cluster; else RAY_ADDRESS, or one that is started on this machine.",
     ),
 ]
+
+
+def refuse(why: str, options: Mapping[str, object]) -> None:
+    """Raise typer.BadParameter for the first of the options that is given."""
+    for name, value in options.items():
+        if value not in (None, False):
+            raise typer.BadParameter(why, param_hint=name)

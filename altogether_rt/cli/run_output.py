@@ -30,6 +30,7 @@ from altogether_rt.monitoring.log import EventLog
 from altogether_rt.monitoring.metrics import MetricsFile
 
 __all__ = [
+    "INTERRUPTED",
     "LogFileOption",
     "LogJsonOption",
     "MetricsFileOption",
@@ -38,6 +39,8 @@ __all__ = [
     "RunOutput",
     "open_run_output",
 ]
+
+INTERRUPTED = "Interrupted: the captions so far are kept; give the same command to go on."
 
 ProgressOption = Annotated[
     ProgressMode,

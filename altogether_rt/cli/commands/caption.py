@@ -62,20 +62,16 @@ from altogether_rt.cli.caption_options import (
     TopP,
     Update,
     Workers,
+    refuse,
 )
 from altogether_rt.cli.caption_prompt import caption_checker, prompt_text
 from altogether_rt.cli.caption_report import dry_run, report
 from altogether_rt.cli.checkpoint import AllowDownload
-from altogether_rt.cli.commands.shards.sharded import (
-    INTERRUPTED,
-    ShardArguments,
-    caption_sharded,
-    refuse,
-)
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.downloads import Download, ensure_bundle
 from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
 from altogether_rt.cli.run_output import (
+    INTERRUPTED,
     LogFileOption,
     LogJsonOption,
     MetricsFileOption,
@@ -214,6 +210,8 @@ def caption_command(
                 "--checks": checks,
             },
         )
+        from altogether_rt.cli.commands.shards.sharded import ShardArguments, caption_sharded
+
         arguments = ShardArguments(
             bundle=bundle,
             device=device,

@@ -34,10 +34,11 @@ from altogether_rt.cli.caption_options import (
 )
 from altogether_rt.cli.caption_prompt import prompt_text
 from altogether_rt.cli.commands.shards.report import BUSY, INCOMPLETE
-from altogether_rt.cli.commands.shards.sharded import INTERRUPTED, ShardArguments, Shown
+from altogether_rt.cli.commands.shards.sharded import ShardArguments, Shown
 from altogether_rt.cli.device import DeviceOption
 from altogether_rt.cli.hygiene import hygiene_sentences
 from altogether_rt.cli.run_output import (
+    INTERRUPTED,
     LogFileOption,
     LogJsonOption,
     MetricsFileOption,

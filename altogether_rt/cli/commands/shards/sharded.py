@@ -40,14 +40,10 @@ if TYPE_CHECKING:
     from altogether_rt.opening import ResolvedCaptioner
 
 __all__ = [
-    "INTERRUPTED",
     "ShardArguments",
     "Shown",
     "caption_sharded",
-    "refuse",
 ]
-
-INTERRUPTED = "Interrupted: the captions so far are kept; give the same command to go on."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,13 +199,6 @@ class Shown:
         )
         if result.state in ("incomplete", "failed"):
             self.output.note(result.message)
-
-
-def refuse(why: str, options: Mapping[str, object]) -> None:
-    """Raise typer.BadParameter for the first of the options that is given."""
-    for name, value in options.items():
-        if value not in (None, False):
-            raise typer.BadParameter(why, param_hint=name)
 
 
 def read_sharded(

@@ -133,7 +133,7 @@ def main() -> None:
     rows.sort(key=lambda row: order.index(row["name"]))
     starter = former.get("starter", [])
     if given.starter:
-        starter = _starter(given.work, given.starter)
+        starter = _starter(given.work, given.starter, given.rounds)
     settings = {
         "images": list(sizes),
         "shards": given.shards,
@@ -176,18 +176,30 @@ def _row(contestant: Contestant, by_images: dict[int, list[dict[str, Any]]]) -> 
     }
 
 
-def _starter(work: Path, images: int) -> list[dict[str, Any]]:
-    """The command itself with the starter, by one and two workers."""
+def _starter(work: Path, images: int, rounds: int) -> list[dict[str, Any]]:
+    """The command itself with the starter, in turn; the middle turn of each way.
+
+    A worker reads in threads of its own, so that one alone uses more than a core unless it is bound
+    to one.
+    """
     folder = work / f"starter-{images}"
     make_shards(folder, 4, images // 4, 224)
+    ways: dict[str, tuple[list[str], int]] = {
+        "one worker, bound to one core": (["taskset", "-c", "0"], 1),
+        "one worker": ([], 1),
+        "two workers": ([], 2),
+    }
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (before, workers) in ways.items():
+            command = [*before, sys.executable, "-m", "altogether_rt.cli.main", "caption"]
+            command += [str(folder), "--out", str(work / "out"), "--quiet"]
+            turns[name].append(take_turn([*command, "--workers", str(workers)], work))
+            print("starter", name, json.dumps(turns[name][-1]), flush=True)
     rows = []
-    for workers in (1, 2):
-        out = work / "out"
-        command = [sys.executable, "-m", "altogether_rt.cli.main", "caption", str(folder)]
-        command += ["--out", str(out), "--quiet", "--workers", str(workers)]
-        turn = take_turn(command, work)
-        print("starter", workers, json.dumps(turn), flush=True)
-        rows.append({"workers": workers, "images": images, **turn})
+    for name, found in turns.items():
+        middle = sorted(found, key=lambda turn: turn["seconds"])[len(found) // 2]
+        rows.append({"name": name, "images": images, **middle})
     return rows
 
 
@@ -245,8 +257,8 @@ def as_text(result: dict[str, Any]) -> str:
     for row in result["starter"]:
         lines += [""] if row is result["starter"][0] else []
         lines.append(
-            f"- `caption` with the starter, {row['workers']} workers, {row['images']} images of "
-            f"224 px: {row['seconds']:.1f} s, {row['cpu_s']:.1f} s of processor time, "
+            f"- `caption` with the starter, {row['name']}, {row['images']:,} images of 224 px: "
+            f"{row['seconds']:.1f} s, {row['cpu_s']:.1f} s of processor time, "
             f"{row['memory_mb']:.0f} MB"
         )
     return "\n".join(lines) + "\n"

@@ -205,7 +205,8 @@ def main() -> None:
         print(json.dumps({name: structures[name]}), flush=True)
         result = {
             "command": f"python benchmarks/vlm_peers.py --work WORK --only {options.only} "
-            f"--turns {options.turns} --tokens {options.tokens} --openvino ENVIRONMENT",
+            f"--turns {options.turns} --tokens {options.tokens} --batches {options.batches}"
+            f"{' --openvino ENVIRONMENT' if options.openvino else ''}",
             "machine": describe_machine(),
             "threads": options.threads,
             "tokens": options.tokens,

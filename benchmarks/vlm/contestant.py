@@ -30,7 +30,8 @@ def ours(folder: Path, question: dict[str, Any], tokens: int, threads: int) -> T
     from altogether_rt.captions import CaptionRequest
 
     captioner = Captioner.load(folder, threads=threads, num_slots=8, speculation="off")
-    params = captioner.params(max_new_tokens=tokens, temperature=0.0)
+    # A loop, which random weights like to write, must not end a caption before the others end.
+    params = captioner.params(max_new_tokens=tokens, temperature=0.0, loop_repeats=0)
 
     def turn(pixels: Any) -> int:
         requests = [CaptionRequest(image, (question["alt"],)) for image in pixels]

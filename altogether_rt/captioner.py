@@ -38,8 +38,8 @@ from altogether_rt.wording.alt_style import Shortened, page_alt
 
 __all__ = ["Captioner", "open_captioner"]
 
-#: What may separate the repeats of a loop, and ends no caption.
 _NOT_SHORTENED: Shortened = ""
+#: What may separate the repeats of a loop, and ends no caption.
 _BETWEEN_REPEATS = " ,;:-\u2013\u2014"
 
 

@@ -23,7 +23,7 @@ JPEG_SIZE: Final = (800, 600)
 _GRAIN: Final = 8.0  # standard deviation, of 255: a drawn scene alone is quicker than a photograph
 
 
-class Preprocesses(Protocol):
+class MakesPixels(Protocol):
     """What makes the encoder's pixels of an image."""
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]: ...
@@ -77,7 +77,7 @@ class Reading:
         }
 
 
-def reading_s(preprocessor: Preprocesses, *, quick: bool = False) -> float:
+def reading_s(preprocessor: MakesPixels, *, quick: bool = False) -> float:
     """Seconds of one core from the bytes of a JPEG to the encoder's pixels, checks included."""
     jpeg = _jpeg()
 

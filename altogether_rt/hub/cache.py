@@ -20,21 +20,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
-
 from altogether_rt import __version__
 from altogether_rt.artifacts.bundle import MANIFEST_NAME
 from altogether_rt.artifacts.files import write_whole
 from altogether_rt.artifacts.json_file import read_json_file
 from altogether_rt.artifacts.private import is_private, make_private_folder
+from altogether_rt.artifacts.user_cache import existing_folder, locked, user_cache
 from altogether_rt.errors import AltogetherError, ConfigError, reason
 from altogether_rt.hub.names import HubName
 from altogether_rt.plain_data import from_dict
-
-try:
-    import fcntl
-except ImportError:  # Windows: two at once do the work twice, and the first result is kept
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "CachedModel",
@@ -141,13 +135,13 @@ class CachedModel:
             if not path.is_dir():
                 path.unlink(missing_ok=True)
                 continue
-            with suppress(BlockingIOError), _locked(path / "lock", wait=False):
+            with suppress(BlockingIOError), locked(path / "lock", wait=False):
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def hub_root() -> Path:
     """The folder that holds all of it."""
-    return platformdirs.user_cache_path("altogether-rt", appauthor=False) / "hub"
+    return user_cache() / "hub"
 
 
 def model_folder(hub_id: str) -> Path:
@@ -198,9 +192,7 @@ def make_folder(path: Path) -> None:
 
 def check_room(needed: int, purpose: str) -> None:
     """Raises AltogetherError if the cache's disk has less than `needed` bytes free."""
-    folder = hub_root()
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing_folder(hub_root())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise AltogetherError(
@@ -219,31 +211,18 @@ def lock(hub_id: str, waiting: Callable[[], object]) -> Iterator[None]:
     path = model_folder(hub_id) / "lock"
     with ExitStack() as stack:
         try:
-            stack.enter_context(_locked(path, wait=False))
+            stack.enter_context(locked(path, wait=False))
         except BlockingIOError:
             waiting()
-            stack.enter_context(_locked(path, wait=True))
+            stack.enter_context(locked(path, wait=True))
         yield
 
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
     """Keep a temporary folder from being taken for what a killed process has left."""
-    with _locked(folder / "lock", wait=True):
+    with locked(folder / "lock", wait=True):
         yield
-
-
-@contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Raises BlockingIOError if another holds it and it is not to be waited for."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
-    try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def cached_models() -> list[CachedModel]:

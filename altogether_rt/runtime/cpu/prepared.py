@@ -19,18 +19,16 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import platformdirs
 
 from altogether_rt.artifacts.bundle import Bundle, hash_file
 from altogether_rt.artifacts.files import NewFolder
 from altogether_rt.artifacts.json_file import read_json_file
 from altogether_rt.artifacts.manifest import GRAPH_NAMES, TOKENIZER_NAME
 from altogether_rt.artifacts.private import is_private, make_private_folder
+from altogether_rt.artifacts.user_cache import existing_folder, locked, user_cache
 from altogether_rt.errors import BundleError, ConfigError
 from altogether_rt.machine.cpuinfo import CPUINFO, read_cpuinfo
 from altogether_rt.plain_data import from_dict
@@ -39,11 +37,6 @@ from altogether_rt.runtime.ort_session import (
     products_saturate,
     save_optimized,
 )
-
-try:
-    import fcntl
-except ImportError:  # Windows: two at once do the work twice, and the first result is kept
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "Prepared",
@@ -154,7 +147,7 @@ def prepare(bundle: Bundle, done: Callable[[str], object] = lambda name: None) -
     try:
         make_private_folder(folder.parent.parent)
         make_private_folder(folder.parent)
-        with _lock(folder.parent.with_suffix(".lock")):
+        with locked(folder.parent.with_suffix(".lock")):
             found = find_prepared(bundle)  # another process may have made it meanwhile
             return found or _make(bundle, folder, done)
     except OSError as error:
@@ -184,19 +177,6 @@ def _make(bundle: Bundle, folder: Path, done: Callable[[str], object]) -> Prepar
     return _prepared(bundle, folder, {name: file["bytes"] for name, file in kept.items()})
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock, one at a time; the system frees it if this process is killed."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
-    try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def remove_prepared(bundle: Bundle) -> list[Path]:
     """Remove all prepared forms of `bundle`, for any processor, and return their folders.
 
@@ -215,16 +195,13 @@ def remove_prepared(bundle: Bundle) -> list[Path]:
 
 def prepared_root() -> Path:
     """The folder that holds the prepared bundles, each in a folder of its own."""
-    return platformdirs.user_cache_path("altogether-rt", appauthor=False) / "prepared"
+    return user_cache() / "prepared"
 
 
 def _check_room(bundle: Bundle) -> None:
     """Check the free space before minutes are spent; onnxruntime does not report a full disk."""
-    parent = prepared_root()
-    while not parent.exists():
-        parent = parent.parent
     needed = int(_SIZE_RATIO * sum(spec.bytes for spec in bundle.manifest.files.values()))
-    free = shutil.disk_usage(parent).free
+    free = shutil.disk_usage(existing_folder(prepared_root())).free
     if free < needed:
         raise BundleError(
             f"{prepared_root()} has room for {free / 1e9:.1f} GB, and {needed / 1e9:.1f} GB are "

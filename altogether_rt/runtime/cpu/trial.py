@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import platformdirs
 
 from altogether_rt.artifacts.bundle import Bundle, is_starter
 from altogether_rt.artifacts.files import write_whole
 from altogether_rt.artifacts.private import is_private, make_private_folder
+from altogether_rt.artifacts.user_cache import user_cache
 from altogether_rt.errors import AltogetherError, BundleError, reason
 from altogether_rt.machine.device import installed_version
 from altogether_rt.runtime.base import StepBatch, StepRow
@@ -154,4 +154,4 @@ def _record(bundle: Bundle) -> Path:
         [installed_version(name) for name in ("onnxruntime", "onnxruntime-gpu")],
     ]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return platformdirs.user_cache_path("altogether-rt", appauthor=False) / "tried" / digest[:32]
+    return user_cache() / "tried" / digest[:32]

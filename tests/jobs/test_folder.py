@@ -273,9 +273,9 @@ def test_killed_at_any_moment(folder: Path, tmp_path: Path, seed: int, root: Pat
         deadline = time.monotonic() + 30
         wanted = rng.randrange(1, 8)  # rows more than there are, then death
         part = Path(f"{out}.part")
-        start = part.stat().st_size if part.exists() else 0
+        start = size_of(part)
         while process.poll() is None and time.monotonic() < deadline:
-            size = part.stat().st_size if part.exists() else 0
+            size = size_of(part)
             if size > start + wanted * 100:
                 time.sleep(rng.random() * 0.01)
                 process.send_signal(signal.SIGKILL)
@@ -289,6 +289,14 @@ def test_killed_at_any_moment(folder: Path, tmp_path: Path, seed: int, root: Pat
     assert out.read_bytes() == undisturbed.read_bytes()
     assert len(list(folder.rglob("*.txt"))) == 9
     assert sorted(os.listdir(tmp_path)) == ["killed.jsonl", "pictures", "undisturbed.jsonl"]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 if it is not there, or is renamed this very moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 @pytest.mark.slow

@@ -16,17 +16,17 @@ __all__ = ["OrderedAnswers"]
 _MAX_REMEMBERED = 4096
 
 
-@dataclass
+@dataclass(slots=True)
 class _Entry:
     index: int
     answer: Answer | None = None  # None: still being generated
-    request: CaptionRequest | None = None  # without its pixels; says what the row says of the file
+    image_hash: str = ""  # of the image's file, for its row
+    notes: tuple[str, ...] = ()  # on the file, for its row
 
     def settle(self, caption: Caption) -> None:
         """Take a caption, which an identical image in another file may have had."""
-        request = self.request
-        if request is not None and (request.image_hash or request.notes):
-            caption = replace(caption, image_hash=request.image_hash, notes=request.notes)
+        if self.image_hash or self.notes:
+            caption = replace(caption, image_hash=self.image_hash, notes=self.notes)
         self.answer = caption
 
 
@@ -48,7 +48,7 @@ class OrderedAnswers:
     def needs_captioner(self, task: Task, request: CaptionRequest) -> bool:
         """Whether to caption `request`: False if an identical one is remembered or in flight."""
         identity = _identity(request)
-        entry = _Entry(task.index, request=replace(request, pixels=None, embedded=None))
+        entry = _Entry(task.index, image_hash=request.image_hash, notes=request.notes)
         self._entries.append(entry)
         known = self._recent.get(identity)
         if known is not None:

@@ -7,14 +7,19 @@ Reading overlaps with captioning, and memory does not grow with the number of ta
 
 from __future__ import annotations
 
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 from altogether_rt.captions import Caption, CaptionParams, CaptionRequest
+from altogether_rt.data.quiet import QuietPillow
 from altogether_rt.errors import ImageError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.generation.requests import RequestSource
@@ -31,6 +36,10 @@ _READ_AHEAD = 32
 _MAX_ANSWERED_AT_ONCE = 64
 
 _MAX_READ_THREADS = 4
+
+#: A thread is given as many tasks at once as it reads in this time, at most so many.
+_READ_S = 0.004
+_MAX_READ_AT_ONCE = 8
 
 
 class SupportsCaptions(Preprocesses, Protocol):
@@ -97,7 +106,12 @@ def caption_tasks(tasks: Tasks, captioner: SupportsCaptions, plan: CaptionPlan, 
 
 
 class _TaskRequests(RequestSource):
-    """Reads tasks with threads; those that need no captioner are answered on the way."""
+    """Reads tasks with threads; those that need no captioner are answered on the way.
+
+    A thread is given several tasks at once where each takes little time, as in shards of small
+    images: handing one over costs as much as decoding it. Such threads also take turns. What they
+    do is mostly Python, of which two can do no more than one.
+    """
 
     def __init__(
         self,
@@ -109,40 +123,61 @@ class _TaskRequests(RequestSource):
         self._tasks = tasks
         self._read = read
         self._answers = answers
-        self._ahead: deque[tuple[Task, Future[CaptionRequest]]] = deque()
+        self._ahead: deque[Future[_Read]] = deque()
+        self._num_ahead = 0  # tasks in them
+        self._done: deque[tuple[Task, CaptionRequest | Exception]] = deque()
+        self._at_once = 1
+        self._turn = threading.Lock()  # for images so small that threads only hinder each other
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="read")
 
     def take(self, max_requests: int, wait: bool) -> list[CaptionRequest] | None:
         requests: list[CaptionRequest] = []
         for _ in range(max_requests + _MAX_ANSWERED_AT_ONCE):
             wait = wait and not requests
-            self._read_ahead(max(_READ_AHEAD, 2 * max_requests), wait)
-            if not self._ahead or not (wait or self._ahead[0][1].done()):
+            if not self._done and not self._collect(max_requests, wait):
                 break
-            request = self._settle(*self._ahead.popleft())
+            request = self._settle(*self._done.popleft())
             if request is not None:
                 requests.append(request)
                 if len(requests) == max_requests:
                     break
-        if not requests and not self._ahead and self._tasks.finished:
+        if not requests and not self._ahead and not self._done and self._tasks.finished:
             return None
         return requests
 
-    def _read_ahead(self, max_ahead: int, wait: bool) -> None:
-        while len(self._ahead) < max_ahead and not self._tasks.finished:
-            task = self._tasks.get(wait and not self._ahead)
-            if task is None:
-                return
-            self._ahead.append((task, self._pool.submit(self._read, task)))
+    def _collect(self, max_requests: int, wait: bool) -> bool:
+        """Take over the oldest tasks that were handed out; returns whether they have been read."""
+        self._read_ahead(max(_READ_AHEAD, 2 * max_requests), wait)
+        if not self._ahead or not (wait or self._ahead[0].done()):
+            return False
+        read = self._ahead.popleft().result()
+        self._num_ahead -= len(read.results)
+        self._done.extend(read.results)
+        self._at_once = read.worth_at_once
+        return True
 
-    def _settle(self, task: Task, reading: Future[CaptionRequest]) -> CaptionRequest | None:
+    def _read_ahead(self, max_ahead: int, wait: bool) -> None:
+        while self._num_ahead < max_ahead and not self._tasks.finished:
+            tasks: list[Task] = []
+            while len(tasks) < self._at_once:
+                task = self._tasks.get(wait and not self._ahead and not tasks)
+                if task is None:
+                    break
+                tasks.append(task)
+            if not tasks:
+                return
+            self._num_ahead += len(tasks)
+            turn = self._turn if self._at_once == _MAX_READ_AT_ONCE else nullcontext()
+            self._ahead.append(self._pool.submit(_read_all, tasks, self._read, turn))
+
+    def _settle(self, task: Task, read: CaptionRequest | Exception) -> CaptionRequest | None:
         """The request for the captioner, if the task needs one."""
-        try:
-            request = reading.result()
-        except ImageError as error:
-            self._answers.add(task, error)
+        if isinstance(read, ImageError):
+            self._answers.add(task, read)
             return None
-        return request if self._answers.needs_captioner(task, request) else None
+        if isinstance(read, Exception):
+            raise read
+        return read if self._answers.needs_captioner(task, read) else None
 
     def __enter__(self) -> Self:
         return self
@@ -154,3 +189,33 @@ class _TaskRequests(RequestSource):
         traceback: TracebackType | None,
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Tasks that one thread read, and what became of each."""
+
+    results: list[tuple[Task, CaptionRequest | Exception]]
+    seconds: float
+
+    @property
+    def worth_at_once(self) -> int:
+        """Tasks that a thread should be given at once, if the next ones take as long as these."""
+        each = max(self.seconds / len(self.results), 1e-9)
+        return max(1, min(_MAX_READ_AT_ONCE, int(_READ_S / each)))
+
+
+def _read_all(
+    tasks: list[Task],
+    read: Callable[[Task], CaptionRequest],
+    turn: AbstractContextManager[object],
+) -> _Read:
+    results: list[tuple[Task, CaptionRequest | Exception]] = []
+    with turn, QuietPillow():  # once for all: each image that is opened asks for it again
+        start = time.perf_counter()
+        for task in tasks:
+            try:
+                results.append((task, read(task)))
+            except Exception as error:  # raised, or answered, when it is this task's turn
+                results.append((task, error))
+        return _Read(results, time.perf_counter() - start)

@@ -137,6 +137,7 @@ class CaptionPlan:
     num_processes: int = 1  # that read at the same time, each by this plan
     embeddings: EmbeddingFile | None = None  # used instead of the images
     keep_embeddings: bool = False  # captions come with theirs
+    hash_files: bool = True  # captions and errors come with the `file_hash` of their image
 
     def reader(self, captioner: Preprocesses) -> Callable[[Task], CaptionRequest]:
         """A function that turns a task into a request.
@@ -173,7 +174,7 @@ class CaptionPlan:
                 raise sample.image
             name = sample.key if isinstance(sample.image, bytes) else None
             # Before it is decoded, so that a change meanwhile is noticed later.
-            image_hash = file_hash(sample.image, self.limits)
+            image_hash = file_hash(sample.image, self.limits) if self.hash_files else ""
             try:
                 with open_image(
                     sample.image, self.limits, gate, name=name, draft_side=draft

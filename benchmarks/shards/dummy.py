@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from PIL import Image
 
 from altogether_rt.captions import Caption, CaptionParams, CaptionRequest
 from altogether_rt.generation.engine import EngineStats
+from altogether_rt.generation.requests import ListedRequests, RequestSource
 
 __all__ = ["PARAMS", "DummyCaptioner", "dummy_caption", "thumbnail"]
 
@@ -60,8 +60,8 @@ class DummyCaptioner:
         **_: Any,
     ) -> Iterator[Caption]:
         """A caption for each request, drawn in batches."""
-        pending = iter(requests)
-        while batch := list(itertools.islice(pending, _BATCH_SIZE)):
+        source = requests if isinstance(requests, RequestSource) else ListedRequests(requests)
+        while (batch := source.take(_BATCH_SIZE, wait=True)) is not None:
             for request in batch:
                 alt = request.alts[0] if request.alts else ""
                 assert request.pixels is not None

@@ -143,7 +143,7 @@ def _source(file: BinaryIO, name: str, num_bytes: int, limits: ImageLimits) -> S
     except OSError as error:
         raise ImageError("unreadable", f"{name} cannot be read: {reason_of(error)}.") from error
     file.seek(0)
-    if prepared.parts is not None:
+    if prepared.parts is not None and list(prepared.parts) != [(0, num_bytes)]:
         file = spliced(file, prepared.parts)
     return Source(file, name, image_format, num_bytes, prepared, None)
 

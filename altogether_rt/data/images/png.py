@@ -67,7 +67,8 @@ def prepare_png(scan: Scan) -> Prepared:
     if not (head[4:] == b"IEND" and offset + 12 <= scan.num_bytes) and has_pixels:
         notes["it ends without an IEND chunk"] = None
     if has_pixels:
-        parts.append(_END)
+        own = scan.read(offset, len(_END)) == _END  # a file that is as it should be is not copied
+        parts.append((offset, offset + len(_END)) if own else _END)
     return Prepared(parts=merged(parts), size=size, notes=tuple(notes))
 
 

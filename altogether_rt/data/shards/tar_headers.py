@@ -1,8 +1,13 @@
-"""Headers of tars: the standard library's parser, kept from what hostile ones make it do."""
+"""Headers of tars: the standard library's parser, kept from what hostile ones make it do.
+
+Nearly all members are plain files with a plain header, and `plain_header` reads those in a tenth of
+the time. It leaves everything else, and whatever is not quite as usual, to the library.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -15,6 +20,7 @@ __all__ = [
     "as_text",
     "joined_name",
     "open_sparse",
+    "plain_header",
 ]
 
 #: Bytes of a header and its extensions. A pax header or a long name is read into memory.
@@ -24,6 +30,22 @@ _MAX_HEADER_READS: Final = 32
 #: Headers that extend the next one: a long name, a long link, a pax header.
 _EXTENSIONS: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE)
 
+_NAME_BYTES: Final = 100
+#: What follows the name of a regular file, if its numbers are octal and its name has no prefix
+#: (POSIX ustar).
+_PLAIN: Final = re.compile(
+    rb"(?:[0-7]{7}[\0 ]|[0-7]{6} \0){3}"  # mode, owner, group
+    rb"(?P<size>[0-7]{11})[\0 ]"
+    rb"[0-7]{11}[\0 ]"  # time
+    rb"(?P<sum>[0-7]{6})(?:\0 | \0)"
+    rb"0.{100}ustar.{67}"  # type, link, mark, names of owner and group
+    rb"(?:(?:[0-7]{7}[\0 ]|[0-7]{6} \0){2}|\0{16})"  # device
+    rb"\0.{166}",
+    re.DOTALL,
+)
+#: What the checksum counts for the eight bytes of its own.
+_SUM_OF_SPACES: Final = 8 * 0x20
+
 
 class FileWindow:
     """A file read through one window: members are small and many, and each call has its price.
@@ -31,12 +53,26 @@ class FileWindow:
     For one thread. What is read twice was not written meanwhile: shards do not change.
     """
 
-    def __init__(self, descriptor: int, num_bytes: int = 1 << 18) -> None:
-        """num_bytes: of the window; longer reads pass it by."""
+    def __init__(self, descriptor: int, num_bytes: int = 1 << 18, kept: int = 1 << 17) -> None:
+        """num_bytes: that are read at once; longer reads pass the window by. kept: bytes that stay
+        in it when it moves on.
+        """
         self._descriptor = descriptor
         self._num_bytes = num_bytes
+        self._kept = kept
         self._start = 0
         self._data = b""
+
+    def has(self, mark: bytes, start: int, end: int) -> bool:
+        """Whether there may be a `mark` from `start` to `end`; True if that is not in the window.
+
+        Nothing is copied, and nothing is read.
+        """
+        begin = start - self._start
+        if not 0 <= begin <= end - self._start <= len(self._data):
+            return True
+        # From behind: in bytes like those of an image, that takes a fifth of the time of `find`.
+        return self._data.rfind(mark, begin, end - self._start) >= 0
 
     def read(self, size: int, position: int) -> bytes:
         """What `os.pread` gives: up to `size` bytes, fewer where the file ends. Raises OSError."""
@@ -44,9 +80,29 @@ class FileWindow:
         if not 0 <= begin <= len(self._data) - size:
             if size >= self._num_bytes:
                 return os.pread(self._descriptor, size, position)
-            self._data = os.pread(self._descriptor, self._num_bytes, position)
-            self._start, begin = position, 0
+            self._move_to(position)
+            begin = position - self._start
         return self._data[begin : begin + size]
+
+    def _move_to(self, position: int) -> None:
+        """Read on from `position`, and keep what is just before it, as far as that was read."""
+        kept = b""
+        if self._start <= position <= self._start + len(self._data):
+            kept = self._data[max(0, position - self._start - self._kept) : position - self._start]
+        more = os.pread(self._descriptor, self._num_bytes, position)
+        self._start, self._data = position - len(kept), kept + more
+
+
+def plain_header(block: bytes) -> tuple[str, int] | None:
+    """(name, bytes of content) of a plain file whose header this block is.
+
+    None for whatever else it is, a header or none: `tarfile.TarInfo.frombuf` tells.
+    """
+    found = _PLAIN.fullmatch(block, _NAME_BYTES)
+    if found is None or int(found["sum"], 8) != sum(block) - sum(block[148:156]) + _SUM_OF_SPACES:
+        return None
+    name = block[:_NAME_BYTES].partition(b"\0")[0]
+    return name.decode("utf-8", "surrogateescape"), int(found["size"], 8)
 
 
 def open_sparse(descriptor: int, info: tarfile.TarInfo) -> tarfile.ExFileObject:

@@ -21,6 +21,7 @@ from altogether_rt.data.shards.tar_headers import (
     HeaderReader,
     as_text,
     joined_name,
+    plain_header,
 )
 
 __all__ = ["Member", "TarMembers"]
@@ -49,6 +50,14 @@ class Member(NamedTuple):
     sparse: tarfile.TarInfo | None = None  # for `open_sparse`, if the content has holes
 
 
+class _Header(NamedTuple):
+    """A header of a tar."""
+
+    offset: int
+    member: Member | None  # None: a folder
+    follows: int  # where the next header should be
+
+
 class TarMembers:
     """Walks through a tar once; `ending` is known when the walk is over."""
 
@@ -69,13 +78,12 @@ class TarMembers:
         at = 0
         pending: Member | None = None  # the last member: damage behind it may be its own
         while at < self._size:
-            info = self._header(at)
-            follows = self._context.offset
-            found = self._swallowed(pending, at, at_end=not isinstance(info, tarfile.TarInfo))
-            if found is None and isinstance(info, tarfile.TarInfo):
+            header = self._header(at)
+            found = self._swallowed(pending, at, at_end=not isinstance(header, _Header))
+            if found is None and isinstance(header, _Header):
                 if pending is not None:
                     yield pending
-                pending, at = self._member(info, follows), follows
+                pending, at = header.member, header.follows
                 if at > self._size and pending is not None:
                     # Cut off, unless its size is what is wrong and other members follow.
                     found = self._find(pending.offset)
@@ -83,14 +91,14 @@ class TarMembers:
                         yield pending
                         self._end_cut(pending)
                         return
-                    self._add_damage(info.offset)
+                    self._add_damage(header.offset)
                     pending, at = pending._replace(end=found), found
                 continue
-            if found is None and isinstance(info, _Zeros):
-                if info.next is None:
+            if found is None and isinstance(header, _Zeros):
+                if header.next is None:
                     break
-                at = info.next
-                if isinstance(self._header(at), tarfile.TarInfo):
+                at = header.next
+                if isinstance(self._header(at), _Header):
                     self._appended_at = self._appended_at or at
                     continue
             found = found or self._find(at)
@@ -129,8 +137,16 @@ class TarMembers:
             self._set_ending("whole", None, "")
         return found is not None
 
-    def _header(self, at: int) -> tarfile.TarInfo | _Zeros | None:
+    def _header(self, at: int) -> _Header | _Zeros | None:
         """The member whose header is there; None if it is damaged or the file ends in it."""
+        plain = plain_header(self._file.read(_BLOCK_BYTES, at))
+        if plain is not None and not self._context.pax_headers:  # which may change any header
+            name, size = plain
+            offset = at + _BLOCK_BYTES
+            end = offset + size
+            cut = self._size if end > self._size else None
+            member = Member(as_text(name), offset, size, "file", "", cut)
+            return _Header(at, member, end + -size % _BLOCK_BYTES)
         self._headers.seek(at)
         self._context.extensions.clear()
         try:
@@ -143,7 +159,9 @@ class TarMembers:
         except Exception:  # whatever a parser of hostile numbers raises
             return None
         follows = self._context.offset
-        return info if info.size >= 0 and info.offset_data <= follows and follows > at else None
+        if info.size < 0 or info.offset_data > follows or follows <= at:
+            return None
+        return _Header(info.offset, self._member(info, follows), follows)
 
     def _member(self, info: tarfile.TarInfo, follows: int) -> Member | None:
         name = as_text(info.name)
@@ -193,7 +211,10 @@ class TarMembers:
 
     def _find(self, start: int, end: int | None = None) -> int | None:
         """The offset of the next header that begins at `start` or behind it, and before `end`."""
-        end = self._size if end is None else end
+        if end is None:
+            end = self._size
+        elif not self._file.has(_MARK, start + _MARK_OFFSET, end - 1 + _MARK_OFFSET + len(_MARK)):
+            return None
         false_marks = 0
         position = start
         while position < end:
@@ -206,7 +227,7 @@ class TarMembers:
                 at = position + mark - _MARK_OFFSET
                 if at >= end:
                     return None
-                if isinstance(self._header(at), tarfile.TarInfo):
+                if isinstance(self._header(at), _Header):
                     return at
                 false_marks += 1
                 if false_marks > _MAX_FALSE_MARKS:

@@ -140,6 +140,8 @@ class _Work:
         self._copies: Iterator[ShardRow] = iter(())
         self._is_limited = False
         self._engine: EngineStats | None = None
+        # A shard is the same file or another one; its rows have no use for hashes of images.
+        self._plan = dataclasses.replace(job.plan, hash_files=False)
         self._hygiene = AltHygiene(job.hygiene, counts_noise=False)
 
     def do(self) -> ShardResult:
@@ -266,7 +268,7 @@ class _Work:
 
     def _run(self, samples: Iterator[Sample]) -> None:
         stats = caption_samples(
-            self._hygiene.samples(samples), self._executor, self._job.plan, self._write
+            self._hygiene.samples(samples), self._executor, self._plan, self._write
         )
         if stats.num_steps or self._engine is None:
             self._engine = dataclasses.replace(stats)

@@ -99,7 +99,7 @@ class SampleGroups:
 
     def add(self, name: str, where: Any, size: int) -> None:
         """A member, in the order of the shard."""
-        if any(is_litter(part) for part in (name.split("/") if "/" in name else (name,))):
+        if is_litter(name) or ("/" in name and any(map(is_litter, name.split("/")))):
             self.litter.add(name)
             return
         if name.startswith("__") and _META.match(name):

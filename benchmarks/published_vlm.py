@@ -105,7 +105,9 @@ def exported(
     command += ("--sm", sm) if sm and target.startswith("tensorrt-") else ()
     row = measured_command("export", "export", *command)
     row["bytes"] = sum(file.stat().st_size for file in bundle.iterdir())
-    row["parity"] = json.loads((bundle / "bundle.json").read_text("utf-8"))["parity"]
+    manifest = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    row["parity"] = manifest["parity"]
+    row["engines"] = sorted({engine["sm"] for engine in manifest["engines"]})
     if target.startswith("cpu-"):
         questions, _, captions = pickle.loads(found.read_bytes())
         written = write_captions(bundle, questions, arguments.tokens)
@@ -129,6 +131,7 @@ def run(structure: Structure, arguments: argparse.Namespace, tokenizer: Path) ->
     steps["transformers"] = measured_step(refer, structure, folder, arguments.tokens, found, wanted)
     row: dict[str, Any] = {"published_bytes": size, "dtype": structure.dtype}
     row |= {"parity": compare(found, wanted), "steps": steps, "exports": {}}
+    row["options"] = _options(arguments)
     print(json.dumps({structure.name: row["parity"]}), flush=True)
     if not arguments.keep:
         shutil.rmtree(folder)
@@ -140,14 +143,23 @@ def run(structure: Structure, arguments: argparse.Namespace, tokenizer: Path) ->
     return row
 
 
+def _options(arguments: argparse.Namespace) -> str:
+    options = f"--images {arguments.images} --tokens {arguments.tokens}"
+    options += f" --layers {arguments.layers}" if arguments.layers else ""
+    options += f" --targets {arguments.targets}"
+    return options + (f" --sm {arguments.sm}" if arguments.sm else "")
+
+
 def document(result: dict[str, Any]) -> str:
     """The Markdown file."""
     machine = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    options = dict.fromkeys(row["options"] for row in result["structures"].values())
+    commands = ", ".join(f"`{result['command']} {option}`" for option in options)
     lines = [
         "# Published structures of patch-token captioners, random weights",
         "",
-        f"`{result['command']}`, {machine['date']}; {machine['processor']}, {os.cpu_count()} "
+        f"{commands}, {machine['date']}; {machine['processor']}, {os.cpu_count()} "
         f"cores shared with other work; {versions}, transformers {result['transformers']}.",
         "",
         "Largest difference to transformers' own classes in float32, relative to the largest "
@@ -164,25 +176,35 @@ def document(result: dict[str, Any]) -> str:
         same = f"{parity['captions_equal']} of {parity['questions']}"
         lines.append(f"| {name} | {stages} | {same} |")
         size = f"{row['published_bytes'] / 1e6:,.0f} MB"
-        exports.append(_cost(name, "import", steps["import"], size, ""))
+        exports.append(_cost(name, "import", steps["import"], size, " | "))
         for target, export in row["exports"].items():
             size = f"{export['bytes'] / 1e6:,.0f} MB"
-            divergence = f"{export['parity']['prefill']['kl']:.4f}"
-            exports.append(_cost(name, target, export, size, divergence))
-    lines += ["", "| structure | step | wall s | CPU s | peak GB | size | KL |"]
-    lines += ["|---|---|---:|---:|---:|---:|---:|", *exports, ""]
+            if export.get("engines"):
+                target += f", engines for SM {', '.join(map(str, export['engines']))}"
+            exports.append(_cost(name, target, export, size, _agreement(export["parity"])))
+    lines += ["", "| structure | step | wall s | CPU s | peak GB | size | 1 - cosine | KL |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|---:|", *exports, ""]
     lines += [
-        "Size: of the published weights, or of the bundle. KL: mean divergence of the next "
-        "token from the checkpoint's after prompts, in nats; random weights make nearly equal "
-        "logits, so that int8 chooses other tokens among them.",
+        "Size: of the published weights, or of the bundle. Agreement of the graphs, run on this "
+        "CPU, with the checkpoint in float32: of the worst row of any stage, how far its cosine "
+        "is from 1; mean divergence of the next token's distribution in nats (KL). Random weights "
+        "make nearly equal logits, so that int8 chooses other tokens among them. Rows with "
+        "`layers` have the published widths and that many layers in encoder and decoder.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _cost(name: str, step: str, row: dict[str, Any], size: str, divergence: str) -> str:
+def _agreement(parity: dict[str, Any]) -> str:
+    stages = [stage for stage in parity.values() if isinstance(stage, dict)]
+    far = 1 - min(stage["worst_cosine"] for stage in stages)
+    divergence = max(stage["kl"] for stage in stages if "kl" in stage)
+    return f"{far:.1e} | {divergence:.1e}"
+
+
+def _cost(name: str, step: str, row: dict[str, Any], size: str, agreement: str) -> str:
     cost = f"{row['wall_s']:.0f} | {row['cpu_s']:.0f} | {row['peak_memory_gb']:.1f}"
-    return f"| {name} | {step} | {cost} | {size} | {divergence} |"
+    return f"| {name} | {step} | {cost} | {size} | {agreement} |"
 
 
 def main() -> None:
@@ -218,7 +240,7 @@ def main() -> None:
         rows[structure.name] = run(structure, arguments, tokenizer)
         result = {
             "command": "python benchmarks/published_vlm.py --wheel WHEEL --alts alts.jsonl "
-            f"--work WORK --images {arguments.images} --tokens {arguments.tokens}",
+            "--work WORK",
             "tokens": arguments.tokens,
             "machine": describe_machine(),
             "transformers": transformers.__version__,

@@ -2,14 +2,18 @@
 
     python benchmarks/published_vlm.py … --keep --work WORK     # weights, checkpoints, bundles
     python benchmarks/vlm_peers.py --work WORK [--only distilvit2,smolvlm-256m] \\
-        [--openvino ENVIRONMENT]
+        [--openvino ENVIRONMENT] [--llama-cpp ENVIRONMENT]
 
-ENVIRONMENT: a virtual environment with optimum-intel[openvino], nncf and transformers<4.58, the
-newest that optimum-intel 2.2 converts these models with; the conversion (8-bit weights) is made
-once in WORK. Contestants take turns, one image or several at a time,
+Environments are folders of virtual environments: for OpenVINO with optimum-intel[openvino], nncf
+and transformers<4.58, the newest that optimum-intel 2.2 converts these models with; for llama.cpp
+with xllamacpp, gguf and numpy. Conversions (8-bit weights; for llama.cpp 4-bit ones of the decoder
+too) are made once in WORK. Contestants take turns, one image or several at a time,
 each in a process of its own that stays loaded; encoder, mapper and decoder are in the time,
 reading the file is not. All write --tokens tokens; ours without drafting. Writes
 benchmarks/results/vlm-peers.json and .md, with the load of the machine: trust ratios.
+
+llama.cpp reads a SmolVLM's image in tiles and as a whole, two at least, where the others read one:
+it is asked with two and with five, and the table has both and what one would take, extrapolated.
 """
 
 from __future__ import annotations
@@ -17,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import statistics
 import subprocess
 import sys
@@ -27,18 +30,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
+from vlm.preparation import (  # noqa: E402
+    TILES,
+    llama_cpp_folder,
+    openvino_folder,
+    write_question,
+)
+
 from altogether_rt.bench.report import describe_machine  # noqa: E402
 
 BENCHMARKS, RESULTS = ROOT / "benchmarks", ROOT / "benchmarks" / "results"
+LLAMA_CPP_KINDS = ("Q8_0", "Q4_0")
 LLAMA_CPP = (
-    "llama.cpp's multimodal is not in the table: its weights would have to be written as GGUF with "
-    "a second file for encoder and connector, which this benchmark does not do yet."
-)
-
-#: optimum-cli, beside a torchvision that was built for another torch.
-_CONVERT = (
-    "from altogether_rt.model._torchvision import make_torchvision_importable as make; make(); "
-    "from optimum.commands.optimum_cli import main; main()"
+    "llama.cpp reads tiles of the image and then the whole, two at least, where the others read "
+    "one. It was asked with two and with five; the row of one tile is two less a third of the "
+    "difference, which is a tile's encoder and prefill. Its wheel is compiled for AVX2, without "
+    "the 512-bit and VNNI instructions that the others use on this machine."
 )
 
 
@@ -85,32 +92,6 @@ class Contestant:
         raise SystemExit(f"a contestant ended: {self._process.args}")
 
 
-def write_question(work: Path) -> Path:
-    """The first photograph with its alt-text, as `published_vlm.py` asked it."""
-    about = json.loads((work / "published" / "config.json").read_text("utf-8"))
-    asked = pickle.loads((work / "found").read_bytes())[0][0]
-    image = about.get("image_token_id")
-    visual = [] if image is None else [*asked.before_ids, *[image] * asked.num_visual]
-    question = {"pixels": asked.pixels, "ids": [*visual, *asked.prompt_ids], "alt": asked.alts[0]}
-    path = work / "question"
-    path.write_bytes(pickle.dumps(question))
-    return path
-
-
-def openvino_folder(environment: Path, work: Path) -> Path | None:
-    """The model as optimum-intel converts it; None for a model that it does not know."""
-    about = json.loads((work / "published" / "config.json").read_text("utf-8"))
-    folder = work / "openvino"
-    if about["model_type"] not in ("idefics3", "smolvlm"):
-        return None
-    if not folder.exists():
-        command = [environment / "bin" / "python", "-c", _CONVERT, "export", "openvino", "--model"]
-        command += [work / "published", "--task", "image-text-to-text", "--weight-format", "int8"]
-        variables = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-        subprocess.run([*map(str, command), str(folder)], check=True, env=variables)
-    return folder
-
-
 def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """All contestants of one structure, taking turns."""
     work = options.work / name
@@ -128,6 +109,13 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
         if converted is not None:
             python = str(options.openvino / "bin" / "python")
             entries.append(("OpenVINO, int8 weights", python, "openvino", converted))
+    for kind in LLAMA_CPP_KINDS if options.llama_cpp is not None else ():
+        written = llama_cpp_folder(options.llama_cpp, work, kind)
+        python = str(options.llama_cpp / "bin" / "python")
+        for tiles in TILES if written is not None else ():
+            label = f"llama.cpp, {kind}, {tiles} tiles"
+            entries.append((label, python, "llama_cpp", written / str(tiles)))
+    agreed = _agreement(options.llama_cpp, work, name)
     contestants = {
         label: Contestant(python, kind, folder, question, options)
         for label, python, kind, folder in entries
@@ -149,7 +137,37 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
             }
             for images, turns in contestant.turns.items()
         }
-    return {"contestants": rows, "load": [round(value, 1) for value in load]}
+    for kind in LLAMA_CPP_KINDS:
+        _extrapolate(rows, f"llama.cpp, {kind}")
+    found: dict[str, Any] = {"contestants": rows, "load": [round(value, 1) for value in load]}
+    return found if agreed is None else {**found, "llama.cpp": agreed}
+
+
+def _agreement(environment: Path | None, work: Path, name: str) -> dict[str, Any] | None:
+    """How llama.cpp's float16 agrees with transformers; in a process that then frees its memory."""
+    if environment is None or llama_cpp_folder(environment, work, "F16") is None:
+        return None
+    command = [sys.executable, "-P", "-m", "vlm.agreement", environment, work, name]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(BENCHMARKS)))}
+    run = subprocess.run(
+        [*map(str, command)], check=True, stdout=subprocess.PIPE, text=True, env=variables
+    )
+    agreed: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return agreed
+
+
+def _extrapolate(rows: dict[str, Any], label: str) -> None:
+    """Add what llama.cpp would take for one tile."""
+    (few, fewer), (many, more) = ((n, rows.get(f"{label}, {n} tiles")) for n in sorted(TILES))
+    if fewer is None or more is None:
+        return
+    row = {}
+    for images, times in fewer.items():
+        row[images] = {"tokens": times["tokens"]}
+        for key in ("image_s", "fastest_image_s"):
+            tile = (more[images][key] - times[key]) / (many - few)
+            row[images][key] = times[key] - (few - 1) * tile
+    rows[f"{label}, 1 tile, extrapolated"] = row
 
 
 def document(result: dict[str, Any]) -> str:
@@ -181,7 +199,21 @@ def document(result: dict[str, Any]) -> str:
                 for b in batches
             ]
             lines.append(f"| {label} | {' | '.join(cells)} |")
-    lines += ["", "optimum-intel does not know DistilViT2's model type.", "", LLAMA_CPP, ""]
+    lines += ["", "optimum-intel and llama.cpp do not know DistilViT2's model type.", ""]
+    agreed = {n: s["llama.cpp"] for n, s in result["structures"].items() if "llama.cpp" in s}
+    if agreed:
+        same = "; ".join(
+            f"{name}: {one['tokens_equal']} of {one['tokens']} tokens equal, the first's "
+            f"log-probabilities within {one['first_logprob_difference']:.0e}"
+            for name, one in agreed.items()
+        )
+        version = next(iter(agreed.values()))["version"]
+        lines += [LLAMA_CPP, ""]
+        lines += [
+            f"That it runs the same model (xllamacpp {version}): its float16 beside transformers' "
+            f"float32, two tiles. {same}.",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -193,6 +225,7 @@ def main() -> None:
     parser.add_argument("--only", default="distilvit2,smolvlm-256m,smolvlm-500m")
     parser.add_argument("--targets", default="cpu-int8,cpu-int4", help="bundles that there are")
     parser.add_argument("--openvino", type=Path, help="environment with optimum-intel")
+    parser.add_argument("--llama-cpp", type=Path, help="environment with xllamacpp and gguf")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=30)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -206,7 +239,8 @@ def main() -> None:
         result = {
             "command": f"python benchmarks/vlm_peers.py --work WORK --only {options.only} "
             f"--turns {options.turns} --tokens {options.tokens} --batches {options.batches}"
-            f"{' --openvino ENVIRONMENT' if options.openvino else ''}",
+            f"{' --openvino ENVIRONMENT' if options.openvino else ''}"
+            f"{' --llama-cpp ENVIRONMENT' if options.llama_cpp else ''}",
             "machine": describe_machine(),
             "threads": options.threads,
             "tokens": options.tokens,

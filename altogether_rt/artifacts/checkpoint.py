@@ -9,7 +9,6 @@ the tensors).
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -30,6 +28,7 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError, ConfigError, reason
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_encoder, encoder_sha256, is_published
+from altogether_rt.model.tensor_file import write_tensors
 from altogether_rt.model.weight_files import check_weights_file
 
 __all__ = ["CONFIG", "Checkpoint", "save_checkpoint"]
@@ -202,20 +201,18 @@ def save_checkpoint(
     """Write a checkpoint, whole or not at all.
 
     state: `mapper.*`, `decoder.*` and, to embed the encoder, `encoder.*` of open_clip's vision
-    tower. tokenizer: a tokenizer or its file. An existing checkpoint at `folder` is replaced.
-    Raises AltogetherError if anything else is there.
+    tower; floating point is stored as float32. tokenizer: a tokenizer or its file. An existing
+    checkpoint at `folder` is replaced. Raises AltogetherError if anything else is there.
     """
     _check_replaceable(folder)
     with NewFolder(folder) as writer:
         new = writer.path
-        tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-        save_file(tensors, new / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(new / WEIGHTS, state)
         (new / CONFIG).write_text(_as_json(config.to_dict()), "utf-8")
         versions = {"altogether_rt": __version__, "torch": torch.__version__}
         versions = {**about.get("versions", {}), **versions}
         (new / ABOUT).write_text(_as_json({**about, "versions": versions}), "utf-8")
         (new / TOKENIZER).write_text(_tokenizer_json(tokenizer), "utf-8")
-        shutil.copymode(new / CONFIG, new / WEIGHTS)  # safetensors makes it private
         writer.commit()
 
 

@@ -44,6 +44,7 @@ from altogether_rt.export.mapper import build_mapper
 from altogether_rt.export.recipes import KEEPING, Recipe
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.verify import (
+    NUM_STEPS,
     Recording,
     check_parity,
     compare,
@@ -154,8 +155,13 @@ def _run_reference(
     assert model.encoder is not None
     lowering = recipe.lowering
     products = decoder_products(source.config.decoder)
-    with TorchRuntime(model, num_slots=len(samples.prompt_ids)) as reference:
-        in_groups = lowering.linear == "int4-group"
+    in_groups = lowering.linear == "int4-group"
+    # As long as the samples are: of all that a slot may hold, the cache of a large decoder has
+    # gigabytes.
+    longest = max(map(len, samples.prompt_ids)) + len(samples.before_ids)
+    longest += source.config.mapper.prefix_length + NUM_STEPS + (MORE_STEPS if in_groups else 0)
+    capacity = min(source.config.capacity, longest)
+    with TorchRuntime(model, num_slots=len(samples.prompt_ids), capacity=capacity) as reference:
         with observe(reference, products if in_groups else ()) as calibration:
             recording = record(reference, samples)
             if in_groups:

@@ -26,6 +26,7 @@ from altogether_rt.runtime.base import Runtime, StepBatch
 from altogether_rt.runtime.batches import decode_batch, prefill_batch
 
 __all__ = [
+    "NUM_STEPS",
     "Agreement",
     "ParityError",
     "Recording",
@@ -38,6 +39,8 @@ __all__ = [
 
 #: Number of decode steps compared, each on the token that the reference chose.
 NUM_STEPS = 8
+#: Rows compared at a time.
+_BLOCK = 64
 
 Floats = NDArray[np.float32]
 
@@ -196,7 +199,7 @@ def _logits(runtime: Runtime, batch: StepBatch) -> Floats:
 def logit_agreement(wanted: Floats, found: Floats, targets: NDArray[np.int64]) -> Agreement:
     """Compare logits (rows, vocab) row by row; targets (rows,) are token ids, -1 for none."""
     _check_shapes(wanted, found)
-    centred = _agreement(*(x - x.mean(axis=-1, keepdims=True) for x in (wanted, found)))
+    centred = _agreement(wanted, found, centred=True)
     divergences, increases, likelihoods = [], [], []
     for a, b, target in zip(wanted, found, targets, strict=True):  # few vocabularies in memory
         p, q = _log_softmax(a), _log_softmax(b)
@@ -225,16 +228,23 @@ def _check_shapes(wanted: Floats, found: Floats) -> None:
         raise ParityError(f"a graph returned shape {found.shape} instead of {wanted.shape}.")
 
 
-def _agreement(wanted: Floats, found: Floats) -> Agreement:
-    """Compare row by row, (rows, width) each."""
+def _agreement(wanted: Floats, found: Floats, *, centred: bool = False) -> Agreement:
+    """Compare row by row, (rows, width) each; centred: without the mean of each row."""
     _check_shapes(wanted, found)
-    a, b = wanted.astype(np.float64), found.astype(np.float64)
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosines = (a * b).sum(axis=-1) / np.maximum(norms, np.finfo(np.float64).tiny)
+    cosines, errors, sizes = [], [], []
+    for start in range(0, len(wanted), _BLOCK):  # in float64, logits of all prompts are gigabytes
+        a, b = (x[start : start + _BLOCK].astype(np.float64) for x in (wanted, found))
+        if centred:
+            a, b = (x - x.mean(axis=-1, keepdims=True) for x in (a, b))
+        norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+        cosines.append((a * b).sum(axis=-1) / np.maximum(norms, np.finfo(np.float64).tiny))
+        errors.append(np.abs(a - b).max())
+        sizes.append(np.abs(a).max())
+    each = np.concatenate(cosines)
     return Agreement(
-        mean_cosine=float(cosines.mean()),
-        worst_cosine=float(cosines.min()),
-        max_abs_error=float(np.abs(a - b).max()),
-        max_abs_reference=float(np.abs(a).max()),
-        rows=len(a),
+        mean_cosine=float(each.mean()),
+        worst_cosine=float(each.min()),
+        max_abs_error=float(np.max(errors)),
+        max_abs_reference=float(np.max(sizes)),
+        rows=len(wanted),
     )

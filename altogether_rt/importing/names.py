@@ -155,10 +155,13 @@ CLIPCAP_TRANSFORMER = NameTable(
 CLIPCAP_MLP = NameTable("ClipCap's MLP mapper", {"model.0": "fc1", "model.2": "fc2"})
 
 
-def rename(table: NameTable, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rename(
+    table: NameTable, weights: Mapping[str, Tensor], *, convert: bool = True
+) -> dict[str, Tensor]:
     """The weights under this package's names, in its layout, as fp32.
 
-    Raises AltogetherError for a weight that is not in the table.
+    convert: False leaves their type, and those that are memory-mapped on disk. Raises
+    AltogetherError for a weight that is not in the table.
     """
     renamed: dict[str, Tensor] = {}
     for full_name, weight in weights.items():
@@ -178,7 +181,8 @@ def rename(table: NameTable, weights: Mapping[str, Tensor]) -> dict[str, Tensor]
                 f"the weight {full_name!r} is {weight.dtype} of shape {tuple(weight.shape)}, which "
                 f"does not fit {table.family}: the file is damaged or of another kind."
             )
-        for ours, part in zip(targets, _parts(table, targets, weight.float()), strict=True):
+        weight = weight.float() if convert else weight
+        for ours, part in zip(targets, _parts(table, targets, weight), strict=True):
             if ours in renamed:
                 raise AltogetherError(f"the weights contain {full_name!r} under two names.")
             renamed[ours] = part

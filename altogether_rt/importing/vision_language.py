@@ -27,7 +27,7 @@ from altogether_rt.config import (
 )
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.importing.huggingface import llama_structure, read_json
-from altogether_rt.importing.names import LLAMA, PATCH_PROJECTOR, SIGLIP, rename
+from altogether_rt.importing.names import LLAMA, PATCH_PROJECTOR, SIGLIP, NameTable, rename
 from altogether_rt.importing.structure import check_fit, tie_head
 from altogether_rt.importing.tiles import read_tiles
 from altogether_rt.importing.tokenizer import tokenizer_json
@@ -112,6 +112,8 @@ def import_vision_language(
 ) -> tuple[CaptionerConfig, dict[str, Tensor], Tokenizer]:
     """The configuration, the state dict of a checkpoint (encoder included) and the tokenizer.
 
+    The weights have the types that were published, and stay on disk where they can be mapped.
+
     longest_edge: pixels to which images are resized before they are divided into tiles; None: an
     image is one tile. Raises AltogetherError if a file is absent or damaged, or the model has a
     part that this package does not, or does not read tiles.
@@ -132,9 +134,9 @@ def import_vision_language(
         raise AltogetherError(f"the configuration of {folder} is not valid: {error}") from error
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise AltogetherError(f"the config.json of {folder} lacks a value ({error!r}).") from error
-    state = {f"encoder.{k}": v for k, v in rename(SIGLIP, parts.tower).items()}
-    state |= {f"mapper.{k}": v for k, v in rename(PATCH_PROJECTOR, parts.projector).items()}
-    state |= {f"decoder.{k}": v for k, v in tie_head(rename(LLAMA, parts.decoder)).items()}
+    state = _renamed("encoder", SIGLIP, parts.tower)
+    state |= _renamed("mapper", PATCH_PROJECTOR, parts.projector)
+    state |= _renamed("decoder", LLAMA, parts.decoder)
     check_fit(config, state)
     return config, state, tokenizer
 
@@ -232,6 +234,12 @@ _FAMILIES: dict[str, _Read] = {
     "smolvlm": _idefics3,
     "prefix_conditioning_vlm": _distilvit,
 }
+
+
+def _renamed(part: str, table: NameTable, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a part in the types that were published, so that it may stay on disk."""
+    renamed = tie_head(rename(table, weights, convert=False))
+    return {f"{part}.{name}": tensor for name, tensor in renamed.items()}
 
 
 def _part(state: Mapping[str, Tensor], *prefixes: str, keep: bool = False) -> dict[str, Tensor]:

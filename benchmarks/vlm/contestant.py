@@ -3,8 +3,8 @@
     python -m vlm.contestant KIND FOLDER QUESTION TOKENS THREADS        (started by vlm_peers.py)
 
 QUESTION is a pickle of `pixels` (H, W, 3), `ids` (a whole prompt, with a token for each visual
-token; after the visual tokens alone for a captioner without them) and `alt`. Only what every
-environment has is imported at the top.
+token; after the visual tokens alone for a captioner without them), `around` (the prompt's words
+before and after the image) and `alt`. Only what every environment has is imported at the top.
 """
 
 from __future__ import annotations
@@ -92,6 +92,23 @@ def openvino(folder: Path, question: dict[str, Any], tokens: int, threads: int) 
     return _generating(model, question, tokens, "float32")
 
 
+def llama_cpp(folder: Path, question: dict[str, Any], tokens: int, threads: int) -> Turn:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from vlm.llama_cpp import Server
+
+    server = Server(folder, threads)
+
+    def one(image: Any) -> int:
+        return int(server.complete(question["around"], image, tokens)["tokens_predicted"])
+
+    def turn(pixels: Any) -> int:
+        with ThreadPoolExecutor(len(pixels)) as pool:
+            return sum(pool.map(one, pixels))
+
+    return turn
+
+
 def _normalised(pixels: Any, dtype: str) -> Any:
     import torch
 
@@ -123,7 +140,7 @@ def _generating(model: Any, question: dict[str, Any], tokens: int, dtype: str) -
 def main() -> None:
     kind, folder, question_path, tokens, threads = sys.argv[1:]
     question = pickle.loads(Path(question_path).read_bytes())
-    kinds = {one.__name__: one for one in (ours, transformers, bfloat16, openvino)}
+    kinds = {one.__name__: one for one in (ours, transformers, bfloat16, openvino, llama_cpp)}
     turn = kinds[kind](Path(folder), question, int(tokens), int(threads))
     rng = np.random.default_rng(0)
     print(json.dumps({"ready": True}), flush=True)

@@ -106,6 +106,23 @@ def test_what_softmax_ignores_does_not_count() -> None:
     assert unlike.kl is not None and unlike.kl > 0.3
 
 
+def test_figures_are_those_of_all_rows_however_many() -> None:
+    """Rows are compared in blocks; the worst and the largest may be in any of them."""
+    rng = np.random.default_rng(3)
+    wanted = rng.normal(size=(150, 6)).astype(np.float32)
+    found = wanted + 0.01 * rng.normal(size=wanted.shape).astype(np.float32)
+    found[140] = rng.normal(size=6)
+    wanted[70, 2] = 50.0
+    a, b = (x.astype(np.float64) - x.astype(np.float64).mean(-1)[:, None] for x in (wanted, found))
+    cosines = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+    agreement = logit_agreement(wanted, found, np.full(150, -1))
+    assert agreement.rows == 150
+    assert agreement.mean_cosine == pytest.approx(cosines.mean(), abs=1e-12)
+    assert agreement.worst_cosine == pytest.approx(cosines[140], abs=1e-12)
+    assert agreement.max_abs_error == pytest.approx(np.abs(a - b).max())
+    assert agreement.max_abs_reference == pytest.approx(np.abs(a).max())
+
+
 @pytest.mark.parametrize("bad", [(0.2, 0.3), (0.05, 0.9), (float("nan"), 0.1)])
 def test_a_divergence_above_its_threshold_fails(bad: tuple[float, float]) -> None:
     thresholds = {**THRESHOLDS, "step": Threshold(0.99, 0.9, kl=0.1, worst_kl=0.5)}

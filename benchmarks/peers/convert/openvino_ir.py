@@ -1,6 +1,6 @@
 """Encoder, mapper and decoder as OpenVINO models with int8 weights.
 
-    python convert/openvino_ir.py CHECKPOINT HF_FOLDER OUT
+    python convert/openvino_ir.py CHECKPOINT HF_FOLDER OUT [--int4]
 
 The decoder is exported by optimum-intel: stateful (the cache lives in the model) and with weights
 compressed to int8 by NNCF. Then, as in OpenVINO's own pipelines for vision-language models, its
@@ -106,7 +106,11 @@ def main() -> None:
     decoder = ov.Core().read_model(f"{out}/exported/openvino_model.xml")
     take_embeddings(decoder)
     last_position_only(decoder)
-    decoder = nncf.compress_weights(decoder, mode=nncf.CompressWeightsMode.INT8_SYM)
+    if "--int4" in sys.argv[4:]:
+        mode = nncf.CompressWeightsMode.INT4_ASYM
+        decoder = nncf.compress_weights(decoder, mode=mode, group_size=128, ratio=1.0)
+    else:
+        decoder = nncf.compress_weights(decoder, mode=nncf.CompressWeightsMode.INT8_SYM)
     ov.save_model(decoder, f"{out}/decoder.xml", compress_to_fp16=False)
     shutil.rmtree(f"{out}/exported")
 

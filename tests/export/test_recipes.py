@@ -87,13 +87,12 @@ def test_groups_of_4_bit_weights_follow_the_width_unless_the_recipe_says() -> No
 
 
 @pytest.mark.parametrize(
-    ("linear", "group", "message"),
+    ("target", "group", "message"),
     [
-        ("int4-group", 48, "lowering.group must be one of 32, 64, 128, 256"),
-        ("int8-row", 32, "lowering.group needs linear to be int4-group"),
+        ("cpu-int4", 48, "lowering.group must be one of 32, 64, 128, 256"),
+        ("cpu-int8", 32, "lowering.group needs linear to be int4-group"),
     ],
 )
-def test_groups_that_cannot_be(linear: str, group: int, message: str) -> None:
-    lowering = find_recipe("cpu-int8").lowering
+def test_groups_that_cannot_be(target: str, group: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        replace(lowering, linear=linear, group=group)
+        replace(find_recipe(target).lowering, group=group)

@@ -145,7 +145,7 @@ def _inverse_factor(inputs: Floats, width: int) -> Floats:
     mean = float(np.trace(moments)) / width
     moments[np.diag_indices(width)] += _DAMPING * mean if mean > 0 else 1.0
     # The lower factor of the moments in reverse order is R in reverse order.
-    factor: NDArray[np.float64] = np.linalg.cholesky(moments[::-1, ::-1])
+    factor = np.linalg.cholesky(moments[::-1, ::-1]).astype(np.float64, copy=False)
     del moments  # half a gigabyte
     _invert_lower(factor)
     inverse: Floats = np.ascontiguousarray(factor[::-1, ::-1], np.float32)

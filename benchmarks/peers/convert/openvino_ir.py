@@ -33,6 +33,7 @@ def compressed(module: torch.nn.Module, example: torch.Tensor, shape: list[int])
 def export_decoder(folder: Path, out: str) -> None:
     """Export as `optimum-cli export openvino` does, except that weights are compressed later."""
     from optimum.exporters.openvino import main_export
+    from optimum.intel import OVConfig
 
     main_export(
         str(folder),
@@ -41,6 +42,7 @@ def export_decoder(folder: Path, out: str) -> None:
         stateful=True,
         convert_tokenizer=False,
         library_name="transformers",
+        ov_config=OVConfig(dtype="fp32"),  # by default, more than 1e9 weights become int8 here
     )
 
 

@@ -6,8 +6,9 @@ Trained OPT models have a few channels whose activations are tens of times large
 in every layer, and so have CLIP's towers; random weights have none. Here --channels channels of
 every norm in the layers of encoder, mapper and decoder are made 20 to 50 times larger in a copy of
 CHECKPOINT, which is then exported to cpu-int8 once for each --smoothing; weight columns that
-smoothing makes large are split. Writes the parity figures, stage by stage, to
-benchmarks/results/outliers-NAME.json.
+smoothing makes large are split. With --groups 32,128 it is exported to cpu-int4 instead, once for
+each size of the groups of its weights, with that recipe's smoothing. Writes the parity figures,
+stage by stage, to benchmarks/results/outliers-NAME.json.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from altogether_rt.export.recipes import STAGES, Threshold, find_recipe
 RESULTS = Path(__file__).parent / "results"
 MIN_FACTOR, MAX_FACTOR = 20.0, 50.0
 SEED = 7
+FIGURES = ("mean_cosine", "worst_cosine", "greedy", "kl", "worst_kl")
 
 
 def inject(source: Path, target: Path, channels: int) -> None:
@@ -64,18 +66,18 @@ def _is_norm_of_a_layer(module: str) -> bool:
     return module.startswith(("decoder.layers.", "mapper.layers.")) and ".norm" in module
 
 
-def export(checkpoint: Path, smoothing: float, out: Path) -> dict[str, Any]:
-    """Parity figures of cpu-int8 with this smoothing; no bundle is refused here."""
-    recipe = find_recipe("cpu-int8")
-    lowering = dataclasses.replace(recipe.lowering, smoothing=smoothing)
+def export(checkpoint: Path, target: str, changes: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Parity figures of a target with these keys of its lowering; no bundle is refused here."""
+    recipe = find_recipe(target)
+    lowering = dataclasses.replace(recipe.lowering, **changes)
     anything = {stage: Threshold(-1.0, -1.0) for stage in STAGES}
     recipe = dataclasses.replace(recipe, lowering=lowering, parity=anything)
     bundle = export_checkpoint(checkpoint, recipe, out, overwrite=True)
-    names = ("mean_cosine", "worst_cosine", "greedy")
+    figures = bundle.manifest.parity
     return {
-        stage: {name: bundle.manifest.parity[stage][name] for name in names}
+        stage: {name: figures[stage][name] for name in FIGURES if name in figures[stage]}
         for stage in STAGES
-        if stage in bundle.manifest.parity
+        if stage in figures
     }
 
 
@@ -87,18 +89,31 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for a copy and a bundle")
     parser.add_argument("--channels", type=int, default=6)
     parser.add_argument("--smoothing", default="0,0.75", help="strengths, separated by commas")
+    parser.add_argument("--groups", default="", help="of 4-bit weights, separated by commas")
     parser.add_argument("--name", required=True, help="name of the result: outliers-NAME.json")
     arguments = parser.parse_args()
     checkpoint = arguments.work / "outliers"
     if not checkpoint.exists():
         inject(arguments.ckpt, checkpoint, arguments.channels)
+    smoothing = map(float, arguments.smoothing.split(","))
+    runs: dict[str, tuple[str, dict[str, Any]]] = {
+        f"smoothing {strength:g}": ("cpu-int8", {"smoothing": strength}) for strength in smoothing
+    }
+    if arguments.groups:
+        groups = map(int, arguments.groups.split(","))
+        runs = {f"groups of {group}": ("cpu-int4", {"group": group}) for group in groups}
     figures = {}
-    for strength in map(float, arguments.smoothing.split(",")):
-        figures[f"smoothing {strength:g}"] = export(checkpoint, strength, arguments.work / "bundle")
-        print(strength, json.dumps(figures[f"smoothing {strength:g}"]), flush=True)
+    for name, (target, changes) in runs.items():
+        figures[name] = export(checkpoint, target, changes, arguments.work / "bundle")
+        print(name, json.dumps(figures[name]), flush=True)
     result = {
         "command": f"python benchmarks/outliers.py --name {arguments.name} "
-        f"--channels {arguments.channels} --smoothing {arguments.smoothing}",
+        f"--channels {arguments.channels} "
+        + (
+            f"--groups {arguments.groups}"
+            if arguments.groups
+            else f"--smoothing {arguments.smoothing}"
+        ),
         "machine": describe_machine(),
         "channels_a_norm": arguments.channels,
         "factors": [MIN_FACTOR, MAX_FACTOR],

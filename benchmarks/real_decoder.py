@@ -4,7 +4,8 @@
         --alts alts.jsonl --work /tmp/real --targets cpu-int8,cpu-int4
 
 The decoder is imported into a captioner whose visual tokens are an instruction (`tests/real`), and
-exported for each target as `altogether-rt export` does, unless --work has it already. Then
+exported for each target as `altogether-rt export` does, unless --work has it already;
+`cpu-int4:128` has the weights in groups of 128, whatever the width. Then
 checkpoint and bundle read the same alt-texts: negative log-likelihood, divergence and share of
 equal next tokens over --tokens tokens.
 Writes benchmarks/results/real-decoder.json and .md.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,11 @@ def main() -> None:
         wanted = read_with(reference, samples, visual_tokens)
     rows: dict[str, dict[str, Any]] = {}
     for target in arguments.targets.split(","):
-        out = arguments.work / target
-        if out.exists():
-            bundle = Bundle.load(out)
-        else:
-            bundle = export_checkpoint(folder, find_recipe(target), out)
+        name, _, group = target.partition(":")
+        out, recipe = arguments.work / target.replace(":", "-"), find_recipe(name)
+        if group:
+            recipe = replace(recipe, lowering=replace(recipe.lowering, group=int(group)))
+        bundle = Bundle.load(out) if out.exists() else export_checkpoint(folder, recipe, out)
         with OnnxRuntime(bundle, num_slots=ROWS) as runtime:
             found = logit_agreement(
                 wanted, read_with(runtime, samples, visual_tokens), samples.targets()

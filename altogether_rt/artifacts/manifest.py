@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import ConfigError
@@ -15,6 +15,7 @@ from altogether_rt.plain_data import from_dict
 __all__ = [
     "DECODE_NAME",
     "GRAPH_NAMES",
+    "GROUPS",
     "SCHEMA_VERSION",
     "TOKENIZER_NAME",
     "BundleManifest",
@@ -32,6 +33,8 @@ TOKENIZER_NAME = "tokenizer.json"
 GRAPH_NAMES = ("encoder", "mapper", "decoder")
 #: A graph that a bundle may have besides: the decoder's steps of one token a row.
 DECODE_NAME = "decode"
+#: How many input channels may share a scale of weights in 4 bits.
+GROUPS = (32, 64, 128, 256)
 
 #: Keys of the file format that differ from the names of the fields, both ways.
 _FILE_KEYS = {"drafting_state": "guesses"}
@@ -96,11 +99,20 @@ class TargetSpec:
     device: str  # `cpu`, `cuda`
     precision: str  # for people: "int8, one scale per row"
     description: str = ""
+    group: int = 0  # of 4-bit weights, as `weight_group`; bundles with groups of 32 may have 0
+
+    def __post_init__(self) -> None:
+        _require(self.group in (0, *GROUPS), f"target.group must be one of {GROUPS}.")
 
     @property
     def weights(self) -> str:
         """Type of the majority of the weights, the first word of `precision`: `int8`, `float16`."""
         return self.precision.split()[0].strip(",;:")
+
+    @property
+    def weight_group(self) -> int:
+        """Input channels that share a scale of 4-bit weights; 0: no weights have 4 bits."""
+        return (self.group or GROUPS[0]) if self.weights == "int4" else 0
 
 
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -119,10 +131,7 @@ class EngineProfile:
     def __post_init__(self) -> None:
         for name, value in self.shapes.items():
             where = f"shapes of {name} in profile {self.name}"
-            _require(
-                _is_shape_range(value),
-                f"{where} must be a min, an opt and a max shape.",
-            )
+            _require(_is_shape_range(value), f"{where} must be a min, an opt and a max shape.")
         as_tuples = {name: tuple(map(tuple, value)) for name, value in self.shapes.items()}
         object.__setattr__(self, "shapes", as_tuples)
 
@@ -224,6 +233,8 @@ class BundleManifest:
         """Plain data; `from_dict` of it gives the same manifest."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         plain["config"] = self.config.to_dict()
+        if not self.target.group:
+            del plain["target"]["group"]  # older versions do not know it
         renamed = {_FILE_KEYS.get(name, name): value for name, value in plain.items()}
         return {"schema": renamed.pop("schema"), **renamed}
 
@@ -266,8 +277,7 @@ def _require(condition: bool, message: str) -> None:
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
     _require(isinstance(value, Mapping), f"{where} must be a table of keys.")
-    table: Mapping[str, Any] = value
-    return table
+    return cast("Mapping[str, Any]", value)
 
 
 def _is_shape_range(value: Any) -> bool:

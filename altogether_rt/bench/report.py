@@ -31,10 +31,6 @@ __all__ = ["COLUMNS", "BenchReport", "BenchSettings", "describe_machine", "digit
 COLUMNS = ("stage", "batch", "p50 ms", "p95 ms", "p99 ms", "rows/s", "tokens/s", "of ceiling", "by")
 
 
-#: Bytes of a weight in 4 bits, with the scale and the zero point of its 32.
-INT4_BYTES = (16 + 4 + 0.5) / 32
-
-
 @dataclass(frozen=True)
 class BenchSettings:
     """What to measure."""
@@ -210,6 +206,7 @@ def _runner(
     captioner: Captioner, resolved: ResolvedCaptioner, settings: BenchSettings
 ) -> StageRunner:
     in_groups = resolved.weights == "int4"  # head, encoder and mapper are int8
+    group = resolved.bundle.manifest.target.weight_group if resolved.bundle is not None else 0
     return StageRunner(
         captioner,
         make_inputs(captioner, max(settings.batch_sizes)),
@@ -218,7 +215,8 @@ def _runner(
         new_tokens=min(settings.new_tokens, captioner.config.max_caption_tokens),
         budget_s=0.05 if settings.quick else 1.5,
         min_repeats=2 if settings.quick else 5,
-        layer_bytes=INT4_BYTES if in_groups else None,
+        # With the scale and the zero point of each group.
+        layer_bytes=0.5 + 4.5 / group if group else None,
     )
 
 

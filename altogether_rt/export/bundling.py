@@ -101,6 +101,7 @@ def write_bundle(
     gets a line of text at the start of every stage. Raises ParityError if a graph differs from the
     torch reference by more than the recipe allows, BundleError if `out` cannot be used.
     """
+    recipe = recipe.for_decoder(source.config.decoder.width)
     build_lowering(recipe.lowering).attention.check(source.config.decoder)
     num_slots = len(samples.prompt_ids)
     with BundleWriter(out, overwrite=overwrite) as writer:

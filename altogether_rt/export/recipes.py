@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal
 
 from altogether_rt import toml
-from altogether_rt.artifacts.manifest import TargetSpec
+from altogether_rt.artifacts.manifest import GROUPS, TargetSpec
 from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.export.lowering.groups import group_for
 from altogether_rt.plain_data import from_dict
 
 __all__ = [
@@ -64,6 +65,8 @@ class LoweringNames:
     #: this share of the decoder's weights, until the rest costs `keep_target` nats per token.
     keep_budget: float = 0.0
     keep_target: float = 0.0
+    #: Consecutive input channels that share a scale of `int4-group`; 0: by the decoder's width.
+    group: int = 0
 
     def __post_init__(self) -> None:
         half_products = self.linear not in ("fp32", *KEEPING)
@@ -88,6 +91,10 @@ class LoweringNames:
                 f"lowering.keep and lowering.keep_budget need linear to be one of "
                 f"{', '.join(KEEPING)}."
             )
+        if self.group not in (0, *GROUPS):
+            raise ConfigError(f"lowering.group must be one of {', '.join(map(str, GROUPS))}.")
+        if self.group and self.linear != "int4-group":
+            raise ConfigError("lowering.group needs linear to be int4-group.")
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,17 @@ class Recipe:
     target: TargetSpec
     lowering: LoweringNames
     parity: Mapping[str, Threshold]  # by stage
+
+    def for_decoder(self, width: int) -> Recipe:
+        """This recipe with what it leaves to the decoder's width: the groups of 4-bit weights."""
+        if self.lowering.linear != "int4-group":
+            return self
+        group = self.lowering.group or group_for(width)
+        return replace(
+            self,
+            target=replace(self.target, group=group),
+            lowering=replace(self.lowering, group=group),
+        )
 
 
 def recipe_folder() -> Path:

@@ -8,13 +8,18 @@ https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["matmul_model"]
+__all__ = ["group_matmul_model", "matmul_model"]
 
 _FLOAT, _UINT8, _INT8, _INT32 = 1, 2, 3, 6  # TensorProto.DataType
 _IR_VERSION, _OPSET = 8, 17
+_INT_ATTRIBUTE = 2  # AttributeProto.AttributeType
+_MICROSOFT = "com.microsoft"
 
 
 def matmul_model(weight: NDArray[np.float32] | NDArray[np.int8]) -> bytes:
@@ -23,25 +28,64 @@ def matmul_model(weight: NDArray[np.float32] | NDArray[np.int8]) -> bytes:
     weight: (K, N); input `x` (M, K) with M free, output `y` (M, N), int32 for int8 weights.
     """
     integer = weight.dtype == np.int8
-    inner, outer = weight.shape
     node = (
         _text(1, "x") + _text(1, "w") + _text(2, "y")
         + _text(4, "MatMulInteger" if integer else "MatMul")
     )  # fmt: skip
-    tensor = (
-        b"".join(_number(1, size) for size in weight.shape)
-        + _number(2, _INT8 if integer else _FLOAT)
-        + _text(8, "w")
-        + _field(9, np.ascontiguousarray(weight).tobytes())
+    return _model(
+        node,
+        {"w": weight},
+        x=_value("x", _UINT8 if integer else _FLOAT, weight.shape[0]),
+        y=_value("y", _INT32 if integer else _FLOAT, weight.shape[1]),
     )
+
+
+def group_matmul_model(
+    packed: NDArray[np.uint8], scales: NDArray[np.float32], zeros: NDArray[np.uint8]
+) -> bytes:
+    """Serialised MatMulNBits of 4 bits with activations in int8, as `cpu-int4` has it.
+
+    packed: (N, groups, group / 2); scales: (N, groups); zeros: (N, groups / 2), for an even number
+    of groups. Input `x` (M, groups * group) with M free, output `y` (M, N).
+    """
+    outer, groups, half = packed.shape
+    inner = groups * half * 2
+    attributes = {"K": inner, "N": outer, "bits": 4, "block_size": half * 2, "accuracy_level": 4}
+    weights: dict[str, NDArray[Any]] = {"w": packed, "s": scales, "z": zeros}
+    node = (
+        b"".join(_text(1, name) for name in ("x", *weights)) + _text(2, "y")
+        + _text(4, "MatMulNBits")
+        + b"".join(
+            _field(5, _text(1, name) + _number(3, value) + _number(20, _INT_ATTRIBUTE))
+            for name, value in attributes.items()
+        )
+        + _text(7, _MICROSOFT)
+    )  # fmt: skip
+    return _model(node, weights, x=_value("x", _FLOAT, inner), y=_value("y", _FLOAT, outer))
+
+
+def _model(node: bytes, weights: Mapping[str, NDArray[Any]], *, x: bytes, y: bytes) -> bytes:
+    """ModelProto of one node."""
     graph = (
         _field(1, node)
         + _text(2, "matmul")
-        + _field(5, tensor)
-        + _field(11, _value("x", _UINT8 if integer else _FLOAT, inner))
-        + _field(12, _value("y", _INT32 if integer else _FLOAT, outer))
+        + b"".join(_field(5, _tensor(name, array)) for name, array in weights.items())
+        + _field(11, x)
+        + _field(12, y)
     )
-    return _number(1, _IR_VERSION) + _field(7, graph) + _field(8, _number(2, _OPSET))
+    versions = _field(8, _number(2, _OPSET)) + _field(8, _text(1, _MICROSOFT) + _number(2, 1))
+    return _number(1, _IR_VERSION) + _field(7, graph) + versions
+
+
+def _tensor(name: str, array: NDArray[Any]) -> bytes:
+    """TensorProto of a float32, int8 or uint8 array."""
+    kind = {"float32": _FLOAT, "int8": _INT8, "uint8": _UINT8}[array.dtype.name]
+    return (
+        b"".join(_number(1, size) for size in array.shape)
+        + _number(2, kind)
+        + _text(8, name)
+        + _field(9, np.ascontiguousarray(array).tobytes())
+    )
 
 
 def _value(name: str, element: int, columns: int) -> bytes:

@@ -147,8 +147,12 @@ def test_the_id_changes_with_each_of_its_parts() -> None:
     others = [
         replace(manifest, config=replace(manifest.config, name="other")),
         *(
-            replace(manifest, target=replace(target, **{name: "other"}))
-            for name in ("name", "runtime", "device")
+            replace(manifest, target=changed)
+            for changed in (
+                replace(target, name="other"),
+                replace(target, runtime="other"),
+                replace(target, device="other"),
+            )
         ),
         replace(manifest, cache=replace(manifest.cache, min_chunk=4)),
         replace(manifest, files={**manifest.files, "weights.bin": FileSpec(1, "9" * 64)}),

@@ -98,7 +98,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     runtime = StandIn(num_slots=3)
     parts = CaptionerParts(CONFIG, cast("Runtime", runtime), tokenizer, "0123456789ab", None)
     resolved = SimpleNamespace(
-        bundle_id=parts.bundle_id, target="cpu-int8", weights="int8", cache="float32"
+        bundle_id=parts.bundle_id, target="cpu-int8", weights="int8", cache="float32", bundle=None
     )
 
     def open_stand_in(

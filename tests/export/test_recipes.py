@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,25 @@ def test_a_bad_recipe(tmp_path: Path, old: str, new: str, says: str) -> None:
         load_recipe(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_groups_of_4_bit_weights_follow_the_width_unless_the_recipe_says() -> None:
+    recipe = find_recipe("cpu-int4")
+    for width, group in ((576, 32), (2048, 128)):
+        resolved = recipe.for_decoder(width)
+        assert resolved.lowering.group == resolved.target.group == group
+    forced = replace(recipe, lowering=replace(recipe.lowering, group=64)).for_decoder(2048)
+    assert forced.lowering.group == forced.target.group == 64
+    assert find_recipe("cpu-int8").for_decoder(2048) == find_recipe("cpu-int8")
+
+
+@pytest.mark.parametrize(
+    ("target", "group", "message"),
+    [
+        ("cpu-int4", 48, "lowering.group must be one of 32, 64, 128, 256"),
+        ("cpu-int8", 32, "lowering.group needs linear to be int4-group"),
+    ],
+)
+def test_groups_that_cannot_be(target: str, group: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(find_recipe(target).lowering, group=group)

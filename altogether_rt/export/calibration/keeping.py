@@ -21,7 +21,7 @@ from altogether_rt.export.calibration.sensitivity import (
     rounded_weight,
 )
 from altogether_rt.export.calibration.smooth import SmoothedWeights
-from altogether_rt.export.lowering.groups import GROUP, LARGEST
+from altogether_rt.export.lowering.groups import LARGEST
 from altogether_rt.export.recipes import LoweringNames
 from altogether_rt.export.verify import Recording
 from altogether_rt.export.weights import WeightSource
@@ -76,7 +76,7 @@ def _squared_change(lowering: LoweringNames, weights: SmoothedWeights) -> Square
     activations = rounded_activation(weights.input_factors)
     if lowering.linear != "int4-group":
         return activations
-    groups = rounded_weight(GROUP, LARGEST + 1)
+    groups = rounded_weight(lowering.group, LARGEST + 1)
     return lambda x, gradient, weight, name: (
         groups if name.startswith("decoder.layers.") else activations
     )(x, gradient, weight, name)

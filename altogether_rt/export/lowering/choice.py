@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.artifacts.manifest import GROUPS
 from altogether_rt.export.graph import OPSET
 from altogether_rt.export.lowering.activations import Activations
 from altogether_rt.export.lowering.attention import (
@@ -50,7 +51,7 @@ def build_lowering(
     linear: dict[str, LinearLowering] = {
         "fp32": Fp32Linear(),
         "int8-row": Int8Linear(kept),
-        "int4-group": GroupLinear(kept, inputs),
+        "int4-group": GroupLinear(kept, inputs, names.group or GROUPS[0]),
         "fp16": HalfLinear(),
         "int8-static": StaticLinear(INT8, ranges),
         "fp8-static": StaticLinear(FP8, ranges),

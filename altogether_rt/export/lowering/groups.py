@@ -1,8 +1,9 @@
 """4-bit quantisation by groups of input channels, with the errors compensated.
 
-Every 32 weights of an output channel share a scale and a zero point. Rounding a channel's weights
-makes an error in the product, which the channels that are not rounded yet make up for as far as the
-inputs are correlated: GPTQ (Frantar et al. 2022, arXiv 2210.17323), with inputs of the calibration.
+Weights of a group of an output channel share a scale and a zero point. Rounding a channel's
+weights makes an error in the product, which the channels that are not rounded yet make up for as
+far as the inputs are correlated: GPTQ (Frantar et al. 2022, arXiv 2210.17323), with inputs of the
+calibration.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GROUP", "LARGEST", "Groups", "pack_halves", "quantize_groups", "unpack_halves"]
+__all__ = [
+    "LARGEST",
+    "Groups",
+    "group_for",
+    "pack_halves",
+    "quantize_groups",
+    "unpack_halves",
+]
 
 Floats = NDArray[np.float32]
 
-#: Weights that share a scale. Kernels for 32 give a row the same bits in any batch; those for 64
-#: and more do not (onnxruntime 1.32).
-GROUP = 32
 LARGEST = 15  # of a 4-bit value
 #: Added to the diagonal of the inputs' second moments, as a fraction of its mean: inputs unlike the
 #: samples count too.
@@ -27,48 +32,64 @@ _DAMPING = 0.05
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
 
 
-class Groups(NamedTuple):
-    """(values[o, i] - zeros[o, i // GROUP]) * scales[o, i // GROUP] approximates weight[o, i]."""
+#: Weights that share a scale, and the width from which decoders have the larger groups.
+_SMALL, _LARGE, _WIDE = 32, 128, 1024
+#: Triangular matrices of at most this size are inverted by substitution.
+_SMALL_TRIANGLE = 256
 
-    values: NDArray[np.uint8]  # (out, groups * GROUP), 0 to 15
+
+def group_for(width: int) -> int:
+    """How many weights share a scale in a decoder of this width.
+
+    In a wide decoder a step takes as long as its products, which are quicker in large groups. In
+    narrow ones the rest of a step takes as long, and they lose more by rounding.
+    """
+    return _LARGE if width >= _WIDE else _SMALL
+
+
+class Groups(NamedTuple):
+    """(values[o, i] - zeros[o, i // group]) * scales[o, i // group] approximates weight[o, i]."""
+
+    values: NDArray[np.uint8]  # (out, groups * group), 0 to 15
     scales: Floats  # (out, groups), positive
     zeros: NDArray[np.uint8]  # (out, groups), 0 to 15
 
     def weight(self) -> Floats:
-        """The approximated weight, (out, groups * GROUP)."""
-        values = self.values.astype(np.float32) - np.repeat(self.zeros, GROUP, axis=1)
-        result: Floats = (values * np.repeat(self.scales, GROUP, axis=1)).astype(np.float32)
+        """The approximated weight, (out, groups * group)."""
+        group = self.values.shape[1] // self.scales.shape[1]
+        values = self.values.astype(np.float32) - np.repeat(self.zeros, group, axis=1)
+        result: Floats = (values * np.repeat(self.scales, group, axis=1)).astype(np.float32)
         return result
 
 
-def quantize_groups(weight: Floats, inputs: Floats | None = None) -> Groups:
-    """Quantise a (out, in) matrix; groups beyond the last input channel are filled with zeros.
+def quantize_groups(weight: Floats, inputs: Floats | None = None, *, group: int) -> Groups:
+    """Quantise a (out, in) matrix; the last group is filled with channels of zeros.
 
-    inputs: (rows, in) inputs of the product, for the compensation; None: each weight is rounded by
-    itself.
+    group: consecutive input channels whose weights share a scale. inputs: (rows, in) inputs of the
+    product, for the compensation; None: each weight is rounded by itself.
     """
     outer, inner = weight.shape
-    width = -(-inner // GROUP) * GROUP
+    width = -(-inner // group) * group
     rest = np.zeros((width, outer), np.float32)  # transposed: a channel's weights are contiguous
     rest[:inner] = weight.T
     inverse = None if inputs is None else _inverse_factor(inputs, width)
     values = np.zeros((width, outer), np.uint8)
-    scales = np.zeros((width // GROUP, outer), np.float32)
-    zeros = np.zeros((width // GROUP, outer), np.uint8)
-    for index, start in enumerate(range(0, width, GROUP)):
-        end = start + GROUP
-        group = rest[start:end]
-        scale, zero = scales[index], zeros[index] = _ranges(group)
+    scales = np.zeros((width // group, outer), np.float32)
+    zeros = np.zeros((width // group, outer), np.uint8)
+    for index, start in enumerate(range(0, width, group)):
+        end = start + group
+        part = rest[start:end]
+        scale, zero = scales[index], zeros[index] = _ranges(part)
         if inverse is None:
-            values[start:end] = _round(group, scale, zero)
+            values[start:end] = _round(part, scale, zero)
             continue
-        errors = np.empty((GROUP, outer), np.float32)
+        errors = np.empty((group, outer), np.float32)
         for offset, factors in enumerate(inverse[start:end, start:end]):
-            rounded = _round(group[offset], scale, zero)
+            rounded = _round(part[offset], scale, zero)
             values[start + offset] = rounded
-            wrong = group[offset] - (rounded - zero.astype(np.float32)) * scale
+            wrong = part[offset] - (rounded - zero.astype(np.float32)) * scale
             errors[offset] = wrong / factors[offset]
-            group[offset + 1 :] -= factors[offset + 1 :, None] * errors[offset]
+            part[offset + 1 :] -= factors[offset + 1 :, None] * errors[offset]
         rest[end:] -= inverse[start:end, end:].T @ errors
     return Groups(values.T, scales.T, zeros.T)
 
@@ -96,7 +117,7 @@ def _round(weights: Floats, scale: Floats, zero: NDArray[np.uint8]) -> NDArray[n
 
 
 def _ranges(group: Floats) -> tuple[Floats, NDArray[np.uint8]]:
-    """The scale and zero point that round each column of (GROUP, out) best, (out,) each."""
+    """The scale and zero point that round each column of (group, out) best, (out,) each."""
     low, high = np.minimum(group.min(axis=0), 0), np.maximum(group.max(axis=0), 0)
     best = np.full(group.shape[1], np.inf, np.float32)
     scales, zeros = np.ones_like(best), np.zeros(len(best), np.uint8)
@@ -113,11 +134,35 @@ def _ranges(group: Floats) -> tuple[Floats, NDArray[np.uint8]]:
 
 
 def _inverse_factor(inputs: Floats, width: int) -> Floats:
-    """The upper Cholesky factor of the inverse of the inputs' damped second moments."""
+    """The upper Cholesky factor of the inverse of the inputs' damped second moments.
+
+    (width, width). It is the inverse of the upper factor R of the moments R R^T, so the moments
+    themselves need not be inverted.
+    """
     padded = np.zeros((len(inputs), width), np.float32)
     padded[:, : inputs.shape[1]] = inputs
     moments = (padded.T @ padded).astype(np.float64)
     mean = float(np.trace(moments)) / width
     moments[np.diag_indices(width)] += _DAMPING * mean if mean > 0 else 1.0
-    factor: Floats = np.linalg.cholesky(np.linalg.inv(moments)).T.astype(np.float32)
-    return factor
+    # The lower factor of the moments in reverse order is R in reverse order.
+    factor = np.linalg.cholesky(moments[::-1, ::-1]).astype(np.float64, copy=False)
+    del moments  # half a gigabyte
+    _invert_lower(factor)
+    inverse: Floats = np.ascontiguousarray(factor[::-1, ::-1], np.float32)
+    return inverse
+
+
+def _invert_lower(factor: NDArray[np.float64]) -> None:
+    """Invert a lower triangular matrix in its place, by halves.
+
+    The inverse of [[a, 0], [c, b]] is [[a', 0], [-b' c a', b']]: products, but for small triangles.
+    """
+    size = len(factor)
+    if size <= _SMALL_TRIANGLE:
+        factor[...] = np.tril(np.linalg.solve(factor, np.eye(size)))
+        return
+    half = size // 2
+    upper, lower = factor[:half, :half], factor[half:, half:]
+    _invert_lower(upper)
+    _invert_lower(lower)
+    factor[half:, :half] = -(lower @ factor[half:, :half] @ upper)

@@ -19,6 +19,7 @@ from altogether_rt.runtime.cpu.call_sizes import (
 from altogether_rt.runtime.cpu.interface import check_interface, run_failure
 from altogether_rt.runtime.cpu.kv_buffers import KVBuffers
 from altogether_rt.runtime.cpu.prepared import find_prepared
+from altogether_rt.runtime.cpu.row_tiles import row_multiple
 from altogether_rt.runtime.ort_session import open_session
 from altogether_rt.runtime.packing import pack_indices
 
@@ -62,6 +63,9 @@ class OnnxRuntime:
             for name in ("encoder", "mapper", "decoder")
         )
         check_interface(bundle, (self._encoder, self._mapper, self._decoder))
+        # Tokens that fill a call up take part in products of weights only: no padded view
+        # shows them, so attention does not see them and the cache does not get them.
+        self._row_multiple = row_multiple(bundle.manifest.target.weight_group)
         self._min_chunk = bundle.manifest.cache.min_chunk
         self._max_chunk = max(max_chunk or config.max_chunk_tokens, self._min_chunk)
         self._capacity = config.capacity
@@ -119,15 +123,16 @@ class OnnxRuntime:
         rows, wanted = len(batch.query_lengths), len(batch.logit_index)
         self._check_room(batch)
         packing = pack_indices(batch.query_lengths, batch.past_lengths, self._min_chunk)
+        unread = -len(batch.token_ids) % self._row_multiple
         inputs: dict[str, NDArray[Any]] = {
-            "token_ids": batch.token_ids,
-            "positions": packing.positions,
+            "token_ids": _filled_up(batch.token_ids, unread),
+            "positions": _filled_up(packing.positions, unread),
             "visual_tokens": np.asarray(batch.visual_tokens),
             "visual_index": batch.visual_index,
             "query_lengths": batch.query_lengths,
             "past_lengths": batch.past_lengths,
             "pad_index": packing.pad_index,
-            "unpad_index": packing.unpad_index,
+            "unpad_index": _filled_up(packing.unpad_index, unread),
             "logit_index": batch.logit_index,
         }
         binding = self._binding(rows, want_logits)
@@ -187,6 +192,11 @@ class OnnxRuntime:
                     _bind_output(binding, f"present_{kind}.{layer}", view)
             self._bindings[key] = binding
         return self._bindings[key]
+
+
+def _filled_up(array: NDArray[Any], count: int) -> NDArray[Any]:
+    """`array` with `count` zeros after it; itself, if that is none."""
+    return np.concatenate([array, np.zeros(count, array.dtype)]) if count else array
 
 
 def _in_parts(session: Any, name: str, rows: NDArray[Any], part: int) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Encoder, mapper and decoder as OpenVINO models with int8 weights.
 
-    python convert/openvino_ir.py CHECKPOINT HF_FOLDER OUT
+    python convert/openvino_ir.py CHECKPOINT HF_FOLDER OUT [--int4]
 
 The decoder is exported by optimum-intel: stateful (the cache lives in the model) and with weights
 compressed to int8 by NNCF. Then, as in OpenVINO's own pipelines for vision-language models, its
@@ -33,6 +33,7 @@ def compressed(module: torch.nn.Module, example: torch.Tensor, shape: list[int])
 def export_decoder(folder: Path, out: str) -> None:
     """Export as `optimum-cli export openvino` does, except that weights are compressed later."""
     from optimum.exporters.openvino import main_export
+    from optimum.intel import OVConfig
 
     main_export(
         str(folder),
@@ -41,6 +42,7 @@ def export_decoder(folder: Path, out: str) -> None:
         stateful=True,
         convert_tokenizer=False,
         library_name="transformers",
+        ov_config=OVConfig(dtype="fp32"),  # by default, more than 1e9 weights become int8 here
     )
 
 
@@ -106,7 +108,11 @@ def main() -> None:
     decoder = ov.Core().read_model(f"{out}/exported/openvino_model.xml")
     take_embeddings(decoder)
     last_position_only(decoder)
-    decoder = nncf.compress_weights(decoder, mode=nncf.CompressWeightsMode.INT8_SYM)
+    if "--int4" in sys.argv[4:]:
+        mode = nncf.CompressWeightsMode.INT4_ASYM
+        decoder = nncf.compress_weights(decoder, mode=mode, group_size=128, ratio=1.0)
+    else:
+        decoder = nncf.compress_weights(decoder, mode=nncf.CompressWeightsMode.INT8_SYM)
     ov.save_model(decoder, f"{out}/decoder.xml", compress_to_fp16=False)
     shutil.rmtree(f"{out}/exported")
 

@@ -11,12 +11,18 @@ from numpy.typing import NDArray
 
 from altogether_rt.export.graph import GraphBuilder
 from altogether_rt.export.lowering.group_linear import GroupLinear
-from altogether_rt.export.lowering.groups import GROUP, pack_halves, quantize_groups
+from altogether_rt.export.lowering.groups import (
+    _inverse_factor,
+    group_for,
+    pack_halves,
+    quantize_groups,
+)
 from altogether_rt.export.weights import WeightsFile
 from altogether_rt.runtime.ort_session import open_session
 
 RNG = np.random.default_rng(5)
 Floats = NDArray[np.float32]
+GROUP = 32
 
 
 def correlated(rows: int, inner: int) -> Floats:
@@ -45,7 +51,7 @@ def test_every_weight_is_within_a_step(inner: int) -> None:
     weight = RNG.normal(size=(24, inner)).astype(np.float32)
     weight[3] = 0
     weight[5] = np.abs(weight[5])  # one sign: the zero point is at an end
-    groups = quantize_groups(weight)
+    groups = quantize_groups(weight, group=GROUP)
     assert groups.values.max() <= 15
     kept = groups.weight()[:, :inner]
     ranges = [weight[:, i : i + GROUP] for i in range(0, inner, GROUP)]
@@ -60,7 +66,7 @@ def test_weights_that_fit_are_exact() -> None:
     values = RNG.integers(0, 16, (8, 2 * GROUP))
     values[:, ::GROUP], values[:, 1::GROUP] = 0, 15
     weight = ((values - 7) * 0.25).astype(np.float32)
-    groups = quantize_groups(weight)
+    groups = quantize_groups(weight, group=GROUP)
     np.testing.assert_array_equal(groups.values, values)
     np.testing.assert_allclose(groups.weight(), weight, rtol=1e-6)
 
@@ -70,23 +76,52 @@ def test_compensation_halves_the_error_of_the_product_on_other_inputs() -> None:
     inputs = correlated(1200, 256)
     seen, unseen = inputs[:1000], inputs[1000:]
     lost = [
-        np.square(unseen @ (quantize_groups(weight, given).weight() - weight).T).sum()
+        np.square(unseen @ (quantize_groups(weight, given, group=GROUP).weight() - weight).T).sum()
         for given in (None, seen)
     ]
     assert lost[1] < 0.5 * lost[0]
 
 
+@pytest.mark.parametrize("inner", [64, 640, 1000])
+def test_the_factor_is_that_of_the_inverted_moments(inner: int) -> None:
+    """Found without inverting them; 640 is halved twice, 1,000 is filled up to whole groups."""
+    width = -(-inner // 128) * 128
+    inputs = correlated(400, inner)
+    padded = np.zeros((400, width), np.float32)
+    padded[:, :inner] = inputs
+    moments = (padded.T @ padded).astype(np.float64)
+    moments += 0.05 * np.trace(moments) / width * np.eye(width)
+    wanted = np.linalg.cholesky(np.linalg.inv(moments)).T
+    found = _inverse_factor(inputs, width)
+    assert np.abs(found - wanted).max() < 1e-6 * np.abs(wanted).max()
+    assert (np.tril(found, -1) == 0).all()
+
+
+@pytest.mark.parametrize("group", [32, 128])
+def test_the_last_group_may_be_smaller(group: int) -> None:
+    weight = RNG.normal(size=(16, 192)).astype(np.float32)
+    groups = quantize_groups(weight, correlated(300, 192), group=group)
+    assert groups.scales.shape == (16, -(-192 // group))
+    assert groups.values.shape == (16, groups.scales.shape[1] * group)
+    kept = groups.weight()[:, :192]
+    assert np.square(kept - weight).sum() < 0.03 * np.square(weight).sum()
+
+
+def test_wide_decoders_have_groups_of_128() -> None:
+    assert [group_for(width) for width in (576, 960, 1024, 2048)] == [32, 32, 128, 128]
+
+
 def test_inputs_that_were_never_seen_do_no_harm() -> None:
     weight = RNG.normal(size=(16, 64)).astype(np.float32)
-    groups = quantize_groups(weight, np.zeros((10, 64), np.float32))
-    np.testing.assert_array_equal(groups.values, quantize_groups(weight).values)
+    groups = quantize_groups(weight, np.zeros((10, 64), np.float32), group=GROUP)
+    np.testing.assert_array_equal(groups.values, quantize_groups(weight, group=GROUP).values)
 
 
 @pytest.mark.parametrize("inner", [64, 80, 288])
 def test_products_are_those_of_the_stored_weights(inner: int, tmp_path: Path) -> None:
     weight = RNG.normal(size=(40, inner)).astype(np.float32)
     x = RNG.normal(size=(7, inner)).astype(np.float32)
-    wanted = x @ quantize_groups(weight).weight()[:, :inner].T
+    wanted = x @ quantize_groups(weight, group=GROUP).weight()[:, :inner].T
     found = run(tmp_path, weight, GroupLinear())(x)
     assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()  # activations are int8
 
@@ -110,7 +145,7 @@ def test_an_outlier_takes_precision_from_its_own_group_alone(tmp_path: Path) -> 
     weight[:, 20] = 0
     x = RNG.normal(size=(1, 128)).astype(np.float32)
     x[0, 20] = 3000
-    groups = quantize_groups(weight).weight()
+    groups = quantize_groups(weight, group=GROUP).weight()
     groups[:, :GROUP] = 0
     found = run(tmp_path, weight, GroupLinear())(x)
     others = x @ groups.T

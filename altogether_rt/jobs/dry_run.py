@@ -14,11 +14,9 @@ from altogether_rt.captions import CaptionRequest
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError
 from altogether_rt.jobs.plan import CaptionPlan, Task
-from altogether_rt.machine.limits import available_cores
 
 __all__ = ["read_samples"]
 
-_MAX_THREADS = 4
 _READ_AHEAD = 32
 
 #: Called with a sample and the reason why it has no image, None if it has one; in their order.
@@ -52,7 +50,7 @@ def read_samples(samples: Iterable[Sample], plan: CaptionPlan, on_sample: OnSamp
         else:
             on_sample(sample, None)
 
-    with ThreadPoolExecutor(min(_MAX_THREADS, plan.read_threads or available_cores())) as pool:
+    with ThreadPoolExecutor(plan.num_read_threads) as pool:
         try:
             for index, sample in enumerate(samples):
                 ahead.append((sample, pool.submit(read, Task(index, sample))))

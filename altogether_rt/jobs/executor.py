@@ -25,7 +25,6 @@ from altogether_rt.generation.engine import EngineStats
 from altogether_rt.generation.requests import RequestSource
 from altogether_rt.jobs.answers import OrderedAnswers
 from altogether_rt.jobs.plan import CaptionPlan, Emit, Preprocesses, Task, Tasks
-from altogether_rt.machine.limits import available_cores
 
 __all__ = ["Executor", "LocalExecutor", "SupportsCaptions", "caption_tasks"]
 
@@ -34,8 +33,6 @@ _READ_AHEAD = 32
 
 #: Tasks that are answered without the captioner before it goes on with its own work.
 _MAX_ANSWERED_AT_ONCE = 64
-
-_MAX_READ_THREADS = 4
 
 #: A thread is given as many tasks at once as it reads in this time, at most so many.
 _READ_S = 0.004
@@ -96,9 +93,8 @@ def caption_tasks(tasks: Tasks, captioner: SupportsCaptions, plan: CaptionPlan, 
     Tasks with the same image and the same alt-texts have the same caption: it is generated once.
     """
     answers = OrderedAnswers(emit)
-    threads = plan.read_threads or available_cores()
     read = plan.reader(captioner)
-    with _TaskRequests(tasks, read, answers, min(_MAX_READ_THREADS, threads)) as requests:
+    with _TaskRequests(tasks, read, answers, plan.num_read_threads) as requests:
         for caption in captioner.stream(
             requests, plan.params, keep_embeddings=plan.keep_embeddings
         ):

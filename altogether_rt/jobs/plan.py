@@ -21,7 +21,7 @@ from altogether_rt.data.images.limits import BYTES_PER_PIXEL
 from altogether_rt.data.memory import PixelGate, free_large_images
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError
-from altogether_rt.machine.limits import available_memory
+from altogether_rt.machine.limits import available_cores, available_memory
 
 __all__ = [
     "CaptionPlan",
@@ -41,6 +41,10 @@ _FAST_JPEG_SIDES = 4
 
 #: Part of the memory that this process may use for images that are decoded at the same time.
 _DECODING_SHARE = 4
+
+#: Threads that read at most, if there are so many cores: a GPU may caption a thousand images a
+#: second, of which a core reads some eighty.
+_MAX_READ_THREADS = 32
 
 #: Called with each task's index and answer, in the order of the tasks.
 Emit = Callable[[int, Answer], None]
@@ -133,11 +137,16 @@ class CaptionPlan:
     params: CaptionParams
     limits: ImageLimits
     fast_jpeg: bool = False  # decode large JPEGs at a fraction of their size
-    read_threads: int | None = None
+    read_threads: int | None = None  # None: as many as there are cores
     num_processes: int = 1  # that read at the same time, each by this plan
     embeddings: EmbeddingFile | None = None  # used instead of the images
     keep_embeddings: bool = False  # captions come with theirs
     hash_files: bool = True  # captions and errors come with the `file_hash` of their image
+
+    @property
+    def num_read_threads(self) -> int:
+        """Threads that read images in each process."""
+        return min(_MAX_READ_THREADS, self.read_threads or available_cores())
 
     def reader(self, captioner: Preprocesses) -> Callable[[Task], CaptionRequest]:
         """A function that turns a task into a request.

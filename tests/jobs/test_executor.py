@@ -117,6 +117,24 @@ def test_slow_images_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {len(some) for some in reading.handed_out} == {1}
 
 
+def test_as_many_images_are_read_at_once_as_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four threads would read some 300 images a second, and a GPU captions more."""
+    monkeypatch.setattr("altogether_rt.jobs.plan.available_cores", lambda: 16)
+    together = threading.Barrier(16)
+
+    def read(task: Task) -> CaptionRequest:
+        if task.index < 16:
+            together.wait(timeout=60)  # BrokenBarrierError, unless all sixteen come
+        return request(task.index)
+
+    answers: list[Answer] = []
+    plan = Plan(PARAMS, ImageLimits(), read=read)
+    caption_tasks(ListedTasks(tasks(40)), Captioner(), plan, lambda i, a: answers.append(a))
+    assert len(answers) == 40
+
+
 def test_errors_stay_in_their_turn() -> None:
     def read(task: Task) -> CaptionRequest:
         if task.index % 3 == 1:

@@ -136,7 +136,8 @@ class FolderDataset:
                 "wrong, or leave it out with --skip-bad."
             )
         if not self._rows:
-            raise AltogetherError(f"{path} has no rows to train on.")
+            reasons = f": {problems}" if problems else ""
+            raise AltogetherError(f"{path} has no rows to train on{reasons}.")
         if problems:
             say(f"left out of {path}: {_lines(problems)}: {problems}.")
         for sentence in notes.sentences(path):

@@ -30,7 +30,8 @@ def train_command(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="The training recipe: `starter`, or the path of a .toml file.",
+            help="The training recipe: `starter` (from scratch), `finetune`, or the path of a "
+            ".toml file.",
             show_default=DEFAULT_RECIPE,
         ),
     ] = None,

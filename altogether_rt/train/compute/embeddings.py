@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.model.encoder import Encoder
 from altogether_rt.train.compute.device import device_of
+from altogether_rt.train.log import Countdown
 from altogether_rt.train.prepared import PreparedImages
 
 __all__ = ["EmbeddingCache", "Embeddings", "SomeEmbeddings"]
@@ -129,6 +130,7 @@ class EmbeddingCache:
             file.truncate(done * row_bytes)
             file.seek(done * row_bytes)
             pending = 0
+            countdown = Countdown(say, "embedded", self._kept, done)
             for first in range(done, self._kept, self._batch):
                 indices = range(first, min(first + self._batch, self._kept))
                 file.write(self._encode(indices).tobytes())
@@ -136,7 +138,7 @@ class EmbeddingCache:
                 if pending >= _BYTES_PER_SYNC:
                     _sync(file.fileno(), file.flush)
                     pending = 0
-                    say(f"embedded {indices[-1] + 1:,} of {self._kept:,} images")
+                countdown.advance(indices[-1] + 1)
             _sync(file.fileno(), file.flush)
 
 

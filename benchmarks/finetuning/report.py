@@ -111,7 +111,7 @@ def _bundles(rows: dict[str, dict[str, Any]], threads: int) -> list[str]:
         "",
         "KL and equal tokens as `export` measured them against the checkpoint, with alt-texts and "
         "captions that it chose. One image at a time: median of `bench`, from an image in memory "
-        f"to its caption. Many: `caption` over the test scenes. {threads} threads; load: "
+        f"to its caption. Many: `caption` over the test scenes. Threads: {threads}. Load: "
         "processes that wanted a core during the last minute of `bench`, itself included.",
     ]
 

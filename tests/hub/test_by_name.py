@@ -299,3 +299,16 @@ def test_sockets_would_be_noticed() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "a socket was opened" in done.stderr
     assert socket.create_connection is not None
+
+
+def test_training_that_cannot_begin_downloads_nothing(
+    smolvlm: Repository, hub: LocalHub, tmp_path: Path
+) -> None:
+    data, out = tmp_path / "train.jsonl", tmp_path / "tuned"
+    train = ["train", "--recipe", "finetune", "--init", "smolvlm-500m", "--download"]
+    train += ["--data", str(data), "--out", str(out)]
+    assert "there is no training file" in run(app, train).stderr
+    data.write_text('{"file_name": "a.jpg", "caption": "A boat."}\n')
+    out.mkdir()
+    assert "already exists" in run(app, train).stderr
+    assert hub.requests == []

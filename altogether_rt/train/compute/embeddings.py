@@ -93,7 +93,7 @@ class EmbeddingCache:
         if self._kept < len(images) or patches:
             say(
                 f"embeddings are {row_bytes / 1e6:.2g} MB an image: "
-                f"{row_bytes * len(images) / 1e9:.3g} GB for all {len(images):,}; "
+                f"{_size(row_bytes * len(images))} for all {len(images):,}; "
                 f"{self._kept:,} are kept in {folder}"
                 + (", the others are computed when they are wanted" * (self._kept < len(images)))
             )
@@ -140,6 +140,10 @@ class EmbeddingCache:
                     pending = 0
                 countdown.advance(indices[-1] + 1)
             _sync(file.fileno(), file.flush)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"
 
 
 def _digest(encoder: Encoder, images: PreparedImages) -> str:

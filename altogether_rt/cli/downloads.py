@@ -57,7 +57,8 @@ def ensure_bundle(
         if name.entry is not None:
             check_extras(name)  # before a gigabyte is fetched that could not be used
         _ask(name, download)
-    obtain_bundle(name, target_for(device), steps(output))
+    with _interruptible():
+        obtain_bundle(name, target_for(device), steps(output))
 
 
 def checkpoint_by_name(
@@ -105,6 +106,17 @@ def steps(output: Output) -> Steps:
             yield advance
 
     return Steps(report, progress)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """On Ctrl-C, says what is kept of a captioner that is being made ready."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "Interrupted: what was downloaded is kept; give the same command to go on."
+        ) from None
 
 
 def _ask(name: HubName, download: bool) -> None:

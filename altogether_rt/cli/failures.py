@@ -17,5 +17,5 @@ def failure(error: BaseException) -> tuple[int, str] | None:
         named = f" ({error.filename})" if error.filename else ""
         return 1, f"{error.strerror or error}{named}: the command could not continue."
     if isinstance(error, KeyboardInterrupt):
-        return 130, "Interrupted: finished work is kept."
+        return 130, str(error) or "Interrupted: finished work is kept."
     return None

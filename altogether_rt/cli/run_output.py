@@ -109,8 +109,9 @@ def open_run_output(
 ) -> Iterator[RunOutput]:
     """The output of a run; its log gets the start, with parameters and versions, and the end.
 
-    used: files that the run reads or writes. interrupted: said on Ctrl-C. An error that is the
-    user's to mend is printed as the progress is, in JSON too, and ends the command.
+    used: files that the run reads or writes. interrupted: said on Ctrl-C, unless
+    the exception says something. An error that is the user's to mend is printed as the progress
+    is, in JSON too, and ends the command.
     """
     output = Output(as_json=as_json, quiet=quiet, progress=reporting.progress)
     run = RunOutput(output)
@@ -130,7 +131,8 @@ def open_run_output(
             if found is None:
                 raise
             code, message = found
-            output.error(interrupted if isinstance(error, KeyboardInterrupt) else message)
+            is_silent = isinstance(error, KeyboardInterrupt) and not str(error)
+            output.error(interrupted if is_silent else message)
             output.event("error", "end", f"{command} ended with {code}", exit_code=code)
             raise typer.Exit(code) from None
         except BaseException as error:

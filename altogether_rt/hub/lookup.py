@@ -54,7 +54,7 @@ def _check_spelling(text: str) -> None:
     names = read_catalogue()
     if text in names or Path(text).exists():
         return
-    near = difflib.get_close_matches(text, names, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.8)
     if near:
         raise BundleError(
             f"there is no bundle at {text}: if you mean {near[0]}, write that; altogether-rt "

@@ -31,6 +31,7 @@ __all__ = [
     "OpenImage",
     "ScenesDataset",
     "Subset",
+    "check_training_file",
     "example_order",
     "finetune_texts",
     "pretrain_texts",
@@ -90,6 +91,14 @@ class ScenesDataset:
         return self.key(index)
 
 
+def check_training_file(path: Path, images: Path | None) -> None:
+    """Raises AltogetherError if there is no such file, or no such folder of images."""
+    if not path.is_file():
+        raise AltogetherError(f"there is no training file {path}.")
+    if images is not None and not images.is_dir():
+        raise AltogetherError(f"there is no folder of images {images}.")
+
+
 class FolderDataset:
     """Images in a folder, with their texts in a file beside them or elsewhere.
 
@@ -113,10 +122,7 @@ class FolderDataset:
         must not leave; None: that of the file. round_number: learnt instead of the last, from 1.
         skip_bad: leave such records out.
         """
-        if not path.is_file():
-            raise AltogetherError(f"there is no training file {path}.")
-        if images is not None and not images.is_dir():
-            raise AltogetherError(f"there is no folder of images {images}.")
+        check_training_file(path, images)
         self._folder = path.parent if images is None else images
         self._rows: list[tuple[str, Example]] = []
         problems = self.bad_lines = Problems()
@@ -136,7 +142,8 @@ class FolderDataset:
                 "wrong, or leave it out with --skip-bad."
             )
         if not self._rows:
-            raise AltogetherError(f"{path} has no rows to train on.")
+            reasons = f": {problems}" if problems else ""
+            raise AltogetherError(f"{path} has no rows to train on{reasons}.")
         if problems:
             say(f"left out of {path}: {_lines(problems)}: {problems}.")
         for sentence in notes.sentences(path):

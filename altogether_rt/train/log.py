@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from altogether_rt.artifacts.files import open_to_append
 
-__all__ = ["TrainLog"]
+__all__ = ["Countdown", "TrainLog"]
+
+#: Seconds between two lines about images that are prepared or embedded.
+_INTERVAL_S = 20.0
+#: A step that takes so long is told of by itself: ten of them would be a long silence.
+_SLOW_STEP_S = 2.0
+
+
+class Countdown:
+    """Tells now and then how many images are done, and how long the others will take."""
+
+    def __init__(self, say: Callable[[str], None], what: str, total: int, done: int = 0) -> None:
+        """what: was done with the images, such as `embedded`. done: of them by earlier runs."""
+        self._say, self._what, self._total, self._first = say, what, total, done
+        self._start = self._told = time.monotonic()
+
+    def advance(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._told < _INTERVAL_S or done <= self._first:
+            return
+        self._told = now
+        left = (now - self._start) / (done - self._first) * (self._total - done)
+        self._say(f"{self._what} {done:,} of {self._total:,} images  {_duration(left)} left")
 
 
 class TrainLog:
@@ -30,7 +53,7 @@ class TrainLog:
                 self._board.add_scalar(f"{stage}/{name}", value, step)
         self._say(
             f"{stage} {step}/{num_steps}  loss {values['loss']:.4f}  "
-            f"{values['samples_per_s']:.0f} samples/s  {_duration(values['eta_s'])} left"
+            f"{_rate(values['samples_per_s'])} samples/s  {_duration(values['eta_s'])} left"
         )
 
     def sample(self, stage: str, step: int, text: str) -> None:
@@ -47,6 +70,12 @@ class TrainLog:
         figures = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         self._say(f"{stage} {step}  held out: {figures}")
 
+    def first_step(self, stage: str, seconds: float, steps_left: int) -> None:
+        """Tell after a slow first step how long the others will take."""
+        if seconds >= _SLOW_STEP_S:
+            left = _duration(seconds * steps_left)
+            self._say(f"{stage}: the first step took {seconds:.0f} s, about {left} left")
+
     def note(self, text: str) -> None:
         """Log a single event."""
         self._say(text)
@@ -62,6 +91,10 @@ class TrainLog:
         self._rows.close()
         if self._board is not None:
             self._board.close()
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:.0f}" if per_s >= 10 else f"{per_s:.2g}"
 
 
 def _duration(seconds: float) -> str:

@@ -76,6 +76,7 @@ def minimize(
         log.note(f"{objective.name}: resuming at step {first_step} of {recipe.num_steps}")
     meter = _Meter(recipe.batch_size)
     for step in range(first_step, recipe.num_steps):
+        start = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
         loss = _accumulate(objective, step)
@@ -84,6 +85,8 @@ def minimize(
         optimizer.zero_grad(set_to_none=True)
         meter.add(loss)
         done = history.num_steps = step + 1
+        if step == first_step:
+            log.first_step(objective.name, time.monotonic() - start, recipe.num_steps - done)
         last = done == recipe.num_steps
         if done % log_every_steps == 0 or last:
             rates = {

@@ -27,6 +27,7 @@ from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.machine.limits import available_cores
 from altogether_rt.preprocess import Preprocessor
 from altogether_rt.train.data import Dataset, OpenImage
+from altogether_rt.train.log import Countdown
 
 __all__ = ["PreparedImages", "prepare_images"]
 
@@ -84,13 +85,13 @@ def prepare_images(
         if missing and len(missing) < len(wanted):
             say(f"{len(wanted) - len(missing):,} of {len(wanted):,} images are prepared already")
         errors: dict[str, ImageError] = {}
+        countdown = Countdown(say, "prepared", len(missing))
         for count, (index, result) in enumerate(_read_all(dataset, missing, encoder), 1):
             if isinstance(result, ImageError):
                 errors[stamps[index]] = result
             else:
                 file.add(stamps[index], result)
-            if count % 20_000 == 0:
-                say(f"prepared {count:,} of {len(missing):,} images")
+            countdown.advance(count)
     bad = {index: errors[stamp] for index, stamp in enumerate(stamps) if stamp in errors}
     _report_bad(dataset, bad, cache, say, skip_bad=skip_bad)
     indices = [index for index in range(len(stamps)) if index not in bad]

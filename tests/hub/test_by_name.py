@@ -250,9 +250,25 @@ def test_no_command_downloads_unasked(
     assert not (tmp_path / "out").exists()
 
 
-def test_nearly_a_name(photos: Path) -> None:
-    done = run(app, ["caption", str(photos), "--bundle", "smolvlm-500"])
+@pytest.mark.parametrize("name", ["smolvlm-500", "SmolVLM-500M"])
+def test_nearly_a_name(photos: Path, name: str) -> None:
+    done = run(app, ["caption", str(photos), "--bundle", name])
     assert (done.exit_code, "if you mean smolvlm-500m, write that" in done.stderr) == (1, True)
+
+
+def test_interrupted_downloads_are_kept_and_said_to_be(
+    smolvlm: Repository, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("altogether_rt.hub.download._download", interrupted)
+    done = run(app, ["caption", str(photos), "--bundle", "smolvlm-500m", "--download"])
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1] == (
+        "altogether-rt: Interrupted: what was downloaded is kept; give the same command to go on."
+    )
+    assert "unfinished" in run(app, ["models"]).stdout
 
 
 def test_a_mistyped_path_is_not_sent_to_the_hub(
@@ -283,3 +299,16 @@ def test_sockets_would_be_noticed() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "a socket was opened" in done.stderr
     assert socket.create_connection is not None
+
+
+def test_training_that_cannot_begin_downloads_nothing(
+    smolvlm: Repository, hub: LocalHub, tmp_path: Path
+) -> None:
+    data, out = tmp_path / "train.jsonl", tmp_path / "tuned"
+    train = ["train", "--recipe", "finetune", "--init", "smolvlm-500m", "--download"]
+    train += ["--data", str(data), "--out", str(out)]
+    assert "there is no training file" in run(app, train).stderr
+    data.write_text('{"file_name": "a.jpg", "caption": "A boat."}\n')
+    out.mkdir()
+    assert "already exists" in run(app, train).stderr
+    assert hub.requests == []

@@ -30,7 +30,8 @@ def train_command(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="The training recipe: `starter`, or the path of a .toml file.",
+            help="The training recipe: `starter` (from scratch), `finetune`, or the path of a "
+            ".toml file.",
             show_default=DEFAULT_RECIPE,
         ),
     ] = None,
@@ -153,6 +154,7 @@ def train_command(
         precision=precision,
         gradient_checkpointing=gradient_checkpointing or None,
     )
+    _check_paths(out, data, images, resume=resume)
     with _starting_checkpoint(init, output, download=download) as start:
         train(
             wanted if holdout is None else dataclasses.replace(wanted, holdout=holdout),
@@ -168,6 +170,16 @@ def train_command(
             say=output.note,
         )
     output.show(f"checkpoint in {out}: altogether-rt export --ckpt {out}")
+
+
+def _check_paths(out: Path, data: Path | None, images: Path | None, *, resume: bool) -> None:
+    """Raises AltogetherError for what would end the run after a long download."""
+    from altogether_rt.train.data import check_training_file
+    from altogether_rt.train.folder import check_folders, run_folder
+
+    check_folders(out, run_folder(out), resume)
+    if data is not None:
+        check_training_file(data, images)
 
 
 def _data(path: Path | None, images: Path | None, round_number: int | None) -> DataRecipe | None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.model.encoder import Encoder
 from altogether_rt.train.compute.device import device_of
+from altogether_rt.train.log import Countdown
 from altogether_rt.train.prepared import PreparedImages
 
 __all__ = ["EmbeddingCache", "Embeddings", "SomeEmbeddings"]
@@ -92,7 +93,7 @@ class EmbeddingCache:
         if self._kept < len(images) or patches:
             say(
                 f"embeddings are {row_bytes / 1e6:.2g} MB an image: "
-                f"{row_bytes * len(images) / 1e9:.3g} GB for all {len(images):,}; "
+                f"{_size(row_bytes * len(images))} for all {len(images):,}; "
                 f"{self._kept:,} are kept in {folder}"
                 + (", the others are computed when they are wanted" * (self._kept < len(images)))
             )
@@ -129,6 +130,7 @@ class EmbeddingCache:
             file.truncate(done * row_bytes)
             file.seek(done * row_bytes)
             pending = 0
+            countdown = Countdown(say, "embedded", self._kept, done)
             for first in range(done, self._kept, self._batch):
                 indices = range(first, min(first + self._batch, self._kept))
                 file.write(self._encode(indices).tobytes())
@@ -136,8 +138,12 @@ class EmbeddingCache:
                 if pending >= _BYTES_PER_SYNC:
                     _sync(file.fileno(), file.flush)
                     pending = 0
-                    say(f"embedded {indices[-1] + 1:,} of {self._kept:,} images")
+                countdown.advance(indices[-1] + 1)
             _sync(file.fileno(), file.flush)
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"
 
 
 def _digest(encoder: Encoder, images: PreparedImages) -> str:

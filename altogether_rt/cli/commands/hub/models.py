@@ -90,7 +90,8 @@ def _row(entry: CatalogueEntry, here: Sequence[CachedModel]) -> Iterator[str]:
 
 
 def _size(model: CachedModel) -> str:
-    return format_bytes(model.num_bytes())
+    size = format_bytes(model.num_bytes())
+    return size if model.is_whole else f"{size}, unfinished"
 
 
 def _remove(name: str, output: Output) -> None:

@@ -29,6 +29,25 @@ class CheckCounts:
         self.alt_words = _added(self.alt_words, checks.get("alt_words"))
         self.alt_names = _added(self.alt_names, checks.get("alt_names"))
 
+    def merge(self, other: CheckCounts) -> None:
+        """Add what was found in other captions."""
+        self.num_checked += other.num_checked
+        for flag, problems in other.flagged.items():
+            self.flagged.setdefault(flag, Problems()).merge(problems)
+        self.alt_words = _added(self.alt_words, other.alt_words)
+        self.alt_names = _added(self.alt_names, other.alt_names)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CheckCounts:
+        """The counts that `to_dict` made. Raises KeyError, TypeError or ValueError."""
+        flagged = {
+            flag: Problems(int(found["count"]), list(found["examples"]))
+            for flag, found in data["flags"].items()
+            if found["count"]
+        }
+        words, names = ([int(n) for n in data[key]] for key in ("alt_words", "alt_names"))
+        return cls(int(data["checked"]), flagged, (words[0], words[1]), (names[0], names[1]))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {

@@ -207,7 +207,6 @@ def caption_command(
                 "--embeddings": embeddings,
                 "--save-embeddings": save_embeddings,
                 "--update": update,
-                "--checks": checks,
             },
         )
         from altogether_rt.cli.commands.shards.sharded import ShardArguments, caption_sharded
@@ -232,6 +231,7 @@ def caption_command(
             overwrite=overwrite,
             retry_errors=retry_errors,
             hygiene=HygieneOptions(unescape_alts, drop_noise_alts, False, alt_language),
+            checks=checks,
             allow_download=allow_download,
             download=download,
         )

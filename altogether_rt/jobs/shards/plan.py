@@ -20,6 +20,7 @@ from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.plan import CaptionPlan
+from altogether_rt.wording.checks import CaptionChecker
 
 __all__ = ["OpenShard", "ShardJob", "ShardResult", "ShardTask"]
 
@@ -39,6 +40,7 @@ class ShardJob:
     reading: Mapping[str, Any] = field(default_factory=dict)  # options that decide what is read
     hygiene: HygieneOptions = field(default_factory=HygieneOptions)
     share: KeyShare | None = None  # of the samples; None: all
+    checker: CaptionChecker | None = None  # of captions; None: they are not checked
     overwrite: bool = False
     retry_errors: bool = False
     part_rows: int = 512
@@ -58,6 +60,8 @@ class ShardJob:
         run = {**stamp.fields(), "max_pixels": self.plan.limits.max_pixels}
         if self.reading:
             run["reading"] = self.reading
+        if self.checker is not None:
+            run["checks"] = True
         if self.share is not None:
             run["sample"] = dataclasses.asdict(self.share)
         return run

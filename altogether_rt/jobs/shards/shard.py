@@ -276,7 +276,7 @@ class _Work:
     def _write(self, key: str, alts: Alts, answer: Answer) -> None:
         """Write the row of the oldest sample that was drawn."""
         self._release_copies()
-        row = make_row(self._drawn.popleft().number, key, alts, answer)
+        row = make_row(self._drawn.popleft().number, key, alts, answer, self._job.checker)
         self._output.write(row)
         self._num_new += 1
         made = RowCounts()

@@ -11,6 +11,7 @@ from altogether_rt.cli.alt_options import AltKey, ImageKey
 from altogether_rt.cli.caption_options import (
     BatchSize,
     BundleName,
+    Checks,
     FastJpeg,
     JoinOn,
     JoinOption,
@@ -85,6 +86,7 @@ def caption_shard_command(
     loop_repeats: LoopRepeats = None,
     style: Style = "caption",
     prompt: PromptText = None,
+    checks: Checks = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     retry_errors: RetryErrors = False,
@@ -132,6 +134,7 @@ def caption_shard_command(
         fast_jpeg=fast_jpeg,
         overwrite=overwrite,
         retry_errors=retry_errors,
+        checks=checks,
     )
     with open_run_output(
         "caption-shard",
@@ -178,15 +181,18 @@ def _run(
         "captioned": result.counts.captioned,
         "failed": dict(result.counts.errors),
         **result.counts.alts.to_dict(),
+        **result.counts.checks_data(),
         "rows_made": result.num_new,
         "message": result.message,
     }
-    summary = (
+    summary = [
         f"{result.shard}: {result.state}, {result.counts.captioned:,} of "
         f"{result.counts.rows:,} images captioned."
-    )
+    ]
     for sentence in hygiene_sentences(result.counts.alts, arguments.hygiene):
         run.output.note(sentence)
+    if result.counts.checks.num_checked:
+        summary.append(f"  {result.counts.checks.sentence()}")
     run.output.result(data, summary)
     if result.state in ("failed", "busy", "incomplete"):
         run.output.error(result.message)

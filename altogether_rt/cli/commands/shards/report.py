@@ -66,6 +66,8 @@ def _sentences(out: str, summary: ShardSummary) -> list[str]:
     for kind, count in counts.errors.most_common():
         examples = "; ".join(text.rstrip(".") for text in counts.examples.get(kind, []))
         lines.append(f"  {count:,} {kind}: {examples}")
+    if counts.checks.num_checked:
+        lines.append(f"  {counts.checks.sentence()}")
     for state, problems in summary.bad.items():
         lines.append(f"  {state}: {problems}")
     return lines
@@ -83,6 +85,7 @@ def _data(out: str, summary: ShardSummary) -> dict[str, Any]:
         "examples": counts.examples,
         "tokens": counts.tokens,
         **counts.alts.to_dict(),
+        **counts.checks_data(),
         "rows_made": summary.num_new,
         "seconds": round(summary.seconds, 3),
         "not_done": {state: problems_data(bad) for state, bad in summary.bad.items()},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from altogether_rt.cli.caption_notes import shard_notes
+from altogether_rt.cli.caption_prompt import caption_checker
 from altogether_rt.cli.caption_report import error_lines
 from altogether_rt.cli.commands.shards.report import exit_code, problems_data, report
 from altogether_rt.cli.device import check_gpu
@@ -69,6 +70,7 @@ class ShardArguments:
     overwrite: bool = False
     retry_errors: bool = False
     hygiene: HygieneOptions = field(default_factory=HygieneOptions)
+    checks: bool | None = None  # of captions; None: of captioners that follow instructions
     allow_download: bool = False
     download: bool = False
 
@@ -94,6 +96,7 @@ class ShardArguments:
         captioner = resolve_captioner(
             self.bundle, device=self.device, allow_download=self.allow_download
         )
+        params = caption_params(captioner.config, **self.params)
         options = self.shard_options()
         reading = {
             "image_keys": self.image_key,
@@ -105,12 +108,11 @@ class ShardArguments:
             out=self.out,
             open_shard=ShardReader(options, self.spool, self.spool_bytes),
             bundle_id=captioner.bundle_id,
-            plan=CaptionPlan(
-                caption_params(captioner.config, **self.params), options.limits, self.fast_jpeg
-            ),
+            plan=CaptionPlan(params, options.limits, self.fast_jpeg),
             reading={name: keys for name, keys in reading.items() if keys is not None},
             share=self.share,
             hygiene=self.hygiene,
+            checker=caption_checker(captioner.config, params, self.checks),
             overwrite=self.overwrite,
             retry_errors=self.retry_errors,
         )

@@ -43,6 +43,8 @@ def _sentences(out: str, status: RunStatus) -> list[str]:
     for kind, count in counts.errors.most_common():
         examples = "; ".join(text.rstrip(".") for text in counts.examples.get(kind, []))
         lines.append(f"  {count:,} {kind}: {examples}")
+    if counts.checks.num_checked:
+        lines.append(f"  {counts.checks.sentence()}")
     for state, problems in status.bad.items():
         lines.append(f"  {state}: {problems}")
     if status.seconds_left:
@@ -67,6 +69,7 @@ def _data(out: str, status: RunStatus) -> dict[str, Any]:
         "examples": counts.examples,
         "tokens": counts.tokens,
         **counts.alts.to_dict(),
+        **counts.checks_data(),
         "rows_in_unfinished_shards": status.num_durable,
         "rows_expected_there": status.num_expected,
         "seconds_left": status.seconds_left,

@@ -12,6 +12,7 @@ from altogether_rt.data.alts import Alts, clean_text
 from altogether_rt.data.embeddings import import_parquet
 from altogether_rt.data.rows import alt_notes
 from altogether_rt.errors import ImageError
+from altogether_rt.wording.checks import CaptionChecker
 
 __all__ = ["ShardRow", "as_rows", "make_row", "row_batch", "schema"]
 
@@ -33,13 +34,17 @@ class ShardRow:
     alt_used: list[str] | None = None  # what was read of the alt-texts, where that is not all
     alt_notes: list[str] | None = None  # of each alt-text, why
     alt_language: list[str] | None = None  # of each alt-text, where it was asked for
+    shortened: str | None = None  # where style `alt` cut the caption, if it did
+    checks: dict[str, Any] | None = None  # as `CaptionChecker.check` gives them, where asked for
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(ShardRow))
 
 
-def make_row(row: int, key: str, alts: Alts, answer: Answer) -> ShardRow:
-    """The row of a sample that was answered."""
+def make_row(
+    row: int, key: str, alts: Alts, answer: Answer, checker: CaptionChecker | None = None
+) -> ShardRow:
+    """The row of a sample that was answered. checker: of its caption; None: it is not checked."""
     key = clean_text(key)
     texts = list(alts.texts)
     notes = alt_notes(alts)
@@ -47,15 +52,21 @@ def make_row(row: int, key: str, alts: Alts, answer: Answer) -> ShardRow:
         return ShardRow(
             row, key, texts, error_class=answer.kind, error=clean_text(str(answer)), **notes
         )
+    caption = clean_text(answer.text)
+    checks = None
+    if checker is not None:
+        checks = checker.check(caption, alts.read, answer.finish_reason)
     return ShardRow(
         row,
         key,
         texts,
-        caption=clean_text(answer.text),
+        caption=caption,
         finish_reason=answer.finish_reason,
         tokens=answer.tokens,
         alt_truncated=answer.alt_truncated or alts.truncated,
         seed=answer.seed,
+        shortened=answer.shortened or None,
+        checks=checks,
         **notes,
     )
 
@@ -77,6 +88,15 @@ def schema() -> Any:
         "alt_used": arrow.list_(text),
         "alt_notes": arrow.list_(text),
         "alt_language": arrow.list_(text),
+        "checks": arrow.struct(
+            {
+                "alt_words": arrow.list_(arrow.int32()),
+                "alt_names": arrow.list_(arrow.int32()),
+                "new_names": arrow.list_(text),
+                "new_numbers": arrow.list_(text),
+                "flags": arrow.list_(text),
+            }
+        ),
     }
     required = ("row", "key", "alt")
     return arrow.schema(

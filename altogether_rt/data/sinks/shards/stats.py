@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from altogether_rt.data.check_counts import CheckCounts
 from altogether_rt.data.hygiene.clean import HygieneCounts
 from altogether_rt.data.shards.base import Ending
 from altogether_rt.data.sinks.shards.rows import ShardRow
@@ -43,6 +44,7 @@ class RowCounts:
     examples: dict[str, list[str]] = field(default_factory=dict)  # of sentences, by class
     tokens: int = 0  # of all captions
     alts: HygieneCounts = field(default_factory=HygieneCounts)  # of whole tables alone
+    checks: CheckCounts = field(default_factory=CheckCounts)  # of whole tables alone
 
     def add(self, row: ShardRow) -> None:
         """Count a row."""
@@ -60,6 +62,11 @@ class RowCounts:
         columns = [table.column(name).to_pylist() for name in ("alt", "alt_notes", "alt_language")]
         for alts, notes, languages in zip(*columns, strict=True):
             self.alts.add_row(alts, notes or (), languages or ())
+        if table.column("checks").null_count < table.num_rows:
+            keys, checks = (table.column(name).to_pylist() for name in ("key", "checks"))
+            for key, found in zip(keys, checks, strict=True):
+                if found is not None:
+                    self.checks.add(key, found)
         errors = table.column("error_class").drop_null()
         self.rows += table.num_rows
         self.captioned += table.num_rows - len(errors)
@@ -78,6 +85,10 @@ class RowCounts:
         if len(examples) < _MAX_EXAMPLES:
             examples.append(sentence[:_MAX_EXAMPLE_CHARS])
 
+    def checks_data(self) -> dict[str, Any]:
+        """What the checks found, under `checks`; nothing if no caption was checked."""
+        return {"checks": self.checks.to_dict()} if self.checks.num_checked else {}
+
     def merge(self, other: RowCounts) -> None:
         """Add the counts of other rows."""
         self.rows += other.rows
@@ -85,6 +96,7 @@ class RowCounts:
         self.tokens += other.tokens
         self.errors.update(other.errors)
         self.alts.merge(other.alts)
+        self.checks.merge(other.checks)
         for kind, examples in other.examples.items():
             ours = self.examples.setdefault(kind, [])
             ours += examples[: _MAX_EXAMPLES - len(ours)]
@@ -141,6 +153,7 @@ class ShardStats:
             "tokens": counts.tokens,
             "examples": counts.examples,
             "alts": counts.alts.to_dict(),
+            **counts.checks_data(),
             "input": {"num_bytes": self.num_bytes, "etag": self.etag},
             "parquet_sha256": self.parquet_sha256,
         }
@@ -162,6 +175,8 @@ class ShardStats:
         )
         if "alts" in fields:
             counts.alts = HygieneCounts.from_dict(fields["alts"])
+        if "checks" in fields:
+            counts.checks = CheckCounts.from_dict(fields["checks"])
         return cls(
             shard=fields["shard"],
             run_id=fields["run_id"],

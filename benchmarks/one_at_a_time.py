@@ -143,7 +143,8 @@ def document(result: dict[str, Any]) -> str:
         f"Random weights; a prompt of {result['prompt_tokens']} tokens, visual ones included, "
         f"{result['tokens']} new tokens, no speculation. Medians of {result['turns']} turns; in "
         "brackets the fastest turn. × is how many times as quick as the first row. Load of the "
-        f"machine, one process measuring: {min(result['load']):g} to {max(result['load']):g}.",
+        f"machine, one process measuring: {min(result['load']):g} to {max(result['load']):g}. "
+        f"{result['note']}".strip(),
         "",
         "| | files | image s | × | encoder and mapper s | prompt ms | × | step ms | × |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -168,6 +169,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--note", default="", help="how the machine was kept quiet, and the like")
     parser.add_argument("--openvino", type=Path, help="an environment with openvino")
     parser.add_argument("--models", default="", help="folders of openvino_ir.py, by commas")
     parser.add_argument("--embeddings", type=Path, help="embeddings.npy of huggingface.py")
@@ -222,6 +224,10 @@ def main() -> None:
         "tokens": arguments.tokens,
         "prompt_tokens": len(prompt) + config.mapper.prefix_length,
         "load": load,
+        "note": arguments.note,
+        "calibrated": {
+            name: b.manifest.provenance.get("calibrated", True) for name, b in bundles.items()
+        },
         "groups": {name: b.manifest.target.weight_group for name, b in bundles.items()},
         "contestants": rows,
     }

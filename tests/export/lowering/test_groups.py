@@ -107,8 +107,9 @@ def test_the_last_group_may_be_smaller(group: int) -> None:
     assert np.square(kept - weight).sum() < 0.03 * np.square(weight).sum()
 
 
-def test_wide_decoders_have_groups_of_128() -> None:
-    assert [group_for(width) for width in (576, 960, 1024, 2048)] == [32, 32, 128, 128]
+def test_wide_decoders_have_large_groups_that_divide_them() -> None:
+    widths = (576, 960, 1024, 1152, 1600, 2048)
+    assert [group_for(width) for width in widths] == [32, 32, 256, 128, 128, 256]
 
 
 def test_inputs_that_were_never_seen_do_no_harm() -> None:

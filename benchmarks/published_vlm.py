@@ -189,7 +189,8 @@ def document(result: dict[str, Any]) -> str:
         "CPU, with the checkpoint in float32: of the worst row of any stage, how far its cosine "
         "is from 1; mean divergence of the next token's distribution in nats (KL). Random weights "
         "make nearly equal logits, so that int8 chooses other tokens among them. Rows with "
-        "`layers` have the published widths and that many layers in encoder and decoder.",
+        "`layers` have the published widths and that many layers in encoder and decoder. Peaks "
+        "include weights that are mapped from their file, which the system can take back.",
         "",
     ]
     return "\n".join(lines)

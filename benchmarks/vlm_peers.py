@@ -182,7 +182,8 @@ def document(result: dict[str, Any]) -> str:
         "",
         f"Random weights; {result['tokens']} tokens. Median seconds an image, in brackets the "
         "fastest turn, and how many times as quick the first row is. Other work ran on the "
-        "machine: its load stands beside each structure.",
+        "machine: its load stands beside each structure."
+        + (" The contestants had real-time priority over it." if result["real_time"] else ""),
     ]
     for name, structure in result["structures"].items():
         rows = structure["contestants"]
@@ -243,6 +244,7 @@ def main() -> None:
             f"{' --llama-cpp ENVIRONMENT' if options.llama_cpp else ''}",
             "machine": describe_machine(),
             "threads": options.threads,
+            "real_time": os.sched_getscheduler(0) != os.SCHED_OTHER,
             "tokens": options.tokens,
             "structures": structures,
         }

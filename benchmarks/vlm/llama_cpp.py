@@ -58,8 +58,12 @@ class Server:
             "cache_prompt": False,
             **options,
         }
-        address = f"{self._server.listening_address}/completion"
-        with urllib.request.urlopen(address, json.dumps(body).encode()) as reply:
+        request = urllib.request.Request(
+            f"{self._server.listening_address}/completion",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},  # of another type, only short ones are read
+        )
+        with urllib.request.urlopen(request) as reply:
             found: dict[str, Any] = json.load(reply)
         return found
 

@@ -157,7 +157,9 @@ def first_run(work: Path, published: Path) -> dict[str, Any]:
             shutil.rmtree(work / name, ignore_errors=True)
         (work / "out").mkdir()
         with LocalHub() as hub:
-            hub.repositories[HUB_ID] = Repository.of(published)
+            model = hub.repositories[HUB_ID] = Repository.of(published)
+            for name in model.files:
+                model.listing(name)  # hashes, which the public hub has at hand
             first = caption(work, work / "out" / "first.jsonl", hub.url, "--download")
         write_whole(path, json.dumps({"steps": first.steps(), **figures([first])}))
     found: dict[str, Any] = json.loads(path.read_text("utf-8"))

@@ -35,8 +35,10 @@ _READ_AHEAD = 32
 _MAX_ANSWERED_AT_ONCE = 64
 
 #: A thread is given as many tasks at once as it reads in this time, at most so many.
-_READ_S = 0.004
-_MAX_READ_AT_ONCE = 8
+_READ_S = 0.008
+_MAX_READ_AT_ONCE = 32
+#: Threads that are given so many at once, of 0.5 ms or less each, take turns.
+_TINY_AT_ONCE = 16
 
 
 class SupportsCaptions(Preprocesses, Protocol):
@@ -143,7 +145,7 @@ class _TaskRequests(RequestSource):
 
     def _collect(self, max_requests: int, wait: bool) -> bool:
         """Take over the oldest tasks that were handed out; returns whether they have been read."""
-        self._read_ahead(max(_READ_AHEAD, 2 * max_requests), wait)
+        self._read_ahead(max(_READ_AHEAD, 2 * max_requests, 2 * self._at_once), wait)
         if not self._ahead or not (wait or self._ahead[0].done()):
             return False
         read = self._ahead.popleft().result()
@@ -163,7 +165,7 @@ class _TaskRequests(RequestSource):
             if not tasks:
                 return
             self._num_ahead += len(tasks)
-            turn = self._turn if self._at_once == _MAX_READ_AT_ONCE else nullcontext()
+            turn = self._turn if self._at_once >= _TINY_AT_ONCE else nullcontext()
             self._ahead.append(self._pool.submit(_read_all, tasks, self._read, turn))
 
     def _settle(self, task: Task, read: CaptionRequest | Exception) -> CaptionRequest | None:

@@ -11,6 +11,7 @@ from typing import BinaryIO, Final, Literal
 
 from altogether_rt.data.shards import tar_members
 from altogether_rt.data.shards.base import Ending
+from altogether_rt.data.shards.tar_headers import Header
 
 __all__ = ["BLOCK", "Member", "TarMembers", "copy_bytes", "write_end", "write_member"]
 
@@ -40,19 +41,19 @@ class _Walk(tar_members.TarMembers):
     """Keeps the headers of members that it is about to yield."""
 
     def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor)
+        super().__init__(descriptor, by_library=True)
         #: By offset of the content: header, end with padding, whether nothing is lost before it.
         self.headers: dict[int, tuple[tarfile.TarInfo, int, bool]] = {}
         #: Header and end of the last folder, if no member follows it.
         self.folder: tuple[tarfile.TarInfo, int] | None = None
 
-    def _member(self, info: tarfile.TarInfo, follows: int) -> tar_members.Member | None:
-        member = super()._member(info, follows)
+    def _pass(self, header: Header) -> None:
+        assert header.info is not None, "all headers are read by the library"
         is_whole = not self._damage and self._appended_at is None
-        self.folder = (info, follows) if member is None and is_whole else None
-        if member is not None:
-            self.headers[member.offset] = info, follows, is_whole
-        return member
+        found = header.info, header.follows
+        self.folder = found if header.member is None and is_whole else None
+        if header.member is not None:
+            self.headers[header.member.offset] = *found, is_whole
 
 
 class TarMembers:

@@ -173,7 +173,7 @@ class Study:
         for contestant in (OURS, "loop"):
             out, log = self._fresh(contestant)
             command = self._command(contestant, self._inputs, out, log, 2)
-            room = 5120 if contestant == OURS else 1024
+            room = 7168 if contestant == OURS else 1024
             limited = ["prlimit", f"--fsize={room}", *command]
             if contestant == OURS:
                 limited = [*command, "--file-bytes", str(room)]

@@ -23,6 +23,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import LocalExecutor
 from altogether_rt.jobs.folder import CaptionJob, CaptionSummary, caption_folder, open_folder
 from tests.fake_captioner import FakeCaptioner
+from tests.jobs.watching import size_of
 
 #: Of the HEIC files of the data folder, those that can be read where the extra is installed.
 NUM_READABLE_HEIC = 6 if importlib.util.find_spec("pillow_heif") else 0
@@ -289,14 +290,6 @@ def test_killed_at_any_moment(folder: Path, tmp_path: Path, seed: int, root: Pat
     assert out.read_bytes() == undisturbed.read_bytes()
     assert len(list(folder.rglob("*.txt"))) == 9
     assert sorted(os.listdir(tmp_path)) == ["killed.jsonl", "pictures", "undisturbed.jsonl"]
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file; 0 if it is not there, or is renamed this very moment."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from altogether_rt.jobs.folder import CaptionJob, caption_folder, open_folder
 from altogether_rt.jobs.plan import CaptionPlan, ListedTasks, Task
 from altogether_rt.jobs.processes import ProcessExecutor
 from tests.fake_captioner import FakeCaptioner
+from tests.jobs.watching import size_of
 
 pytestmark = pytest.mark.lean
 
@@ -186,12 +187,12 @@ def test_killed_at_any_moment(folder: Path, tmp_path: Path, root: Path) -> None:
     codes = []
     for turn in range(20):
         process = subprocess.Popen([*command, ".txt", "workers"], cwd=root, stderr=subprocess.PIPE)
-        start = part.stat().st_size if part.exists() else 0
+        start = size_of(part)
         wanted = start + rng.randrange(200, 2500)  # bytes of rows, then death
         deadline = time.monotonic() + 30
         children: list[int] = []
         while process.poll() is None and time.monotonic() < deadline:
-            if part.exists() and part.stat().st_size > wanted:
+            if size_of(part) > wanted:
                 children = children_of(process.pid)
                 if children and turn % 2:
                     kill(rng.choice(children))

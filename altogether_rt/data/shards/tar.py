@@ -16,8 +16,8 @@ from altogether_rt.data.shards.options import ShardOptions
 from altogether_rt.data.shards.samples.grouping import Entry, Parts, SampleGroups
 from altogether_rt.data.shards.samples.joined import JoinTable
 from altogether_rt.data.shards.samples.members import MemberSource
-from altogether_rt.data.shards.tar_headers import FileWindow, open_sparse
-from altogether_rt.data.shards.tar_members import Member, TarMembers
+from altogether_rt.data.shards.tar_headers import FileWindow, Member, open_sparse
+from altogether_rt.data.shards.tar_members import TarMembers
 from altogether_rt.data.sniff import SNIFF_BYTES
 from altogether_rt.errors import AltogetherError, ImageError
 

@@ -10,13 +10,15 @@ import os
 import re
 import tarfile
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 __all__ = [
     "FileWindow",
+    "Header",
     "HeaderContext",
     "HeaderInfo",
     "HeaderReader",
+    "Member",
     "as_text",
     "joined_name",
     "open_sparse",
@@ -45,6 +47,27 @@ _PLAIN: Final = re.compile(
 )
 #: What the checksum counts for the eight bytes of its own.
 _SUM_OF_SPACES: Final = 8 * 0x20
+
+
+class Member(NamedTuple):
+    """A member of a tar: where its content is. Nothing of it has been read."""
+
+    name: str  # in UTF-8; bytes that are not, as `\\xff`
+    offset: int  # of the content
+    size: int  # bytes of the content
+    kind: str  # "file", "link" or, as devices and FIFOs are, "other"
+    link: str = ""  # name of the member that a link means
+    end: int | None = None  # byte at which the content is cut off, if it is
+    sparse: tarfile.TarInfo | None = None  # for `open_sparse`, if the content has holes
+
+
+class Header(NamedTuple):
+    """A header of a tar."""
+
+    offset: int
+    member: Member | None  # None: a folder
+    follows: int  # where the next header should be
+    info: tarfile.TarInfo | None = None  # None: of a plain file, and not read by the library
 
 
 class FileWindow:

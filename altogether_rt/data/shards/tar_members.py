@@ -11,20 +11,22 @@ import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 from altogether_rt.data.shards.base import Ending
 from altogether_rt.data.shards.tar_headers import (
     FileWindow,
+    Header,
     HeaderContext,
     HeaderInfo,
     HeaderReader,
+    Member,
     as_text,
     joined_name,
     plain_header,
 )
 
-__all__ = ["Member", "TarMembers"]
+__all__ = ["TarMembers"]
 
 _BLOCK_BYTES: Final = 512
 _CHUNK_BYTES: Final = 1 << 20
@@ -38,31 +40,15 @@ _MAX_LOOKED_INTO: Final = 1 << 16
 _SEEK_DATA: Final = getattr(os, "SEEK_DATA", None)
 
 
-class Member(NamedTuple):
-    """A member of a tar: where its content is. Nothing of it has been read."""
-
-    name: str  # in UTF-8; bytes that are not, as `\\xff`
-    offset: int  # of the content
-    size: int  # bytes of the content
-    kind: str  # "file", "link" or, as devices and FIFOs are, "other"
-    link: str = ""  # name of the member that a link means
-    end: int | None = None  # byte at which the content is cut off, if it is
-    sparse: tarfile.TarInfo | None = None  # for `open_sparse`, if the content has holes
-
-
-class _Header(NamedTuple):
-    """A header of a tar."""
-
-    offset: int
-    member: Member | None  # None: a folder
-    follows: int  # where the next header should be
-
-
 class TarMembers:
     """Walks through a tar once; `ending` is known when the walk is over."""
 
-    def __init__(self, descriptor: int) -> None:
-        """descriptor: of a regular file, which stays open and keeps its position."""
+    def __init__(self, descriptor: int, *, by_library: bool = False) -> None:
+        """descriptor: of a regular file, which stays open and keeps its position.
+
+        by_library: read plain headers by the standard library too, for all that they say.
+        """
+        self._by_library = by_library
         self._descriptor = descriptor
         self._size = os.fstat(descriptor).st_size
         self._file = FileWindow(descriptor)
@@ -79,10 +65,11 @@ class TarMembers:
         pending: Member | None = None  # the last member: damage behind it may be its own
         while at < self._size:
             header = self._header(at)
-            found = self._swallowed(pending, at, at_end=not isinstance(header, _Header))
-            if found is None and isinstance(header, _Header):
+            found = self._swallowed(pending, at, at_end=not isinstance(header, Header))
+            if found is None and isinstance(header, Header):
                 if pending is not None:
                     yield pending
+                self._pass(header)
                 pending, at = header.member, header.follows
                 if at > self._size and pending is not None:
                     # Cut off, unless its size is what is wrong and other members follow.
@@ -98,7 +85,7 @@ class TarMembers:
                 if header.next is None:
                     break
                 at = header.next
-                if isinstance(self._header(at), _Header):
+                if isinstance(self._header(at), Header):
                     self._appended_at = self._appended_at or at
                     continue
             found = found or self._find(at)
@@ -111,6 +98,9 @@ class TarMembers:
         if pending is not None:
             yield pending
         self._end(at)
+
+    def _pass(self, header: Header) -> None:
+        """Called with each header on the way, before its member is yielded."""
 
     def _swallowed(self, member: Member | None, end: int, *, at_end: bool) -> int | None:
         """A header within a member, which should reach to `end`: bytes of it were lost.
@@ -137,16 +127,17 @@ class TarMembers:
             self._set_ending("whole", None, "")
         return found is not None
 
-    def _header(self, at: int) -> _Header | _Zeros | None:
+    def _header(self, at: int) -> Header | _Zeros | None:
         """The member whose header is there; None if it is damaged or the file ends in it."""
-        plain = plain_header(self._file.read(_BLOCK_BYTES, at))
+        block = b"" if self._by_library else self._file.read(_BLOCK_BYTES, at)
+        plain = plain_header(block)
         if plain is not None and not self._context.pax_headers:  # which may change any header
             name, size = plain
             offset = at + _BLOCK_BYTES
             end = offset + size
             cut = self._size if end > self._size else None
             member = Member(as_text(name), offset, size, "file", "", cut)
-            return _Header(at, member, end + -size % _BLOCK_BYTES)
+            return Header(at, member, end + -size % _BLOCK_BYTES)
         self._headers.seek(at)
         self._context.extensions.clear()
         try:
@@ -161,7 +152,7 @@ class TarMembers:
         follows = self._context.offset
         if info.size < 0 or info.offset_data > follows or follows <= at:
             return None
-        return _Header(info.offset, self._member(info, follows), follows)
+        return Header(info.offset, self._member(info, follows), follows, info)
 
     def _member(self, info: tarfile.TarInfo, follows: int) -> Member | None:
         name = as_text(info.name)
@@ -227,7 +218,7 @@ class TarMembers:
                 at = position + mark - _MARK_OFFSET
                 if at >= end:
                     return None
-                if isinstance(self._header(at), _Header):
+                if isinstance(self._header(at), Header):
                     return at
                 false_marks += 1
                 if false_marks > _MAX_FALSE_MARKS:

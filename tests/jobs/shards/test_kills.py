@@ -138,7 +138,7 @@ def test_a_full_disk_then_a_rerun(
     shards = make_tars(Path("in"), 1, 60)
     environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(root)}
     failed = subprocess.run(
-        [sys.executable, "-c", LIMITED, "5120"], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", LIMITED, "7168"], env=environment, capture_output=True, text=True
     )
     assert failed.returncode == 1 and "File too large" in failed.stderr
     assert not Path("out/00000.parquet").exists() and not list(Path("out").rglob("*.tmp"))

@@ -178,6 +178,12 @@ def test_what_systems_leave(read: Reader) -> None:
     assert found.unused("members_left_out") == 1
 
 
+def test_litter_is_told_by_the_parts_of_a_name(read: Reader) -> None:
+    """The whole of this one looks like a temporary of ours, and no part of it does."""
+    found = read([(".d/a.0123456789abcdef.tmp", png())])
+    assert found.keys == [".d/a"] and found.unused("system_litter") == 0
+
+
 # -- links, devices, folders, holes
 
 

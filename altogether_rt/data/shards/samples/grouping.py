@@ -99,7 +99,7 @@ class SampleGroups:
 
     def add(self, name: str, where: Any, size: int) -> None:
         """A member, in the order of the shard."""
-        if is_litter(name) or ("/" in name and any(map(is_litter, name.split("/")))):
+        if any(map(is_litter, name.split("/"))) if "/" in name else is_litter(name):
             self.litter.add(name)
             return
         if name.startswith("__") and _META.match(name):

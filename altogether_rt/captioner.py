@@ -12,44 +12,23 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.captions import (
-    Caption,
-    CaptionParams,
-    CaptionRequest,
-    CaptionStyle,
-    caption_params,
-)
+from altogether_rt.captions import Caption, CaptionParams, CaptionRequest, caption_params
 from altogether_rt.data.inputs import AltsLike, ImageLike, as_rgb, image_pairs
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.generation.engine import Completion, Engine, EngineStats, SequenceRequest
+from altogether_rt.generation.engine import Engine, EngineStats
 from altogether_rt.generation.requests import ListedRequests, RequestSource
-from altogether_rt.generation.sampling import row_seed
-from altogether_rt.generation.vision import MappedImage, VisionStage
+from altogether_rt.generation.stream import CaptionStream
+from altogether_rt.generation.vision import VisionStage
 from altogether_rt.opening import CaptionerParts, Dtype, ResolvedCaptioner, resolve_captioner
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 from altogether_rt.speculation.planner import DraftPlanner, Speculation
 from altogether_rt.speculation.store import new_planner
-from altogether_rt.wording.alt_style import Shortened, page_alt
 
 __all__ = ["Captioner", "open_captioner"]
-
-_NOT_SHORTENED: Shortened = ""
-#: What may separate the repeats of a loop, and ends no caption.
-_BETWEEN_REPEATS = " ,;:-\u2013\u2014"
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What a caption needs besides its tokens."""
-
-    alt_truncated: bool
-    seed: int
-    image: MappedImage
 
 
 class Captioner:
@@ -188,79 +167,31 @@ class Captioner:
         self._check_open()
         source = requests if isinstance(requests, RequestSource) else ListedRequests(requests)
         params = params or self.params()
-        held: dict[int, _Held] = {}
-        done: dict[int, Caption] = {}
-        engine = Engine(
+        stream = CaptionStream(
+            self._new_engine(speculation or self.speculation),
+            self._new_vision(),
+            self.config,
+            self.tokenizer.asking(params.style, params.prompt),
+            params,
+            keep_embeddings=keep_embeddings,
+        )
+        yield from stream.captions(source)
+
+    def _new_engine(self, speculation: Speculation) -> Engine:
+        config = self.config
+        return Engine(
             self.runtime,
-            self.config.decoder.eos_id,
-            self.config.generation.stop_ids,
-            speculation=speculation or self.speculation,
+            config.decoder.eos_id,
+            config.generation.stop_ids,
+            speculation=speculation,
             planner=self._planner,
             stats=self.stats,
         )
-        next_key = 0
-        for completion in engine.run(self._sequences(source, params, held)):
-            done[completion.key] = self._finish(
-                completion, held.pop(completion.key), params.style, keep_embeddings
-            )
-            while next_key in done:
-                yield done.pop(next_key)
-                next_key += 1
 
-    def _sequences(
-        self, source: RequestSource, params: CaptionParams, held: dict[int, _Held]
-    ) -> Iterator[SequenceRequest | None]:
-        """Sequences of the requests that are ready, encoded and mapped a batch at a time.
-
-        Yields None if none is ready while captions are being generated, and waits otherwise.
-        """
-        keys = itertools.count()
-        tokenizer = self.tokenizer.asking(params.style, params.prompt)
+    def _new_vision(self) -> VisionStage:
         config = self.config
         tiles = None if config.tiles is None else self.preprocessor.tiles
-        vision = VisionStage(self.runtime, self.stats, config.encoder.embedding_shape, tiles)
-        for batch in vision.batches(source, lambda: not held):
-            if not batch:
-                yield None
-                continue
-            for request, image in batch:
-                prompt = tokenizer.prompt(request.alts)
-                seed = row_seed(image.content, request.alts, params.seed)
-                key = next(keys)
-                held[key] = _Held(prompt.alt_truncated, seed, image)
-                before_ids, *between_ids = config.pieces(*image.grid)
-                yield SequenceRequest(
-                    key,
-                    image.visual_tokens,
-                    prompt.ids,
-                    params.max_new_tokens,
-                    seed=seed,
-                    temperature=params.temperature,
-                    top_p=params.top_p,
-                    alt_ids=prompt.alt_ids,
-                    embedding=image.pooled,
-                    before_ids=before_ids,
-                    between_ids=between_ids,
-                    loop_repeats=params.loop_repeats,
-                )
-
-    def _finish(
-        self, completion: Completion, held: _Held, style: CaptionStyle, keep_embedding: bool
-    ) -> Caption:
-        text, shortened = self.tokenizer.decode(completion.ids), _NOT_SHORTENED
-        if completion.finish_reason == "loop":
-            text = text.rstrip(_BETWEEN_REPEATS)
-        if style == "alt":
-            text, shortened = page_alt(text)
-        return Caption(
-            text=text,
-            finish_reason=completion.finish_reason,
-            tokens=completion.num_tokens,
-            alt_truncated=held.alt_truncated,
-            seed=held.seed,
-            shortened=shortened,
-            embedded=held.image.embedded if keep_embedding else None,
-        )
+        return VisionStage(self.runtime, self.stats, config.encoder.embedding_shape, tiles)
 
     def reset_speculation(self) -> None:
         """Drop what drafting has learnt from captions so far, as if the captioner were just opened.

@@ -13,7 +13,7 @@ from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.hub.lookup import locate_bundle
 from altogether_rt.machine.device import find_gpu, has_module, parse_device
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.select import load_bundle, open_runtime
 

@@ -22,7 +22,7 @@ from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.config import CaptionerConfig, GenerationConfig, MapperConfig, PromptConfig
 from altogether_rt.importing.huggingface import decoder_from_hf
 from altogether_rt.model.captioner import CaptionerModel
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.scene import Scene
 from altogether_rt.scenes.text import make_scene

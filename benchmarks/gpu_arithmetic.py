@@ -43,7 +43,7 @@ from altogether_rt.export.float8 import observed  # noqa: E402
 from altogether_rt.export.recipes import find_recipe  # noqa: E402
 from altogether_rt.export.samples import draw_samples  # noqa: E402
 from altogether_rt.importing.bundle import checkpoint_folder  # noqa: E402
-from altogether_rt.preprocess import PromptTokenizer  # noqa: E402
+from altogether_rt.preprocess.prompts import PromptTokenizer  # noqa: E402
 from altogether_rt.scenes.draw import render  # noqa: E402
 from altogether_rt.scenes.text import make_sample  # noqa: E402
 

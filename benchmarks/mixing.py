@@ -40,7 +40,7 @@ from altogether_rt import Captioner
 from altogether_rt.data.images import load_image
 from altogether_rt.data.rows import read_rows
 from altogether_rt.mixing.draw import MixDraw
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 from altogether_rt.train.log import TrainLog
 from altogether_rt.train.loop import minimize
 from altogether_rt.train.recipe import Optimization

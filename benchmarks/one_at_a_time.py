@@ -37,7 +37,8 @@ sys.path[:0] = [str(ROOT), str(BENCHMARKS)]
 
 from altogether_rt.artifacts.bundle import Bundle  # noqa: E402
 from altogether_rt.bench.report import describe_machine  # noqa: E402
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer  # noqa: E402
+from altogether_rt.preprocess.pixels import Preprocessor  # noqa: E402
+from altogether_rt.preprocess.prompts import PromptTokenizer  # noqa: E402
 from altogether_rt.runtime.base import Runtime  # noqa: E402
 from altogether_rt.runtime.batches import decode_batch, prefill_batch  # noqa: E402
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime  # noqa: E402

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.scenes.text import make_sample
 
 __all__ = ["SEED", "SOURCES", "TextPair", "TokenPair", "token_pairs"]

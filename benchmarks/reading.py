@@ -43,7 +43,7 @@ from altogether_rt.data.images import ImageLimits, load_image  # noqa: E402
 from altogether_rt.data.sources.base import Sample  # noqa: E402
 from altogether_rt.jobs.plan import CaptionPlan, Task  # noqa: E402
 from altogether_rt.machine.limits import available_cores  # noqa: E402
-from altogether_rt.preprocess import Preprocessor  # noqa: E402
+from altogether_rt.preprocess.pixels import Preprocessor  # noqa: E402
 
 RESULTS = HERE / "results" / "reading.json"
 CONFIG = "altogether-opt-1.3b"  # 224 pixels, bicubic

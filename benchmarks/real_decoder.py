@@ -33,7 +33,7 @@ from altogether_rt.export.from_checkpoint import export_checkpoint
 from altogether_rt.export.recipes import find_recipe
 from altogether_rt.export.samples import Samples
 from altogether_rt.export.verify import logit_agreement
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.batches import prefill_batch
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime

@@ -44,7 +44,7 @@ from altogether_rt.bench.report import describe_machine
 from altogether_rt.bench.timing import measure, percentile
 from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.engine import Engine, EngineStats, SequenceRequest
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.select import open_runtime
 from altogether_rt.scenes.draw import render

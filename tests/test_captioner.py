@@ -21,7 +21,7 @@ from altogether_rt.config import CaptionerConfig, DecoderConfig, EncoderConfig, 
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.requests import Recent, RequestSource
 from altogether_rt.opening import CaptionerParts
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime
 
 pytestmark = pytest.mark.lean

@@ -22,7 +22,7 @@ from altogether_rt.artifacts.bundle import Bundle, is_checkpoint
 from altogether_rt.captions import CaptionRequest, content_hash
 from altogether_rt.errors import BundleError
 from altogether_rt.generation.sampling import row_seed, row_uniforms
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.tensorrt.engine_files import engine_key
 from altogether_rt.speculation.store import new_planner
 

@@ -12,7 +12,7 @@ from altogether_rt.export.from_checkpoint import export_checkpoint
 from altogether_rt.export.recipes import find_recipe
 from altogether_rt.importing.bundle import checkpoint_folder
 from altogether_rt.opening import CaptionerParts
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.scenes.dataset import reference_row
 from altogether_rt.scenes.draw import render

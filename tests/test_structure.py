@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scenes": {"artifacts"},
     "data": {"artifacts", "captions", "wording"},
     "runtime": {"artifacts", "machine", "model"},
-    "generation": {"captions", "runtime", "speculation"},
+    "generation": {"captions", "preprocess", "runtime", "speculation", "wording"},
     "train": {"artifacts", "data", "machine", "metrics", "model", "preprocess", "scenes"},
     "export": {"artifacts", "data", "model", "preprocess", "runtime", "scenes"},
     "importing": {"artifacts", "export", "model", "preprocess", "runtime"},
@@ -43,7 +43,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "opening": {"artifacts", "data", "hub", "machine", "preprocess", "runtime"},
     "captioner": {
         *("artifacts", "captions", "data", "generation", "opening", "preprocess", "speculation"),
-        "wording",
     },
     "web": {"artifacts", "data", "monitoring"},
     "mixing": {"artifacts", "data"},

@@ -26,7 +26,7 @@ from altogether_rt.evaluation.inputs import image_path
 from altogether_rt.evaluation.metric import Metric, Unavailable
 from altogether_rt.importing.encoders import check_encoder_weights, encoder_config
 from altogether_rt.model.encoder import Encoder, build_clip, is_published
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 
 __all__ = ["ClipModel", "ClipScore", "ImageEmbeddings", "clip_score", "open_embeddings"]
 

@@ -12,7 +12,7 @@ from altogether_rt.export.recipes import Recipe
 from altogether_rt.export.samples import draw_samples, read_samples
 from altogether_rt.export.weights import SafetensorsWeights
 from altogether_rt.model.encoder import with_architecture
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 
 __all__ = ["export_checkpoint"]
 

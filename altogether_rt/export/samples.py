@@ -19,7 +19,8 @@ from altogether_rt.data.alts import read_alts
 from altogether_rt.data.images import load_image
 from altogether_rt.data.sniff import has_image_suffix
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.preprocess.pixels import Preprocessor
+from altogether_rt.preprocess.prompts import PromptTokenizer
 
 __all__ = ["Samples", "draw_samples", "read_samples"]
 

@@ -20,7 +20,7 @@ from altogether_rt.importing.bundle_encoder import recover_encoder
 from altogether_rt.importing.bundle_weights import GraphWeights, recover_parameters
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import build_encoder
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.metrics import DocumentFrequencies, bleu, cider_d
 from altogether_rt.model.captioner import CaptionerModel
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.train.compute.device import device_of
 from altogether_rt.train.compute.embeddings import Embeddings
 from altogether_rt.train.data import Dataset, example_order, finetune_texts, pretrain_texts

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from altogether_rt.config import EncoderConfig
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.preprocess.pixels import Preprocessor
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.scene import FACT_CLASSES, fact_labels
 from altogether_rt.scenes.text import make_sample, make_scene

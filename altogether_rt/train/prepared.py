@@ -25,7 +25,7 @@ from altogether_rt.artifacts.files import write_whole
 from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.machine.limits import available_cores
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 from altogether_rt.train.data import Dataset, OpenImage
 from altogether_rt.train.log import Countdown
 

@@ -19,7 +19,7 @@ from altogether_rt.machine.limits import available_cores
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_clip, build_encoder
 from altogether_rt.model.lora import add_lora, merge_lora
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.train.captioning import CaptioningObjective, HeldOut
 from altogether_rt.train.compute.device import device_name, training_device
 from altogether_rt.train.compute.embeddings import EmbeddingCache, SomeEmbeddings

@@ -25,7 +25,7 @@ from altogether_rt.export.recipes import Threshold
 from altogether_rt.export.verify import Recording, compare
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.opening import CaptionerParts
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import StepBatch, StepResult
 from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
 from altogether_rt.runtime.torch.quantized_cache import CacheType, round_vectors

@@ -56,7 +56,7 @@ def record_reference(request: dict[str, Any], emit: Emit) -> None:
 
     from altogether_rt.export.samples import draw_samples
     from altogether_rt.export.verify import record
-    from altogether_rt.preprocess import PromptTokenizer
+    from altogether_rt.preprocess.prompts import PromptTokenizer
     from altogether_rt.runtime.torch.open import resolve_checkpoint
 
     torch.backends.cudnn.allow_tf32 = False  # convolutions would have 10 bits of mantissa

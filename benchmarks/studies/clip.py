@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from altogether_rt.config import EncoderConfig
 from altogether_rt.mixing.draw import MixDraw, MixedText, mix_text
 from altogether_rt.model.encoder import build_clip
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.train.data import example_order
 from altogether_rt.train.recipe import Optimization
 

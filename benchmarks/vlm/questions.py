@@ -15,7 +15,8 @@ from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.captioner import Captioner
 from altogether_rt.captions import CaptionRequest, caption_params
 from altogether_rt.data.images import load_image
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.preprocess.pixels import Preprocessor
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from vlm.reference import Answer
 
 __all__ = ["Photograph", "Question", "answer", "ask", "read_photographs", "write_captions"]

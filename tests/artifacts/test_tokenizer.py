@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from altogether_rt.artifacts.tokenizer import read_tokenizer
 from altogether_rt.config import PromptConfig
 from altogether_rt.errors import AltogetherError
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 
 pytestmark = pytest.mark.lean
 

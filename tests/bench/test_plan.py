@@ -15,7 +15,7 @@ from altogether_rt.bench.report import BenchReport, BenchSettings
 from altogether_rt.cli.main import app
 from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 from tests.bench.test_report import StandIn, runtime  # noqa: F401
 
 pytestmark = pytest.mark.lean

@@ -32,7 +32,7 @@ from altogether_rt.config import (
 )
 from altogether_rt.machine.report import Processor
 from altogether_rt.opening import CaptionerParts
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Array, Runtime, StepBatch, StepResult
 
 pytestmark = pytest.mark.lean

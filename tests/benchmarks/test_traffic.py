@@ -15,7 +15,7 @@ from peers import traffic
 from peers.traffic import make_rows, read_rows
 
 from altogether_rt.artifacts.bundle import Bundle, find_bundle
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.scenes.text import make_sample
 
 

@@ -19,7 +19,7 @@ from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.jobs.executor import LocalExecutor
 from altogether_rt.jobs.folder import CaptionJob, caption_folder, open_folder
 from altogether_rt.jobs.plan import CaptionPlan, Task
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 from tests.fake_captioner import FakeCaptioner
 
 pytestmark = pytest.mark.lean

@@ -11,7 +11,8 @@ pytestmark = pytest.mark.lean
 
 
 @pytest.mark.parametrize(
-    "package", ["generation.engine", "generation.requests", "speculation.store"]
+    "package",
+    ["generation.engine", "generation.requests", "generation.stream", "speculation.store"],
 )
 def test_no_backend_is_loaded(package: str) -> None:
     code = (

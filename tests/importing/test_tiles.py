@@ -21,7 +21,8 @@ from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.export.from_checkpoint import export_checkpoint
 from altogether_rt.export.recipes import find_recipe
 from altogether_rt.importing.vision_language import import_vision_language
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.preprocess.pixels import Preprocessor
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import StepBatch, StepRow
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.importing.small_vlm import SPECIAL, VISION, write_smolvlm

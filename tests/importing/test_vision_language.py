@@ -27,7 +27,7 @@ from altogether_rt.importing.vision_language import (
 )
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.model.lora import merge_lora
-from altogether_rt.preprocess import Prompt, PromptTokenizer
+from altogether_rt.preprocess.prompts import Prompt, PromptTokenizer
 from tests.importing.small_vlm import (
     TEXT,
     VISION,

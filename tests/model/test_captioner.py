@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from altogether_rt.config import CaptionerConfig, EncoderConfig, MapperConfig, PromptConfig
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.decoder import KVCache
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from tests.model.huggingface import FAMILIES, PAD, VOCAB, Pair, make_pair
 
 PREFIX, EMBED, ALT = 5, 12, 8

@@ -16,7 +16,7 @@ from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.model.encoder import Encoder, build_clip, build_encoder, with_architecture
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 
 make_torchvision_importable()
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from altogether_rt.config import EncoderConfig
 from altogether_rt.errors import AltogetherError
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 from altogether_rt.train import prepared
 from altogether_rt.train.data import Dataset, FolderDataset, OpenImage, ScenesDataset
 from altogether_rt.train.prepared import PreparedImages, prepare_images

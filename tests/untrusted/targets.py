@@ -35,7 +35,7 @@ from altogether_rt.errors import ImageError
 from altogether_rt.importing.captioner import import_captioner, read_captioner
 from altogether_rt.importing.encoders import embedded_encoder
 from altogether_rt.importing.tokenizer import tokenizer_json
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.speculation.store import load_drafting_state
 from tests.importing import published
 from tests.untrusted.mutations import (

@@ -65,7 +65,7 @@ def learn_command(
     """
     from altogether_rt.artifacts.bundle import Bundle
     from altogether_rt.hub.lookup import locate_bundle
-    from altogether_rt.preprocess import PromptTokenizer
+    from altogether_rt.preprocess.prompts import PromptTokenizer
     from altogether_rt.speculation.planner import DraftPlanner
     from altogether_rt.speculation.store import save_drafting_state, teach
 

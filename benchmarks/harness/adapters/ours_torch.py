@@ -11,7 +11,7 @@ from typing import Any
 
 from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.opening import CaptionerParts
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from harness.adapter import Unavailable
 from harness.adapters.ours import MAX_BATCH, Ours
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from altogether_rt.config import named_config
-from altogether_rt.preprocess import Preprocessor
+from altogether_rt.preprocess.pixels import Preprocessor
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
 

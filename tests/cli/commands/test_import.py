@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.cli.main import app
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from tests.importing import published
 
 runner = CliRunner()

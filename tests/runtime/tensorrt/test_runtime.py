@@ -18,7 +18,7 @@ from altogether_rt.captioner import Captioner
 from altogether_rt.captions import CaptionRequest
 from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.opening import CaptionerParts
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.cuda.runtime import DeviceRuntime

@@ -19,7 +19,7 @@ from altogether_rt.captioner import Captioner
 from altogether_rt.captions import CaptionRequest
 from altogether_rt.importing.bundle import checkpoint_folder
 from altogether_rt.opening import CaptionerParts
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Runtime, Sampling, StepBatch, StepRow
 from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.decode_graphs import row_buckets

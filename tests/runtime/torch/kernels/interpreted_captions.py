@@ -10,7 +10,7 @@ import torch
 
 from altogether_rt.captioner import Captioner
 from altogether_rt.opening import CaptionerParts
-from altogether_rt.preprocess import PromptTokenizer
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.kernels import attention, choice

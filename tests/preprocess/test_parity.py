@@ -14,7 +14,8 @@ from PIL import Image
 from altogether_rt.config import EncoderConfig, PromptConfig
 from altogether_rt.importing.tokenizer import tokenizer_json
 from altogether_rt.model._torchvision import make_torchvision_importable
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.preprocess.pixels import Preprocessor
+from altogether_rt.preprocess.prompts import PromptTokenizer
 
 make_torchvision_importable()
 

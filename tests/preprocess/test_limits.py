@@ -7,7 +7,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from altogether_rt.config import EncoderConfig, PromptConfig
-from altogether_rt.preprocess import Preprocessor, PromptTokenizer
+from altogether_rt.preprocess.pixels import Preprocessor
+from altogether_rt.preprocess.prompts import PromptTokenizer
 
 pytestmark = pytest.mark.lean
 

@@ -1,0 +1,114 @@
+"""Requests to captions, in order: images mapped, prompts made, tokens generated, texts finished."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from altogether_rt.captions import Caption, CaptionParams
+from altogether_rt.config import CaptionerConfig
+from altogether_rt.generation.engine import Completion, Engine, SequenceRequest
+from altogether_rt.generation.requests import RequestSource
+from altogether_rt.generation.sampling import row_seed
+from altogether_rt.generation.vision import MappedImage, VisionStage
+from altogether_rt.preprocess.prompts import PromptTokenizer
+from altogether_rt.wording.alt_style import Shortened, page_alt
+
+__all__ = ["CaptionStream"]
+
+_NOT_SHORTENED: Shortened = ""
+#: What may separate the repeats of a loop, and ends no caption.
+_BETWEEN_REPEATS = " ,;:-\u2013\u2014"
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a caption needs besides its tokens."""
+
+    alt_truncated: bool
+    seed: int
+    image: MappedImage
+
+
+class CaptionStream:
+    """Captions of one source of requests, all with the same parameters."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        vision: VisionStage,
+        config: CaptionerConfig,
+        tokenizer: PromptTokenizer,
+        params: CaptionParams,
+        *,
+        keep_embeddings: bool = False,
+    ) -> None:
+        """Engine and vision stage are those of one runtime. tokenizer: its prompts are those of the
+        style and the instruction that params ask for. keep_embeddings: captions come with theirs.
+        """
+        self._engine = engine
+        self._vision = vision
+        self._config = config
+        self._tokenizer = tokenizer
+        self._params = params
+        self._keep_embeddings = keep_embeddings
+        self._held: dict[int, _Held] = {}  # of the captions being generated
+
+    def captions(self, source: RequestSource) -> Iterator[Caption]:
+        """In the order of the requests, each as soon as it and those before it are done."""
+        done: dict[int, Caption] = {}
+        next_key = 0
+        for completion in self._engine.run(self._sequences(source)):
+            done[completion.key] = self._finish(completion, self._held.pop(completion.key))
+            while next_key in done:
+                yield done.pop(next_key)
+                next_key += 1
+
+    def _sequences(self, source: RequestSource) -> Iterator[SequenceRequest | None]:
+        """Sequences of the requests that are ready, encoded and mapped a batch at a time.
+
+        Yields None if none is ready while captions are being generated, and waits otherwise.
+        """
+        keys = itertools.count()
+        params = self._params
+        for batch in self._vision.batches(source, lambda: not self._held):
+            if not batch:
+                yield None
+                continue
+            for request, image in batch:
+                prompt = self._tokenizer.prompt(request.alts)
+                seed = row_seed(image.content, request.alts, params.seed)
+                key = next(keys)
+                self._held[key] = _Held(prompt.alt_truncated, seed, image)
+                before_ids, *between_ids = self._config.pieces(*image.grid)
+                yield SequenceRequest(
+                    key,
+                    image.visual_tokens,
+                    prompt.ids,
+                    params.max_new_tokens,
+                    seed=seed,
+                    temperature=params.temperature,
+                    top_p=params.top_p,
+                    alt_ids=prompt.alt_ids,
+                    embedding=image.pooled,
+                    before_ids=before_ids,
+                    between_ids=between_ids,
+                    loop_repeats=params.loop_repeats,
+                )
+
+    def _finish(self, completion: Completion, held: _Held) -> Caption:
+        text, shortened = self._tokenizer.decode(completion.ids), _NOT_SHORTENED
+        if completion.finish_reason == "loop":
+            text = text.rstrip(_BETWEEN_REPEATS)
+        if self._params.style == "alt":
+            text, shortened = page_alt(text)
+        return Caption(
+            text=text,
+            finish_reason=completion.finish_reason,
+            tokens=completion.num_tokens,
+            alt_truncated=held.alt_truncated,
+            seed=held.seed,
+            shortened=shortened,
+            embedded=held.image.embedded if self._keep_embeddings else None,
+        )

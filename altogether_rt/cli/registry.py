@@ -39,7 +39,7 @@ GROUPS: dict[str, GroupSpec] = {
 
 COMMANDS: dict[str, CommandSpec] = {
     "caption": CommandSpec(
-        "altogether_rt.cli.commands.caption:caption_command",
+        "altogether_rt.cli.commands.caption.command:caption_command",
         "Caption a folder of images, or a dataset in shards, with their alt-texts.",
         (
             "altogether-rt caption photos/ --alt alts.jsonl",

@@ -12,7 +12,7 @@ import typer
 
 from altogether_rt.cli.caption_notes import shard_notes
 from altogether_rt.cli.caption_prompt import caption_checker
-from altogether_rt.cli.caption_report import error_lines
+from altogether_rt.cli.commands.caption.report import error_lines
 from altogether_rt.cli.commands.shards.report import exit_code, problems_data, report
 from altogether_rt.cli.device import check_gpu
 from altogether_rt.cli.downloads import ensure_bundle

@@ -1,0 +1,53 @@
+"""A command whose options are the fields of a dataclass, so that they are listed once.
+
+With many options, a function that takes each by itself would list them twice: in its signature, and
+where it hands them on.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import Any, TypeVar, get_type_hints
+
+import typer
+
+__all__ = ["takes"]
+
+Arguments = TypeVar("Arguments")
+
+
+def takes(
+    arguments: type[Arguments],
+) -> Callable[[Callable[[typer.Context, Arguments], None]], Callable[..., None]]:
+    """Make a function of a context and a dataclass a command, whose options are the fields.
+
+    A field's type is annotated as typer takes it. One without a default is required.
+    """
+
+    def decorate(function: Callable[[typer.Context, Arguments], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(context: typer.Context, **given: Any) -> None:
+            function(context, arguments(**given))
+
+        vars(command)["__signature__"] = _signature(arguments)
+        return command
+
+    return decorate
+
+
+def _signature(arguments: type) -> inspect.Signature:
+    types = get_type_hints(arguments, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    context = inspect.Parameter("context", keyword, annotation=typer.Context)
+    options = [
+        inspect.Parameter(each.name, keyword, default=_default(each), annotation=types[each.name])
+        for each in fields(arguments)
+    ]
+    return inspect.Signature([context, *options], return_annotation=None)
+
+
+def _default(field: Field[Any]) -> Any:
+    return inspect.Parameter.empty if field.default is MISSING else field.default

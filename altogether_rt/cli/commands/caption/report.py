@@ -44,6 +44,32 @@ def report(
 
     captioner_notes: why captions may not be what is expected, as said before the run.
     """
+    _note_problems(job, summary, output)
+    for sentence in hygiene_sentences(summary.hygiene, job.hygiene):
+        output.note(sentence)
+    sentence = _sentence(job, summary) + _changed(summary) + _unusable(source)
+    data = {
+        **_summary_data(job, source, summary, sheet),
+        "alt_file": _alt_file(source),
+        "captioner_notes": list(captioner_notes),
+        "failed_examples": state.error_examples,
+    }
+    checked = [] if summary.checks is None else [f"  {summary.checks.sentence()}"]
+    output.result(data, [sentence, *checked, *error_lines(state)])
+    alts = summary.alts_written
+    if alts is not None:
+        where = "their XMP" if alts.target == IN_PLACE else f"copies of them in {alts.target}"
+        output.show(f"{alts.num_written:,} images have their captions as alt-texts in {where}.")
+    if sheet is not None:
+        output.show(f"Look at them in {sheet}.")
+    if summary.num_failed and not summary.captioned and not summary.skipped:
+        count = summary.num_failed
+        failed = "the one image could not" if count == 1 else f"none of the {count:,} images could"
+        raise AltogetherError(f"{failed} be captioned: {job.out} says why.")
+
+
+def _note_problems(job: CaptionJob, summary: CaptionSummary, output: Output) -> None:
+    """What did not go as it was asked, a sentence each."""
     alts = summary.alts_written
     for problems, what in (
         (alts.kept if alts else Problems(), "images have other alt-texts, or are other files"),
@@ -75,26 +101,6 @@ def report(
             f"{summary.errors_skipped:,} images failed in an earlier run and were skipped: "
             "--retry-errors tries them again."
         )
-    for sentence in hygiene_sentences(summary.hygiene, job.hygiene):
-        output.note(sentence)
-    sentence = _sentence(job, summary) + _changed(summary) + _unusable(source)
-    data = {
-        **_summary_data(job, source, summary, sheet),
-        "alt_file": _alt_file(source),
-        "captioner_notes": list(captioner_notes),
-        "failed_examples": state.error_examples,
-    }
-    checked = [] if summary.checks is None else [f"  {summary.checks.sentence()}"]
-    output.result(data, [sentence, *checked, *error_lines(state)])
-    if alts is not None:
-        where = "their XMP" if alts.target == IN_PLACE else f"copies of them in {alts.target}"
-        output.show(f"{alts.num_written:,} images have their captions as alt-texts in {where}.")
-    if sheet is not None:
-        output.show(f"Look at them in {sheet}.")
-    if summary.num_failed and not summary.captioned and not summary.skipped:
-        count = summary.num_failed
-        failed = "the one image could not" if count == 1 else f"none of the {count:,} images could"
-        raise AltogetherError(f"{failed} be captioned: {job.out} says why.")
 
 
 def _alt_file(source: Source) -> str | None:

@@ -128,15 +128,8 @@ def caption_folder(
     with ExitStack() as stack:
         sink: RowSink = open_rows(job.out, source.order_key)
         stack.enter_context(sink)
-        output = JobOutput(
-            sink,
-            _open_embeddings(job, source, stack),
-            _sidecars(job, source),
-            stamp,
-            summary,
-            _alt_writer(job, source),
-            job.checker,
-        )
+        embeddings = _open_embeddings(job, source, stack)
+        output = _output(job, source, sink, embeddings, stamp, summary)
         changes = _changes(job, source, sink, monitor)
         done = sink.recover(
             row_check(stamp),
@@ -202,6 +195,25 @@ def _plan(job: CaptionJob, params: CaptionParams) -> CaptionPlan:
         job.fast_jpeg,
         embeddings=EmbeddingFile(files.read, files.encoder) if files and files.read else None,
         keep_embeddings=files is not None and files.save is not None,
+    )
+
+
+def _output(
+    job: CaptionJob,
+    source: Source,
+    sink: RowSink,
+    embeddings: EmbeddingSink | None,
+    stamp: RunStamp,
+    summary: CaptionSummary,
+) -> JobOutput:
+    return JobOutput(
+        sink,
+        embeddings,
+        _sidecars(job, source),
+        stamp,
+        summary,
+        _alt_writer(job, source),
+        job.checker,
     )
 
 

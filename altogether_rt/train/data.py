@@ -23,6 +23,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample, make_scene
 from altogether_rt.train.annotations import Example, read_example, read_name
+from altogether_rt.train.recipe import DataRecipe
 
 __all__ = [
     "Dataset",
@@ -34,6 +35,7 @@ __all__ = [
     "check_training_file",
     "example_order",
     "finetune_texts",
+    "open_dataset",
     "pretrain_texts",
     "split_held_out",
 ]
@@ -173,6 +175,22 @@ class FolderDataset:
     def texts_id(self, index: int) -> str:
         example = self.example(index, 0)
         return json.dumps([self.key(index), example.alts, example.caption])
+
+
+def open_dataset(data: DataRecipe, say: Callable[[str], None], *, skip_bad: bool) -> Dataset:
+    """The dataset that a recipe names. say and skip_bad: as `FolderDataset` takes them.
+
+    Raises AltogetherError if its data cannot be read.
+    """
+    if data.source == "folder":
+        return FolderDataset(
+            Path(data.path),
+            say,
+            images=Path(data.images) if data.images else None,
+            round_number=data.round_number,
+            skip_bad=skip_bad,
+        )
+    return ScenesDataset(data.num_scenes, data.scenes_seed)
 
 
 @dataclass(frozen=True)

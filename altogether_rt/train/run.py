@@ -25,7 +25,7 @@ from altogether_rt.train.compute.device import device_name, training_device
 from altogether_rt.train.compute.embeddings import EmbeddingCache, SomeEmbeddings
 from altogether_rt.train.compute.threads import fastest_num_threads
 from altogether_rt.train.contrastive import ContrastiveObjective
-from altogether_rt.train.data import Dataset, FolderDataset, ScenesDataset, Subset, split_held_out
+from altogether_rt.train.data import Dataset, ScenesDataset, Subset, open_dataset, split_held_out
 from altogether_rt.train.folder import (
     ENCODER_NAME,
     TOKENIZER_NAME,
@@ -138,7 +138,7 @@ class _Run:
                 f"{folder} is of an older version, which did not note recipe and data: not compared"
             )
         self.skip_bad = skip_bad
-        self.dataset = _dataset(recipe.data, say, skip_bad=skip_bad)
+        self.dataset = open_dataset(recipe.data, say, skip_bad=skip_bad)
 
     def to(self, out: Path, threads: int | None) -> None:
         """Run everything, from reading the images to writing the checkpoint."""
@@ -292,15 +292,3 @@ class _Run:
         save_checkpoint(
             out, self.config, state, self.folder / TOKENIZER_NAME, self.record.to_dict()
         )
-
-
-def _dataset(data: DataRecipe, say: Say, *, skip_bad: bool) -> Dataset:
-    if data.source == "folder":
-        return FolderDataset(
-            Path(data.path),
-            say,
-            images=Path(data.images) if data.images else None,
-            round_number=data.round_number,
-            skip_bad=skip_bad,
-        )
-    return ScenesDataset(data.num_scenes, data.scenes_seed)

@@ -1,8 +1,7 @@
 """AVIF and HEIF: how large the coded frames are, whatever size the file declares.
 
 A decoder allocates what the frame's own header says, and only then is the size compared with the
-one declared. Sources: ISO/IEC 14496-12 (boxes), 23008-12 (items), the AV1 bitstream specification
-(5.3, 5.5) and ITU-T H.265 (7.3.2.2).
+one declared. Sources: ISO/IEC 14496-12 (boxes), 23008-12 (items).
 """
 
 from __future__ import annotations
@@ -11,6 +10,13 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from altogether_rt.data.images.files import Part
+from altogether_rt.data.images.frame_sizes import (
+    HEADER_BYTES,
+    Size,
+    av1_sizes,
+    hevc_sizes,
+    parameter_set_size,
+)
 from altogether_rt.data.images.prepared import Prepared, RefusedError, Scan
 
 __all__ = ["prepare_heif"]
@@ -32,14 +38,7 @@ _CONTAINERS: Final = {
 }
 _MAX_DEPTH: Final = 10
 
-#: Bytes of a sequence header or parameter set that are looked into: the size is near their start.
-_HEADER_BYTES: Final = 1024
-
-_AV1_SEQUENCE_HEADER: Final = 1
-_HEVC_SPS: Final = 33
-
 _Box = tuple[bytes, int, int]  # kind, start of the content, end
-_Size = tuple[int, int]
 
 
 def prepare_heif(scan: Scan) -> Prepared:
@@ -47,26 +46,26 @@ def prepare_heif(scan: Scan) -> Prepared:
     says none: no decoder takes it.
     """
     boxes = list(_boxes(scan, 0, scan.num_bytes, 0))
-    declared: list[_Size] = []
-    coded: list[_Size] = []
+    declared: list[Size] = []
+    coded: list[Size] = []
     nal_bytes = 4
     for kind, start, end in boxes:
         if kind == b"ispe" and (size := scan.unpack(">II", start + 4)) is not None:
             declared.append((size[0], size[1]))
         elif kind == b"av1C":
-            coded += _av1_sizes(scan, start + 4, end)
+            coded += av1_sizes(scan, start + 4, end)
         elif kind == b"hvcC":
             nal_bytes = (scan.read(start + 21, 1) or b"\3")[0] % 4 + 1
             coded += _hvcc_sizes(scan, start, end)
     for item in (*_items(scan, boxes), *_first_samples(scan, boxes)):
         kind, data = item
         if kind == b"av01":
-            sizes = list(_av1_sizes(data, 0, data.num_bytes))
+            sizes = list(av1_sizes(data, 0, data.num_bytes))
             if not sizes:
                 raise RefusedError("damaged", "has an AV1 frame without a sequence header")
             coded += sizes
         elif kind in (b"hvc1", b"hev1"):
-            coded += _hevc_sizes(data, nal_bytes)
+            coded += hevc_sizes(data, nal_bytes)
     largest = max((*declared, *coded), key=lambda size: size[0] * size[1], default=None)
     return Prepared(size=largest if largest and min(largest) > 0 else None)
 
@@ -171,64 +170,7 @@ def _first_samples(scan: Scan, boxes: list[_Box]) -> Iterator[tuple[bytes, Scan]
             kind, size = b"", 0
 
 
-def _av1_sizes(scan: Scan, start: int, end: int) -> Iterator[_Size]:
-    """The largest frame that each sequence header in a range of open bitstream units allows."""
-    while start < end and (head := scan.read(start, 11)):
-        has_extension, has_size = bool(head[0] & 4), bool(head[0] & 2)
-        at = 1 + has_extension
-        size = end - start - at
-        if has_size:
-            size, count = _leb128(head[at:])
-            at += count
-        if head[0] >> 3 & 15 == _AV1_SEQUENCE_HEADER:
-            found = _av1_size(_Bits(scan.read(start + at, min(size, _HEADER_BYTES))))
-            if found is not None:
-                yield found
-        start += at + size
-
-
-def _leb128(data: bytes) -> tuple[int, int]:
-    """(number, bytes that it took)"""
-    value = 0
-    for index, byte in enumerate(data[:8]):
-        value |= (byte & 127) << 7 * index
-        if byte < 128:
-            return value, index + 1
-    return value, max(1, len(data[:8]))
-
-
-def _av1_size(bits: _Bits) -> _Size | None:
-    bits.skip(4)  # profile, still picture
-    if bits.take(1):  # reduced still picture header
-        bits.skip(5)
-    else:
-        _skip_operating_points(bits)
-    width_bits, height_bits = bits.take(4) + 1, bits.take(4) + 1
-    size = bits.take(width_bits) + 1, bits.take(height_bits) + 1
-    return None if bits.exhausted else size
-
-
-def _skip_operating_points(bits: _Bits) -> None:
-    delay_bits = 0
-    if bits.take(1):  # timing info
-        bits.skip(64)
-        if bits.take(1):
-            bits.exp_golomb()
-        if bits.take(1):  # decoder model info
-            delay_bits = bits.take(5) + 1
-            bits.skip(42)
-    has_delay = bits.take(1)
-    for _ in range(bits.take(5) + 1):
-        bits.skip(12)
-        if bits.take(5) > 7:
-            bits.skip(1)
-        if delay_bits and bits.take(1):
-            bits.skip(2 * delay_bits + 1)
-        if has_delay and bits.take(1):
-            bits.skip(4)
-
-
-def _hvcc_sizes(scan: Scan, start: int, end: int) -> Iterator[_Size]:
+def _hvcc_sizes(scan: Scan, start: int, end: int) -> Iterator[Size]:
     """Sizes in the parameter sets of an `hvcC` box."""
     fields = _Fields(scan, start + 22, end)
     at = start + 23
@@ -239,66 +181,5 @@ def _hvcc_sizes(scan: Scan, start: int, end: int) -> Iterator[_Size]:
             if at + 2 > end:
                 return
             length = int.from_bytes(scan.read(at, 2), "big")
-            yield from _nal_size(scan.read(at + 2, min(length, _HEADER_BYTES)))
+            yield from parameter_set_size(scan.read(at + 2, min(length, HEADER_BYTES)))
             at += 2 + length
-
-
-def _hevc_sizes(data: Scan, nal_bytes: int) -> Iterator[_Size]:
-    """Sizes in the parameter sets among the units of a frame."""
-    at = 0
-    while at + nal_bytes < data.num_bytes:
-        length = int.from_bytes(data.read(at, nal_bytes), "big")
-        head = data.read(at + nal_bytes, 1)
-        if head and head[0] >> 1 & 63 == _HEVC_SPS:
-            yield from _nal_size(data.read(at + nal_bytes, min(length, _HEADER_BYTES)))
-        at += nal_bytes + length
-
-
-def _nal_size(unit: bytes) -> Iterator[_Size]:
-    if len(unit) < 3 or unit[0] >> 1 & 63 != _HEVC_SPS:
-        return
-    bits = _Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))  # without emulation prevention
-    bits.skip(4)
-    layers = bits.take(3)
-    bits.skip(1 + 96)
-    present = [(bits.take(1), bits.take(1)) for _ in range(layers)]
-    bits.skip(2 * (8 - layers) if layers else 0)
-    for profile, level in present:
-        bits.skip(88 * profile + 8 * level)
-    bits.exp_golomb()
-    if bits.exp_golomb() == 3:  # chroma format
-        bits.skip(1)
-    size = bits.exp_golomb(), bits.exp_golomb()
-    if not bits.exhausted:
-        yield size
-
-
-class _Bits:
-    """Bits of some bytes, the highest of each first; 0 beyond their end."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data, "big")
-        self._left = 8 * len(data)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether more was taken than there is."""
-        return self._left < 0
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            return 0
-        return self._value >> self._left & (1 << count) - 1
-
-    def skip(self, count: int) -> None:
-        self._left -= count
-
-    def exp_golomb(self) -> int:
-        """An unsigned number of variable length."""
-        zeros = 0
-        while not self.take(1):
-            zeros += 1
-            if self.exhausted or zeros > 32:
-                return 0
-        return (1 << zeros) - 1 + self.take(zeros)

@@ -79,29 +79,9 @@ class FolderSource(Source):
         self.alt_file: Path | None = None
         self._alts_in_folder = False
         self._alts_elsewhere: list[Path] = []  # of the name given, and not taken
-        given = FolderAlts()
-        if alts is not None and not alts.exists() and _lies_deeper(str(alts), scan):
-            beside, alts = str(alts), None
-        if beside is not None and alts is None:
-            given = read_alts_beside(beside, scan.root, scan.names, scan.texts, columns)
-            self.alt_file = Path(beside)
-        elif embedded is not None and alts is None:
-            given = read_embedded_alts(scan.root, scan.names, embedded, on_records)
-            self.alt_file = Path("XMP")
         self._sidecar = sidecar
         self._out = out
-        if alts is not None:
-            path = find_alts(alts, scan.root)
-            if out is not None and out.exists() and os.path.samefile(path, out):
-                raise AltogetherError(f"--out is the alt-text file {path}: choose another.")
-            given = read_folder_alts(path, scan.root, scan.names, columns, on_records)
-            self.alt_file = path
-            self._alts_in_folder = path != alts
-            self._alts_elsewhere = [
-                other
-                for other in _alt_candidates(alts, scan.root)
-                if other.is_file() and not os.path.samefile(other, path)
-            ]
+        given = self._read_alts(scan, alts, columns, beside, embedded, on_records)
         problems = given.table.problems
         if strict and problems:
             raise AltogetherError(
@@ -115,6 +95,44 @@ class FolderSource(Source):
                 "larger share, or another --seed."
             )
         self._set(scan, given, names[:limit])
+
+    def _read_alts(
+        self,
+        scan: FolderScan,
+        alts: Path | None,
+        columns: Columns | None,
+        beside: str | None,
+        embedded: Embedded | None,
+        on_records: OnRecords,
+    ) -> FolderAlts:
+        """From the file, from files beside the images or from their XMP; none if none is named."""
+        if alts is not None and not alts.exists() and _lies_deeper(str(alts), scan):
+            beside, alts = str(alts), None
+        if alts is not None:
+            return self._read_alt_file(alts, scan, columns, on_records)
+        if beside is not None:
+            self.alt_file = Path(beside)
+            return read_alts_beside(beside, scan.root, scan.names, scan.texts, columns)
+        if embedded is not None:
+            self.alt_file = Path("XMP")
+            return read_embedded_alts(scan.root, scan.names, embedded, on_records)
+        return FolderAlts()
+
+    def _read_alt_file(
+        self, alts: Path, scan: FolderScan, columns: Columns | None, on_records: OnRecords
+    ) -> FolderAlts:
+        path = find_alts(alts, scan.root)
+        out = self._out
+        if out is not None and out.exists() and os.path.samefile(path, out):
+            raise AltogetherError(f"--out is the alt-text file {path}: choose another.")
+        self.alt_file = path
+        self._alts_in_folder = path != alts
+        self._alts_elsewhere = [
+            other
+            for other in _alt_candidates(alts, scan.root)
+            if other.is_file() and not os.path.samefile(other, path)
+        ]
+        return read_folder_alts(path, scan.root, scan.names, columns, on_records)
 
     def _set(self, scan: FolderScan, given: FolderAlts, names: list[str]) -> None:
         self.root = scan.root

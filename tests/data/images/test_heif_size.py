@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from altogether_rt.data.images import ImageLimits, open_image, opening
-from altogether_rt.data.images.heif import _hevc_sizes, prepare_heif
+from altogether_rt.data.images.frame_sizes import hevc_sizes
+from altogether_rt.data.images.heif import prepare_heif
 from altogether_rt.data.images.prepared import Prepared, RefusedError, Scan
 from altogether_rt.errors import ImageError
 
@@ -135,7 +136,7 @@ def test_parameter_sets_within_the_frame_count() -> None:
             sps = data[offset + 5 : offset + 5 + length]
         offset += 5 + length
     units = struct.pack(">I", 3) + b"\x40\x01\x0c" + struct.pack(">I", len(sps)) + sps
-    (size,) = _hevc_sizes(Scan(io.BytesIO(units), len(units)), 4)
+    (size,) = hevc_sizes(Scan(io.BytesIO(units), len(units)), 4)
     assert size == prepared(data).size
 
 

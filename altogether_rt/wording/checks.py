@@ -23,7 +23,9 @@ CHECK_FLAGS: Final[Mapping[str, str]] = {
     "alt_unused": "it has no word of the alt-text",
 }
 
-_QUOTED: Final = re.compile(r"\"[^\"]*\"|\u201c[^\u201d]*\u201d|\u00ab[^\u00bb]*\u00bb")
+#: Quotation marks that begin a quotation, and those that end it.
+_CLOSING: Final = {'"': '"', "\u201c": "\u201d", "\u00ab": "\u00bb"}
+_OPENING: Final = re.compile("[" + "".join(_CLOSING) + "]")
 _REFUSAL: Final = re.compile(
     r"\bI(?:['\u2019]m| am) (?:very |so |really )?(?:sorry|unable|not able|afraid I)\b"
     r"|\bI (?:can(?:no|['\u2019])t|can not|could(?: not|n['\u2019]t)|am not able to|"
@@ -41,7 +43,7 @@ _PREAMBLE: Final = re.compile(
     r"|(?:in|from) (?:this|the) (?:image|picture|photo(?:graph)?)\b"
     r"|(?:this|the) (?:image|picture|photo(?:graph)?) (?:clearly )?"
     r"(?:is|shows|depicts|features|captures|presents|displays|contains|appears|seems|you|provided)\b"
-    rf"|(?:(?:a|the|my|improved|better|corrected|revised|new) )*{_KINDS}\s*\**\s*:"
+    rf"|(?:(?:a|the|my|improved|better|corrected|revised|new) )*{_KINDS}\s*(?:\*+\s*)?:"
     r"|(?:answer|assistant|output|response)\s*:"
     r")",
     re.IGNORECASE,
@@ -101,7 +103,7 @@ class CaptionChecker:
             if new:
                 listed = list(dict.fromkeys(text[:_MAX_NAME_CHARS] for text in new))
                 checks[field] = listed[:_MAX_LISTED]
-        plain = _QUOTED.sub(" ", caption)
+        plain = _without_quotations(caption)
         found = {
             "refusal": _REFUSAL.search(plain) is not None,
             "preamble": _PREAMBLE.match(caption) is not None,
@@ -127,6 +129,27 @@ def _runs(text: str) -> Iterator[tuple[str, ...]]:
     """As many words in a row as make an echo, from every word on."""
     words = [word.strip('.,:;!?"') for word in text.casefold().split()]
     return zip(*(words[start:] for start in range(_ECHO_WORDS)), strict=False)
+
+
+def _without_quotations(text: str) -> str:
+    """The text with a space in the place of each quotation.
+
+    No part of it is searched twice: a mark that nothing closes is not looked for again.
+    """
+    kept: list[str] = []
+    start = 0  # behind the last quotation
+    unclosed: set[str] = set()
+    for found in _OPENING.finditer(text):
+        mark, opening = found[0], found.start()
+        if opening < start or mark in unclosed:
+            continue
+        closing = text.find(_CLOSING[mark], opening + 1)
+        if closing < 0:
+            unclosed.add(mark)
+            continue
+        kept.append(text[start:opening])
+        start = closing + 1
+    return " ".join([*kept, text[start:]])
 
 
 def _is_new(number: str, known: set[str]) -> bool:

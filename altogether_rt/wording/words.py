@@ -50,16 +50,19 @@ _UNSPACED_RUN: Final = re.compile(f"[{_UNSPACED}]+")
 #: Vowel signs and other marks within words, which Python does not count as letters.
 _MARKS: Final = "\u0300-\u036f\u0591-\u05c7\u064b-\u0670\u0900-\u0963\u0966-\u0dff" + _UNSPACED
 
+#: All marks in a row that may end a sentence. What follows is asked of them once, and not of each
+#: part of them: in a text of nothing else, that would take the square of its length.
+_END_MARKS: Final = r"[.!?\u2026](?<![.!?\u2026]{2})[.!?\u2026]*+"
 #: A word with its hyphens and apostrophes; a number with what belongs to it (1,200; 3/4; 12:30);
 #: the end of a sentence; any other mark. A period within anything else is not looked at.
 _PART: Final = re.compile(
     rf"[^\W\d_][\w{_MARKS}]*(?:['\u2019.&-](?=[^\W_])[\w{_MARKS}]+)*"
     r"|\d+(?:[.,:/\u2013-]\d+)*\w*"
-    r"|[.!?\u2026]+(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f]"
+    rf"|{_END_MARKS}(?=[\s\"'\u201d\u2019)\]]|$)|[\u3002\uff01\uff1f]"
     r"|[^\s\w.!?\u2026]"
 )
 _END: Final = re.compile(
-    r"[.!?\u2026]+[\"'\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f]+[\u300d\u300f]?"
+    rf"{_END_MARKS}[\"'\u201d\u2019)\]]*+(?=\s|$)|[\u3002\uff01\uff1f]+[\u300d\u300f]?"
 )
 _ENDS: Final = frozenset(".!?\u2026\u3002\uff01\uff1f")
 _QUOTES: Final = frozenset('"\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d')

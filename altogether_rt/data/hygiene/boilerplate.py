@@ -16,8 +16,11 @@ from altogether_rt.data.hygiene.noise import unescape
 
 __all__ = ["Boilerplate", "BoilerplateCounter", "find_boilerplate"]
 
+#: All white space in a row: what follows is asked of it once, and not of each part of it, which
+#: would take the square of its length.
+_GAP: Final = r"(?<!\s)\s++"
 _SEPARATOR: Final = re.compile(
-    r"\s+[-–—|·•»›~/:]+\s+|\s*[|»›]\s*|(?<=[^\s.!?:])[.!?:]+\s+|\s+(?=\()"
+    rf"{_GAP}[-–—|·•»›~/:]+\s+|(?:{_GAP})?[|»›]\s*|(?<=[^\s.!?:])[.!?:]+\s+|{_GAP}(?=\()"
 )
 
 #: A part is boilerplate if it is in so many texts and in this share of them.

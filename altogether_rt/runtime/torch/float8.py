@@ -12,6 +12,8 @@ where it runs.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, cast
@@ -19,23 +21,27 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from altogether_rt.errors import AltogetherError
+from altogether_rt.errors import AltogetherError, reason
 
 __all__ = [
     "E4M3_MAX",
+    "SMALLEST",
     "Float8Linear",
     "Float8Rows",
+    "fits_float8",
     "float8_product",
     "float8_refusal",
+    "has_float8_products",
     "in_float8",
     "quantize_rows",
     "require_float8",
     "to_float8",
 ]
 
+_LOG = logging.getLogger(__name__)
 E4M3_MAX = 448.0  # the largest finite number of torch.float8_e4m3fn
 #: Used instead of the largest value of a row of zeros, so that the row stays zero and not 0/0.
-_SMALLEST = 1e-12
+SMALLEST = 1e-12
 #: Both sizes of a weight must be multiples of this for the GPU's kernel.
 _MULTIPLE = 16
 #: The first compute capability with e4m3 products.
@@ -55,7 +61,7 @@ def quantize_rows(x: Tensor) -> Float8Rows:
     Rounding is to nearest, ties to even, as `torch` and the GPU's conversion do.
     """
     wide = x.float()
-    largest = wide.abs().amax(dim=-1, keepdim=True).clamp(min=_SMALLEST)
+    largest = wide.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST)
     scales = largest / E4M3_MAX
     # The quotient may exceed the largest number by a rounding error, which some versions of torch
     # convert to NaN instead of to the largest number.
@@ -63,23 +69,30 @@ def quantize_rows(x: Tensor) -> Float8Rows:
     return Float8Rows(values, scales)
 
 
-def float8_product(rows: Float8Rows, weight: Float8Rows, *, native: bool = False) -> Tensor:
-    """rows (M, in) times the transpose of weight (out, in) -> bfloat16 (M, out).
+def float8_product(
+    rows: Float8Rows, weight: Float8Rows, *, bias: Tensor | None = None, native: bool = False
+) -> Tensor:
+    """rows (M, in) times the transpose of weight (out, in), and bias -> bfloat16 (M, out).
 
-    native: by `torch._scaled_mm`, which needs an SM 89 on GPUs; otherwise in float32.
+    bias: (out,) bfloat16; it is added before the result is rounded. native: by `torch._scaled_mm`,
+    which needs an SM 89 on GPUs; otherwise in float32.
     """
     if native:
+        if bias is not None and not _adds_bias(rows.values.device):
+            return float8_product(rows, weight, native=True) + bias
         product: Tensor = torch._scaled_mm(
             rows.values,
             weight.values.t(),
             scale_a=rows.scales,
             scale_b=weight.scales.t().contiguous(),
+            bias=bias,
             out_dtype=torch.bfloat16,
         )
         return product
     with torch.autocast(rows.values.device.type, enabled=False):  # float16 would overflow
         sums = rows.values.float() @ weight.values.float().t()
-    return (sums * rows.scales * weight.scales.t()).to(torch.bfloat16)
+        sums = sums * rows.scales * weight.scales.t()
+    return (sums if bias is None else sums + bias.float()).to(torch.bfloat16)
 
 
 class Float8Linear(nn.Module):
@@ -121,7 +134,7 @@ class Float8Linear(nn.Module):
 
     def of_rows(self, rows: Float8Rows, dtype: torch.dtype) -> Tensor:
         """Rows (M, in) that were rounded before, for example by the norm -> (M, out) in `dtype`."""
-        native = _has_products(rows.values.device) if self.native is None else self.native
+        native = has_float8_products(rows.values.device) if self.native is None else self.native
         y = float8_product(rows, self.rounded_weight, native=native).to(dtype)
         return y if self.bias is None else y + self.bias.to(dtype)
 
@@ -152,7 +165,7 @@ def to_float8(
     for name, inner in list(module.named_modules()):
         if type(inner) is not nn.Linear or not which(name):
             continue
-        if inner.in_features % _MULTIPLE or inner.out_features % _MULTIPLE:
+        if not fits_float8(inner.weight):
             continue
         parent, _, attribute = name.rpartition(".")
         layer = Float8Linear(inner, keep_plain=keep_plain(name)).eval()
@@ -197,5 +210,31 @@ def require_float8(device: torch.device) -> None:
         raise AltogetherError(f"fp8 cannot be used here ({refusal}): use float16.")
 
 
-def _has_products(device: torch.device) -> bool:
+def has_float8_products(device: torch.device) -> bool:
+    """Whether `torch._scaled_mm` multiplies e4m3 numbers there on units made for it."""
     return device.type == "cuda" and float8_refusal(device) is None
+
+
+def fits_float8(weight: Tensor) -> bool:
+    """Whether a weight (out, in) has sizes that the GPU's kernel takes."""
+    return not any(size % _MULTIPLE for size in weight.shape)
+
+
+@functools.cache
+def _adds_bias(device: torch.device) -> bool:
+    """Whether the product with a scale a row adds a bias here; if not, it is added after it."""
+    try:
+        rows = quantize_rows(torch.ones(16, 32, device=device))
+        bias = torch.full((16,), 2.0, device=device, dtype=torch.bfloat16)
+        product = torch._scaled_mm(
+            rows.values,
+            rows.values.t(),
+            scale_a=rows.scales,
+            scale_b=rows.scales.t().contiguous(),
+            bias=bias,
+            out_dtype=torch.bfloat16,
+        )
+        return bool((product == 34).all())
+    except RuntimeError as error:
+        _LOG.warning("biases are added after products in fp8: %s", reason(error, 200))
+        return False

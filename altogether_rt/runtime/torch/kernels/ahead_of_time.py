@@ -11,10 +11,17 @@ from triton import compile as compile_kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from altogether_rt.runtime.torch.kernels import attention, device_code
+from altogether_rt.runtime.torch.kernels import attention, device_code, row_device_code, rows
+from altogether_rt.runtime.torch.kernels.plain_rows import Activation
 from altogether_rt.runtime.torch.kernels.slots import HeadLayout
 
-__all__ = ["COMPUTE_CAPABILITIES", "FP8_SM", "CompiledKernel", "compile_kernels"]
+__all__ = [
+    "COMPUTE_CAPABILITIES",
+    "FP8_SM",
+    "CompiledKernel",
+    "compile_kernels",
+    "compile_row_kernels",
+]
 
 #: What is compiled for: A100, RTX 30, RTX 40 and L4, H100 and H200.
 COMPUTE_CAPABILITIES = (80, 86, 89, 90)
@@ -64,18 +71,56 @@ def compile_kernels(
         "scale": "fp32",
     }
     values = attention.attend_constants(heads, max_tokens, kept, rotary)
-    yield _compile("attend", device_code.attend_kernel, pointers, values, sm)
+    warps = attention.WARPS
+    yield _compile("attend", device_code.attend_kernel, pointers, values, sm, warps["attend"])
     yield _compile(
         "store",
         device_code.store_kernel,
         pointers,
         attention.store_constants(heads, kept, rotary),
         sm,
+        warps["store"],
     )
 
 
+def compile_row_kernels(
+    sm: int,
+    width: int,
+    kind: Activation,
+    *,
+    dtype: torch.dtype = torch.float16,
+    product: torch.dtype | None = None,
+    rms: bool = False,
+    gated: bool = False,
+    float8: bool = False,
+) -> Iterator[CompiledKernel]:
+    """Norm and activation of rows of `width` numbers, for compute capability `sm`.
+
+    dtype: of the residual. product: of what products give; None: the same. float8: of what the
+    kernels write. Raises what Triton raises if one does not build.
+    """
+    given, wanted = _NAMES[product or dtype], torch.float8_e4m3fn if float8 else dtype
+    pointers = {
+        "X": f"*{given}",
+        "OUT": f"*{_NAMES[wanted]}",
+        **dict.fromkeys(("RESIDUAL", "SUM"), f"*{_NAMES[dtype]}"),
+        **dict.fromkeys(("WEIGHT", "BIAS", "SCALES"), "*fp32"),
+        "eps": "fp32",
+    }
+    warps = rows.row_warps(width)
+    norm = rows.add_norm_constants(width, add=True, rms=rms, shift=not rms, float8=float8)
+    yield _compile("add_norm", row_device_code.add_norm_kernel, pointers, norm, sm, warps)
+    values = rows.activate_constants(width, kind, gated=gated, float8=float8)
+    yield _compile("activate", row_device_code.activate_kernel, pointers, values, sm, warps)
+
+
 def _compile(
-    name: str, kernel: Any, pointers: Mapping[str, str], values: Mapping[str, Any], sm: int
+    name: str,
+    kernel: Any,
+    pointers: Mapping[str, str],
+    values: Mapping[str, Any],
+    sm: int,
+    warps: int,
 ) -> CompiledKernel:
     signature = {
         each: "constexpr" if each in values else pointers[each] for each in kernel.arg_names
@@ -83,6 +128,6 @@ def _compile(
     built = compile_kernel(
         ASTSource(kernel, signature, dict(values)),
         target=GPUTarget("cuda", sm, 32),
-        options={"num_warps": attention.WARPS[name], "enable_fp_fusion": True},
+        options={"num_warps": warps, "enable_fp_fusion": True},
     )
     return CompiledKernel(name, sm, built.asm["cubin"], built.metadata.shared)

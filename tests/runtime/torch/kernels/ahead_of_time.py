@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from altogether_rt.runtime.torch.kernels.ahead_of_time import COMPUTE_CAPABILITIES, compile_kernels
+from altogether_rt.runtime.torch.kernels.ahead_of_time import (
+    COMPUTE_CAPABILITIES,
+    FP8_SM,
+    compile_kernels,
+    compile_row_kernels,
+)
+from altogether_rt.runtime.torch.kernels.plain_rows import Activation
 from altogether_rt.runtime.torch.kernels.slots import HeadLayout
 
 OPT = HeadLayout(32, 32, 64)  # OPT-1.3B
@@ -35,3 +41,37 @@ def test_caches_of_eight_bits_build(stored: torch.dtype) -> None:
 def test_fp8_does_not_build_for_a_gpu_without_it() -> None:
     with pytest.raises(Exception, match="fp8e4nv"):
         list(compile_kernels(80, OPT, stored=torch.float8_e4m3fn))
+
+
+#: Width, activation, and whether the norm is an RMS norm and the layer gated: of feed-forward
+#: layers in ViT-H and in Llama 3.2 1B.
+ROWS: tuple[tuple[int, Activation, bool, bool], ...] = (
+    (5120, "quick_gelu", False, False),
+    (8192, "silu", True, True),
+)
+
+
+@pytest.mark.parametrize("sm", COMPUTE_CAPABILITIES)
+@pytest.mark.parametrize(("width", "kind", "rms", "gated"), ROWS)
+def test_norms_and_activations_build(
+    width: int, kind: Activation, rms: bool, gated: bool, sm: int
+) -> None:
+    for float8 in (False, True) if sm >= FP8_SM else (False,):
+        built = list(
+            compile_row_kernels(
+                sm,
+                width,
+                kind,
+                product=torch.bfloat16 if float8 else None,
+                rms=rms,
+                gated=gated,
+                float8=float8,
+            )
+        )
+        assert [kernel.cubin[:4] for kernel in built] == [b"\x7fELF"] * 2
+        assert max(kernel.shared_bytes for kernel in built) <= MAX_SHARED_BYTES
+
+
+@pytest.mark.parametrize("kind", ["none", "relu", "gelu", "gelu_tanh"])
+def test_other_activations_build(kind: Activation) -> None:
+    assert list(compile_row_kernels(90, 1280, kind, dtype=torch.bfloat16, float8=True))

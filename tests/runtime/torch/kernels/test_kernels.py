@@ -37,7 +37,8 @@ def run_with_triton(*files: str, tmp_path: Path, interpret: bool) -> None:
 
 @pytest.mark.slow
 def test_kernels_compute_what_the_plain_step_does(tmp_path: Path) -> None:
-    run_with_triton("interpreted.py", "interpreted_captions.py", tmp_path=tmp_path, interpret=True)
+    files = ("interpreted.py", "interpreted_rows.py", "interpreted_captions.py")
+    run_with_triton(*files, tmp_path=tmp_path, interpret=True)
 
 
 @pytest.mark.slow

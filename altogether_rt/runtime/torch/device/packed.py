@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from altogether_rt.model.decoder import Decoder, DecoderLayer, activate
+from altogether_rt.model.decoder import Decoder, DecoderLayer
+from altogether_rt.runtime.torch.device.packing import (
+    PackedBlock,
+    PackedLinear,
+    Packing,
+    feed_forward,
+    joined,
+    operand,
+)
+from altogether_rt.runtime.torch.float8 import Float8Rows
+from altogether_rt.runtime.torch.kernels.plain_rows import NormWeights
 
 __all__ = ["PackedDecoder"]
 
@@ -19,109 +25,112 @@ __all__ = ["PackedDecoder"]
 Attention = Callable[[int, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class _Linear:
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    norm1: nn.Module
-    qkv: _Linear  # queries, keys and values in one product
-    out: _Linear
-    norm2: nn.Module
-    gate: _Linear | None
-    fc1: _Linear
-    fc2: _Linear
-
-
 class PackedDecoder:
-    """The weights of a `Decoder` on a device, in one type; norms compute their sums in float32."""
+    """The weights of a `Decoder` on a device, in one type; norms are computed in float32.
 
-    def __init__(self, decoder: Decoder, device: torch.device, dtype: torch.dtype) -> None:
+    With a packing in fp8 the layers are there in both forms: prompts are computed in fp8, and what
+    follows them is not.
+    """
+
+    def __init__(self, decoder: Decoder, packing: Packing) -> None:
         """Copies what it needs: `decoder` may be dropped."""
         self.config = decoder.config
-        self._device, self._dtype = device, dtype
-        self._embed = self._copied(decoder.embed.weight)
+        self._packing = packing
+        self._embed = packing.tensor(decoder.embed.weight)
         table = decoder.positions
-        self._positions = None if table is None else self._copied(table.weight)
+        self._positions = None if table is None else packing.tensor(table.weight)
         self._project_in = self._optional(decoder.project_in)
         self._project_out = self._optional(decoder.project_out)
-        self._norm = None if decoder.norm is None else self._module(decoder.norm)
-        self._head = self._embed if decoder.head is None else self._copied(decoder.head.weight)
+        self._norm = None if decoder.norm is None else packing.norm(decoder.norm)
+        self._head = self._embed if decoder.head is None else packing.tensor(decoder.head.weight)
         self._layers = [self._packed(layer) for layer in decoder.layers]
-        first = decoder.layers[0]
-        assert isinstance(first, DecoderLayer)
-        self._pre_norm, self._activation = first.pre_norm, first.activation
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._dtype
+        self._pre_norm = self.config.norm_placement == "pre"
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """token_ids (T,) -> (T, token_width)."""
         return F.embedding(token_ids, self._embed)
 
-    def run(self, x: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """Embedded tokens x (T, token_width) at `positions` (T,) -> hidden (T, token_width)."""
+    def run(
+        self, x: Tensor, positions: Tensor, attention: Attention, *, float8: bool = False
+    ) -> Tensor:
+        """Embedded tokens x (T, token_width) at `positions` (T,) -> hidden (T, token_width).
+
+        float8: whether these are prompts, which a packing in fp8 computes in fp8.
+        """
+        float8 = float8 and self._packing.float8
         if self._project_in is not None:
             x = self._project_in(x)
         if self._positions is not None:
             x = x + F.embedding(positions + self.config.position_offset, self._positions)
-        for index, layer in enumerate(self._layers):
-            x = self._run_layer(layer, x, functools.partial(attention, index))
-        if self._norm is not None:
-            x = self._norm(x)
+        x = (self._run_pre_norm if self._pre_norm else self._run_post_norm)(x, attention, float8)
         return x if self._project_out is None else self._project_out(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., token_width) -> next-token logits (..., vocab_size)."""
         return F.linear(hidden, self._head)
 
-    def _run_layer(self, layer: _Layer, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        if self._pre_norm:
-            x = x + layer.out(attend(layer.qkv(layer.norm1(x))))
-            return x + self._feed_forward(layer, layer.norm2(x))
-        x = layer.norm1(x + layer.out(attend(layer.qkv(x))))
-        y: Tensor = layer.norm2(x + self._feed_forward(layer, x))
-        return y
+    def _run_pre_norm(self, x: Tensor, attention: Attention, float8: bool) -> Tensor:
+        """Each norm is computed with the sum before it, also over the border of two layers."""
+        rows, first = self._packing.rows, self._layers[0]
+        following: list[NormWeights | None] = [layer.norm1 for layer in self._layers[1:]]
+        readers: list[PackedLinear | None] = [layer.qkv for layer in self._layers[1:]]
+        normed: Tensor | Float8Rows
+        _, normed = rows.add_norm(x, None, first.norm1, float8=first.qkv.takes_rows(float8))
+        for index, (layer, norm, reader) in enumerate(
+            zip(self._layers, [*following, self._norm], [*readers, None], strict=True)
+        ):
+            y = self._attended(layer, normed, index, attention, float8)
+            x, normed = rows.add_norm(y, x, layer.norm2, float8=layer.fc1.takes_rows(float8))
+            y = feed_forward(rows, layer, normed, float8)
+            if norm is None:
+                return x + y.to(x.dtype)
+            small = reader is not None and reader.takes_rows(float8)
+            x, normed = rows.add_norm(y, x, norm, float8=small)
+        assert isinstance(normed, Tensor)
+        return normed
 
-    def _feed_forward(self, layer: _Layer, x: Tensor) -> Tensor:
-        if layer.gate is None:
-            return layer.fc2(activate(layer.fc1(x), self._activation))
-        return layer.fc2(activate(layer.gate(x), self._activation) * layer.fc1(x))
+    def _run_post_norm(self, x: Tensor, attention: Attention, float8: bool) -> Tensor:
+        rows = self._packing.rows
+        normed: Tensor | Float8Rows
+        for index, layer in enumerate(self._layers):
+            given = operand(rows, x, layer.qkv, float8)
+            y = self._attended(layer, given, index, attention, float8)
+            _, normed = rows.add_norm(y, x, layer.norm1)
+            assert isinstance(normed, Tensor)
+            y = feed_forward(rows, layer, operand(rows, normed, layer.fc1, float8), float8)
+            _, normed = rows.add_norm(y, normed, layer.norm2)
+            assert isinstance(normed, Tensor)
+            x = normed
+        if self._norm is not None:
+            _, normed = rows.add_norm(x, None, self._norm)
+            assert isinstance(normed, Tensor)
+            return normed
+        return x
 
-    def _packed(self, layer: nn.Module) -> _Layer:
+    def _attended(
+        self,
+        layer: PackedBlock,
+        x: Tensor | Float8Rows,
+        index: int,
+        attention: Attention,
+        float8: bool,
+    ) -> Tensor:
+        mixed = attention(index, layer.qkv(x))
+        return layer.out(operand(self._packing.rows, mixed, layer.out, float8))
+
+    def _packed(self, layer: nn.Module) -> PackedBlock:
         assert isinstance(layer, DecoderLayer)
-        return _Layer(
-            norm1=self._module(layer.norm1),
-            qkv=self._linear(layer.q, layer.k, layer.v),
-            out=self._linear(layer.out),
-            norm2=self._module(layer.norm2),
-            gate=self._optional(layer.gate),
-            fc1=self._linear(layer.fc1),
-            fc2=self._linear(layer.fc2),
+        inner = [layer.fc1] if layer.gate is None else [layer.gate, layer.fc1]
+        return self._packing.block(
+            (layer.norm1, layer.norm2),
+            qkv=joined(layer.q, layer.k, layer.v),
+            out=joined(layer.out),
+            fc1=joined(*inner),
+            fc2=joined(layer.fc2),
+            activation=self.config.activation,
+            gated=layer.gate is not None,
+            keep_half=True,
         )
 
-    def _optional(self, layer: nn.Linear | None) -> _Linear | None:
-        return None if layer is None else self._linear(layer)
-
-    def _linear(self, *parts: nn.Linear) -> _Linear:
-        """One product of layers that read the same."""
-        weights: list[Tensor] = [part.weight for part in parts]
-        biases: list[Tensor | None] = [part.bias for part in parts]
-        given = [bias for bias in biases if bias is not None]
-        return _Linear(
-            self._copied(torch.cat(weights)),
-            self._copied(torch.cat(given)) if given else None,
-        )
-
-    def _module(self, module: nn.Module) -> nn.Module:
-        return copy.deepcopy(module).to(self._device, self._dtype)
-
-    def _copied(self, weight: Tensor) -> Tensor:
-        return weight.detach().to(self._device, self._dtype)
+    def _optional(self, layer: nn.Linear | None) -> PackedLinear | None:
+        return None if layer is None else self._packing.linear(layer.weight, layer.bias)

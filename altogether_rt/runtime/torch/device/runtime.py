@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from altogether_rt.model.captioner import CaptionerModel
-from altogether_rt.model.encoder import Encoder
 from altogether_rt.runtime.base import Array, Sampling, StepBatch, StepResult
 from altogether_rt.runtime.torch.device.api import TorchDevice
 from altogether_rt.runtime.torch.device.arrays import ArrayContext, TorchArray
 from altogether_rt.runtime.torch.device.decode_graphs import DecodeGraphs
 from altogether_rt.runtime.torch.device.packed import PackedDecoder
+from altogether_rt.runtime.torch.device.packing import Packing
 from altogether_rt.runtime.torch.device.sampling import UNDECIDED, sample
-from altogether_rt.runtime.torch.device.step_plan import DeviceStep, upload_step
+from altogether_rt.runtime.torch.device.step_plan import DeviceStep, divide_by_phase, upload_step
+from altogether_rt.runtime.torch.device.vision import device_encoder, device_mapper
 from altogether_rt.runtime.torch.kernels.choice import (
     PLAIN,
     AttentionKernels,
     choose_kernels,
 )
+from altogether_rt.runtime.torch.kernels.choice_of_rows import RowKernels
 from altogether_rt.runtime.torch.kernels.slots import (
     CacheType,
     HeadLayout,
@@ -54,13 +55,17 @@ class DeviceTorchRuntime:
         capacity: int | None = None,
         dtype: torch.dtype = torch.float16,
         kept: CacheType = "same",
+        float8: bool = False,
         kernels: AttentionKernels | None = None,
+        rows: RowKernels | None = None,
     ) -> None:
-        """Take over encoder and mapper of `model`, which are moved, and copy its decoder.
+        """Copy the weights of `model`; an encoder or mapper that cannot be packed is taken over.
 
         capacity: tokens in a slot; None: the longest prompt and caption of the configuration.
-        dtype: of weights and products. kept: how the cache keeps keys and values. kernels: None:
-        the fastest that the device runs.
+        dtype: of weights and products. kept: how the cache keeps keys and values. float8: products
+        of encoder, mapper and prompts in fp8; steps that follow a prompt stay in `dtype`, for which
+        the decoder's layers are kept in both. kernels: of attention, rows: of what is between
+        products; None: the fastest that the device runs.
         """
         assert num_slots >= 1
         config, where = model.config, device.torch_device
@@ -69,11 +74,12 @@ class DeviceTorchRuntime:
         self._capacity = config.capacity if capacity is None else capacity
         self._heads = HeadLayout.of(config.decoder)
         self._kernels = kernels or choose_kernels(where, dtype, self._heads)[0]
-        self._decoder = PackedDecoder(model.decoder, where, dtype)
-        self._mapper = model.mapper.to(where, dtype).eval()
-        self._encoder = None if model.encoder is None else model.encoder.to(where).eval()
-        if isinstance(self._encoder, Encoder):
-            self._encoder.visual.to(dtype)
+        self._packing = Packing(where, dtype, float8=float8, rows=rows)
+        self._decoder = PackedDecoder(model.decoder, self._packing)
+        self._mapper = device_mapper(model.mapper, self._packing)
+        encoder = model.encoder
+        self._encoder = None if encoder is None else device_encoder(encoder, self._packing)
+        self._packing.choose_rows()
         rotary = config.decoder.position == "rotary"
         self._rotation = rotation_table(config.decoder, self._capacity, where) if rotary else None
         self._cache = SlotCache.zeros(
@@ -126,23 +132,8 @@ class DeviceTorchRuntime:
         """Pixels (N, H, W, 3) to embeddings (N, E) on the device."""
         assert self._encoder is not None, "this captioner was built without its encoder"
         with self._device.use(self._vision):
-            embeddings = self._encode(self._encoder, self._device.upload(pixels))
+            embeddings = self._encoder(self._device.upload(pixels))
             return TorchArray.computed(self._context, embeddings, self._vision)
-
-    def _encode(self, encoder: torch.nn.Module, pixels: Tensor) -> Tensor:
-        if not isinstance(encoder, Encoder):  # of another make: it keeps its weights
-            half = self._dtype != torch.float32
-            with torch.autocast(pixels.device.type, self._dtype, enabled=half):
-                found: Tensor = encoder(pixels)
-            return found.to(self._dtype)
-        image = pixels.permute(0, 3, 1, 2).to(encoder.mean.dtype) / 255
-        embeddings = encoder.visual(((image - encoder.mean) / encoder.std).to(self._dtype))
-        if isinstance(embeddings, tuple):  # CoCa's tower also returns its patch tokens
-            embeddings = embeddings[0]
-        if encoder.config.normalize:
-            embeddings = F.normalize(embeddings.float(), dim=-1)
-        pooled: Tensor = embeddings
-        return pooled.to(self._dtype)
 
     @torch.inference_mode()
     def map(self, embeddings: Array) -> TorchArray:
@@ -213,12 +204,23 @@ class DeviceTorchRuntime:
         x = self._decoder.embed(step.token_ids)  # (T, W)
         if batch.visual_index.size:
             x[step.visual_index] = self._visual_tokens(batch.visual_tokens)
+        if not self._packing.float8 or step.prompts is None or step.rows is None:
+            hidden = self._hidden(step, x)
+        else:  # prompts are computed in fp8, and what follows others is not
+            hidden = torch.empty_like(x)
+            for index, part in divide_by_phase(batch):
+                at = self._device.upload(index)
+                hidden[at] = self._hidden(upload_step(part, self._device), x[at])
+        return self._decoder.logits(hidden[step.logit_index])
+
+    def _hidden(self, step: DeviceStep, x: Tensor) -> Tensor:
+        """Embedded tokens x (T, token_width) of a step -> hidden (T, token_width)."""
 
         def attention(layer: int, qkv: Tensor) -> Tensor:
             return self._attend(step, self._cache.layers[layer], qkv)
 
-        hidden = self._decoder.run(x, step.positions, attention)
-        return self._decoder.logits(hidden[step.logit_index])
+        prompts = step.prompts is not None
+        return self._decoder.run(x, step.positions, attention, float8=prompts)
 
     def _visual_tokens(self, tokens: Array) -> Tensor:
         if isinstance(tokens, TorchArray):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from altogether_rt.runtime.base import StepBatch
 from altogether_rt.runtime.torch.device.api import TorchDevice
 from altogether_rt.runtime.torch.kernels.slots import PromptRows, RaggedRows
 
-__all__ = ["DeviceStep", "upload_step"]
+__all__ = ["DeviceStep", "divide_by_phase", "upload_step"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def upload_step(batch: StepBatch, device: TorchDevice) -> DeviceStep:
     starts = np.cumsum(counts) - counts
     slots = np.repeat(np.arange(len(counts)), counts)  # (T,)
     within = np.arange(len(slots)) - starts[slots]
-    is_prompt = (past == 0) & (counts > 1)
+    is_prompt = _prompts(batch)
     cached = np.where(is_prompt, 0, counts)
     prompt_tokens = np.flatnonzero(is_prompt[slots])  # (N,)
     lengths = counts[is_prompt]
@@ -75,6 +76,36 @@ def upload_step(batch: StepBatch, device: TorchDevice) -> DeviceStep:
         if is_range
         else on_device["prompt_tokens"],
     )
+
+
+def divide_by_phase(batch: StepBatch) -> Iterator[tuple[NDArray[np.int64], StepBatch]]:
+    """Prompts, then all other rows: the packed tokens that belong to each, and a step of those.
+
+    Which of the two a row is in depends on the row alone. Visual tokens and what is asked for are
+    those of the whole step.
+    """
+    is_prompt = _prompts(batch)
+    for wanted in (True, False):
+        counts = np.where(is_prompt == wanted, batch.query_lengths, 0)
+        tokens = np.flatnonzero(np.repeat(is_prompt == wanted, batch.query_lengths))
+        if len(tokens):
+            yield (
+                tokens,
+                StepBatch(
+                    token_ids=batch.token_ids[tokens],
+                    query_lengths=counts.astype(np.int32),
+                    past_lengths=batch.past_lengths,
+                    visual_tokens=np.zeros((0, 0), np.float32),
+                    visual_index=np.zeros(0, np.int64),
+                    logit_index=np.zeros(1, np.int64),
+                ),
+            )
+
+
+def _prompts(batch: StepBatch) -> NDArray[np.bool_]:
+    """Which rows bring several tokens to an empty slot."""
+    found: NDArray[np.bool_] = (batch.past_lengths == 0) & (batch.query_lengths > 1)
+    return found
 
 
 def _upload(arrays: dict[str, NDArray[np.integer]], device: TorchDevice) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.kernels import attention, choice
 from altogether_rt.runtime.torch.kernels.choice import kernel_failure, triton_kernels
+from altogether_rt.runtime.torch.kernels.choice_of_rows import triton_row_kernels
 from altogether_rt.runtime.torch.kernels.slots import HeadLayout
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.runtime.torch.device.test_device_runtime import history, pixels_of
@@ -28,6 +29,7 @@ def opened(family: str, num_slots: int, dtype: torch.dtype = torch.float32) -> D
         num_slots=num_slots,
         dtype=dtype,
         kernels=triton_kernels(),
+        rows=triton_row_kernels(),
     )
 
 

@@ -1,0 +1,56 @@
+"""Encoder and mapper as a device runs them: packed, or the modules themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from altogether_rt.model.encoder import Encoder
+from altogether_rt.runtime.torch.device.packed_blocks import pack_mapper
+from altogether_rt.runtime.torch.device.packed_encoder import pack_encoder
+from altogether_rt.runtime.torch.device.packing import Packing
+
+__all__ = ["device_encoder", "device_mapper"]
+
+#: Pixels (N, H, W, 3) to embeddings, or embeddings to visual tokens, both in the type of the step.
+Computed = Callable[[Tensor], Tensor]
+
+
+def device_encoder(encoder: nn.Module, packing: Packing) -> Computed:
+    """The encoder on the packing's device. One that cannot be packed is moved, not copied."""
+    packed = pack_encoder(encoder, packing)
+    if packed is not None:
+        return packed
+    dtype, device = packing.dtype, packing.device
+    moved = encoder.to(device).eval()
+    if isinstance(moved, Encoder):
+        moved.visual.to(dtype)
+        return lambda pixels: _encode(moved, pixels, dtype)
+    half = dtype != torch.float32
+
+    def encode(pixels: Tensor) -> Tensor:  # of another make: it keeps its weights
+        with torch.autocast(pixels.device.type, dtype, enabled=half):
+            found: Tensor = moved(pixels)
+        return found.to(dtype)
+
+    return encode
+
+
+def device_mapper(mapper: nn.Module, packing: Packing) -> Computed:
+    """The mapper on the packing's device. One that cannot be packed is moved, not copied."""
+    packed = pack_mapper(mapper, packing)
+    return packed or mapper.to(packing.device, packing.dtype).eval()
+
+
+def _encode(encoder: Encoder, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+    image = pixels.permute(0, 3, 1, 2).to(encoder.mean.dtype) / 255
+    embeddings = encoder.visual(((image - encoder.mean) / encoder.std).to(dtype))
+    if isinstance(embeddings, tuple):  # CoCa's tower also returns its patch tokens
+        embeddings = embeddings[0]
+    if encoder.config.normalize:
+        embeddings = F.normalize(embeddings.float(), dim=-1)
+    pooled: Tensor = embeddings
+    return pooled.to(dtype)

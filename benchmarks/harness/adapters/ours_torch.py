@@ -39,8 +39,8 @@ class PlainTorch(Ours):
 
 
 class Float8(Ours):
-    """fp8 products, outliers smoothed: of encoder and mapper on the device path where this GPU has
-    it, otherwise of the reference backend's prompts as well. Decode steps stay as they were."""
+    """fp8 products of encoder, mapper and prompts, outliers smoothed, on the device path; where its
+    kernels do not run, the reference backend's. Decode steps stay as they were."""
 
     def prepare(self, options: dict[str, Any]) -> None:
         super().prepare(options)
@@ -76,8 +76,9 @@ class Float8(Ours):
         smooth_model(model, calibration)
         slots, heads = options.get("slots", MAX_BATCH), HeadLayout.of(checkpoint.config.decoder)
         if device == "cuda" and kernel_failure(torch.device(device, 0), dtype, heads) is None:
-            convert_to_float8(model, decoder=False)
-            fast = DeviceTorchRuntime(model, CudaDevice(0), num_slots=slots, dtype=dtype)
+            fast = DeviceTorchRuntime(
+                model, CudaDevice(0), num_slots=slots, dtype=dtype, float8=True
+            )
             return _parts(checkpoint, fast)
         model.mapper.to(dtype)
         model.decoder.to(dtype)

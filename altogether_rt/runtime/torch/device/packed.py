@@ -51,25 +51,36 @@ class PackedDecoder:
         return F.embedding(token_ids, self._embed)
 
     def run(
-        self, x: Tensor, positions: Tensor, attention: Attention, *, float8: bool = False
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attention: Attention,
+        *,
+        keep: Tensor | None = None,
+        float8: bool = False,
     ) -> Tensor:
         """Embedded tokens x (T, token_width) at `positions` (T,) -> hidden (T, token_width).
 
-        float8: whether these are prompts, which a packing in fp8 computes in fp8.
+        keep: the tokens (K,) that are asked for, if not all: hidden is (K, token_width), and the
+        last layer computes nothing else. float8: whether these are prompts, which a packing in fp8
+        computes in fp8.
         """
         float8 = float8 and self._packing.float8
         if self._project_in is not None:
             x = self._project_in(x)
         if self._positions is not None:
             x = x + F.embedding(positions + self.config.position_offset, self._positions)
-        x = (self._run_pre_norm if self._pre_norm else self._run_post_norm)(x, attention, float8)
+        run = self._run_pre_norm if self._pre_norm else self._run_post_norm
+        x = run(x, attention, keep, float8)
         return x if self._project_out is None else self._project_out(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., token_width) -> next-token logits (..., vocab_size)."""
         return F.linear(hidden, self._head)
 
-    def _run_pre_norm(self, x: Tensor, attention: Attention, float8: bool) -> Tensor:
+    def _run_pre_norm(
+        self, x: Tensor, attention: Attention, keep: Tensor | None, float8: bool
+    ) -> Tensor:
         """Each norm is computed with the sum before it, also over the border of two layers."""
         rows, first = self._packing.rows, self._layers[0]
         following: list[NormWeights | None] = [layer.norm1 for layer in self._layers[1:]]
@@ -79,7 +90,10 @@ class PackedDecoder:
         for index, (layer, norm, reader) in enumerate(
             zip(self._layers, [*following, self._norm], [*readers, None], strict=True)
         ):
-            y = self._attended(layer, normed, index, attention, float8)
+            mixed = attention(index, layer.qkv(normed))
+            if keep is not None and reader is None:
+                mixed, x = mixed[keep], x[keep]
+            y = layer.out(operand(rows, mixed, layer.out, float8))
             x, normed = rows.add_norm(y, x, layer.norm2, float8=layer.fc1.takes_rows(float8))
             y = feed_forward(rows, layer, normed, float8)
             if norm is None:
@@ -89,12 +103,16 @@ class PackedDecoder:
         assert isinstance(normed, Tensor)
         return normed
 
-    def _run_post_norm(self, x: Tensor, attention: Attention, float8: bool) -> Tensor:
+    def _run_post_norm(
+        self, x: Tensor, attention: Attention, keep: Tensor | None, float8: bool
+    ) -> Tensor:
         rows = self._packing.rows
         normed: Tensor | Float8Rows
         for index, layer in enumerate(self._layers):
-            given = operand(rows, x, layer.qkv, float8)
-            y = self._attended(layer, given, index, attention, float8)
+            mixed = attention(index, layer.qkv(operand(rows, x, layer.qkv, float8)))
+            if keep is not None and layer is self._layers[-1]:
+                mixed, x = mixed[keep], x[keep]
+            y = layer.out(operand(rows, mixed, layer.out, float8))
             _, normed = rows.add_norm(y, x, layer.norm1)
             assert isinstance(normed, Tensor)
             y = feed_forward(rows, layer, operand(rows, normed, layer.fc1, float8), float8)
@@ -106,17 +124,6 @@ class PackedDecoder:
             assert isinstance(normed, Tensor)
             return normed
         return x
-
-    def _attended(
-        self,
-        layer: PackedBlock,
-        x: Tensor | Float8Rows,
-        index: int,
-        attention: Attention,
-        float8: bool,
-    ) -> Tensor:
-        mixed = attention(index, layer.qkv(x))
-        return layer.out(operand(self._packing.rows, mixed, layer.out, float8))
 
     def _packed(self, layer: nn.Module) -> PackedBlock:
         assert isinstance(layer, DecoderLayer)

@@ -205,22 +205,22 @@ class DeviceTorchRuntime:
         if batch.visual_index.size:
             x[step.visual_index] = self._visual_tokens(batch.visual_tokens)
         if not self._packing.float8 or step.prompts is None or step.rows is None:
-            hidden = self._hidden(step, x)
-        else:  # prompts are computed in fp8, and what follows others is not
-            hidden = torch.empty_like(x)
-            for index, part in divide_by_phase(batch):
-                at = self._device.upload(index)
-                hidden[at] = self._hidden(upload_step(part, self._device), x[at])
+            return self._decoder.logits(self._hidden(step, x, step.logit_index))
+        # Prompts are computed in fp8, and what follows others is not.
+        hidden = torch.empty_like(x)
+        for index, part in divide_by_phase(batch):
+            at = self._device.upload(index)
+            hidden[at] = self._hidden(upload_step(part, self._device), x[at], None)
         return self._decoder.logits(hidden[step.logit_index])
 
-    def _hidden(self, step: DeviceStep, x: Tensor) -> Tensor:
-        """Embedded tokens x (T, token_width) of a step -> hidden (T, token_width)."""
+    def _hidden(self, step: DeviceStep, x: Tensor, keep: Tensor | None) -> Tensor:
+        """Embedded tokens x (T, token_width) -> hidden (K, token_width); keep: None: of all."""
 
         def attention(layer: int, qkv: Tensor) -> Tensor:
             return self._attend(step, self._cache.layers[layer], qkv)
 
         prompts = step.prompts is not None
-        return self._decoder.run(x, step.positions, attention, float8=prompts)
+        return self._decoder.run(x, step.positions, attention, keep=keep, float8=prompts)
 
     def _visual_tokens(self, tokens: Array) -> Tensor:
         if isinstance(tokens, TorchArray):

@@ -38,6 +38,11 @@ def test_caches_of_eight_bits_build(stored: torch.dtype) -> None:
     assert list(compile_kernels(89, LLAMA, stored=stored, rotary=True, max_tokens=16))
 
 
+def test_prompts_in_fp8_are_stored_in_half_precision() -> None:
+    """Products in fp8 give bfloat16, and the cache is float16."""
+    assert list(compile_kernels(89, OPT, dtype=torch.bfloat16, stored=torch.float16))
+
+
 def test_fp8_does_not_build_for_a_gpu_without_it() -> None:
     with pytest.raises(Exception, match="fp8e4nv"):
         list(compile_kernels(80, OPT, stored=torch.float8_e4m3fn))

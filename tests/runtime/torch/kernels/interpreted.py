@@ -224,6 +224,20 @@ def test_prompts_are_stored(layout: str, kept: CacheType, rotary: bool) -> None:
     torch.testing.assert_close(sides[0][1], sides[1][1], atol=1e-6 + step, rtol=1e-3)
 
 
+def test_prompts_of_another_type_than_the_cache_are_stored() -> None:
+    """As they are where products are in fp8, whose results are bfloat16."""
+    heads, prompts = LAYOUTS["groups"], prompts_of([7, 1, 5])
+    each = case(heads, [0, 0, 0], [7, 1, 5], rotary=True)
+    sides = []
+    for module in (attention, plain):
+        cache, qkv = copied(each.cache), each.qkv.bfloat16()
+        module.store(qkv, cache.layers[0], prompts, heads, each.rotation)
+        sides.append((cache, qkv))
+    assert sides[0][0].stored.dtype == torch.float16
+    for one, other in ((sides[0][0].stored, sides[1][0].stored), (sides[0][1], sides[1][1])):
+        torch.testing.assert_close(one, other, rtol=2**-7, atol=1e-6)
+
+
 def test_a_row_that_pads_a_step_writes_nothing() -> None:
     each = case(LAYOUTS["alone"], [5, -1, 7], [1, 1, 1])
     for module in (attention, plain):

@@ -15,7 +15,7 @@ from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.kernels import attention, choice
 from altogether_rt.runtime.torch.kernels.choice import kernel_failure, triton_kernels
-from altogether_rt.runtime.torch.kernels.choice_of_rows import triton_row_kernels
+from altogether_rt.runtime.torch.kernels.choice_of_rows import PLAIN_ROWS, triton_row_kernels
 from altogether_rt.runtime.torch.kernels.slots import HeadLayout
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.runtime.torch.device.test_device_runtime import history, pixels_of
@@ -42,6 +42,20 @@ def test_it_computes_what_the_reference_does(family: str) -> None:
         wanted = history(reference)
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
+def test_prompts_in_fp8_are_what_the_plain_rows_compute() -> None:
+    """But for the interpreter, which loses a carry where it rounds up to a power of two."""
+    both = []
+    for rows in (triton_row_kernels(), PLAIN_ROWS):
+        model = tiny_model(tiny_config("opt"))
+        with DeviceTorchRuntime(
+            model, HostDevice(), num_slots=4, dtype=torch.float16, float8=True,
+            kernels=triton_kernels(), rows=rows,
+        ) as runtime:  # fmt: skip
+            both.append(np.concatenate(history(runtime)).ravel())
+    found, wanted = both
+    assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > 0.99
 
 
 def test_captions_are_those_of_the_reference(tmp_path: Path) -> None:

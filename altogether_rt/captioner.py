@@ -63,9 +63,10 @@ class Captioner:
         the package, or one that `altogether-rt bundle pull` has fetched.
 
         A checkpoint runs as it was trained, with PyTorch. dtype: of its mapper and decoder; `auto`
-        is float16 on a GPU, float32 elsewhere. threads: of the compute kernels, all cores if None.
-        num_slots: captions generated at once. speculation: whether a step verifies several draft
-        tokens; it changes no caption, and `auto` uses it where it is measured to be faster.
+        is float16 on a GPU, float32 elsewhere; `float8` is products of encoder, mapper and prompts
+        in fp8, on GPUs from compute capability 8.9 on. threads: of the compute kernels, all cores
+        if None. num_slots: captions generated at once. speculation: whether a step verifies several
+        draft tokens; it changes no caption, and `auto` uses it where it is measured to be faster.
         allow_download: whether a checkpoint may fetch the encoder that it names, or open files
         outside of its folder.
 

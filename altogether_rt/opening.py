@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CaptionerParts", "Dtype", "ResolvedCaptioner", "resolve_captioner"]
 
 #: Of a checkpoint's mapper and decoder.
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "float8"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,12 @@ class ResolvedCaptioner:
             )
         else:
             assert self.checkpoint is not None
-            runtime = self.checkpoint.open(threads=threads, num_slots=num_slots)
+            if self.checkpoint.float8:
+                from altogether_rt.export.open_float8 import open_float8
+
+                runtime = open_float8(self.checkpoint, threads=threads, num_slots=num_slots)
+            else:
+                runtime = self.checkpoint.open(threads=threads, num_slots=num_slots)
             tokenizer_path, drafting_state = self.checkpoint.tokenizer_path, None
         tokenizer = PromptTokenizer.of_captioner(tokenizer_path, self.config)
         self.stamps.check()  # what was loaded is what was hashed
@@ -107,6 +112,8 @@ def resolve_captioner(
     catalogue or the hub whose bundle is on this machine.
 
     dtype: of a checkpoint's mapper and decoder; auto is float16 on a GPU, float32 elsewhere.
+    float8: products of encoder, mapper and prompts in fp8, the rest in float16, on GPUs from
+    compute capability 8.9 on; opening it compares the two, and fails if they differ too much.
     allow_download: whether a checkpoint may name an encoder that is fetched, or files outside of
     its folder. Quick but for hashes: no backend is opened. Raises BundleError if the bundle cannot
     be used, AltogetherError for a device that is not there, MissingDependencyError for a missing
@@ -168,7 +175,7 @@ def _resolve_checkpoint(
         bundle_id=checkpoint.identity,
         target="torch",
         weights=checkpoint.dtype,
-        cache=checkpoint.dtype,
+        cache="float16" if checkpoint.float8 else checkpoint.dtype,
         device=device,
         bundle=None,
         checkpoint=checkpoint,

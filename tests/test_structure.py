@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("artifacts", "data", "importing", "metrics", "model", "preprocess", "statistics"),
     },
     "hub": {"artifacts", "export", "importing", "machine", "runtime"},
-    "opening": {"artifacts", "data", "hub", "machine", "preprocess", "runtime"},
+    "opening": {"artifacts", "data", "export", "hub", "machine", "preprocess", "runtime"},
     "captioner": {
         *("artifacts", "captions", "data", "generation", "opening", "preprocess", "speculation"),
     },

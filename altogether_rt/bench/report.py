@@ -206,11 +206,13 @@ def _runner(
     captioner: Captioner, resolved: ResolvedCaptioner, settings: BenchSettings
 ) -> StageRunner:
     in_groups = resolved.weights == "int4"  # head, encoder and mapper are int8
+    # Of fp8, whose decode steps read weights in half precision.
+    weights = "float16" if resolved.weights == "float8" else resolved.weights
     group = resolved.bundle.manifest.target.weight_group if resolved.bundle is not None else 0
     return StageRunner(
         captioner,
         make_inputs(captioner, max(settings.batch_sizes)),
-        weight_bytes=1 if in_groups else np.dtype(resolved.weights).itemsize,
+        weight_bytes=1 if in_groups else np.dtype(weights).itemsize,
         cache_bytes=np.dtype(resolved.cache).itemsize,
         new_tokens=min(settings.new_tokens, captioner.config.max_caption_tokens),
         budget_s=0.05 if settings.quick else 1.5,

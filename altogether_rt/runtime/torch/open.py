@@ -17,6 +17,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.machine import gpu
 from altogether_rt.machine.device import find_gpu, parse_device
 from altogether_rt.machine.torch_gpu import kernels_problem
+from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.select import DEFAULT_SLOTS
 from altogether_rt.runtime.torch.device.api import CudaDevice, TorchDevice
@@ -32,7 +33,14 @@ _LOG = logging.getLogger(__name__)
 _MAX_DEFAULT_SLOTS = 256
 #: Of a GPU's memory, what the cache may take unless a number of slots is given.
 _CACHE_FRACTION = 0.4
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float8": torch.float16,  # of everything but products in fp8
+}
+#: The first compute capability with products in fp8.
+_FLOAT8_SM = 89
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class ResolvedCheckpoint:
     tokenizer_path: Path
     identity: str  # instead of a bundle's id: 12 hex digits
     torch_device: str  # `cpu`, `cuda:0`
-    dtype: str  # of mapper and decoder
+    dtype: str  # of mapper and decoder; `float8` is opened by `export.open_float8`
     stamps: FileStamps  # of the files that `identity` is of
     allow_download: bool = False
     slow_because: str | None = None  # why a GPU is given plain PyTorch, without Triton's kernels
@@ -56,12 +64,28 @@ class ResolvedCheckpoint:
         On a GPU whose kernels compile here it is `DeviceTorchRuntime`, otherwise `TorchRuntime`.
         Raises AltogetherError if a file was changed since it was resolved.
         """
+        assert not self.float8, "its outliers are to be smoothed before it is opened"
+        return self.open_model(self.load_model(threads=threads), num_slots=num_slots)
+
+    @property
+    def float8(self) -> bool:
+        return self.dtype == "float8"
+
+    def load_model(self, *, threads: int | None = None) -> CaptionerModel:
+        """Read the weights, as they are. Arguments and errors as for `open`."""
         if threads is not None:
             torch.set_num_threads(threads)
         self.stamps.check()
         checkpoint = Checkpoint.load(self.folder, allow_download=self.allow_download)
         captioner = checkpoint.captioner()
         self.stamps.check()  # what was loaded is what was hashed
+        return captioner
+
+    def open_model(self, captioner: CaptionerModel, *, num_slots: int | None = None) -> Runtime:
+        """`captioner`, which `load_model` gave, on the device.
+
+        Raises AltogetherError if the kernels do not run there and nothing else computes in fp8.
+        """
         dtype = _DTYPES[self.dtype]
         if self.torch_device != "cpu" and self.slow_because is None:
             device = _cuda_device(self.torch_device)
@@ -69,7 +93,13 @@ class ResolvedCheckpoint:
             failure = kernel_failure(device.torch_device, dtype, heads)
             if failure is None:
                 slots = num_slots or self._fitting_slots(dtype.itemsize)
-                return DeviceTorchRuntime(captioner, device, num_slots=slots, dtype=dtype)
+                return DeviceTorchRuntime(
+                    captioner, device, num_slots=slots, dtype=dtype, float8=self.float8
+                )
+            if self.float8:
+                raise AltogetherError(
+                    f"float8 cannot be used here, since Triton's kernels do not run: {failure}"
+                )
             _LOG.warning("plain PyTorch runs, which is slower: %s", failure)
         slots = num_slots or DEFAULT_SLOTS
         return TorchRuntime(captioner, num_slots=slots, device=self.torch_device, dtype=dtype)
@@ -91,14 +121,19 @@ def resolve_checkpoint(
     folder: Path, *, device: str = "auto", dtype: str = "auto", allow_download: bool = False
 ) -> ResolvedCheckpoint:
     """device: auto is the first GPU, or the CPU without one. dtype: of mapper and decoder; auto is
-    float16 on a GPU, float32 elsewhere. allow_download: see `Checkpoint.load`.
+    float16 on a GPU, float32 elsewhere; float8 is fp8 products of encoder, mapper and prompts.
+    allow_download: see `Checkpoint.load`.
 
-    Raises AltogetherError for a device that is not there, or a folder that is not a checkpoint.
+    Raises AltogetherError for a device that is not there, or that has no fp8 products if these are
+    wanted, or a folder that is not a checkpoint.
     """
     where = _torch_device(device)
     if dtype not in ("auto", *_DTYPES):
         raise AltogetherError(f"there is no dtype {dtype!r}: give auto, {', '.join(_DTYPES)}.")
     chosen = ("float16" if where != "cpu" else "float32") if dtype == "auto" else dtype
+    slow_because = None if where == "cpu" else kernels_problem(_sm(where))
+    if chosen == "float8":
+        _check_float8(where, slow_because)
     checkpoint = Checkpoint.load(folder, allow_download=allow_download)
     stamps = FileStamps.take([folder / CONFIG, checkpoint.weights_path, checkpoint.tokenizer_path])
     content = [checkpoint.config.to_dict(), checkpoint.sha256(), chosen]
@@ -112,8 +147,21 @@ def resolve_checkpoint(
         dtype=chosen,
         stamps=stamps,
         allow_download=allow_download,
-        slow_because=None if where == "cpu" else kernels_problem(_sm(where)),
+        slow_because=slow_because,
     )
+
+
+def _check_float8(where: str, slow_because: str | None) -> None:
+    if where == "cpu":
+        raise AltogetherError("float8 needs an NVIDIA GPU: use float32, or --device cuda.")
+    if _sm(where) < _FLOAT8_SM:
+        found = find_gpu(parse_device(where))
+        raise AltogetherError(
+            f"float8 needs compute capability 8.9, and {found.name} has "
+            f"{found.sm // 10}.{found.sm % 10}: use float16."
+        )
+    if slow_because is not None:
+        raise AltogetherError(f"float8 cannot be used here: {slow_because}.")
 
 
 def _sm(torch_device: str) -> int:

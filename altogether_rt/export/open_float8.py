@@ -1,0 +1,56 @@
+"""Opens a checkpoint for captioning in fp8: smoothed, and compared with float32 before use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from altogether_rt.errors import AltogetherError
+from altogether_rt.export.float8 import observed, smooth_model
+from altogether_rt.export.recipes import Threshold, find_recipe
+from altogether_rt.export.samples import draw_samples
+from altogether_rt.export.verify import Agreement, compare
+from altogether_rt.preprocess.prompts import PromptTokenizer
+from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.torch.open import ResolvedCheckpoint
+
+__all__ = ["open_float8"]
+
+#: The recipe whose thresholds hold here too.
+_RECIPE = "tensorrt-fp8"
+
+
+def open_float8(
+    checkpoint: ResolvedCheckpoint, *, threads: int | None = None, num_slots: int | None = None
+) -> Runtime:
+    """Read the weights, smooth outliers by what drawn samples show, and open `DeviceTorchRuntime`.
+
+    Arguments as for `ResolvedCheckpoint.open`. The same samples are then captioned in fp8. Raises
+    AltogetherError if a stage differs from float32 by more than the export recipe for fp8 allows,
+    or if the kernels do not run on this GPU.
+    """
+    model = checkpoint.load_model(threads=threads)
+    tokenizer = PromptTokenizer.of_captioner(checkpoint.tokenizer_path, checkpoint.config)
+    samples = draw_samples(checkpoint.config, tokenizer)
+    if num_slots is not None:
+        samples = samples.first(num_slots)
+    recording, calibration = observed(model, samples, checkpoint.torch_device)
+    smooth_model(model, calibration)
+    runtime = checkpoint.open_model(model, num_slots=num_slots)
+    try:
+        _check(compare(recording, runtime), find_recipe(_RECIPE).parity)
+    except BaseException:
+        runtime.close()
+        raise
+    return runtime
+
+
+def _check(agreements: Mapping[str, Agreement], thresholds: Mapping[str, Threshold]) -> None:
+    for stage, found in agreements.items():
+        required = thresholds[stage]
+        # Negated so that NaN fails.
+        if not (found.mean_cosine >= required.mean and found.worst_cosine >= required.worst):
+            raise AltogetherError(
+                f"in float8 the {stage} of this checkpoint differs from float32: a cosine of "
+                f"{found.mean_cosine:.4f} (worst row {found.worst_cosine:.4f}), where "
+                f"{required.mean} ({required.worst}) is required: use float16."
+            )

@@ -1,0 +1,113 @@
+"""A checkpoint opened in fp8: what it computes with, and where it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from altogether_rt.artifacts import checkpoint as checkpoint_module
+from altogether_rt.artifacts.checkpoint import save_checkpoint
+from altogether_rt.captioner import Captioner
+from altogether_rt.errors import AltogetherError
+from altogether_rt.export import open_float8 as open_module
+from altogether_rt.export.float8 import observed
+from altogether_rt.export.recipes import find_recipe
+from altogether_rt.machine import torch_gpu
+from altogether_rt.opening import resolve_captioner
+from altogether_rt.runtime.torch import open as torch_open
+from altogether_rt.runtime.torch.device.api import HostDevice
+from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
+from altogether_rt.runtime.torch.open import ResolvedCheckpoint
+from tests.machine.fake_driver import pretend_gpus
+from tests.tiny import IMAGE_SIZE, tiny_config, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint, and a GPU for which the CPU stands in."""
+    config = tiny_config()
+    model = tiny_model(config)
+    state = {name: value for name, value in model.state_dict().items() if "encoder" not in name}
+    tokenizer = tiny_tokenizer(tmp_path / "tokenizer.json")
+    save_checkpoint(tmp_path / "ckpt", config, state, tokenizer, {})
+    monkeypatch.setattr(checkpoint_module.Checkpoint, "encoder", lambda self: model.encoder)
+    pretend_gpus(monkeypatch, 89)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch_open, "_cuda_device", lambda name: HostDevice())
+    monkeypatch.setattr(torch_open, "kernel_failure", lambda *_: None)
+    monkeypatch.setattr(torch_gpu, "has_module", lambda name: True)
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/gcc")
+    monkeypatch.setattr(open_module, "observed", lambda model, samples, _: observed(model, samples))
+    return tmp_path / "ckpt"
+
+
+def loose_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of random weights and 64 numbers a token is not one to judge fp8 by."""
+    monkeypatch.setattr(open_module, "_check", lambda *_: None)
+
+
+@pytest.mark.parametrize("num_slots", [3, None])
+def test_prompts_are_in_fp8(
+    folder: Path, num_slots: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loose_bars(monkeypatch)
+    resolved = resolve_captioner(folder, device="cuda", dtype="float8")
+    assert (resolved.weights, resolved.cache) == ("float8", "float16")
+    other = resolve_captioner(folder, device="cuda")
+    assert (other.weights, other.bundle_id) != ("float8", resolved.bundle_id)
+    parts = resolved.open(num_slots=num_slots)
+    assert isinstance(parts.runtime, DeviceTorchRuntime)
+    packing: Any = parts.runtime._packing
+    assert (packing.float8, packing.dtype) == (True, torch.float16)
+    image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    with Captioner(parts) as captioner:
+        params = captioner.params(max_new_tokens=4)
+        assert len(captioner.caption([image] * 4, None, params)) == 4
+
+
+def test_a_loss_of_precision_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    monkeypatch.setattr(DeviceTorchRuntime, "close", lambda self: closed.append(self))
+    recipe = find_recipe("tensorrt-fp8")
+    strict = {
+        stage: type(bar)(mean=0.999999, worst=bar.worst) for stage, bar in recipe.parity.items()
+    }
+    monkeypatch.setattr(
+        open_module,
+        "find_recipe",
+        lambda name: type(recipe)(recipe.target, recipe.lowering, strict),
+    )
+    resolved = resolve_captioner(folder, device="cuda", dtype="float8")
+    with pytest.raises(
+        AltogetherError, match=r"^in float8 the \w+ of .* \(0.97\) is required: use "
+    ):
+        resolved.open()
+    assert len(closed) == 1
+
+
+def test_where_fp8_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(device: str = "cuda") -> str:
+        with pytest.raises(AltogetherError) as caught:
+            resolve_captioner(folder, device=device, dtype="float8").open()
+        return str(caught.value)
+
+    assert refusal("cpu") == "float8 needs an NVIDIA GPU: use float32, or --device cuda."
+    monkeypatch.setattr(torch_open, "kernel_failure", lambda *_: "ptxas is missing")
+    assert refusal().startswith(
+        "float8 cannot be used here, since Triton's kernels do not run: ptx"
+    )
+    monkeypatch.setattr(torch_gpu, "has_module", lambda name: False)
+    assert refusal().startswith("float8 cannot be used here: Triton is not installed")
+    pretend_gpus(monkeypatch, 86)
+    assert refusal() == "float8 needs compute capability 8.9, and Fake 0 has 8.6: use float16."
+
+
+def test_it_is_opened_with_its_outliers_smoothed_alone(folder: Path) -> None:
+    checkpoint = resolve_captioner(folder, device="cuda", dtype="float8").checkpoint
+    assert isinstance(checkpoint, ResolvedCheckpoint)
+    with pytest.raises(AssertionError, match="smoothed"):
+        checkpoint.open()

@@ -31,8 +31,8 @@ sys.path.append(str(HERE.parent))  # the package of this checkout, if it is not 
 from gpu.arithmetic import (  # noqa: E402
     ARITHMETICS,
     Arithmetic,
-    EmulatedRuntime,
     captions_of,
+    open_runtime,
     parity_of,
 )
 from starter_table import COLUMNS, score  # noqa: E402
@@ -77,12 +77,12 @@ def measure(
     table = {}
     for arithmetic in arithmetics:
         start = time.perf_counter()
-        with EmulatedRuntime(
+        with open_runtime(
             checkpoint.captioner(), arithmetic, calibration, num_slots=NUM_SLOTS
         ) as runtime:
             parity = parity_of(runtime, recording, arithmetic, thresholds)
-            with_alts = captions_of(runtime, tokenizer, images, alts)
-            without = captions_of(runtime, tokenizer, images, None)
+            with_alts = captions_of(runtime, config, tokenizer, images, alts)
+            without = captions_of(runtime, config, tokenizer, images, None)
         table[arithmetic.name] = {
             "with alt-texts": score(scenes, with_alts, alts_given=True),
             "without alt-texts": score(scenes, without, alts_given=False),

@@ -3,6 +3,11 @@
 torch's float16 kernels for CPUs add in float32 and round once, as a GPU's do, and so does
 `HalfLinear`, which is quicker; fp8 products are those of `runtime.torch.float8` in their plain
 form. Only the order of sums differs from a GPU, and how many bits its fp8 accumulator holds.
+
+The plain runtime in fp8 rounds otherwise than the device path, which is therefore listed by itself.
+There norms and activations are rounded to fp8 from float32, not from float16; a product adds its
+bias before it is rounded to bfloat16; prompts' queries, keys and values stay bfloat16 until the
+cache keeps them; and the mapper's first layer is in float16.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from altogether_rt.captioner import Captioner
+from altogether_rt.config import CaptionerConfig
 from altogether_rt.export.calibration.observe import Calibration
 from altogether_rt.export.float8 import check_float8, convert_to_float8, smooth_model
 from altogether_rt.export.recipes import Threshold
@@ -26,11 +32,20 @@ from altogether_rt.export.verify import Recording, compare
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess.prompts import PromptTokenizer
-from altogether_rt.runtime.base import StepBatch, StepResult
+from altogether_rt.runtime.base import Runtime, StepBatch, StepResult
+from altogether_rt.runtime.torch.device.api import HostDevice
+from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
 from altogether_rt.runtime.torch.quantized_cache import CacheType, round_vectors
 
-__all__ = ["ARITHMETICS", "Arithmetic", "EmulatedRuntime", "captions_of", "parity_of"]
+__all__ = [
+    "ARITHMETICS",
+    "Arithmetic",
+    "EmulatedRuntime",
+    "captions_of",
+    "open_runtime",
+    "parity_of",
+]
 
 
 @dataclass(frozen=True)
@@ -42,12 +57,15 @@ class Arithmetic:
     float8: bool = False  # products of encoder, mapper and prompts
     float8_decode: bool = False  # of decode steps as well
     cache: CacheType | None = None  # None: as the values are
+    on_device: bool = False  # by the device path itself, run on the CPU
 
 
 ARITHMETICS = (
     Arithmetic("float32", half=False),
     Arithmetic("float16"),
     Arithmetic("fp8, decode in float16", float8=True),
+    Arithmetic("device path, float16", on_device=True),
+    Arithmetic("device path, fp8", float8=True, on_device=True),
     Arithmetic("fp8 throughout", float8=True, float8_decode=True),
     Arithmetic("float16, fp8 cache", cache="float8"),
     Arithmetic("float16, int8 cache", cache="int8"),
@@ -132,8 +150,22 @@ class EmulatedRuntime(Float8Runtime):
                 written.copy_(round_vectors(written, kind))
 
 
+def open_runtime(
+    model: CaptionerModel, arithmetic: Arithmetic, calibration: Calibration, *, num_slots: int
+) -> Runtime:
+    """`model`, float32, in `arithmetic`; it is copied. calibration: as for `EmulatedRuntime`."""
+    if not arithmetic.on_device:
+        return EmulatedRuntime(model, arithmetic, calibration, num_slots=num_slots)
+    model = copy.deepcopy(model)
+    if arithmetic.float8:
+        smooth_model(model, calibration)
+    return DeviceTorchRuntime(
+        model, HostDevice(), num_slots=num_slots, dtype=torch.float16, float8=arithmetic.float8
+    )
+
+
 def parity_of(
-    runtime: EmulatedRuntime,
+    runtime: Runtime,
     recording: Recording,
     arithmetic: Arithmetic,
     thresholds: Mapping[str, Threshold],
@@ -153,13 +185,14 @@ def parity_of(
 
 
 def captions_of(
-    runtime: EmulatedRuntime,
+    runtime: Runtime,
+    config: CaptionerConfig,
     tokenizer: PromptTokenizer,
     images: Sequence[Any],
     alts: Sequence[Sequence[str]] | None,
 ) -> list[str]:
     """Greedy captions, one for each image."""
-    parts = CaptionerParts(runtime.model.config, runtime, tokenizer, "emulated", None)
+    parts = CaptionerParts(config, runtime, tokenizer, "emulated", None)
     captioner = Captioner(parts, speculation="off")
     written = captioner.caption(images) if alts is None else captioner.caption(images, alts)
     return [caption.text for caption in written]

@@ -38,7 +38,8 @@ def scored(folder: Path, *names: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_float16_and_fp8_score_as_float32_does(starter: Path) -> None:
-    table = scored(starter, "float16", "fp8 throughout", "float16, fp8 cache")
+    names = ("float16", "device path, fp8", "fp8 throughout", "float16, fp8 cache")
+    table = scored(starter, *names)
     assert table["float32"]["with alt-texts"]["visual_facts_right"] > 95
     # Of few scenes one name is more than the points allowed, and without alt-texts one fact that
     # hangs in the balance; with them facts are many and certain.
@@ -47,6 +48,7 @@ def test_float16_and_fp8_score_as_float32_does(starter: Path) -> None:
     cosines = {name: row["parity"]["step"]["mean_cosine"] for name, row in table.items()}
     assert cosines["float16"] > 0.99999 > cosines["float16, fp8 cache"] > 0.999
     assert 0.99 < cosines["fp8 throughout"] < 0.9999  # it is rounded
+    assert 0.999 < cosines["device path, fp8"] < 0.99999  # the prompts are
     assert "| fp8 throughout |" in to_markdown(table)
 
 

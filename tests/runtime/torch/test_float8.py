@@ -102,6 +102,33 @@ def test_the_operator_that_gpus_run_gives_the_same(rows: int) -> None:
     assert (native == plain).float().mean() > 0.99
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_bias_is_part_of_the_product_or_added_after_it(
+    adds: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scaled = torch._scaled_mm
+    given: list[bool] = []
+
+    def product(*arguments: Any, **options: Any) -> torch.Tensor:
+        if options["bias"] is not None and not adds:
+            raise RuntimeError("no bias with a scale a row")
+        given.append(options["bias"] is not None)
+        return scaled(*arguments, **options)
+
+    monkeypatch.setattr(torch, "_scaled_mm", product)
+    float8._adds_bias.cache_clear()
+    layer, x = Float8Linear(linear()), torch.randn(5, 64)
+    bias = torch.randn(32).bfloat16()
+    rows, weight = quantize_rows(x), layer.rounded_weight
+    found = float8_product(rows, weight, bias=bias, native=True)
+    float8._adds_bias.cache_clear()
+    assert found.dtype == torch.bfloat16
+    wanted = float8_product(rows, weight, bias=bias)
+    torch.testing.assert_close(found, wanted, rtol=2**-6, atol=2**-8)
+    assert given[-1] == adds
+    assert ("no bias with a scale a row" in caplog.text) != adds
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_layer_approximates_the_one_it_replaces(bias: bool, dtype: torch.dtype) -> None:

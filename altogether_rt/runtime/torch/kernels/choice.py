@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -109,6 +110,12 @@ def _finite(
     return all(bool(torch.isfinite(each).all()) for each in found)
 
 
+@functools.cache
+def _parameters(function: Callable[..., object]) -> frozenset[str]:
+    """Names of its parameters, which take longer to read than the call itself."""
+    return frozenset(inspect.signature(function).parameters)
+
+
 def flash_prompts(qkv: Tensor, prompts: PromptRows, heads: HeadLayout) -> Tensor:
     """`plain.attend_prompts` in one call of flash attention (half precision, on a GPU)."""
     from torch.nn.attention.varlen import varlen_attn
@@ -120,7 +127,7 @@ def variable_length(
     function: Callable[..., object], qkv: Tensor, prompts: PromptRows, heads: HeadLayout
 ) -> Tensor:
     """Calls PyTorch's `varlen_attn`, whose options differ between versions."""
-    known = inspect.signature(function).parameters
+    known = _parameters(function)
     options: dict[str, object] = (
         {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     )

@@ -35,6 +35,7 @@ def open_float8(
         samples = samples.first(num_slots)
     recording, calibration = observed(model, samples, checkpoint.torch_device)
     smooth_model(model, calibration)
+    model.cpu()  # what is copied of it should not lie beside it in the GPU's memory
     runtime = checkpoint.open_model(model, num_slots=num_slots)
     try:
         _check(compare(recording, runtime), find_recipe(_RECIPE).parity)

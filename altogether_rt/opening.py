@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from altogether_rt.artifacts.bundle import MANIFEST_NAME, Bundle, find_bundle, is_checkpoint
 from altogether_rt.artifacts.stamps import FileStamps
@@ -12,7 +12,7 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.hub.lookup import locate_bundle
-from altogether_rt.machine.device import find_gpu, has_module, parse_device
+from altogether_rt.machine.device import Dtype, find_gpu, has_module, parse_device
 from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.select import load_bundle, open_runtime
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from altogether_rt.runtime.torch.open import ResolvedCheckpoint
 
 __all__ = ["CaptionerParts", "Dtype", "ResolvedCaptioner", "resolve_captioner"]
-
-#: Of a checkpoint's mapper and decoder.
-Dtype = Literal["auto", "float32", "float16", "bfloat16", "float8"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The option of every command that loads a checkpoint."""
+"""The options of commands that load a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AllowDownload"]
+from altogether_rt.machine.device import Dtype
+
+__all__ = ["AllowDownload", "DtypeOption"]
 
 AllowDownload = Annotated[
     bool,
@@ -14,5 +16,14 @@ AllowDownload = Annotated[
         "--allow-download",
         help="Let a checkpoint download the encoder that it names, and open files outside of its "
         "folder. Only for checkpoints from people you trust.",
+    ),
+]
+DtypeOption = Annotated[
+    Dtype,
+    typer.Option(
+        "--dtype",
+        metavar="auto|float32|float16|bfloat16|float8",
+        help="What a checkpoint is computed in; auto: float16 on a GPU. float8: products of "
+        "encoder, mapper and prompts in fp8, on GPUs from compute capability 8.9 on.",
     ),
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "DEVICE_NAMES",
     "TENSORRT_MODULES",
     "Device",
+    "Dtype",
     "check_cuda_python",
     "check_driver",
     "check_onnxruntime_gpu",
@@ -34,6 +35,8 @@ __all__ = [
     "parse_device",
 ]
 
+#: `--dtype`: what a checkpoint is computed in. float8: products of encoder, mapper and prompts.
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "float8"]
 #: CUDA version that the packages of the extras `gpu` and `tensorrt` are built for.
 CUDA_MAJOR = 13
 #: Modules that provide TensorRT, in order of preference.

@@ -111,3 +111,22 @@ def test_it_is_opened_with_its_outliers_smoothed_alone(folder: Path) -> None:
     assert isinstance(checkpoint, ResolvedCheckpoint)
     with pytest.raises(AssertionError, match="smoothed"):
         checkpoint.open()
+
+
+def test_the_command_says_where_fp8_is_not_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+    from typer.testing import CliRunner
+
+    from altogether_rt.cli.main import app
+
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "images" / "a.png")
+    arguments = ["caption", str(tmp_path / "images"), "--out", str(tmp_path / "o.jsonl")]
+    arguments += ["--bundle", str(folder), "--dtype", "float8"]
+    pretend_gpus(monkeypatch, 80)
+    done = CliRunner().invoke(app, [*arguments, "--device", "cuda"])
+    assert (done.exit_code, done.exception.__class__) == (1, SystemExit)
+    assert "float8 needs compute capability 8.9, and Fake 0 has 8.0: use float16." in done.stderr
+    assert CliRunner().invoke(app, [*arguments[:-1], "float9"]).exit_code == 2

@@ -56,7 +56,7 @@ from altogether_rt.cli.caption_options import (
     Workers,
 )
 from altogether_rt.cli.caption_prompt import prompt_text
-from altogether_rt.cli.checkpoint import AllowDownload
+from altogether_rt.cli.checkpoint import AllowDownload, DtypeOption
 from altogether_rt.cli.device import DeviceOption
 from altogether_rt.cli.downloads import Download
 from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
@@ -120,6 +120,7 @@ class CaptionArguments:
     spool_bytes: SpoolBytes = SPOOL_BYTES
     only_missing: OnlyMissing = False
     device: DeviceOption = "auto"
+    dtype: DtypeOption = "auto"
     allow_download: AllowDownload = False
     download: Download = False
     threads: Threads = None

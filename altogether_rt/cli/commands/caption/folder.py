@@ -138,7 +138,10 @@ def _caption(
     output = run.output
     ensure_bundle(given.bundle, output, device=given.device, download=given.download)
     captioner = resolve_captioner(
-        given.bundle, device=given.device, allow_download=given.allow_download
+        given.bundle,
+        device=given.device,
+        dtype=given.dtype,
+        allow_download=given.allow_download,
     )
     notes = captioner_notes(captioner, source)
     for note in notes:

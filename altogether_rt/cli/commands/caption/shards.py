@@ -25,6 +25,7 @@ def shard_arguments(
     return ShardArguments(
         bundle=given.bundle,
         device=given.device,
+        dtype=given.dtype,
         params=params,
         workers=given.workers,
         execution={

@@ -34,6 +34,7 @@ from altogether_rt.data.sinks.shards.stats import RowCounts
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.machine.device import Dtype
 from altogether_rt.monitoring.monitor import RunMonitor
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ShardArguments:
     retry_errors: bool = False
     hygiene: HygieneOptions = field(default_factory=HygieneOptions)
     checks: bool | None = None  # of captions; None: of captioners that follow instructions
+    dtype: Dtype = "auto"
     allow_download: bool = False
     download: bool = False
 
@@ -94,7 +96,10 @@ class ShardArguments:
 
         check_gpu(self.device)
         captioner = resolve_captioner(
-            self.bundle, device=self.device, allow_download=self.allow_download
+            self.bundle,
+            device=self.device,
+            dtype=self.dtype,
+            allow_download=self.allow_download,
         )
         params = caption_params(captioner.config, **self.params)
         options = self.shard_options()

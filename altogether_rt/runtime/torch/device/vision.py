@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,7 @@ from altogether_rt.runtime.torch.device.packing import Packing
 
 __all__ = ["device_encoder", "device_mapper"]
 
+_LOG = logging.getLogger(__name__)
 #: Pixels (N, H, W, 3) to embeddings, or embeddings to visual tokens, both in the type of the step.
 Computed = Callable[[Tensor], Tensor]
 
@@ -24,6 +26,7 @@ def device_encoder(encoder: nn.Module, packing: Packing) -> Computed:
     packed = pack_encoder(encoder, packing)
     if packed is not None:
         return packed
+    _LOG.info("the encoder runs by itself: it is of no make that is packed for this device")
     dtype, device = packing.dtype, packing.device
     moved = encoder.to(device).eval()
     if isinstance(moved, Encoder):

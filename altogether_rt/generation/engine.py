@@ -28,6 +28,7 @@ from altogether_rt.speculation.planner import DraftPlanner, Speculation
 
 __all__ = ["STAGE_SECONDS", "Completion", "Engine", "EngineStats", "SequenceRequest"]
 
+
 class Engine:
     """Generates captions with a runtime; imports no backend."""
 
@@ -139,9 +140,7 @@ class Engine:
             self._planner.cost.record(len(active), len(batch.token_ids), seconds)
         return [sequence for sequence in reversed(active) if sequence.finish_reason is not None]
 
-    def _draft(
-        self, active: list[ActiveSequence]
-    ) -> tuple[Sequence[Draft], list[tuple[int, ...]]]:
+    def _draft(self, active: list[ActiveSequence]) -> tuple[Sequence[Draft], list[tuple[int, ...]]]:
         """For each sequence its draft, and the draft tokens to verify."""
         start_s = self._clock()
         max_chunk = self._runtime.max_chunk
@@ -189,7 +188,8 @@ class Engine:
             active[slot].awaited = None
             last = len(active) - 1
             if slot != last:
-                self._runtime.move_slot(last, slot, active[last].length)
+                if active[last].prefilled:
+                    self._runtime.move_slot(last, slot, active[last].length)
                 active[slot] = active[last]
             active.pop()
 

@@ -87,13 +87,11 @@ class Pipeline:
         pending = self._runtime.begin(batch, chosen)
         self._stats.decoder_s += time.perf_counter() - start_s
         self._stats.num_steps += 1
-        has_prompts = False
+        num_prompt_tokens = sum(each.num_pending for each in active if not each.prefilled)
+        self._stats.num_prefill_tokens += num_prompt_tokens
         for index, sequence in enumerate(active):
-            if not sequence.prefilled:
-                self._stats.num_prefill_tokens += sequence.num_pending
-                has_prompts = True
             sequence.await_choice(index)
-        return _BegunStep(pending, list(active), has_prompts)
+        return _BegunStep(pending, list(active), num_prompt_tokens > 0)
 
     def _read(self, step: _BegunStep, following: _BegunStep | None) -> list[ActiveSequence]:
         """Append the tokens of `step`; `following` was begun behind it."""
@@ -105,15 +103,13 @@ class Pipeline:
         result = step.pending.result()
         self._stats.decoder_s += time.perf_counter() - start_s
         self._record(step, following)
-        finished, num_undecided = [], 0
+        finished: list[ActiveSequence] = []
+        num_first = num_undecided = 0
         tokens = _tokens(result)
         for index, sequence in rows:
             token = tokens[index]
             undecided = token == UNDECIDED
-            if sequence.ids:
-                self._stats.num_decode_tokens += 1
-            else:
-                self._stats.num_first_tokens += 1
+            num_first += not sequence.ids
             sequence.append(sequence.choose(result, index) if undecided else token)
             num_undecided += undecided
             if sequence.finish_reason is not None:
@@ -123,6 +119,8 @@ class Pipeline:
             elif undecided or sequence.finish_reason is not None:
                 _drop(sequence, following)
         self._stats.num_written_tokens += len(rows)
+        self._stats.num_first_tokens += num_first
+        self._stats.num_decode_tokens += len(rows) - num_first
         if finished:  # whoever takes them takes time too
             self._result_s = None
         self._plan_pause(num_undecided, len(rows))

@@ -72,11 +72,11 @@ def step_batch(
     """
     drafts = [()] * len(active) if draft_tokens is None else draft_tokens
     sampling = _sampling(active, drafts)
-    if any(drafts) or not all(sequence.prefilled for sequence in active):
+    lengths = [each.length for each in active]
+    if 0 in lengths or any(drafts):  # a slot is empty before its prompt is read
         rows = map(ActiveSequence.step_row, active, drafts)
         return StepBatch.from_rows(rows, token_width, sampling)
-    ids, lengths = [each.last_id for each in active], [each.length for each in active]
-    return StepBatch.of_tokens(ids, lengths, token_width, sampling)
+    return StepBatch.of_tokens([each.last_id for each in active], lengths, token_width, sampling)
 
 
 def _sampling(
@@ -86,7 +86,7 @@ def _sampling(
 
     None if all of them are greedy.
     """
-    if not any(sequence.sampled for sequence in active):
+    if True not in [sequence.sampled for sequence in active]:
         return None
     drawn: list[tuple[float, float, float]] = []
     for sequence, drafted in zip(active, draft_tokens, strict=True):
@@ -108,10 +108,12 @@ class ActiveSequence:
         #: tokens of all steps are known.
         self.awaited: int | None = None
         self.finish_reason: FinishReason | None = None
+        #: Whether tokens are sampled, which needs logits, and not chosen greedily.
+        self.sampled = request.temperature > 0
         self._ends = ends
         self._drafter: LearningDrafter | None = None
         self._uniforms: list[float] | None = None
-        if request.temperature > 0:
+        if self.sampled:
             self._uniforms = row_uniforms(request.seed, request.max_new_tokens).tolist()
 
     @property
@@ -130,11 +132,6 @@ class ActiveSequence:
         if self.finish_reason is not None:
             return True
         return self.awaited is not None and len(self.ids) + 1 == self.request.max_new_tokens
-
-    @property
-    def sampled(self) -> bool:
-        """Whether tokens are sampled, which needs logits, and not chosen greedily."""
-        return self._uniforms is not None
 
     @property
     def last_id(self) -> int:
@@ -200,7 +197,7 @@ class ActiveSequence:
 
     def await_choice(self, choice: int) -> None:
         """A step with `step_row` was begun; the next token is its choice of this index."""
-        self.length += self.num_pending
+        self.length += 1 if self.length else self.request.prompt_length
         self.awaited = choice
 
     def take_back(self) -> None:

@@ -18,7 +18,7 @@ from altogether_rt.generation.sequence import ActiveSequence, step_batch
 from altogether_rt.generation.stats import EngineStats
 from altogether_rt.runtime.base import UNDECIDED, StepBatch, StepResult
 from altogether_rt.runtime.pipelined import ChosenTokens, PendingStep, PipelinedRuntime
-from altogether_rt.speculation.planner import StepCost
+from altogether_rt.speculation.step_cost import StepCost
 
 __all__ = ["Pipeline"]
 
@@ -134,7 +134,7 @@ class Pipeline:
         if self._cost is None or before_s is None or following is None:
             return
         if not step.has_prompts and not following.has_prompts:
-            self._cost.record(len(step.rows), len(step.rows), now_s - before_s)
+            self._cost.record_ahead(len(step.rows), now_s - before_s)
 
     def _plan_pause(self, num_undecided: int, num_rows: int) -> None:
         if _MAX_UNDECIDED * num_undecided <= num_rows:

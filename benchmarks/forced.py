@@ -37,6 +37,8 @@ class ForcedRuntime:
         self._arrived: deque[_Forced] = deque()  # drawn by the engine, prompt not yet read
 
     def __getattr__(self, name: str) -> Any:
+        if name == "begin":  # what is chosen must be replaced before the next step
+            raise AttributeError(name)
         return getattr(self._runtime, name)
 
     def announce(

@@ -3,69 +3,30 @@
 Every step is one ragged decoder call: new sequences bring their whole prompt, the others their last
 token and, where it saves time, draft tokens, of which those are kept that the model would have
 chosen. A finished sequence leaves at once; the last active slot is moved into its slot, so that the
-active slots stay a prefix and no idle row is computed.
+active slots stay a prefix and no idle row is computed. A backend that can begin a step is given the
+next one before the last one's tokens are known (`pipeline`); captions are the same.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
 
-from altogether_rt.captions import FinishReason
+from altogether_rt.generation.pipeline import Pipeline
 from altogether_rt.generation.sequence import (
     ActiveSequence,
     Completion,
     EndTokens,
     SequenceRequest,
-    sampling_of,
+    step_batch,
 )
-from altogether_rt.runtime.base import Runtime, StepBatch, StepResult
+from altogether_rt.generation.stats import STAGE_SECONDS, EngineStats
+from altogether_rt.runtime.base import Runtime, StepResult
+from altogether_rt.runtime.pipelined import as_pipelined
 from altogether_rt.speculation.drafter import Draft
 from altogether_rt.speculation.planner import DraftPlanner, Speculation
 
 __all__ = ["STAGE_SECONDS", "Completion", "Engine", "EngineStats", "SequenceRequest"]
-
-#: Fields of `EngineStats` that hold the seconds of a stage.
-STAGE_SECONDS = ("decode_wait_s", "encode_s", "map_s", "decoder_s")
-
-
-@dataclass
-class EngineStats:
-    """Counts of an engine, or of several that share them."""
-
-    num_steps: int = 0
-    num_verify_steps: int = 0  # steps with draft tokens to verify
-    num_prefill_tokens: int = 0  # read by the decoder: prompts
-    num_decode_tokens: int = 0  # read by the decoder: written by the step before
-    num_drafted_tokens: int = 0  # read by the decoder: draft tokens to verify
-    num_accepted_tokens: int = 0  # draft tokens that were accepted
-    num_written_tokens: int = 0  # chosen for captions, EOS included
-    num_first_tokens: int = 0  # of these, chosen in the step that reads the prompt
-    # Seconds by stage. The first three are counted by whatever feeds the engine.
-    decode_wait_s: float = 0.0  # nothing to generate: no image was decoded yet
-    encode_s: float = 0.0
-    map_s: float = 0.0
-    decoder_s: float = 0.0
-
-    def add(self, other: EngineStats) -> None:
-        """Add the counts of another engine."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
-    @property
-    def acceptance(self) -> float | None:
-        """Fraction of the draft tokens that were accepted; None if there were none."""
-        if not self.num_drafted_tokens:
-            return None
-        return self.num_accepted_tokens / self.num_drafted_tokens
-
-    @property
-    def tokens_per_decode(self) -> float | None:
-        """Tokens that a sequence gains per step after its prefill: 1 without speculation."""
-        if not self.num_decode_tokens:
-            return None
-        return (self.num_written_tokens - self.num_first_tokens) / self.num_decode_tokens
 
 
 class Engine:
@@ -102,18 +63,29 @@ class Engine:
         """Yield completions as they finish; `requests` is drawn from as slots become free.
 
         A None from `requests` means that none is ready: the engine continues with its active
-        sequences and asks again after the next step.
+        sequences and asks again after the next step. Stopping early leaves no work behind that a
+        later run could see.
         """
         waiting = iter(requests)
         active: list[ActiveSequence] = []  # in slot order
+        pipeline = self._new_pipeline()
         exhausted = False
         while True:
+            self._free_slots(active)
             if not exhausted:
                 exhausted = self._admit(waiting, active)
-            if active:
-                yield from self._step(active)
+            if active or (pipeline is not None and pipeline.busy):
+                for sequence in self._advance(active, pipeline):
+                    yield sequence.completion()
             elif exhausted:
                 return
+
+    def _new_pipeline(self) -> Pipeline | None:
+        runtime = as_pipelined(self._runtime)
+        if runtime is None:
+            return None
+        cost = None if self._speculation == "off" else self._planner.cost
+        return Pipeline(runtime, self.stats, cost, self._clock)
 
     def _admit(
         self, waiting: Iterator[SequenceRequest | None], active: list[ActiveSequence]
@@ -136,34 +108,40 @@ class Engine:
             budget -= request.prompt_length
         return False
 
-    def _step(self, active: list[ActiveSequence]) -> Iterator[Completion]:
-        """One decoder call for all sequences; yields those that finish and frees their slots."""
-        drafts, draft_tokens = self._draft(active)
+    def _advance(
+        self, active: list[ActiveSequence], pipeline: Pipeline | None
+    ) -> list[ActiveSequence]:
+        """One step of all sequences, or its beginning; returns sequences that have finished.
+
+        Where the runtime can begin a step, the next one is begun before the tokens of this one are
+        known, unless it brings draft tokens, which follow from them.
+        """
+        drafting = self._planner.wants_drafts(self._speculation, len(active))
+        if pipeline is None:
+            return self._step(active, drafting)
+        if not drafting and not pipeline.paused():
+            return pipeline.advance(active)
+        finished = pipeline.drain()
+        self._free_slots(active)
+        return finished + self._step(active, drafting) if active else finished
+
+    def _step(self, active: list[ActiveSequence], drafting: bool) -> list[ActiveSequence]:
+        """One decoder call for all sequences, and its tokens; returns those that finish."""
+        drafts, draft_tokens = self._draft(active) if drafting else _no_drafts(len(active))
         start_s = self._clock()
         any_prefill = not all(sequence.prefilled for sequence in active)
-        want_logits = any(sequence.sampled for sequence in active)
-        batch = StepBatch.from_rows(
-            map(ActiveSequence.step_row, active, draft_tokens),
-            self._runtime.token_width,
-            sampling_of(active, draft_tokens) if want_logits else None,
-        )
+        batch = step_batch(active, self._runtime.token_width, draft_tokens)
         step_start_s = time.perf_counter()
-        result = self._runtime.step(batch, want_logits=want_logits)
+        result = self._runtime.step(batch, want_logits=batch.sampling is not None)
         self.stats.decoder_s += time.perf_counter() - step_start_s
-        finished = self._accept(active, drafts, draft_tokens, result)
+        self._accept(active, drafts, draft_tokens, result)
         if not any_prefill and self._speculation != "off":  # a prompt's tokens cost less each
             seconds = self._clock() - start_s
             self._planner.cost.record(len(active), len(batch.token_ids), seconds)
-        # From the last slot down, so that a slot moved into a gap is never one that finished too.
-        for slot, reason in reversed(finished):
-            yield self._release(active, slot).completion(reason)
+        return [sequence for sequence in reversed(active) if sequence.finish_reason is not None]
 
-    def _draft(
-        self, active: list[ActiveSequence]
-    ) -> tuple[Sequence[Draft | None], list[tuple[int, ...]]]:
-        """For each sequence its draft, None if there is none, and the draft tokens to verify."""
-        if not self._planner.wants_drafts(self._speculation, len(active)):
-            return [None] * len(active), [()] * len(active)
+    def _draft(self, active: list[ActiveSequence]) -> tuple[Sequence[Draft], list[tuple[int, ...]]]:
+        """For each sequence its draft, and the draft tokens to verify."""
         start_s = self._clock()
         max_chunk = self._runtime.max_chunk
         token_cost = self._planner.token_cost(self._speculation, len(active))
@@ -180,36 +158,41 @@ class Engine:
         drafts: Sequence[Draft | None],
         draft_tokens: list[tuple[int, ...]],
         result: StepResult,
-    ) -> list[tuple[int, FinishReason]]:
-        """Append each sequence's next tokens; returns the slots that finished, and why."""
+    ) -> None:
+        """Append each sequence's next tokens."""
         stats = self.stats
         stats.num_steps += 1
         stats.num_verify_steps += any(draft_tokens)
-        finished, start = [], 0
-        for slot, (sequence, draft, drafted) in enumerate(
-            zip(active, drafts, draft_tokens, strict=True)
-        ):
+        start = 0
+        for sequence, draft, drafted in zip(active, drafts, draft_tokens, strict=True):
             decoding, num_pending = sequence.prefilled, sequence.num_pending
-            num_written, reason = sequence.accept(result, start, drafted)
+            num_written = sequence.accept(result, start, drafted)
             if decoding:
                 stats.num_decode_tokens += num_pending
             else:
                 stats.num_prefill_tokens += num_pending
                 stats.num_first_tokens += num_written
             start += 1 + len(drafted)
-            sequence.observe(draft, num_written, finished=reason is not None)
+            sequence.observe(draft, num_written)
             stats.num_drafted_tokens += len(drafted)
             stats.num_accepted_tokens += num_written - 1
             stats.num_written_tokens += num_written
-            if reason is not None:
-                finished.append((slot, reason))
-        return finished
 
-    def _release(self, active: list[ActiveSequence], slot: int) -> ActiveSequence:
-        """Remove the sequence in `slot`; the last active slot is moved there."""
-        sequence, last = active[slot], len(active) - 1
-        if slot != last:
-            self._runtime.move_slot(last, slot, active[last].length)
-            active[slot] = active[last]
-        active.pop()
-        return sequence
+    def _free_slots(self, active: list[ActiveSequence]) -> None:
+        """Remove the sequences that need no further step; the last active slots are moved there.
+
+        From the last slot down, so that a slot moved into a gap is never one that has ended too. A
+        step that was begun is not disturbed: slots are moved after it.
+        """
+        for slot in reversed([slot for slot, sequence in enumerate(active) if sequence.ended]):
+            active[slot].awaited = None
+            last = len(active) - 1
+            if slot != last:
+                if active[last].prefilled:
+                    self._runtime.move_slot(last, slot, active[last].length)
+                active[slot] = active[last]
+            active.pop()
+
+
+def _no_drafts(rows: int) -> tuple[Sequence[Draft | None], list[tuple[int, ...]]]:
+    return [None] * rows, [()] * rows

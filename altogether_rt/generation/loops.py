@@ -28,8 +28,10 @@ def without_loop(ids: Sequence[int], repeats: int) -> int | None:
     """
     if repeats == 0 or len(ids) < MIN_LOOP_TOKENS:
         return None
-    last = ids[-1]
-    for size in range(1, min(MAX_PASSAGE_TOKENS, len(ids) // repeats) + 1):
+    last, max_size = ids[-1], min(MAX_PASSAGE_TOKENS, len(ids) // repeats)
+    if last not in ids[-1 - max_size : -1]:  # so of most tokens
+        return None
+    for size in range(1, max_size + 1):
         if ids[-1 - size] != last:  # most passages are ruled out by one comparison
             continue
         times = max(repeats, -(-MIN_LOOP_TOKENS // size))

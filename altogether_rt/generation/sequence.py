@@ -12,11 +12,11 @@ from altogether_rt.captions import FinishReason
 from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.generation.loops import without_loop
 from altogether_rt.generation.sampling import row_uniforms, sample_top_p
-from altogether_rt.runtime.base import Array, Sampling, StepResult, StepRow
+from altogether_rt.runtime.base import UNDECIDED, Array, Sampling, StepBatch, StepResult, StepRow
 from altogether_rt.speculation.drafter import Draft
 from altogether_rt.speculation.planner import DraftPlanner, LearningDrafter
 
-__all__ = ["ActiveSequence", "Completion", "EndTokens", "SequenceRequest", "sampling_of"]
+__all__ = ["ActiveSequence", "Completion", "EndTokens", "SequenceRequest", "step_batch"]
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,37 @@ class EndTokens:
     stop_ids: frozenset[int] = frozenset()
 
 
-def sampling_of(
+def step_batch(
+    active: Sequence[ActiveSequence],
+    token_width: int,
+    draft_tokens: Sequence[tuple[int, ...]] | None = None,
+) -> StepBatch:
+    """The next step of all sequences, the first in slot 0; drawn tokens come with their `Sampling`.
+
+    token_width: W, width of a visual token. draft_tokens: of each sequence; None: there are none.
+    """
+    drafts = [()] * len(active) if draft_tokens is None else draft_tokens
+    sampling = _sampling(active, drafts)
+    lengths = [each.length for each in active]
+    if 0 in lengths or any(drafts):  # a slot is empty before its prompt is read
+        rows = map(ActiveSequence.step_row, active, drafts)
+        return StepBatch.from_rows(rows, token_width, sampling)
+    return StepBatch.of_tokens([each.last_id for each in active], lengths, token_width, sampling)
+
+
+def _sampling(
     active: Sequence[ActiveSequence], draft_tokens: Sequence[Sequence[int]]
-) -> Sampling:
-    """What the next tokens of a step are drawn with, in the order of its choices."""
-    drawn = [
-        sequence.draws(1 + len(drafted))
-        for sequence, drafted in zip(active, draft_tokens, strict=True)
-    ]
-    uniforms, temperatures, top_ps = np.concatenate(drawn).T
+) -> Sampling | None:
+    """What the next tokens of a step are drawn with, in the order of its choices.
+
+    None if all of them are greedy.
+    """
+    if True not in [sequence.sampled for sequence in active]:
+        return None
+    drawn: list[tuple[float, float, float]] = []
+    for sequence, drafted in zip(active, draft_tokens, strict=True):
+        drawn += sequence.draws(1 + len(drafted))
+    uniforms, temperatures, top_ps = np.array(drawn).T
     return Sampling(uniforms, temperatures, top_ps)
 
 
@@ -78,13 +100,21 @@ class ActiveSequence:
 
     def __init__(self, request: SequenceRequest, ends: EndTokens) -> None:
         self.request = request
-        self.length = 0  # valid tokens in the slot's cache; anything after them is ignored
+        #: Valid tokens in the slot's cache, with those of steps that were begun; anything after
+        #: them is ignored.
+        self.length = 0
         self.ids: list[int] = []
+        #: Which choice of the step that was begun last is the next token, not known yet; None: the
+        #: tokens of all steps are known.
+        self.awaited: int | None = None
+        self.finish_reason: FinishReason | None = None
+        #: Whether tokens are sampled, which needs logits, and not chosen greedily.
+        self.sampled = request.temperature > 0
         self._ends = ends
         self._drafter: LearningDrafter | None = None
-        self._uniforms: NDArray[np.float64] | None = None
-        if request.temperature > 0:
-            self._uniforms = row_uniforms(request.seed, request.max_new_tokens)
+        self._uniforms: list[float] | None = None
+        if self.sampled:
+            self._uniforms = row_uniforms(request.seed, request.max_new_tokens).tolist()
 
     @property
     def prefilled(self) -> bool:
@@ -97,9 +127,16 @@ class ActiveSequence:
         return 1 if self.prefilled else self.request.prompt_length
 
     @property
-    def sampled(self) -> bool:
-        """Whether tokens are sampled, which needs logits, and not chosen greedily."""
-        return self._uniforms is not None
+    def ended(self) -> bool:
+        """Whether no further step is needed: it is finished, or will be by the token awaited."""
+        if self.finish_reason is not None:
+            return True
+        return self.awaited is not None and len(self.ids) + 1 == self.request.max_new_tokens
+
+    @property
+    def last_id(self) -> int:
+        """The token that a decode step brings; any id while it is awaited."""
+        return 0 if self.awaited is not None else self.ids[-1]
 
     def step_row(self, draft_tokens: Sequence[int]) -> StepRow:
         """What the next step brings: the pending tokens, then `draft_tokens`.
@@ -108,7 +145,7 @@ class ActiveSequence:
         """
         num_choices = 1 + len(draft_tokens)
         if self.prefilled:
-            return StepRow((self.ids[-1], *draft_tokens), self.length, None, num_choices)
+            return StepRow((self.last_id, *draft_tokens), self.length, None, num_choices)
         request = self.request
         ids = (*request.prompt_ids, *draft_tokens)
         around = request.before_ids, request.between_ids
@@ -130,7 +167,7 @@ class ActiveSequence:
         max_tokens = min(MAX_DRAFT_TOKENS, num_left - 1, max_chunk - self.num_pending)
         return self._drafter.propose(self.ids, max(max_tokens, 0), token_cost)
 
-    def observe(self, draft: Draft | None, num_written: int, finished: bool) -> None:
+    def observe(self, draft: Draft | None, num_written: int) -> None:
         """Learn from the last `num_written` tokens how good their draft was, verified or not.
 
         draft: None if nothing was drafted in this step; then nothing is learnt.
@@ -138,59 +175,70 @@ class ActiveSequence:
         if self._drafter is None or draft is None:
             return
         self._drafter.observe(draft, self.ids[len(self.ids) - num_written :])
-        if finished:
+        if self.finish_reason is not None:
             self._drafter.finish(self.ids)
 
-    def accept(
-        self, result: StepResult, start: int, draft_tokens: Sequence[int]
-    ) -> tuple[int, FinishReason | None]:
+    def accept(self, result: StepResult, start: int, draft_tokens: Sequence[int]) -> int:
         """Append the token that the model chose, and one more for each accepted draft token.
 
         start: index in `result` of this row's first choice; the others follow it. draft_tokens:
         those that the step brought, as given to `step_row`. `length` becomes the number of tokens
-        in the slot that are valid. Returns how many tokens were appended and, if the caption is
-        finished, why.
+        in the slot that are valid. Returns how many tokens were appended.
         """
         num_before = len(self.ids)
         self.length += self.num_pending
         for drafted in (*draft_tokens, None):
-            token = self._choose(result, start + len(self.ids) - num_before)
-            self.ids.append(token)
-            reason = self._finish_reason()
-            if reason is not None or token != drafted:
+            token = self.choose(result, start + len(self.ids) - num_before)
+            self.append(token)
+            if self.finish_reason is not None or token != drafted:
                 break
             self.length += 1
-        return len(self.ids) - num_before, reason
+        return len(self.ids) - num_before
 
-    def draws(self, count: int) -> NDArray[np.float64]:
-        """What the next `count` tokens are drawn with: (count, 3) uniform, temperature, top_p."""
-        drawn = np.zeros((count, 3))
-        if self._uniforms is not None:
-            first = len(self.ids)
-            drawn[:, 0] = self._uniforms[first : first + count]
-            drawn[:, 1:] = self.request.temperature, self.request.top_p
-        return drawn
+    def await_choice(self, choice: int) -> None:
+        """A step with `step_row` was begun; the next token is its choice of this index."""
+        self.length += 1 if self.length else self.request.prompt_length
+        self.awaited = choice
 
-    def completion(self, reason: FinishReason) -> Completion:
+    def take_back(self) -> None:
+        """The step begun last was given a wrong token of this row: the next one brings it again."""
+        self.length -= 1
+        self.awaited = None
+
+    def append(self, token: int) -> None:
+        """Append the next token; sets `finish_reason` if it is the last one."""
+        ids, request = self.ids, self.request
+        ids.append(token)
+        if token == self._ends.eos_id or token in self._ends.stop_ids:
+            self.finish_reason = "eos"
+        elif request.loop_repeats and without_loop(ids, request.loop_repeats) is not None:
+            self.finish_reason = "loop"
+        elif len(ids) == request.max_new_tokens:
+            self.finish_reason = "length"
+
+    def choose(self, result: StepResult, index: int) -> int:
+        """The token that a step chose or, if it left that to the caller, draw it."""
+        if self._uniforms is None:
+            return int(result.greedy_ids[index])
+        if result.sampled_ids is not None and result.sampled_ids[index] != UNDECIDED:
+            return int(result.sampled_ids[index])
+        assert result.logits is not None
+        uniform, request = self._uniforms[len(self.ids)], self.request
+        return sample_top_p(result.logits[index], uniform, request.temperature, request.top_p)
+
+    def draws(self, count: int) -> list[tuple[float, float, float]]:
+        """What each of the next `count` tokens is drawn with: uniform, temperature, top_p."""
+        if self._uniforms is None:
+            return [(0.0, 0.0, 0.0)] * count
+        first = len(self.ids) + (self.awaited is not None)
+        temperature, top_p = self.request.temperature, self.request.top_p
+        return [(each, temperature, top_p) for each in self._uniforms[first : first + count]]
+
+    def completion(self) -> Completion:
         """The finished caption."""
+        reason = self.finish_reason
+        assert reason is not None
         ids = self.ids[:-1] if self.ids[-1] == self._ends.eos_id else self.ids
         if reason == "loop":
             ids = ids[: without_loop(ids, self.request.loop_repeats)]
         return Completion(self.request.key, tuple(ids), len(self.ids), reason)
-
-    def _choose(self, result: StepResult, index: int) -> int:
-        if self._uniforms is None:
-            return int(result.greedy_ids[index])
-        if result.sampled_ids is not None and result.sampled_ids[index] >= 0:
-            return int(result.sampled_ids[index])
-        assert result.logits is not None
-        uniform = float(self._uniforms[len(self.ids)])
-        request = self.request
-        return sample_top_p(result.logits[index], uniform, request.temperature, request.top_p)
-
-    def _finish_reason(self) -> FinishReason | None:
-        if self.ids[-1] == self._ends.eos_id or self.ids[-1] in self._ends.stop_ids:
-            return "eos"
-        if without_loop(self.ids, self.request.loop_repeats) is not None:
-            return "loop"
-        return "length" if len(self.ids) == self.request.max_new_tokens else None

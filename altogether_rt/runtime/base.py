@@ -4,6 +4,8 @@ The decoder's state is a fixed set of cache *slots*, each with room for `capacit
 holds no length and never moves by itself: with every step the caller passes the number of tokens
 already in each slot. So a rejected draft is dropped by passing a smaller length, and a slot is
 freed by no longer using it.
+
+A backend may also begin steps without waiting for them: see `runtime.pipelined`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "PREFILL_TOKENS",
+    "UNDECIDED",
     "Array",
     "DeviceArray",
     "Runtime",
@@ -31,6 +34,9 @@ __all__ = [
 
 #: Prompt tokens per step, unless more is known about a device.
 PREFILL_TOKENS = 2048
+
+#: In `StepResult.sampled_ids` instead of an id: the caller must draw the token from the logits.
+UNDECIDED = -1
 
 
 class DeviceArray(Protocol):
@@ -165,11 +171,38 @@ class StepBatch:
             token_ids=np.array(ids, np.int64),
             query_lengths=np.array(query_lengths, np.int32),
             past_lengths=np.array(past_lengths, np.int32),
-            visual_tokens=join_arrays(visual or [np.zeros((0, token_width), np.float32)]),
+            visual_tokens=join_arrays(visual) if visual else _no_visual_tokens(token_width),
             visual_index=np.array(visual_index, np.int64),
             logit_index=np.array(logit_index, np.int64),
             sampling=sampling,
         )
+
+    @classmethod
+    def of_tokens(
+        cls,
+        token_ids: Sequence[int] | NDArray[np.integer],
+        past_lengths: Sequence[int] | NDArray[np.integer],
+        token_width: int,
+        sampling: Sampling | None = None,
+    ) -> StepBatch:
+        """One token for each row, and one choice after it: the most frequent step, made quickly.
+
+        token_ids, past_lengths: (B,). token_width: W, width of a visual token.
+        """
+        rows = len(token_ids)
+        return cls(
+            token_ids=np.array(token_ids, np.int64),
+            query_lengths=np.ones(rows, np.int32),
+            past_lengths=np.array(past_lengths, np.int32),
+            visual_tokens=_no_visual_tokens(token_width),
+            visual_index=np.zeros(0, np.int64),
+            logit_index=np.arange(rows, dtype=np.int64),
+            sampling=sampling,
+        )
+
+
+def _no_visual_tokens(token_width: int) -> NDArray[np.float32]:
+    return np.zeros((0, token_width), np.float32)
 
 
 @dataclass(frozen=True)
@@ -179,7 +212,7 @@ class StepResult:
     greedy_ids: NDArray[np.int64]  # (L,) most likely next token; in a tie the lowest id
     #: (L, vocab) if asked for, unless all tokens were drawn by the backend.
     logits: NDArray[np.float32] | None = field(default=None)
-    #: (L,) drawn as `StepBatch.sampling` says, -1 where the caller must draw; None: not drawn.
+    #: (L,) drawn as `StepBatch.sampling` says, or `UNDECIDED`; None: not drawn.
     sampled_ids: NDArray[np.int64] | None = field(default=None)
 
 

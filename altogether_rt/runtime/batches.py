@@ -43,10 +43,4 @@ def decode_batch(
 
     token_ids: (B,). past_lengths: (B,), tokens already in each row's slot.
     """
-    return StepBatch.from_rows(
-        (
-            StepRow([int(token)], int(past))
-            for token, past in zip(token_ids, past_lengths, strict=True)
-        ),
-        token_width,
-    )
+    return StepBatch.of_tokens(token_ids, past_lengths, token_width)

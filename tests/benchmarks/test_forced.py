@@ -11,6 +11,7 @@ from forced import ForcedRuntime
 from altogether_rt.generation.engine import Engine, EngineStats, SequenceRequest
 from altogether_rt.speculation.planner import Speculation
 from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime
+from tests.generation.pipelined_runtime import PipelinedFakeRuntime
 
 
 def pairs(num: int) -> list[tuple[SequenceRequest, list[int]]]:
@@ -52,3 +53,15 @@ def test_drafts_are_accepted_where_the_caption_copies() -> None:
     for runtime, stats in ((plain, off), (verifying, on)):
         read = stats.num_prefill_tokens + stats.num_decode_tokens + stats.num_drafted_tokens
         assert runtime.num_tokens == read
+
+
+def test_steps_are_not_begun_ahead() -> None:
+    """The runtime's own choices would be taken on its device."""
+    inner = PipelinedFakeRuntime(4)
+    forced = ForcedRuntime(inner)
+    written = {
+        done.key: done.ids
+        for done in Engine(forced, EOS, speculation="off").run(forced.announce(pairs(23)))
+    }
+    assert written == {work.key: tuple(caption[:-1]) for work, caption in pairs(23)}
+    assert inner.num_begun == 0

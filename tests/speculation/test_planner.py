@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from altogether_rt.speculation.drafter import Draft
-from altogether_rt.speculation.planner import Acceptance, DraftPlanner, StepCost
+from altogether_rt.speculation.planner import Acceptance, DraftPlanner
+from altogether_rt.speculation.step_cost import StepCost
 
 pytestmark = pytest.mark.lean
 
@@ -103,6 +104,32 @@ def test_lengths_give_the_best_rate() -> None:
 
     best = max(((a, b) for a in range(5) for b in range(5)), key=rate)
     assert rate(tuple(planner.draft_lengths("auto", gains))) == pytest.approx(rate(best))
+
+
+def test_drafts_must_beat_steps_that_are_begun_ahead() -> None:
+    """Half the time of a step that is waited for, while drafts promise 1.6 times its tokens."""
+    gains = [[0.6]] * 8
+    planner = _planner(0.02, 0.0, 0.0001)
+    assert planner.draft_lengths("auto", gains) == [1] * 8
+    for _ in range(60):
+        planner.cost.record_ahead(8, 0.5 * planner.cost.step_s(8, 8))
+    assert planner.cost.plain_s(8) == pytest.approx(0.5 * planner.cost.step_s(8, 8), rel=0.01)
+    assert planner.draft_lengths("auto", gains) == [0] * 8
+    for _ in range(200):  # steps that are waited for change nothing about those that are not
+        planner.cost.record(8, 16, 0.0216)
+    assert planner.draft_lengths("auto", gains) == [0] * 8
+    assert planner.draft_lengths("auto", [LIKELY])[0] > 0, "a row alone begins no step ahead"
+    assert planner.draft_lengths("on", gains) == [1] * 8
+
+
+def test_steps_that_are_begun_ahead_count_once_others_are_known() -> None:
+    cost = StepCost()
+    cost.record_ahead(4, 0.001)
+    assert cost.plain_s(4) == cost.step_s(4, 4)
+    for _ in range(50):
+        cost.record(4, 4, 0.002)
+        cost.record_ahead(4, 1.0)  # delayed by something else
+    assert cost.plain_s(4) == cost.step_s(4, 4)
 
 
 def test_drafting_must_pay_too() -> None:

@@ -15,7 +15,7 @@ from altogether_rt.artifacts.bundle import Bundle, find_bundle
 from altogether_rt.cli.main import app
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample
-from altogether_rt.speculation.planner import StepCost
+from altogether_rt.speculation.step_cost import StepCost
 
 pytestmark = pytest.mark.lean
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from altogether_rt.runtime.torch.device.api import TorchDevice
+from altogether_rt.runtime.torch.device.pending import ChosenIds
 
 __all__ = ["DecodeGraphs", "row_buckets"]
 
@@ -69,20 +70,31 @@ class DecodeGraphs:
         return sum(bucket.replay is not None for bucket in self._buckets.values())
 
     def run(
-        self, token_ids: NDArray[np.integer], past_lengths: NDArray[np.integer]
+        self,
+        token_ids: NDArray[np.integer],
+        past_lengths: NDArray[np.integer],
+        chosen: ChosenIds | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One token for each of the first slots: greedy ids (rows,), logits (rows, vocab).
 
-        On the decoder's stream, which is in use. The next run overwrites the results.
+        chosen: ids that take the place of `token_ids` on the device. On the decoder's stream, which
+        is in use. The next run overwrites the results.
         """
         rows = len(token_ids)
         size = next(each for each in self._sizes if each >= rows)
-        host = np.zeros((2, size), np.int32)
+        host = np.zeros((2 if chosen is None else 3, size), np.int32)
         host[1] = -1  # of the rows that pad
         host[0, :rows], host[1, :rows] = token_ids, past_lengths
+        if chosen is not None:  # which of the chosen ids, or of the known ones behind them
+            host[2] = np.arange(len(chosen.ids), len(chosen.ids) + size)
+            host[2, chosen.index] = chosen.choices
         known = self._buckets.get(size)
         bucket = known or self._buckets.setdefault(size, self._new_bucket(size))
-        bucket.inputs.copy_(self._device.upload(host), non_blocking=True)
+        uploaded = self._device.upload(host)
+        bucket.inputs.copy_(uploaded[:2], non_blocking=True)
+        if chosen is not None:
+            either = torch.cat([chosen.ids, uploaded[0]])
+            torch.index_select(either, 0, uploaded[2], out=bucket.inputs[0])
         if known is not None and self._captured and bucket.replay is None:
             bucket.replay = self._device.capture(lambda: self._run(bucket), self._stream)
         if bucket.replay is not None:

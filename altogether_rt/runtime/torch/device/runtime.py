@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from altogether_rt.model.captioner import CaptionerModel
-from altogether_rt.runtime.base import Array, Sampling, StepBatch, StepResult
+from altogether_rt.runtime.base import Array, StepBatch, StepResult
+from altogether_rt.runtime.pipelined import ChosenTokens
 from altogether_rt.runtime.torch.device.api import TorchDevice
 from altogether_rt.runtime.torch.device.arrays import ArrayContext, TorchArray
 from altogether_rt.runtime.torch.device.decode_graphs import DecodeGraphs
 from altogether_rt.runtime.torch.device.packed import PackedDecoder
 from altogether_rt.runtime.torch.device.packing import Packing
-from altogether_rt.runtime.torch.device.sampling import UNDECIDED, sample
+from altogether_rt.runtime.torch.device.pending import ChosenIds, DevicePendingStep
 from altogether_rt.runtime.torch.device.step_plan import DeviceStep, divide_by_phase, upload_step
 from altogether_rt.runtime.torch.device.vision import device_encoder, device_mapper
 from altogether_rt.runtime.torch.kernels.choice import (
@@ -40,10 +43,10 @@ _PREFILL_TOKENS = 8192
 
 
 class DeviceTorchRuntime:
-    """Implements `Runtime`. Encoder and mapper run on one stream, the decoder on another.
+    """Implements `PipelinedRuntime`. Encoder and mapper run on one stream, the decoder on another.
 
-    Embeddings and visual tokens are arrays on the device, and no call but `step` waits for it; so
-    the decoder goes on with captions while images are encoded.
+    Embeddings and visual tokens are arrays on the device, and no call but `step` and a result of
+    `begin` waits for it; so the decoder goes on with captions while images are encoded.
     """
 
     def __init__(
@@ -96,10 +99,9 @@ class DeviceTorchRuntime:
             self._decode,
             captured=self._kernels.capturable,
         )
-        self._order_after_setup()
+        self._wait_for_all()  # weights and cache were written on the stream of the device's own
 
-    def _order_after_setup(self) -> None:
-        """Weights and cache were written on the stream of the device's own: wait for it once."""
+    def _wait_for_all(self) -> None:
         if self._device.torch_device.type == "cuda":
             torch.cuda.synchronize(self._device.torch_device)
 
@@ -147,39 +149,39 @@ class DeviceTorchRuntime:
     @torch.inference_mode()
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """One ragged decoder call; see `Runtime.step`."""
+        if want_logits == (batch.sampling is not None):
+            return self.begin(batch).result()
+        device, stream = self._device, self._decoding
+        with device.use(stream):
+            greedy_ids, logits = self._launch(batch, None)
+            ids = device.download(greedy_ids, stream)
+            wanted = device.download(logits.float(), stream) if want_logits else None
+            return StepResult(ids.array(), None if wanted is None else wanted.array())
+
+    @torch.inference_mode()
+    def begin(self, batch: StepBatch, chosen: ChosenTokens | None = None) -> DevicePendingStep:
+        """`step` without waiting; see `PipelinedRuntime.begin`."""
+        with self._device.use(self._decoding):
+            taken = None if chosen is None else ChosenIds(chosen)
+            greedy_ids, logits = self._launch(batch, taken)
+            return DevicePendingStep(
+                self._context, self._decoding, greedy_ids, logits, batch.sampling
+            )
+
+    def _launch(self, batch: StepBatch, chosen: ChosenIds | None) -> tuple[Tensor, Tensor]:
+        """Greedy ids (L,) and logits (L, vocab), which the next step may overwrite."""
         rows = len(batch.query_lengths)
         assert rows <= self._num_slots, f"{rows} rows, but {self._num_slots} slots"
         reach = int((batch.query_lengths + batch.past_lengths).max())
         assert reach <= self._capacity, "a sequence is longer than its cache slot"
-        device, stream = self._device, self._decoding
-        with device.use(stream):
-            if (batch.query_lengths == 1).all() and not batch.visual_index.size:
-                greedy_ids, logits = self._graphs.run(batch.token_ids, batch.past_lengths)
-                if len(batch.logit_index) != rows:
-                    wanted = device.upload(batch.logit_index)
-                    greedy_ids, logits = greedy_ids[wanted], logits[wanted]
-            else:
-                logits = self._ragged(batch)
-                greedy_ids = logits.argmax(dim=-1)
-            return self._brought_back(greedy_ids, logits, want_logits, batch.sampling)
-
-    def _brought_back(
-        self, greedy_ids: Tensor, logits: Tensor, want_logits: bool, sampling: Sampling | None
-    ) -> StepResult:
-        """What the host gets of a step: ids, and logits only where it asks or must draw."""
-        device, stream = self._device, self._decoding
-        if want_logits and sampling is not None:
-            drawn_with = device.upload(
-                np.stack([sampling.uniforms, sampling.temperatures, sampling.top_ps])
-            )
-            sampled = sample(logits, *drawn_with)
-            both = device.download(torch.stack([greedy_ids, sampled]), stream).array()
-            missing = bool((both[1] == UNDECIDED).any())
-            found = device.download(logits.float(), stream).array() if missing else None
-            return StepResult(both[0], found, both[1])
-        ids = device.download(greedy_ids, stream)
-        wanted = device.download(logits.float(), stream) if want_logits else None
-        return StepResult(ids.array(), None if wanted is None else wanted.array())
+        if not (batch.query_lengths == 1).all() or batch.visual_index.size:
+            logits = self._ragged(batch, chosen)
+            return logits.argmax(dim=-1), logits
+        greedy_ids, logits = self._graphs.run(batch.token_ids, batch.past_lengths, chosen)
+        if len(batch.logit_index) != rows:
+            wanted = self._device.upload(batch.logit_index)
+            greedy_ids, logits = greedy_ids[wanted], logits[wanted]
+        return greedy_ids, logits
 
     def _decode(self, token_ids: Tensor, past: Tensor) -> Tensor:
         """One token for each of the first slots; sizes depend on their number alone."""
@@ -198,9 +200,9 @@ class DeviceTorchRuntime:
         x = self._decoder.embed(token_ids)
         return self._decoder.logits(self._decoder.run(x, past.clamp(min=0), attention))
 
-    def _ragged(self, batch: StepBatch) -> Tensor:
+    def _ragged(self, batch: StepBatch, chosen: ChosenIds | None) -> Tensor:
         """A step of prompts, drafts and single tokens: logits (L, vocab)."""
-        step = upload_step(batch, self._device)
+        step = upload_step(batch, self._device, chosen)
         x = self._decoder.embed(step.token_ids)  # (T, W)
         if batch.visual_index.size:
             x[step.visual_index] = self._visual_tokens(batch.visual_tokens)
@@ -251,7 +253,10 @@ class DeviceTorchRuntime:
             self._cache.move_slot(src, dst, length)
 
     def close(self) -> None:
-        """Free the weights and the cache."""
+        """Wait for what was begun, then free the weights and the cache."""
+        if "_cache" in self.__dict__:
+            with suppress(RuntimeError):  # of a step that failed, which has raised it
+                self._wait_for_all()
         for name in ("_graphs", "_cache", "_decoder", "_mapper", "_encoder"):
             self.__dict__.pop(name, None)
 

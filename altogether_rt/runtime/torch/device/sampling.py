@@ -9,16 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_CANDIDATES", "UNDECIDED", "sample"]
+from altogether_rt.runtime.base import UNDECIDED
+
+__all__ = ["MAX_CANDIDATES", "sample"]
 
 #: Likeliest tokens that are sorted. Where they do not reach top_p, the host draws.
 MAX_CANDIDATES = 256
-#: Instead of an id: more candidates are needed, or the logits are no numbers.
-UNDECIDED = -1
 
 
 def sample(logits: Tensor, uniforms: Tensor, temperatures: Tensor, top_ps: Tensor) -> Tensor:
-    """logits (L, vocab); the others (L,) float64, temperature 0 for greedy -> ids (L,) int64."""
+    """logits (L, vocab); the others (L,) float64, temperature 0 for greedy -> ids (L,) int64.
+
+    `UNDECIDED` where more candidates are needed, or the logits are no numbers.
+    """
     greedy = logits.argmax(dim=-1)
     temperature = torch.where(temperatures > 0, temperatures, 1.0)[:, None]
     values, ids = logits.float().topk(min(MAX_CANDIDATES, logits.shape[-1]), dim=-1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from altogether_rt.runtime.base import StepBatch
 from altogether_rt.runtime.torch.device.api import TorchDevice
+from altogether_rt.runtime.torch.device.pending import ChosenIds
 from altogether_rt.runtime.torch.kernels.slots import PromptRows, RaggedRows
 
 __all__ = ["DeviceStep", "divide_by_phase", "upload_step"]
@@ -30,8 +31,13 @@ class DeviceStep:
     prompt_tokens: slice | Tensor
 
 
-def upload_step(batch: StepBatch, device: TorchDevice) -> DeviceStep:
-    """`batch` on `device`, on the stream in use; its visual tokens are not part of it."""
+def upload_step(
+    batch: StepBatch, device: TorchDevice, chosen: ChosenIds | None = None
+) -> DeviceStep:
+    """`batch` on `device`, on the stream in use; its visual tokens are not part of it.
+
+    chosen: ids that take the place of the batch's on the device.
+    """
     counts, past = batch.query_lengths, batch.past_lengths
     starts = np.cumsum(counts) - counts
     slots = np.repeat(np.arange(len(counts)), counts)  # (T,)
@@ -53,7 +59,12 @@ def upload_step(batch: StepBatch, device: TorchDevice) -> DeviceStep:
         "prompt_bounds": np.cumsum([0, *lengths], dtype=np.int32),
         "prompt_tokens": prompt_tokens,
     }
+    if chosen is not None:
+        arrays |= {"chosen_index": chosen.index, "choices": chosen.choices}
     on_device = _upload(arrays, device)
+    if chosen is not None:
+        ids = chosen.ids[on_device["choices"]]
+        on_device["token_ids"][on_device["chosen_index"]] = ids
     rows = RaggedRows(
         on_device["starts"], on_device["counts"], on_device["past"], int(cached.max(initial=0))
     )

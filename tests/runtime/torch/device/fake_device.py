@@ -70,8 +70,10 @@ class _Watch(TorchDispatchMode):
 class _Waited:
     def __init__(self, device: FakeDevice, tensor: Tensor, event: Clock) -> None:
         self._device, self._tensor, self._event = device, tensor, event
+        self._number = device.downloads
 
     def array(self) -> NDArray[Any]:
+        self._device.later_downloads.append(self._device.downloads - self._number)
         self._device.synchronize(self._event)
         copied: NDArray[Any] = self._tensor.numpy().copy()
         return copied
@@ -90,6 +92,8 @@ class FakeDevice:
         self.captures = 0
         self.uploads = 0
         self.downloads = 0
+        #: Of each copy to the host, when it was waited for: those begun after it.
+        self.later_downloads: list[int] = []
         self.order: list[int] = []  # streams, as they were given work
         self._watch = _Watch(self)
 
@@ -158,6 +162,8 @@ class FakeDevice:
         stream, clock = self._current, self._seen_by(self._current)
         clock[stream] += 1
         self.order.append(stream)
+        # Those without elements have no memory, and all of them the address 0.
+        read, written = ([each for each in some if each.nbytes] for some in (read, written))
         for tensor in read:
             use = self._uses[_memory(tensor)]
             if clock.get(use.written[0], 0) < use.written[1]:

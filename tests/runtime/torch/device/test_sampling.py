@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from altogether_rt.generation.sampling import sample_top_p
-from altogether_rt.runtime.torch.device.sampling import MAX_CANDIDATES, UNDECIDED, sample
+from altogether_rt.runtime.base import UNDECIDED
+from altogether_rt.runtime.torch.device.sampling import MAX_CANDIDATES, sample
 
 
 @pytest.mark.parametrize("vocab", [97, 4 * MAX_CANDIDATES])

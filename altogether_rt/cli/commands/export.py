@@ -22,6 +22,7 @@ from altogether_rt.export.recipes import (
 )
 
 if TYPE_CHECKING:
+    from altogether_rt.artifacts.bundle import Bundle
     from altogether_rt.export.bundling import CompileEngines
 
 __all__ = ["export_command"]
@@ -128,22 +129,7 @@ def export_command(
             compile_engines=compile_engines,
             report=report,
         )
-    size = sum(spec.bytes for spec in bundle.manifest.files.values())
-    parity = bundle.manifest.parity
-    output.show(parity_table(output, parity, "parity with the checkpoint"))
-    output.result(
-        {
-            "bundle": str(out),
-            "bundle_id": bundle.bundle_id,
-            "target": target,
-            "bytes": size,
-            "engines": sorted({spec.file for spec in bundle.manifest.engines}),
-            "seconds": round(time.monotonic() - start, 1),
-            "parity": dict(parity),
-            "kept": bundle.manifest.provenance.get("kept", {}).get("products", []),
-        },
-        f"{out}  {format_bytes(size)}  bundle {bundle.bundle_id}",
-    )
+    _show(bundle, out, target, time.monotonic() - start, output)
 
 
 def _parse_sms(text: str) -> tuple[int, ...]:
@@ -184,6 +170,25 @@ def _compiler(
         builder.check_timing_cache()
     return lambda bundle: build_engines(
         bundle, sms, bundle.path, builder, timing_cache=timing_cache, report=report
+    )
+
+
+def _show(bundle: Bundle, out: Path, target: str, seconds: float, output: Output) -> None:
+    size = sum(spec.bytes for spec in bundle.manifest.files.values())
+    parity = bundle.manifest.parity
+    output.show(parity_table(output, parity, "parity with the checkpoint"))
+    output.result(
+        {
+            "bundle": str(out),
+            "bundle_id": bundle.bundle_id,
+            "target": target,
+            "bytes": size,
+            "engines": sorted({spec.file for spec in bundle.manifest.engines}),
+            "seconds": round(seconds, 1),
+            "parity": dict(parity),
+            "kept": bundle.manifest.provenance.get("kept", {}).get("products", []),
+        },
+        f"{out}  {format_bytes(size)}  bundle {bundle.bundle_id}",
     )
 
 

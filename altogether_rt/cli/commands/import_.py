@@ -140,9 +140,16 @@ def import_command(
         **encoder_reference(encoder_weights),
     }
     save_checkpoint(out, config, state, loaded_tokenizer, about)
-    where = "embedded" if embed else f"by reference ({encoder_weights})"
+    _show_imported(out, config, None if embed else encoder_weights, output)
+
+
+def _show_imported(
+    out: Path, config: CaptionerConfig, reference: str | None, output: Output
+) -> None:
+    """reference: to the weights of the encoder; None if they are embedded."""
+    where = "embedded" if reference is None else f"by reference ({reference})"
     output.result(
-        {"checkpoint": str(out), "config": config.to_dict(), "encoder_embedded": embed},
+        {"checkpoint": str(out), "config": config.to_dict(), "encoder_embedded": reference is None},
         [
             f"checkpoint in {out}: {config.mapper.kind} mapper of {config.mapper.prefix_length} "
             f"visual tokens, {config.decoder.family} of {config.decoder.layers} layers, encoder "

@@ -20,10 +20,15 @@ NAMES_DEFINITION: Final = (
     "if they never have it in lower case"
 )
 
-#: Text with a digit or an underscore (IMG_0042.jpg, 2014), which is not a word here; a word with
-#: its hyphens and apostrophes; the end of a sentence; or another mark, which ends a run of words.
+#: What has no space or mark in it. With a digit or an underscore (IMG_0042.jpg, 2014) it is not a
+#: word here.
+_RUN: Final = re.compile(r"[\w.-]+")
+_DIGIT: Final = re.compile(r"[\d_]")
+#: A word with its hyphens and apostrophes; the end of a sentence, all its marks in a row; or
+#: another mark, which ends a run of words.
 _PART: Final = re.compile(
-    r"[\w.-]*[\d_][\w.-]*|(?P<word>[^\W\d_]+(?:['\u2019&.-](?=[^\W\d_])[^\W\d_]+)*)|(?P<end>[.!?]+(?=\s|$))|[^\s.]"
+    r"(?P<word>[^\W\d_]+(?:['\u2019&.-](?=[^\W\d_])[^\W\d_]+)*)"
+    r"|(?P<end>[.!?](?<![.!?]{2})[.!?]*+(?=\s|$))|[^\s.]"
 )
 _POSSESSIVE: Final = re.compile(r"['\u2019]s$", re.IGNORECASE)
 #: Capitalised in titles, but not part of names.
@@ -110,10 +115,27 @@ def contains_name(words: list[str], name: tuple[str, ...]) -> bool:
     return any(tuple(words[i : i + size]) == name for i in range(len(words) - size + 1))
 
 
+def _parts(text: str) -> Iterator[re.Match[str] | None]:
+    """Words, ends and other marks; None for what has a digit. It reads no part twice."""
+    start = 0
+    for run in _RUN.finditer(text) if _DIGIT.search(text) else ():
+        if _DIGIT.search(run[0]) is None:
+            continue
+        for part in _PART.finditer(text[start : run.end()]):
+            if start + part.start() >= run.start():
+                break
+            yield part
+        yield None
+        start = run.end()
+    yield from _PART.finditer(text[start:])
+
+
 def _words(text: str) -> Iterator[_Word]:
     first, joined, before = True, False, ""
-    for part in _PART.finditer(text):
-        if part["word"]:
+    for part in _parts(text):
+        if part is None:
+            joined = False
+        elif part["word"]:
             written = _POSSESSIVE.sub("", part["word"])
             yield _Word(written.lower(), written[:1].isupper(), first, joined)
             # What follows a possessive is no part of the name.

@@ -18,7 +18,12 @@ from altogether_rt.runtime.torch.device.decode_graphs import DecodeGraphs
 from altogether_rt.runtime.torch.device.packed import PackedDecoder
 from altogether_rt.runtime.torch.device.packing import Packing
 from altogether_rt.runtime.torch.device.pending import ChosenIds, DevicePendingStep
-from altogether_rt.runtime.torch.device.step_plan import DeviceStep, divide_by_phase, upload_step
+from altogether_rt.runtime.torch.device.step_plan import (
+    DeviceStep,
+    divide_by_phase,
+    divide_decoding,
+    upload_step,
+)
 from altogether_rt.runtime.torch.device.vision import device_encoder, device_mapper
 from altogether_rt.runtime.torch.kernels.choice import (
     PLAIN,
@@ -202,6 +207,15 @@ class DeviceTorchRuntime:
 
     def _ragged(self, batch: StepBatch, chosen: ChosenIds | None) -> Tensor:
         """A step of prompts, drafts and single tokens: logits (L, vocab)."""
+        divided = divide_decoding(batch)
+        if divided is not None and (self._kernels.capturable or self._packing.float8):
+            # A captured step and the prompts alone are started sooner than one step of both.
+            rows, prompts = divided
+            _, logits = self._graphs.run(batch.token_ids[:rows], batch.past_lengths[:rows], chosen)
+            asked = batch.logit_index[batch.logit_index < rows]
+            if len(asked) != rows:
+                logits = logits[self._device.upload(asked)]
+            return torch.cat([logits, self._ragged(prompts, None)])
         step = upload_step(batch, self._device, chosen)
         x = self._decoder.embed(step.token_ids)  # (T, W)
         if batch.visual_index.size:

@@ -14,7 +14,7 @@ from altogether_rt.runtime.torch.device.api import TorchDevice
 from altogether_rt.runtime.torch.device.pending import ChosenIds
 from altogether_rt.runtime.torch.kernels.slots import PromptRows, RaggedRows
 
-__all__ = ["DeviceStep", "divide_by_phase", "upload_step"]
+__all__ = ["DeviceStep", "divide_by_phase", "divide_decoding", "upload_step"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,33 @@ def upload_step(
         prompt_tokens=slice(int(prompt_tokens[0]), int(prompt_tokens[-1]) + 1)
         if is_range
         else on_device["prompt_tokens"],
+    )
+
+
+def divide_decoding(batch: StepBatch) -> tuple[int, StepBatch] | None:
+    """Of a step whose first rows bring one token each, and whose others are prompts: the number of
+    the first, and a step of the prompts. None for any other step.
+    """
+    is_prompt = _prompts(batch)
+    rows = int(is_prompt.argmax())  # of their tokens, too
+    asked = batch.logit_index[batch.logit_index >= rows]
+    divided = (
+        rows > 0
+        and bool(is_prompt[rows:].all())
+        and bool((batch.query_lengths[:rows] == 1).all())
+        and bool((batch.visual_index >= rows).all())
+        and bool((np.diff(batch.logit_index) > 0).all())
+        and len(asked) > 0
+    )
+    if not divided:
+        return None
+    return rows, StepBatch(
+        token_ids=batch.token_ids[rows:],
+        query_lengths=np.where(is_prompt, batch.query_lengths, 0),
+        past_lengths=batch.past_lengths,
+        visual_tokens=batch.visual_tokens,
+        visual_index=batch.visual_index - rows,
+        logit_index=asked - rows,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,19 +11,24 @@ import pytest
 import torch
 from torch import nn
 
+from altogether_rt.captions import CaptionRequest
 from altogether_rt.export.float8 import convert_to_float8
+from altogether_rt.runtime.base import StepBatch, StepRow
 from altogether_rt.runtime.torch.device.packing import PackedLinear, Packing, joined
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
+from altogether_rt.runtime.torch.device.step_plan import divide_decoding
 from altogether_rt.runtime.torch.float8 import Float8Linear, quantize_rows
 from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
+from altogether_rt.runtime.torch.kernels.choice import PLAIN
 from altogether_rt.runtime.torch.kernels.choice_of_rows import (
     PLAIN_ROWS,
     RowShapes,
     choose_row_kernels,
 )
+from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.runtime.rows import Row, run_step
 from tests.runtime.torch.device.fake_device import FakeDevice
-from tests.runtime.torch.device.test_device_runtime import pixels_of
+from tests.runtime.torch.device.test_device_runtime import ALTS, captioner_of, pixels_of
 from tests.tiny import FAMILIES, tiny_config, tiny_model
 
 CPU = torch.device("cpu")
@@ -149,6 +156,78 @@ def test_a_row_is_computed_the_same_beside_rows_of_another_phase() -> None:
                 apart = run_step(runtime, more) + run_step(runtime, [*idle, *new])[2:]
     for one, other in zip(together, apart, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_that_go_on_are_captured_beside_prompts() -> None:
+    """As of any step of one token a row; what is asked for of each keeps its order."""
+    found = {}
+    for capturable in (True, False):
+        device = FakeDevice()
+        with device:
+            runtime = DeviceTorchRuntime(
+                tiny_model(tiny_config()),
+                device,
+                num_slots=6,
+                dtype=torch.float32,
+                kernels=replace(PLAIN, capturable=capturable),
+            )
+            rows, _, visual = prompts_of(runtime, 4)
+            for turn in range(2):
+                new = [Row().bring([4, 5 + turn], visual[2]), Row().bring([6, 7, 8], visual[3])]
+                found[capturable, turn] = run_step(
+                    runtime, [*(row.bring([11]) for row in rows), *new]
+                )
+            assert device.captures == capturable
+            # Of three rows only the second is asked for, and of the prompt its last token.
+            brought = [StepRow([9], row.past) for row in rows[:3]]
+            batch = StepBatch.from_rows([*brought, StepRow([4, 5], 0, visual[0])], 64)
+            batch = replace(batch, logit_index=np.array([1, len(batch.token_ids) - 1]))
+            logits = runtime.step(batch, want_logits=True).logits
+            assert logits is not None
+            found[capturable, 2] = [logits]
+    for turn in range(3):
+        for one, other in zip(found[True, turn], found[False, turn], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_captions_of_divided_steps_are_those_of_the_reference(
+    temperature: float, tmp_path: Path
+) -> None:
+    """Slots are filled again one at a time, while the step before is still computed."""
+    images, texts = [*pixels_of(4), *pixels_of(3)], []
+    device = FakeDevice()
+    with device:
+        kernels = replace(PLAIN, capturable=True)
+        model = tiny_model(tiny_config())
+        runtime = DeviceTorchRuntime(
+            model, device, num_slots=3, dtype=torch.float32, kernels=kernels
+        )
+        for each in (runtime, TorchRuntime(tiny_model(tiny_config()), num_slots=3)):
+            with captioner_of(each, "opt", tmp_path) as captioner:
+                params = captioner.params(temperature=temperature, max_new_tokens=8)
+                requests = [
+                    CaptionRequest(image, (alt,)) for image, alt in zip(images, ALTS, strict=True)
+                ]
+                stream = captioner.stream(requests, params, speculation="off")
+                texts.append([caption.text for caption in stream])
+    assert device.captures > 0
+    assert texts[0] == texts[1]
+
+
+def test_steps_of_other_kinds_are_not_divided() -> None:
+    def divided(*rows: StepRow) -> int | None:
+        found = divide_decoding(StepBatch.from_rows(rows, 8))
+        return None if found is None else found[0]
+
+    prompt, going = StepRow([4, 5, 6]), StepRow([7], 9)
+    assert divided(going, going, prompt, prompt) == 2
+    assert divided(prompt, going) is None  # a row that goes on behind a prompt
+    assert divided(prompt, prompt) is None
+    assert divided(going, going) is None
+    assert divided(StepRow([7, 8], 9), prompt) is None  # a row with a draft
+    one = StepRow([], 0, np.zeros((1, 8), np.float32))  # a prompt of one visual token
+    assert divided(one, prompt) is None
 
 
 def test_without_a_gpu_rows_are_computed_plainly() -> None:

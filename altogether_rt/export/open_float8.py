@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from altogether_rt.errors import AltogetherError
+from altogether_rt.errors import AltogetherError, reason
 from altogether_rt.export.float8 import observed, smooth_model
 from altogether_rt.export.recipes import Threshold, find_recipe
 from altogether_rt.export.samples import draw_samples
-from altogether_rt.export.verify import Agreement, compare
+from altogether_rt.export.verify import Agreement, Recording, compare
 from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.torch.open import ResolvedCheckpoint
@@ -38,11 +38,20 @@ def open_float8(
     model.cpu()  # what is copied of it should not lie beside it in the GPU's memory
     runtime = checkpoint.open_model(model, num_slots=num_slots)
     try:
-        _check(compare(recording, runtime), find_recipe(_RECIPE).parity)
+        _check(_compared(recording, runtime), find_recipe(_RECIPE).parity)
     except BaseException:
         runtime.close()
         raise
     return runtime
+
+
+def _compared(recording: Recording, runtime: Runtime) -> dict[str, Agreement]:
+    try:
+        return compare(recording, runtime)
+    except RuntimeError as error:  # PyTorch's, of products that it does not have for this GPU
+        raise AltogetherError(
+            f"float8 cannot be used here, as its products fail: {reason(error, 200)}"
+        ) from error
 
 
 def _check(agreements: Mapping[str, Agreement], thresholds: Mapping[str, Threshold]) -> None:

@@ -89,6 +89,16 @@ def test_a_loss_of_precision_is_refused(folder: Path, monkeypatch: pytest.Monkey
     assert len(closed) == 1
 
 
+def test_products_that_fail_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED")
+
+    monkeypatch.setattr(DeviceTorchRuntime, "encode", fail)
+    resolved = resolve_captioner(folder, device="cuda", dtype="float8")
+    with pytest.raises(AltogetherError, match=r"as its products fail: .*CUBLAS_STATUS_NOT_SUPP"):
+        resolved.open()
+
+
 def test_where_fp8_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusal(device: str = "cuda") -> str:
         with pytest.raises(AltogetherError) as caught:

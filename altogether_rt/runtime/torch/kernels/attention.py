@@ -9,6 +9,8 @@ tokens are attended to from registers, so nothing is read back that the same pro
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 from torch import Tensor
@@ -34,6 +36,7 @@ WARPS = {"attend": 4, "store": 1}
 _MIN_SIDE = 16
 
 
+@functools.cache
 def attend_constants(
     heads: HeadLayout, max_tokens: int, stored: torch.dtype, rotary: bool
 ) -> dict[str, int | float | bool]:
@@ -54,6 +57,7 @@ def attend_constants(
     }
 
 
+@functools.cache
 def store_constants(
     heads: HeadLayout, stored: torch.dtype, rotary: bool
 ) -> dict[str, int | float | bool]:

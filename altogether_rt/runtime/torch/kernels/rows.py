@@ -1,10 +1,13 @@
 """Starts the Triton kernels of norms and activations; imported only where Triton is installed.
 
 One program for each row. Between two products there is one kernel: it adds what the first gave to
-the residual, norms it, and writes the second's operand, in fp8 if that product is.
+the residual, norms it, and writes the second's operand, in fp8 if that product is. What a kernel is
+compiled for is kept, since working it out takes as long as starting the kernel.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
@@ -21,12 +24,14 @@ _WARP_NUMBERS = 512
 _MAX_WARPS = 16
 
 
+@functools.cache
 def row_warps(width: int) -> int:
     """Warps of a program whose row is `width` numbers."""
     block: int = triton.next_power_of_2(width)
     return min(max(block // _WARP_NUMBERS, 1), _MAX_WARPS)
 
 
+@functools.cache
 def add_norm_constants(
     width: int, *, add: bool, rms: bool, shift: bool, float8: bool
 ) -> dict[str, int | float | bool | str]:
@@ -34,6 +39,7 @@ def add_norm_constants(
     return {**_of_rows(width, float8), "ADD": add, "RMS": rms, "SHIFT": shift}
 
 
+@functools.cache
 def activate_constants(
     width: int, kind: Activation, *, gated: bool, float8: bool
 ) -> dict[str, int | float | bool | str]:

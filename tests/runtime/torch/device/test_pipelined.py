@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,13 +15,15 @@ from altogether_rt.generation.engine import Completion, Engine, SequenceRequest
 from altogether_rt.runtime.base import UNDECIDED, Runtime, Sampling, StepBatch, StepRow
 from altogether_rt.runtime.pipelined import ChosenTokens, PendingStep, as_pipelined
 from altogether_rt.runtime.torch.device import sampling
-from altogether_rt.runtime.torch.device.api import HostDevice
+from altogether_rt.runtime.torch.device.api import CudaDevice, HostDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.kernels.choice import PLAIN
 from tests.runtime.torch.device.fake_device import FakeDevice
 from tests.tiny import tiny_config, tiny_model
 
 WIDTH = 64
+#: So that captions end anywhere.
+STOP_IDS = (2, *range(0, 97, 9))
 
 
 class WaitedFor:
@@ -65,9 +68,10 @@ def workload(seed: int, num: int, sampled: bool) -> list[SequenceRequest]:
     ]
 
 
-def written(runtime: Runtime, requests: list[SequenceRequest]) -> tuple[list[Completion], Engine]:
-    stop_ids = range(0, 400, 9)  # so that captions end anywhere
-    engine = Engine(runtime, 2, stop_ids, speculation="off")
+def written(
+    runtime: Runtime, requests: list[SequenceRequest], stop_ids: Sequence[int] = STOP_IDS
+) -> tuple[list[Completion], Engine]:
+    engine = Engine(runtime, -1, stop_ids, speculation="off")
     return sorted(engine.run(requests), key=lambda done: done.key), engine
 
 
@@ -169,6 +173,21 @@ def test_logits_of_undecided_tokens_outlast_the_next_step(monkeypatch: pytest.Mo
             assert result.sampled_ids[1] == result.greedy_ids[1]
             np.testing.assert_allclose(result.logits[0], wanted[0], atol=1e-5)
             assert not result.logits[1].any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_on_a_gpu(dtype: torch.dtype) -> None:
+    """In half precision all captions are of one length, so that both make the same steps."""
+    for num_slots in (3, 8):
+        requests = workload(num_slots, 40, sampled=dtype == torch.float32)
+        if dtype == torch.float16:
+            requests = [replace(each, max_new_tokens=16, loop_repeats=0) for each in requests]
+        stop_ids = () if dtype == torch.float16 else STOP_IDS
+        model = tiny_model(tiny_config("llama"))
+        with DeviceTorchRuntime(model, CudaDevice(), num_slots=num_slots, dtype=dtype) as runtime:
+            found, _ = written(runtime, requests, stop_ids)
+            assert found == written(WaitedFor(runtime), requests, stop_ids)[0]
 
 
 def test_which_runtimes_can_begin_steps() -> None:

@@ -23,8 +23,8 @@ __all__ = [
     "compile_row_kernels",
 ]
 
-#: What is compiled for: A100, RTX 30, RTX 40 and L4, H100 and H200.
-COMPUTE_CAPABILITIES = (80, 86, 89, 90)
+#: What is compiled for: A100, RTX 30, RTX 40 and L4, H100 and H200, RTX 50.
+COMPUTE_CAPABILITIES = (80, 86, 89, 90, 120)
 #: The first with fp8; the kernels' conversions to it do not compile for older ones.
 FP8_SM = 89
 

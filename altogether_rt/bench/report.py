@@ -19,7 +19,7 @@ from altogether_rt.bench.reading import Reading, reading_s
 from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.captioner import Captioner, open_captioner
-from altogether_rt.machine.device import installed_version
+from altogether_rt.machine.device import Dtype, installed_version
 from altogether_rt.machine.gpu import find_gpus
 from altogether_rt.machine.limits import available_cores
 from altogether_rt.machine.report import read_processor
@@ -42,6 +42,7 @@ class BenchSettings:
     quick: bool = False  # a look in seconds rather than figures to publish
     speculation: Speculation = "auto"  # in `whole`
     allow_download: bool = False  # of a checkpoint, see `Captioner.load`
+    dtype: Dtype = "auto"  # likewise
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,10 @@ def run_bench(
     memory = {"start": peak_memory_bytes()}
     start = time.perf_counter()
     resolved = resolve_captioner(
-        bundle, device=settings.device, allow_download=settings.allow_download
+        bundle,
+        device=settings.device,
+        dtype=settings.dtype,
+        allow_download=settings.allow_download,
     )
     captioner = open_captioner(
         resolved,
@@ -205,21 +209,25 @@ def run_bench(
 def _runner(
     captioner: Captioner, resolved: ResolvedCaptioner, settings: BenchSettings
 ) -> StageRunner:
-    in_groups = resolved.weights == "int4"  # head, encoder and mapper are int8
-    # Of fp8, whose decode steps read weights in half precision.
-    weights = "float16" if resolved.weights == "float8" else resolved.weights
     group = resolved.bundle.manifest.target.weight_group if resolved.bundle is not None else 0
     return StageRunner(
         captioner,
         make_inputs(captioner, max(settings.batch_sizes)),
-        weight_bytes=1 if in_groups else np.dtype(weights).itemsize,
-        cache_bytes=np.dtype(resolved.cache).itemsize,
+        weight_bytes=_bytes(resolved.weights),
+        cache_bytes=_bytes(resolved.cache),
         new_tokens=min(settings.new_tokens, captioner.config.max_caption_tokens),
         budget_s=0.05 if settings.quick else 1.5,
         min_repeats=2 if settings.quick else 5,
         # With the scale and the zero point of each group.
         layer_bytes=0.5 + 4.5 / group if group else None,
     )
+
+
+def _bytes(kind: str) -> int:
+    """Of a number that a step reads. int4: of head, encoder and mapper, which are in int8. float8:
+    of decode steps, which are in half precision."""
+    known = {"int4": 1, "float8": 2, "bfloat16": 2}
+    return known[kind] if kind in known else np.dtype(kind).itemsize
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:

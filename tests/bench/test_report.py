@@ -108,7 +108,12 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> StandIn:
         assert num_slots == 3
         return Captioner(parts, speculation)
 
-    monkeypatch.setattr(report, "resolve_captioner", lambda path, device, allow_download: resolved)
+    def resolve(path: object, device: str, dtype: str, allow_download: bool) -> SimpleNamespace:
+        if dtype != "auto":
+            resolved.weights = resolved.cache = dtype
+        return resolved
+
+    monkeypatch.setattr(report, "resolve_captioner", resolve)
     monkeypatch.setattr(report, "open_captioner", open_stand_in)
     monkeypatch.setattr(report, "measure_ceilings", lambda threads, quick: MACHINE)
     return runtime
@@ -187,6 +192,18 @@ def test_speculation_can_be_chosen(runtime: StandIn, speculation: str) -> None:
     assert data["settings"]["speculation"] == speculation
     (whole,) = (stage for stage in data["stages"] if stage["stage"] == "whole")
     assert (whole["tokens_per_decode"] > 1) == (speculation == "on")
+
+
+def test_a_checkpoints_type_can_be_chosen(runtime: StandIn) -> None:
+    """A decode step of fp8 reads weights in half precision, which its floor is counted with."""
+    read: dict[str, int] = {}
+    for dtype in ("float32", "bfloat16", "float8"):
+        arguments = ["bench", "--batch-sizes", "3", "--quick", "--quiet", "--dtype", dtype]
+        data = json.loads(CliRunner().invoke(app, arguments).stdout)
+        assert data["settings"]["dtype"] == dtype
+        (decode,) = (stage for stage in data["stages"] if stage["stage"] == "decode")
+        read[dtype] = decode["bytes"]
+    assert read["float32"] == 2 * read["bfloat16"] == 2 * read["float8"] > 0
 
 
 def test_quiet_command_prints_the_json_line_only(runtime: StandIn) -> None:

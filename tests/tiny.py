@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
 import altogether_rt.export.encoder as encoder_module
+from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.config import (
     CaptionerConfig,
     DecoderConfig,
@@ -150,3 +151,14 @@ def tiny_samples(rows: int = 4, seed: int = 0) -> Samples:
     lengths = [0, 7, 3, 10, 1, 5][:rows]
     prompts = tuple(tuple(rng.integers(3, VOCAB_SIZE, n).tolist()) for n in lengths)
     return Samples(pixels, prompts, "noise")
+
+
+def save_tiny_checkpoint(parent: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint of the tiny model; its encoder, which open_clip does not know, is given back."""
+    config = tiny_config()
+    model = tiny_model(config)
+    state = {name: value for name, value in model.state_dict().items() if "encoder" not in name}
+    tokenizer = tiny_tokenizer(parent / "tokenizer.json")
+    save_checkpoint(parent / "ckpt", config, state, tokenizer, {})
+    monkeypatch.setattr(Checkpoint, "encoder", lambda self: model.encoder)
+    return parent / "ckpt"

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from altogether_rt.artifacts import checkpoint as checkpoint_module
-from altogether_rt.artifacts.checkpoint import save_checkpoint
 from altogether_rt.captioner import Captioner
 from altogether_rt.errors import AltogetherError
 from altogether_rt.export import open_float8 as open_module
@@ -23,18 +21,12 @@ from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.open import ResolvedCheckpoint
 from tests.machine.fake_driver import pretend_gpus
-from tests.tiny import IMAGE_SIZE, tiny_config, tiny_model, tiny_tokenizer
+from tests.tiny import IMAGE_SIZE, save_tiny_checkpoint
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint, and a GPU for which the CPU stands in."""
-    config = tiny_config()
-    model = tiny_model(config)
-    state = {name: value for name, value in model.state_dict().items() if "encoder" not in name}
-    tokenizer = tiny_tokenizer(tmp_path / "tokenizer.json")
-    save_checkpoint(tmp_path / "ckpt", config, state, tokenizer, {})
-    monkeypatch.setattr(checkpoint_module.Checkpoint, "encoder", lambda self: model.encoder)
     pretend_gpus(monkeypatch, 89)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch_open, "_cuda_device", lambda name: HostDevice())
@@ -42,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(torch_gpu, "has_module", lambda name: True)
     monkeypatch.setattr("shutil.which", lambda name: "/bin/gcc")
     monkeypatch.setattr(open_module, "observed", lambda model, samples, _: observed(model, samples))
-    return tmp_path / "ckpt"
+    return save_tiny_checkpoint(tmp_path, monkeypatch)
 
 
 def loose_bars(monkeypatch: pytest.MonkeyPatch) -> None:

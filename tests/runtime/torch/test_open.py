@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from altogether_rt.artifacts import checkpoint as checkpoint_module
 from altogether_rt.artifacts.checkpoint import Checkpoint, save_checkpoint
 from altogether_rt.captioner import Captioner
 from altogether_rt.cli.main import app
@@ -23,19 +22,18 @@ from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.machine.fake_driver import pretend_gpus
 from tests.runtime.conftest import BundleOf
 from tests.runtime.rows import Row, run_step, speak
-from tests.tiny import FAMILIES, IMAGE_SIZE, tiny_config, tiny_model, tiny_tokenizer
+from tests.tiny import (
+    FAMILIES,
+    IMAGE_SIZE,
+    save_tiny_checkpoint,
+    tiny_config,
+    tiny_model,
+)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint of the tiny model; its encoder, which open_clip does not know, is given back."""
-    config = tiny_config()
-    model = tiny_model(config)
-    state = {name: value for name, value in model.state_dict().items() if "encoder" not in name}
-    tokenizer = tiny_tokenizer(tmp_path / "tokenizer.json")
-    save_checkpoint(tmp_path / "ckpt", config, state, tokenizer, {})
-    monkeypatch.setattr(checkpoint_module.Checkpoint, "encoder", lambda self: model.encoder)
-    return tmp_path / "ckpt"
+    return save_tiny_checkpoint(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

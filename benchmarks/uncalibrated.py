@@ -2,11 +2,14 @@
 
     altogether-rt init --config altogether-opt-1.3b --random-weights --out ckpt
     python benchmarks/uncalibrated.py --ckpt ckpt --out WORK --targets cpu-int8,cpu-int4
+    python benchmarks/uncalibrated.py --ckpt ckpt --out WORK --targets cpu-int4 \\
+        --keep decoder.layers.0,decoder.layers.1,decoder.layers.2,decoder.layers.3,decoder.layers.4
 
 The exporter's own graphs, operators and sizes, with the weights of CKPT. Nothing is calibrated:
 every scale of the cache is the same, 4-bit weights are rounded each by itself, no outliers move
-into weights, and of the decoder only the head is kept more precise. So the bundles write nonsense,
-as those of random weights do anyway, in the same time. Encoder and mapper are the same in all.
+into weights, and of the decoder only the head and --keep are kept more precise. So the bundles
+write nonsense, as those of random weights do anyway, in the same time. Encoder and mapper are the
+same in all. With --keep, the bundle is TARGET-kept: so much is kept of a decoder with outliers.
 """
 
 from __future__ import annotations
@@ -93,6 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundles")
     parser.add_argument("--targets", default="cpu-int8,cpu-int4")
     parser.add_argument("--group", type=int, default=0, help="of 4-bit weights, instead of its own")
+    parser.add_argument("--keep", help="products to keep more precise, by commas")
     arguments = parser.parse_args()
     checkpoint = Checkpoint.load(arguments.ckpt)
     encoder = arguments.out / "encoder"
@@ -105,6 +109,10 @@ def main() -> None:
         if arguments.group and recipe.lowering.linear == "int4-group":
             recipe = replace(recipe, lowering=replace(recipe.lowering, group=arguments.group))
             name = f"{target}-{arguments.group}"
+        if arguments.keep:
+            keep = (*recipe.lowering.keep, *arguments.keep.split(","))
+            recipe = replace(recipe, lowering=replace(recipe.lowering, keep=keep))
+            name = f"{name}-kept"
         write_bundle(checkpoint, recipe, encoder, arguments.out / name)
 
 

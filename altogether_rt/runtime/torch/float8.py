@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altogether_rt.errors import AltogetherError, reason
@@ -44,6 +45,8 @@ E4M3_MAX = 448.0  # the largest finite number of torch.float8_e4m3fn
 SMALLEST = 1e-12
 #: Both sizes of a weight must be multiples of this for the GPU's kernel.
 _MULTIPLE = 16
+#: Numbers of rows that are tried first, as prompts and images bring them, and the weights' sides.
+_TRIED_ROWS, _TRIED_SIDE = (1, 5, 16, 17, 257), 256
 #: The first compute capability with e4m3 products.
 _FIRST_SM = (8, 9)
 
@@ -78,17 +81,13 @@ def float8_product(
     which needs an SM 89 on GPUs; otherwise in float32.
     """
     if native:
+        missing = -len(rows.values) % _row_multiple(rows.values.device)
+        if missing:
+            padded = float8_product(_padded(rows, missing), weight, bias=bias, native=True)
+            return padded[: len(rows.values)]
         if bias is not None and not _adds_bias(rows.values.device):
-            return float8_product(rows, weight, native=True) + bias
-        product: Tensor = torch._scaled_mm(
-            rows.values,
-            weight.values.t(),
-            scale_a=rows.scales,
-            scale_b=weight.scales.t().contiguous(),
-            bias=bias,
-            out_dtype=torch.bfloat16,
-        )
-        return product
+            return _scaled_product(rows, weight, None) + bias
+        return _scaled_product(rows, weight, bias)
     with torch.autocast(rows.values.device.type, enabled=False):  # float16 would overflow
         sums = rows.values.float() @ weight.values.float().t()
         sums = sums * rows.scales * weight.scales.t()
@@ -220,21 +219,47 @@ def fits_float8(weight: Tensor) -> bool:
     return not any(size % _MULTIPLE for size in weight.shape)
 
 
+def _scaled_product(rows: Float8Rows, weight: Float8Rows, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch._scaled_mm(
+        rows.values,
+        weight.values.t(),
+        scale_a=rows.scales,
+        scale_b=weight.scales.t().contiguous(),
+        bias=bias,
+        out_dtype=torch.bfloat16,
+    )
+    return product
+
+
+def _padded(rows: Float8Rows, missing: int) -> Float8Rows:
+    values = F.pad(rows.values.view(torch.uint8), (0, 0, 0, missing))  # a byte of zeros is 0.0
+    return Float8Rows(
+        values.view(rows.values.dtype), F.pad(rows.scales, (0, 0, 0, missing), value=1.0)
+    )
+
+
+@functools.cache
+def _row_multiple(device: torch.device) -> int:
+    """Rows are padded to a multiple of this, if the device refuses other numbers of them."""
+    weight = quantize_rows(torch.ones(_TRIED_SIDE, _TRIED_SIDE, device=device))
+    try:
+        for count in _TRIED_ROWS:
+            rows = quantize_rows(torch.ones(count, _TRIED_SIDE, device=device))
+            if not bool((_scaled_product(rows, weight, None) == _TRIED_SIDE).all()):
+                raise RuntimeError(f"a product of {count} rows is wrong")
+    except RuntimeError as error:
+        _LOG.warning("rows of products in fp8 are padded: %s", reason(error, 200))
+        return _MULTIPLE
+    return 1
+
+
 @functools.cache
 def _adds_bias(device: torch.device) -> bool:
     """Whether the product with a scale a row adds a bias here; if not, it is added after it."""
     try:
         rows = quantize_rows(torch.ones(16, 32, device=device))
         bias = torch.full((16,), 2.0, device=device, dtype=torch.bfloat16)
-        product = torch._scaled_mm(
-            rows.values,
-            rows.values.t(),
-            scale_a=rows.scales,
-            scale_b=rows.scales.t().contiguous(),
-            bias=bias,
-            out_dtype=torch.bfloat16,
-        )
-        return bool((product == 34).all())
+        return bool((_scaled_product(rows, rows, bias) == 34).all())
     except RuntimeError as error:
         _LOG.warning("biases are added after products in fp8: %s", reason(error, 200))
         return False

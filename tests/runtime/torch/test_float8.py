@@ -46,6 +46,21 @@ def nearest(values: np.ndarray) -> np.ndarray:
     return numbers[np.where(tied, np.abs(even) % 2, 2).argmin(axis=-1)]
 
 
+def scales_a_row() -> bool:
+    """Whether PyTorch has on the CPU what it has on GPUs; its versions before 2.12 do not."""
+    rows = quantize_rows(torch.ones(16, 16))
+    try:
+        float8._scaled_product(rows, rows, None)
+    except RuntimeError:
+        return False
+    return True
+
+
+needs_scales_a_row = pytest.mark.skipif(
+    not scales_a_row(), reason="torch._scaled_mm on this CPU takes no scale a row"
+)
+
+
 def linear(rows: int = 32, columns: int = 64, bias: bool = True, seed: int = 0) -> nn.Linear:
     torch.manual_seed(seed)
     return nn.Linear(columns, rows, bias=bias)
@@ -88,6 +103,7 @@ def test_the_product_is_the_one_of_the_rounded_values() -> None:
     np.testing.assert_allclose(found.double().numpy(), a @ b.T, rtol=2**-8 * 1.001, atol=1e-6)
 
 
+@needs_scales_a_row
 @pytest.mark.parametrize("rows", [1, 7, 64])
 def test_the_operator_that_gpus_run_gives_the_same(rows: int) -> None:
     """`torch._scaled_mm` on the CPU: the same call, with its layouts and scales."""
@@ -102,6 +118,7 @@ def test_the_operator_that_gpus_run_gives_the_same(rows: int) -> None:
     assert (native == plain).float().mean() > 0.99
 
 
+@needs_scales_a_row
 @pytest.mark.parametrize("adds", [True, False])
 def test_a_bias_is_part_of_the_product_or_added_after_it(
     adds: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -127,6 +144,37 @@ def test_a_bias_is_part_of_the_product_or_added_after_it(
     torch.testing.assert_close(found, wanted, rtol=2**-6, atol=2**-8)
     assert given[-1] == adds
     assert ("no bias with a scale a row" in caplog.text) != adds
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_few_rows_are_padded_where_they_are_refused(
+    refused: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device that multiplies whole blocks of 16 rows alone, and one that takes any number."""
+    given: list[int] = []
+
+    def product(
+        values: torch.Tensor, weight: torch.Tensor, *, scale_a: torch.Tensor,
+        scale_b: torch.Tensor, bias: torch.Tensor | None, out_dtype: torch.dtype,
+    ) -> torch.Tensor:  # fmt: skip
+        if refused and len(values) % 16:
+            raise RuntimeError(f"{len(values)} rows are not supported")
+        given.append(len(values))
+        sums = values.float() @ weight.float() * scale_a * scale_b
+        return (sums if bias is None else sums + bias.float()).to(out_dtype)
+
+    monkeypatch.setattr(torch, "_scaled_mm", product)
+    layer, bias = Float8Linear(linear()), torch.randn(32).bfloat16()
+    for cached in (float8._adds_bias, float8._row_multiple):
+        cached.cache_clear()
+    for count in (1, 5, 16, 21):
+        rows = quantize_rows(torch.randn(count, 64))
+        found = float8_product(rows, layer.rounded_weight, bias=bias, native=True)
+        assert given[-1] == (-(-count // 16) * 16 if refused else count)
+        torch.testing.assert_close(found, float8_product(rows, layer.rounded_weight, bias=bias))
+    for cached in (float8._adds_bias, float8._row_multiple):
+        cached.cache_clear()
+    assert ("are padded: 1 rows are not supported" in caplog.text) == refused
 
 
 @pytest.mark.parametrize("bias", [True, False])

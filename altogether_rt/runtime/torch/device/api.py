@@ -5,8 +5,10 @@ It is kept small so that the CPU, and a stand-in that finds mistakes of order, c
 
 from __future__ import annotations
 
+import functools
+import gc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,7 +58,8 @@ class TorchDevice(Protocol):
     def capture(self, run: Callable[[], None], stream: Any) -> Callable[[], None]:
         """Something that does what `run` did, on `stream`, at the same addresses.
 
-        `run` is called several times before and must have the same result each time.
+        `run` is called several times before and must have the same result each time. Raises
+        RuntimeError if it cannot be captured; `run` by itself may still work.
         """
 
 
@@ -140,7 +143,8 @@ class CudaDevice:
 
     def upload(self, array: NDArray[Any]) -> Tensor:
         # PyTorch reuses pinned memory only after the copies from it are done.
-        pinned = torch.from_numpy(np.ascontiguousarray(array)).pin_memory()
+        pinned = torch.empty(array.shape, dtype=_torch_type(array.dtype), pin_memory=True)
+        pinned.numpy()[...] = array
         return pinned.to(self._device, non_blocking=True)
 
     def download(self, tensor: Tensor, stream: torch.cuda.Stream) -> Download:
@@ -151,8 +155,38 @@ class CudaDevice:
     def capture(self, run: Callable[[], None], stream: torch.cuda.Stream) -> Callable[[], None]:
         for _ in range(_WARM_UPS):
             run()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
-            run()
-        self._pool = graph.pool()
+        try:
+            # Other threads may use the GPU meanwhile, for example to run another captioner.
+            captured = torch.cuda.graph(
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            )
+            with _no_collection(), captured:
+                run()
+        except BaseException:
+            # A capture that fails leaves the allocator recording, which then reuses no memory that
+            # two streams have shared.
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
+            self._pool = None
+            raise
         return graph.replay
+
+
+@functools.cache
+def _torch_type(kind: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, kind)).dtype
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Frees no cycles: copies that belong to them must not end while a graph is captured."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from altogether_rt.errors import reason
 from altogether_rt.runtime.torch.device.api import TorchDevice
 from altogether_rt.runtime.torch.device.pending import ChosenIds
 
 __all__ = ["DecodeGraphs", "row_buckets"]
+
+_LOG = logging.getLogger(__name__)
 
 #: step(token ids (R,), tokens in each slot (R,), both int32) -> logits (R, vocab).
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -96,12 +100,21 @@ class DecodeGraphs:
             either = torch.cat([chosen.ids, uploaded[0]])
             torch.index_select(either, 0, uploaded[2], out=bucket.inputs[0])
         if known is not None and self._captured and bucket.replay is None:
-            bucket.replay = self._device.capture(lambda: self._run(bucket), self._stream)
+            bucket.replay = self._capture(bucket)
         if bucket.replay is not None:
             bucket.replay()
         else:
             self._run(bucket)
         return bucket.greedy_ids[:rows], bucket.logits[:rows]
+
+    def _capture(self, bucket: _Bucket) -> Callable[[], None] | None:
+        """The bucket's step as a graph; None, once and for all, where none can be captured."""
+        try:
+            return self._device.capture(lambda: self._run(bucket), self._stream)
+        except RuntimeError as error:  # whatever this PyTorch or driver does not capture
+            self._captured = False
+            _LOG.warning("decode steps run uncaptured, which is slower: %s", reason(error, 300))
+            return None
 
     def _run(self, bucket: _Bucket) -> None:
         logits = self._step(bucket.inputs[0], bucket.inputs[1])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import logging
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -26,10 +28,17 @@ __all__ = [
     "AttentionKernels",
     "choose_kernels",
     "kernel_failure",
+    "prompts_failure",
     "triton_kernels",
     "variable_length",
 ]
 
+_LOG = logging.getLogger(__name__)
+#: Tokens of what is tried before a kernel is used; several blocks of a kernel.
+_TRIED = 40
+#: Largest difference from plain PyTorch, as a fraction of a result's norm, before a kernel is
+#: called wrong. Rounding makes less than half of it, in bfloat16.
+_TOLERANCE = 0.02
 #: What flash attention takes.
 _MAX_FLASH_HEAD_DIM = 256
 
@@ -74,7 +83,27 @@ def choose_kernels(
         and heads.head_dim <= _MAX_FLASH_HEAD_DIM
         and has_module("torch.nn.attention.varlen")
     )
+    if flash and (failure := prompts_failure(flash_prompts, device, dtype, heads)) is not None:
+        _LOG.warning("prompts are attended to one by one, which is slower: %s", failure)
+        flash = False
     return triton_kernels(flash_prompts if flash else plain.attend_prompts), None
+
+
+def prompts_failure(
+    attend_prompts: _Prompts, device: torch.device, dtype: torch.dtype, heads: HeadLayout
+) -> str | None:
+    """What happens when attention within prompts runs once; None if it agrees with PyTorch's."""
+    lengths = (_TRIED, 1, 2 * _TRIED)
+    bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=device)
+    index = torch.zeros(sum(lengths), dtype=torch.int32, device=device)
+    prompts = PromptRows(index, index, bounds, lengths)
+    try:
+        with torch.inference_mode(), _on(device):
+            qkv = _random(len(index), heads, device, dtype)
+            wanted = plain.attend_prompts(qkv, prompts, heads)
+            return _disagreement(attend_prompts(qkv, prompts, heads), wanted)
+    except Exception as error:  # of PyTorch's own, or of the driver
+        return reason(error, 300)
 
 
 def kernel_failure(device: torch.device, dtype: torch.dtype, heads: HeadLayout) -> str | None:
@@ -85,29 +114,51 @@ def kernel_failure(device: torch.device, dtype: torch.dtype, heads: HeadLayout) 
     kernels, why = choose_kernels(device, dtype, heads)
     if why is not None:
         return why
-    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
-        with on_device:
-            finite = _finite(kernels, device, dtype, heads)
+        with torch.inference_mode(), _on(device):
+            return _step_failure(kernels, device, dtype, heads)
     except Exception as error:  # Triton, its compiler, the linker and the driver raise their own
         return reason(error, 300)
-    return None if finite else "the kernels computed no numbers"
 
 
-def _finite(
+def _step_failure(
     kernels: AttentionKernels, device: torch.device, dtype: torch.dtype, heads: HeadLayout
-) -> bool:
-    """Whether each kernel makes finite numbers of zeros."""
-    qkv = torch.zeros(2, heads.qkv_width, dtype=dtype, device=device)
-    shape = (2, heads.kv_heads, 4, heads.head_dim)
-    slots = LayerSlots(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+) -> str | None:
+    """Where a decode step of two rows and a prompt differ from the same in plain PyTorch."""
+    qkv = _random(2, heads, device, dtype)
+    shape = (2, heads.kv_heads, 4 * _TRIED, heads.head_dim)
+    cached = [
+        torch.randn(shape, device=device).to(dtype),
+        torch.randn(shape, device=device).to(dtype),
+    ]
     index = torch.arange(3, dtype=torch.int32, device=device)
-    rows = RaggedRows(index[:2], torch.ones_like(index[:2]), index[:2], max_tokens=1)
+    past = torch.tensor([3 * _TRIED, 2], dtype=torch.int32, device=device)
+    rows = RaggedRows(index[:2], torch.ones_like(past), past, max_tokens=1)
     prompts = PromptRows(index[:2] * 0, index[:2], index[::2].contiguous(), (2,))
-    found = [kernels.attend(qkv, slots, rows, heads, None)]
-    kernels.store(qkv, slots, prompts, heads, None)
-    found.append(kernels.attend_prompts(qkv, prompts, heads))
-    return all(bool(torch.isfinite(each).all()) for each in found)
+    found = []
+    for each in (kernels, PLAIN):
+        slots = LayerSlots(*(part.clone() for part in cached))
+        step = each.attend(qkv.clone(), slots, rows, heads, None)
+        prompt = qkv.clone()
+        each.store(prompt, slots, prompts, heads, None)
+        within = each.attend_prompts(prompt, prompts, heads)
+        found.append((step, within, slots.keys, slots.values))
+    told = (_disagreement(one, other) for one, other in zip(*found, strict=True))
+    return next(filter(None, told), None)
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _random(count: int, heads: HeadLayout, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.randn(count, heads.qkv_width, device=device).to(dtype)
+
+
+def _disagreement(found: Tensor, wanted: Tensor) -> str | None:
+    """What is said of a result too far from the one wanted; of no numbers, too."""
+    away = float((found.float() - wanted.float()).norm() / wanted.float().norm())
+    return None if away <= _TOLERANCE else f"the kernels give other numbers: {away:.3g} away"
 
 
 @functools.cache

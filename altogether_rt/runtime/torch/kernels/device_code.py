@@ -63,7 +63,9 @@ def _mixed(p, v, PRODUCTS: tl.constexpr):
     return m
 
 
-@triton.jit
+# Steps bring these arrays as parts of one, which begin anywhere: a kernel for each alignment would
+# be compiled while captions are written, to read single numbers.
+@triton.jit(do_not_specialize_on_alignment=("STARTS", "COUNTS", "PAST"))
 def attend_kernel(
     QKV, OUT, KEYS, VALUES, KEY_SCALES, VALUE_SCALES, STARTS, COUNTS, PAST, ROTATION,
     capacity, slot_stride, scale,
@@ -144,7 +146,7 @@ def attend_kernel(
     tl.store(base + d, (mixed / total[:, None]).to(OUT.dtype.element_ty), mask=asked)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=("SLOTS", "POSITIONS"))
 def store_kernel(
     QKV, KEYS, VALUES, KEY_SCALES, VALUE_SCALES, SLOTS, POSITIONS, ROTATION,
     capacity, slot_stride,

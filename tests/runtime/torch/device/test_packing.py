@@ -29,6 +29,7 @@ from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.runtime.rows import Row, run_step
 from tests.runtime.torch.device.fake_device import FakeDevice
 from tests.runtime.torch.device.test_device_runtime import ALTS, captioner_of, pixels_of
+from tests.runtime.torch.test_float8 import needs_scales_a_row
 from tests.tiny import FAMILIES, tiny_config, tiny_model
 
 CPU = torch.device("cpu")
@@ -83,6 +84,7 @@ def test_relu_in_the_product(bias: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(packed.relu(x), wanted)
 
 
+@needs_scales_a_row
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_operator_that_gpus_run_adds_the_bias(bias: bool) -> None:
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from altogether_rt.runtime.torch.kernels import device_code
 from altogether_rt.runtime.torch.kernels.ahead_of_time import (
     COMPUTE_CAPABILITIES,
     FP8_SM,
@@ -27,6 +28,16 @@ def test_kernels_build(heads: HeadLayout, rotary: bool, max_tokens: int, sm: int
     for kernel in compile_kernels(sm, heads, rotary=rotary, max_tokens=max_tokens):
         assert kernel.cubin[:4] == b"\x7fELF"
         assert kernel.shared_bytes <= MAX_SHARED_BYTES
+
+
+def test_parts_of_an_array_need_no_kernel_of_their_own() -> None:
+    """They begin at any number, so that their alignment says nothing."""
+    for kernel, parts in (
+        (device_code.attend_kernel, {"STARTS", "COUNTS", "PAST"}),
+        (device_code.store_kernel, {"SLOTS", "POSITIONS"}),
+    ):
+        unaligned = {each.name for each in kernel.params if each.do_not_specialize_on_alignment}
+        assert unaligned == parts
 
 
 def test_three_heads_to_one_and_bfloat16_build() -> None:

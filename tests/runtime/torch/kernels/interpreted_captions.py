@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,15 @@ def test_kernels_that_cannot_run_are_told(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(attention, "store_kernel", {(2, 1): broken})
     why = kernel_failure(device, torch.float16, heads)
     assert why is not None and "ptxas is missing" in why
+
+
+def test_kernels_that_compute_something_else_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, heads = torch.device("cpu"), HeadLayout(2, 1, 16)
+    kernels = triton_kernels()
+
+    def wrong(*arguments: object) -> torch.Tensor:
+        return kernels.attend(*arguments) * 1.1  # type: ignore[arg-type]
+
+    monkeypatch.setattr(choice, "choose_kernels", lambda *_: (replace(kernels, attend=wrong), None))
+    why = kernel_failure(device, torch.float16, heads)
+    assert why == "the kernels give other numbers: 0.1 away"

@@ -3,10 +3,10 @@
     python benchmarks/gpu_profile.py                                # float16, then fp8 products
     python benchmarks/gpu_profile.py --rows 128 --arithmetic fp8 --plain-rows
 
-A captioner of the published size with random weights, the GPU suite's prompts. First of all every
-kernel between products is compared with plain PyTorch, and embeddings and logits of fp8 with
-float16's. Writes a line of JSON a stage to --out as it goes. `--device cpu` with a small --config
-runs the same code, of which only the order is of interest.
+A captioner of the published size with random weights, or a checkpoint, and the GPU suite's prompts.
+First of all every kernel between products is compared with plain PyTorch, and embeddings and logits
+of fp8 with float16's. Writes a line of JSON a stage to --out as it goes. `--device cpu` with a
+small --config runs the same code, of which only the order is of interest.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ sys.path.append(str(HERE.parent))  # the package of this checkout, if it is not 
 from gpu.workload import Workload  # noqa: E402
 from harness.adapters.ours import num_prefilled  # noqa: E402
 
+from altogether_rt.artifacts.checkpoint import Checkpoint  # noqa: E402
 from altogether_rt.bench.timing import measure  # noqa: E402
 from altogether_rt.config import load_config  # noqa: E402
 from altogether_rt.model.captioner import CaptionerModel  # noqa: E402
@@ -100,9 +101,8 @@ def run(arguments: argparse.Namespace, out: TextIO) -> None:
         out.flush()
 
     on_gpu = arguments.device == "cuda"
-    config = load_config(arguments.config)
-    torch.manual_seed(0)
-    model = CaptionerModel(config, build_encoder(config.encoder)).eval()
+    model = _model(arguments)
+    config = model.config
     wanted: dict[str, Any] = {}
     for arithmetic in arguments.arithmetic or ["float16", "fp8"]:
         runtime = DeviceTorchRuntime(
@@ -127,11 +127,20 @@ def run(arguments: argparse.Namespace, out: TextIO) -> None:
                     say(arithmetic=arithmetic, rows=rows, stage=stage, ms=ms, kernels=listed)
 
 
+def _model(arguments: argparse.Namespace) -> CaptionerModel:
+    if arguments.ckpt is not None:
+        return Checkpoint.load(arguments.ckpt).captioner()
+    config = load_config(arguments.config)
+    torch.manual_seed(0)
+    return CaptionerModel(config, build_encoder(config.encoder)).eval()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", default="altogether-opt-1.3b", help="a name, or a .toml file")
+    parser.add_argument("--ckpt", type=Path, help="a checkpoint, instead of random weights")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--rows", type=int, action="append", help="may be repeated; 256, 128, 1")
     parser.add_argument("--arithmetic", choices=["float16", "fp8"], action="append")

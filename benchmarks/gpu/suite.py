@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.commands import LIMIT_S, Outcome, Part, no_time, run_part
-from harness.contestant import ROOT, Contestant
+from harness.commands import LIMIT_S, Outcome, Part, no_time, python_path, run_part
+from harness.contestant import Contestant
 from harness.protocol import Worker
 from harness.schedule import Cell, Deadline, Estimates, largest_first
 from harness.turn import Turn, TurnPlan, is_out_of_memory, take_turn
@@ -190,7 +190,7 @@ class Suite:
         log.unlink(missing_ok=True)
 
         def start() -> Worker:
-            variables = {"PYTHONPATH": str(ROOT)}
+            variables = {"PYTHONPATH": python_path()}
             return Worker(sys.executable, contestant.adapter, log=log, variables=variables)
 
         limited = Deadline(min(run.deadline.remaining_s, LIMIT_S))

@@ -17,7 +17,16 @@ from harness.device_memory import DeviceMemory
 from harness.protocol import describe_exit, last_line
 from harness.schedule import Deadline
 
-__all__ = ["LIMIT_S", "Outcome", "Part", "Status", "no_time", "run_part", "write_json"]
+__all__ = [
+    "LIMIT_S",
+    "Outcome",
+    "Part",
+    "Status",
+    "no_time",
+    "python_path",
+    "run_part",
+    "write_json",
+]
 
 Status = Literal["ok", "skipped", "failed", "timeout"]
 
@@ -85,7 +94,7 @@ def _run(command: Sequence[str], limit_s: float) -> tuple[Status, str | None]:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={**os.environ, "PYTHONPATH": _python_path()},
+        env={**os.environ, "PYTHONPATH": python_path()},
         start_new_session=True,  # so that what it starts ends with it
     )
     try:
@@ -107,7 +116,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def _python_path() -> str:
+def python_path() -> str:
     """So that the command imports the modules of benchmarks/ and the package of this checkout."""
     given = os.environ.get("PYTHONPATH", "")
     return os.pathsep.join([str(BENCHMARKS), str(ROOT), *given.split(os.pathsep)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,31 @@ def test_without_a_checkpoint_nothing_else_is_tried(
     assert set(scripted.requests) == {"ceilings", "init"}
 
 
+def test_contestants_import_from_where_the_suite_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All run in its environment, of which packages unpacked beside Python's own are a part."""
+    paths: list[str] = []
+
+    def started(python: str, adapter: str, *, log: Path, variables: dict[str, str]) -> None:
+        paths.append(variables["PYTHONPATH"])
+
+    def take_turn(start: Any, *_: object) -> Turn:
+        start()
+        return Turn()
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/unpacked", "/elsewhere"]))
+    monkeypatch.setattr("gpu.suite.Worker", started)
+    scripted = Scripted()
+    monkeypatch.setattr(scripted, "take_turn", take_turn)
+    run_suite(scripted, tmp_path, monkeypatch)
+    assert paths
+    for path in paths:
+        given = path.split(os.pathsep)
+        assert str(TINY.parent.parent.parent) in given  # the package of this checkout
+        assert given[-2:] == ["/unpacked", "/elsewhere"]
+
+
 def test_out_of_memory_leaves_the_largest_batch_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +239,7 @@ def run_fake(
     monkeypatch.setattr("gpu.suite.contestants", lambda settings: [fake])
     monkeypatch.setattr("gpu.suite.run_part", Scripted().run_part)
     monkeypatch.setattr("gpu.suite.BUDGET_S", 0.001)
-    monkeypatch.setattr("gpu.suite.ROOT", Path(__file__).parent)  # where the adapter is
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the adapter is
     saved: list[dict[str, Any]] = []
 
     def save(results: dict[str, Any]) -> None:

@@ -38,8 +38,10 @@ def observed(
 
     The model is moved to `device` and stays there.
     """
+    slots = len(samples.prompt_ids)
     with (
-        TorchRuntime(model, num_slots=len(samples.prompt_ids), device=device) as reference,
+        # A captured step calls no hook, and what a hook reads may not be waited for in a capture.
+        TorchRuntime(model, num_slots=slots, device=device, fixed_decode=False) as reference,
         observe(reference) as calibration,
     ):
         recording = record(reference, samples)

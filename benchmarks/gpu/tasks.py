@@ -54,19 +54,23 @@ def record_reference(request: dict[str, Any], emit: Emit) -> None:
     need_torch("cpu")
     import torch
 
+    from altogether_rt.artifacts.checkpoint import Checkpoint
     from altogether_rt.export.samples import draw_samples
     from altogether_rt.export.verify import record
     from altogether_rt.preprocess.prompts import PromptTokenizer
-    from altogether_rt.runtime.torch.open import resolve_checkpoint
+    from altogether_rt.runtime.torch.runtime import TorchRuntime
 
     torch.backends.cudnn.allow_tf32 = False  # convolutions would have 10 bits of mantissa
     device = request["device"] if torch.cuda.is_available() else "cpu"
-    checkpoint = resolve_checkpoint(Path(request["checkpoint"]), device=device, dtype="float32")
+    checkpoint = Checkpoint.load(Path(request["checkpoint"]))
     config = checkpoint.config
     tokenizer = PromptTokenizer.from_file(
         checkpoint.tokenizer_path, config.prompt, config.decoder.pad_id
     )
-    with checkpoint.open(num_slots=NUM_SAMPLES) as runtime:
+    # The plain backend: kernels are not to be compared with themselves.
+    with TorchRuntime(
+        checkpoint.captioner(), num_slots=NUM_SAMPLES, device=device, fixed_decode=False
+    ) as runtime:
         recording = record(runtime, draw_samples(config, tokenizer))
     Path(request["recording"]).write_bytes(pickle.dumps(recording))
     emit(runs_on=device)

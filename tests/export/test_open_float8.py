@@ -14,12 +14,15 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.export import open_float8 as open_module
 from altogether_rt.export.float8 import observed
 from altogether_rt.export.recipes import find_recipe
+from altogether_rt.export.samples import draw_samples
 from altogether_rt.machine import torch_gpu
 from altogether_rt.opening import resolve_captioner
+from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.torch import open as torch_open
 from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.open import ResolvedCheckpoint
+from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.machine.fake_driver import pretend_gpus
 from tests.tiny import IMAGE_SIZE, save_tiny_checkpoint
 
@@ -132,3 +135,22 @@ def test_the_command_says_where_fp8_is_not_there(
     assert (done.exit_code, done.exception.__class__) == (1, SystemExit)
     assert "float8 needs compute capability 8.9, and Fake 0 has 8.0: use float16." in done.stderr
     assert CliRunner().invoke(app, [*arguments[:-1], "float9"]).exit_code == 2
+
+
+def test_what_is_observed_is_not_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU steps are captured by themselves; the CPU stands in for one that does."""
+
+    def on_gpu(*given: Any, fixed_decode: bool | None = None, **options: Any) -> TorchRuntime:
+        captured = True if fixed_decode is None else fixed_decode
+        return TorchRuntime(*given, fixed_decode=captured, **options)
+
+    monkeypatch.setattr("altogether_rt.export.float8.TorchRuntime", on_gpu)
+    monkeypatch.setattr(
+        "altogether_rt.runtime.torch.runtime.DecodeStep", lambda *_: pytest.fail("it is captured")
+    )
+    model = tiny_model(tiny_config())
+    path = tiny_tokenizer(tmp_path / "tokenizer.json")
+    tokenizer = PromptTokenizer.of_captioner(path, model.config)
+    recording, calibration = observed(model, draw_samples(model.config, tokenizer))
+    assert len(recording.steps) > 1  # prompts, then single tokens
+    assert "decoder.layers.0.q" in calibration.inputs

@@ -24,7 +24,13 @@ from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.open import ResolvedCheckpoint
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.machine.fake_driver import pretend_gpus
-from tests.tiny import IMAGE_SIZE, save_tiny_checkpoint
+from tests.tiny import (
+    IMAGE_SIZE,
+    save_tiny_checkpoint,
+    tiny_config,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 
 @pytest.fixture

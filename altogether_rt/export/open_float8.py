@@ -57,8 +57,7 @@ def _compared(recording: Recording, runtime: Runtime) -> dict[str, Agreement]:
 def _check(agreements: Mapping[str, Agreement], thresholds: Mapping[str, Threshold]) -> None:
     for stage, found in agreements.items():
         required = thresholds[stage]
-        # Negated so that NaN fails.
-        if not (found.mean_cosine >= required.mean and found.worst_cosine >= required.worst):
+        if not found.has_cosines(required):
             raise AltogetherError(
                 f"in float8 the {stage} of this checkpoint differs from float32: a cosine of "
                 f"{found.mean_cosine:.4f} (worst row {found.worst_cosine:.4f}), where "

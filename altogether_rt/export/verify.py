@@ -80,6 +80,10 @@ class Agreement:
     nll: float | None = None
     nll_difference: float | None = None
 
+    def has_cosines(self, required: Threshold) -> bool:
+        """Whether mean and worst row reach `required`; NaN never does."""
+        return self.mean_cosine >= required.mean and self.worst_cosine >= required.worst
+
 
 def record(reference: Runtime, samples: Samples) -> Recording:
     """Run the reference on `samples`: encode, map, one ragged prefill, then greedy decode steps."""
@@ -151,8 +155,7 @@ def check_parity(
         if stage not in agreements:
             continue
         found, required = agreements[stage], thresholds[stage]
-        # Negated so that NaN fails.
-        if not (found.mean_cosine >= required.mean and found.worst_cosine >= required.worst):
+        if not found.has_cosines(required):
             raise ParityError(
                 f"the exported {stage} differs from the checkpoint: cosine {found.mean_cosine:.5f} "
                 f"(worst row {found.worst_cosine:.5f}), but the recipe requires {required.mean} "

@@ -26,6 +26,7 @@ from altogether_rt.errors import AltogetherError, reason
 
 __all__ = [
     "E4M3_MAX",
+    "FLOAT8_SM",
     "SMALLEST",
     "Float8Linear",
     "Float8Rows",
@@ -47,8 +48,8 @@ SMALLEST = 1e-12
 _MULTIPLE = 16
 #: Numbers of rows that are tried first, as prompts and images bring them, and the weights' sides.
 _TRIED_ROWS, _TRIED_SIDE = (1, 5, 16, 17, 257), 256
-#: The first compute capability with e4m3 products.
-_FIRST_SM = (8, 9)
+#: The first compute capability with e4m3 products, and with conversions to e4m3: 8.9.
+FLOAT8_SM = 89
 
 
 class Float8Rows(NamedTuple):
@@ -196,7 +197,7 @@ def float8_refusal(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"{device.type} has no fp8 products"
     capability = torch.cuda.get_device_capability(device)
-    if capability < _FIRST_SM:
+    if 10 * capability[0] + capability[1] < FLOAT8_SM:
         name = torch.cuda.get_device_name(device)
         return f"{name} is SM {capability[0]}{capability[1]}; fp8 products begin with SM 89"
     return None

@@ -22,6 +22,7 @@ from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.select import DEFAULT_SLOTS
 from altogether_rt.runtime.torch.device.api import CudaDevice, TorchDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
+from altogether_rt.runtime.torch.float8 import FLOAT8_SM
 from altogether_rt.runtime.torch.kernels.choice import kernel_failure
 from altogether_rt.runtime.torch.kernels.slots import HeadLayout
 from altogether_rt.runtime.torch.runtime import TorchRuntime
@@ -39,8 +40,6 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float8": torch.float16,  # of everything but products in fp8
 }
-#: The first compute capability with products in fp8.
-_FLOAT8_SM = 89
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def resolve_checkpoint(
 def _check_float8(where: str, slow_because: str | None) -> None:
     if where == "cpu":
         raise AltogetherError("float8 needs an NVIDIA GPU: use float32, or --device cuda.")
-    if _sm(where) < _FLOAT8_SM:
+    if _sm(where) < FLOAT8_SM:
         found = find_gpu(parse_device(where))
         raise AltogetherError(
             f"float8 needs compute capability 8.9, and {found.name} has "

@@ -67,6 +67,7 @@ from altogether_rt.cli.run_output import (
     ProgressOption,
     Reporting,
 )
+from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.shards.spool import SPOOL_BYTES
 from altogether_rt.data.sources.sampling import KeyShare
@@ -159,6 +160,12 @@ class CaptionArguments:
             "prompt": prompt_text(self.prompt),
             "seed": self.seed,
         }
+
+    def hygiene(self) -> HygieneOptions:
+        """What is done to alt-texts before they are read; of shards, no boilerplate is dropped."""
+        return HygieneOptions(
+            self.unescape_alts, self.drop_noise_alts, self.drop_boilerplate, self.alt_language
+        )
 
     def execution(self) -> Mapping[str, Any]:
         """How a captioner is run, as `open_executor` takes it."""

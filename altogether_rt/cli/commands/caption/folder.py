@@ -21,7 +21,6 @@ from altogether_rt.cli.device import check_gpu
 from altogether_rt.cli.downloads import ensure_bundle
 from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.alt_files.columns import Columns
-from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.sinks.sheet import check_sheet, write_sheet
 from altogether_rt.data.sinks.stream import is_standard_output, is_stream
@@ -69,9 +68,7 @@ def folder_job(given: CaptionArguments, share: KeyShare | None) -> CaptionJob:
         update=given.update,
         limits=ImageLimits(max_pixels=given.max_pixels),
         fast_jpeg=given.fast_jpeg,
-        hygiene=HygieneOptions(
-            given.unescape_alts, given.drop_noise_alts, given.drop_boilerplate, given.alt_language
-        ),
+        hygiene=given.hygiene(),
     )
 
 

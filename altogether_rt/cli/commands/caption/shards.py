@@ -8,7 +8,6 @@ from typing import Any
 from altogether_rt.cli.caption_options import refuse
 from altogether_rt.cli.commands.caption.arguments import CaptionArguments
 from altogether_rt.cli.commands.shards.sharded import ShardArguments
-from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.sources.sampling import KeyShare
 
 __all__ = ["shard_arguments"]
@@ -46,9 +45,7 @@ def shard_arguments(
         fast_jpeg=given.fast_jpeg,
         overwrite=given.overwrite,
         retry_errors=given.retry_errors,
-        hygiene=HygieneOptions(
-            given.unescape_alts, given.drop_noise_alts, False, given.alt_language
-        ),
+        hygiene=given.hygiene(),
         checks=given.checks,
         allow_download=given.allow_download,
         download=given.download,

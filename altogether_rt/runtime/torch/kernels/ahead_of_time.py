@@ -17,7 +17,6 @@ from altogether_rt.runtime.torch.kernels.slots import HeadLayout
 
 __all__ = [
     "COMPUTE_CAPABILITIES",
-    "FP8_SM",
     "CompiledKernel",
     "compile_kernels",
     "compile_row_kernels",
@@ -25,8 +24,6 @@ __all__ = [
 
 #: What is compiled for: A100, RTX 30, RTX 40 and L4, H100 and H200, RTX 50.
 COMPUTE_CAPABILITIES = (80, 86, 89, 90, 120)
-#: The first with fp8; the kernels' conversions to it do not compile for older ones.
-FP8_SM = 89
 
 _NAMES = {
     torch.float32: "fp32",

@@ -7,7 +7,6 @@ import inspect
 import itertools
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ from altogether_rt.runtime.torch.kernels.slots import (
     PromptRows,
     RaggedRows,
 )
+from altogether_rt.runtime.torch.kernels.trial import distance, on_device
 
 __all__ = [
     "PLAIN",
@@ -98,7 +98,7 @@ def prompts_failure(
     index = torch.zeros(sum(lengths), dtype=torch.int32, device=device)
     prompts = PromptRows(index, index, bounds, lengths)
     try:
-        with torch.inference_mode(), _on(device):
+        with torch.inference_mode(), on_device(device):
             qkv = _random(len(index), heads, device, dtype)
             wanted = plain.attend_prompts(qkv, prompts, heads)
             return _disagreement(attend_prompts(qkv, prompts, heads), wanted)
@@ -115,7 +115,7 @@ def kernel_failure(device: torch.device, dtype: torch.dtype, heads: HeadLayout) 
     if why is not None:
         return why
     try:
-        with torch.inference_mode(), _on(device):
+        with torch.inference_mode(), on_device(device):
             return _step_failure(kernels, device, dtype, heads)
     except Exception as error:  # Triton, its compiler, the linker and the driver raise their own
         return reason(error, 300)
@@ -147,17 +147,13 @@ def _step_failure(
     return next(filter(None, told), None)
 
 
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def _random(count: int, heads: HeadLayout, device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.randn(count, heads.qkv_width, device=device).to(dtype)
 
 
 def _disagreement(found: Tensor, wanted: Tensor) -> str | None:
     """What is said of a result too far from the one wanted; of no numbers, too."""
-    away = float((found.float() - wanted.float()).norm() / wanted.float().norm())
+    away = distance(found, wanted)
     return None if away <= _TOLERANCE else f"the kernels give other numbers: {away:.3g} away"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from altogether_rt.machine.device import has_module
 from altogether_rt.runtime.torch.float8 import Float8Rows
 from altogether_rt.runtime.torch.kernels import plain_rows
 from altogether_rt.runtime.torch.kernels.plain_rows import Activation, NormWeights
+from altogether_rt.runtime.torch.kernels.trial import distance, on_device
 
 __all__ = [
     "PLAIN_ROWS",
@@ -100,11 +100,10 @@ def row_kernel_failure(
 
     float8: whether products in fp8 are fed as well.
     """
-    on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
-        with torch.inference_mode(), on_device:
+        with torch.inference_mode(), on_device(device):
             for name, found, wanted in _tried(kernels, device, dtype, shapes, float8):
-                difference = float((found - wanted).norm() / wanted.norm())
+                difference = distance(found, wanted)
                 if not difference <= _TOLERANCE:
                     return f"{name} gives other numbers than PyTorch: {difference:.3g} away"
     except Exception as error:  # Triton, its compiler, the linker and the driver raise their own

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from altogether_rt.runtime.torch.float8 import FLOAT8_SM
 from altogether_rt.runtime.torch.kernels import device_code
 from altogether_rt.runtime.torch.kernels.ahead_of_time import (
     COMPUTE_CAPABILITIES,
-    FP8_SM,
     compile_kernels,
     compile_row_kernels,
 )
@@ -72,7 +72,7 @@ ROWS: tuple[tuple[int, Activation, bool, bool], ...] = (
 def test_norms_and_activations_build(
     width: int, kind: Activation, rms: bool, gated: bool, sm: int
 ) -> None:
-    for float8 in (False, True) if sm >= FP8_SM else (False,):
+    for float8 in (False, True) if sm >= FLOAT8_SM else (False,):
         built = list(
             compile_row_kernels(
                 sm,

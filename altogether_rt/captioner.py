@@ -23,7 +23,13 @@ from altogether_rt.generation.engine import Engine, EngineStats
 from altogether_rt.generation.requests import ListedRequests, RequestSource
 from altogether_rt.generation.stream import CaptionStream
 from altogether_rt.generation.vision import VisionStage
-from altogether_rt.opening import CaptionerParts, Dtype, ResolvedCaptioner, resolve_captioner
+from altogether_rt.opening import (
+    CaptionerParts,
+    Dtype,
+    KVCacheType,
+    ResolvedCaptioner,
+    resolve_captioner,
+)
 from altogether_rt.preprocess.pixels import Preprocessor
 from altogether_rt.speculation.planner import DraftPlanner, Speculation
 from altogether_rt.speculation.store import new_planner
@@ -54,6 +60,7 @@ class Captioner:
         *,
         device: str = "auto",
         dtype: Dtype = "auto",
+        kv_cache: KVCacheType = "auto",
         threads: int | None = None,
         num_slots: int | None = None,
         speculation: Speculation = "auto",
@@ -64,17 +71,24 @@ class Captioner:
 
         A checkpoint runs as it was trained, with PyTorch. dtype: of its mapper and decoder; `auto`
         is float16 on a GPU, float32 elsewhere; `float8` is products of encoder, mapper and prompts
-        in fp8, on GPUs from compute capability 8.9 on. threads: of the compute kernels, all cores
-        if None. num_slots: captions generated at once. speculation: whether a step verifies several
-        draft tokens; it changes no caption, and `auto` uses it where it is measured to be faster.
-        allow_download: whether a checkpoint may fetch the encoder that it names, or open files
-        outside of its folder.
+        in fp8, on GPUs from compute capability 8.9 on, and `float8-all` of decode steps too.
+        kv_cache: how a GPU keeps keys and values; `auto`: as they are computed. threads: of the
+        compute kernels, all cores if None. num_slots: captions generated at once. speculation:
+        whether a step verifies several draft tokens; it changes no caption, and `auto` uses it
+        where it is measured to be faster. allow_download: whether a checkpoint may fetch the
+        encoder that it names, or open files outside of its folder.
 
         Raises BundleError if the bundle cannot be used, AltogetherError for a device that is not
         there, MissingDependencyError without a runtime.
         """
         return open_captioner(
-            resolve_captioner(bundle, device=device, dtype=dtype, allow_download=allow_download),
+            resolve_captioner(
+                bundle,
+                device=device,
+                dtype=dtype,
+                kv_cache=kv_cache,
+                allow_download=allow_download,
+            ),
             threads=threads,
             num_slots=num_slots,
             speculation=speculation,

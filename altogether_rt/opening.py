@@ -12,7 +12,7 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.hub.lookup import locate_bundle
-from altogether_rt.machine.device import Dtype, find_gpu, has_module, parse_device
+from altogether_rt.machine.device import Dtype, KVCacheType, find_gpu, has_module, parse_device
 from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.select import load_bundle, open_runtime
@@ -20,7 +20,7 @@ from altogether_rt.runtime.select import load_bundle, open_runtime
 if TYPE_CHECKING:
     from altogether_rt.runtime.torch.open import ResolvedCheckpoint
 
-__all__ = ["CaptionerParts", "Dtype", "ResolvedCaptioner", "resolve_captioner"]
+__all__ = ["CaptionerParts", "Dtype", "KVCacheType", "ResolvedCaptioner", "resolve_captioner"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class ResolvedCaptioner:
             )
         else:
             assert self.checkpoint is not None
-            if self.checkpoint.float8:
-                from altogether_rt.export.open_float8 import open_float8
+            if self.checkpoint.arithmetic.is_reduced:
+                from altogether_rt.export.open_compared import open_compared
 
-                runtime = open_float8(self.checkpoint, threads=threads, num_slots=num_slots)
+                runtime = open_compared(self.checkpoint, threads=threads, num_slots=num_slots)
             else:
                 runtime = self.checkpoint.open(threads=threads, num_slots=num_slots)
             tokenizer_path, drafting_state = self.checkpoint.tokenizer_path, None
@@ -103,6 +103,7 @@ def resolve_captioner(
     *,
     device: str = "auto",
     dtype: Dtype = "auto",
+    kv_cache: KVCacheType = "auto",
     allow_download: bool = False,
 ) -> ResolvedCaptioner:
     """What `captioner` means: a bundle's folder, a checkpoint's, `starter`, or a name from the
@@ -110,14 +111,16 @@ def resolve_captioner(
 
     dtype: of a checkpoint's mapper and decoder; auto is float16 on a GPU, float32 elsewhere.
     float8: products of encoder, mapper and prompts in fp8, the rest in float16, on GPUs from
-    compute capability 8.9 on; opening it compares the two, and fails if they differ too much.
+    compute capability 8.9 on; float8-all: those of decode steps too. kv_cache: how a checkpoint on
+    a GPU keeps keys and values; auto: as they are computed. Opening what is in fp8, or keeps eight
+    bits, compares it with float32, and fails if the two differ too much.
     allow_download: whether a checkpoint may name an encoder that is fetched, or files outside of
     its folder. Quick but for hashes: no backend is opened. Raises BundleError if the bundle cannot
     be used, AltogetherError for a device that is not there, MissingDependencyError for a missing
     package.
     """
     if not isinstance(captioner, Bundle) and is_checkpoint(captioner):
-        return _resolve_checkpoint(Path(captioner), device, dtype, allow_download)
+        return _resolve_checkpoint(Path(captioner), device, dtype, kv_cache, allow_download)
     given = captioner
     if not isinstance(captioner, Bundle):
         captioner = locate_bundle(captioner, device)
@@ -127,6 +130,8 @@ def resolve_captioner(
         raise AltogetherError(
             f"{bundle.path} is a bundle: its target fixes the type of its weights."
         )
+    if kv_cache != "auto":
+        raise AltogetherError(f"{bundle.path} is a bundle: its target fixes the type of its cache.")
     manifest = bundle.manifest
     return ResolvedCaptioner(
         name=str(bundle.path if isinstance(captioner, Bundle) else given),
@@ -154,7 +159,7 @@ def _bundle_stamps(captioner: str | Path | Bundle) -> FileStamps:
 
 
 def _resolve_checkpoint(
-    folder: Path, device: str, dtype: Dtype, allow_download: bool
+    folder: Path, device: str, dtype: Dtype, kv_cache: KVCacheType, allow_download: bool
 ) -> ResolvedCaptioner:
     if parse_device(device).on_gpu:
         find_gpu(parse_device(device))
@@ -164,15 +169,15 @@ def _resolve_checkpoint(
     from altogether_rt.runtime.torch.open import resolve_checkpoint
 
     checkpoint = resolve_checkpoint(
-        folder, device=device, dtype=dtype, allow_download=allow_download
+        folder, device=device, dtype=dtype, kv_cache=kv_cache, allow_download=allow_download
     )
     return ResolvedCaptioner(
         name=str(folder),
         config=checkpoint.config,
         bundle_id=checkpoint.identity,
         target="torch",
-        weights=checkpoint.dtype,
-        cache="float16" if checkpoint.float8 else checkpoint.dtype,
+        weights=checkpoint.arithmetic.dtype,
+        cache=checkpoint.arithmetic.cache,
         device=device,
         bundle=None,
         checkpoint=checkpoint,

@@ -1,11 +1,12 @@
 """Where the time goes in each stage of the device path: milliseconds, and kernels by their share.
 
-    python benchmarks/gpu_profile.py                                # float16, then fp8 products
-    python benchmarks/gpu_profile.py --rows 128 --arithmetic fp8 --plain-rows
+    python benchmarks/gpu_profile.py
+    python benchmarks/gpu_profile.py --rows 128 --arithmetic float8-all:int8 --plain-rows
 
 A captioner of the published size with random weights, or a checkpoint, and the GPU suite's prompts.
-First of all every kernel between products is compared with plain PyTorch, and embeddings and logits
-of fp8 with float16's. Writes a line of JSON a stage to --out as it goes. `--device cpu` with a
+An arithmetic is a --dtype and, behind a colon, a --kv-cache of `altogether-rt caption`. First of
+all every kernel between products is compared with plain PyTorch, and embeddings and logits of the
+others with the first's. Writes a line of JSON a stage to --out as it goes. `--device cpu` with a
 small --config runs the same code, of which only the order is of interest.
 """
 
@@ -37,10 +38,13 @@ from altogether_rt.model.captioner import CaptionerModel  # noqa: E402
 from altogether_rt.model.encoder import build_encoder  # noqa: E402
 from altogether_rt.runtime.base import stack_arrays, wait_for  # noqa: E402
 from altogether_rt.runtime.batches import decode_batch, prefill_batch  # noqa: E402
+from altogether_rt.runtime.torch.arithmetic import Arithmetic  # noqa: E402
 from altogether_rt.runtime.torch.device.api import CudaDevice, HostDevice  # noqa: E402
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime  # noqa: E402
 from altogether_rt.runtime.torch.kernels.choice_of_rows import PLAIN_ROWS  # noqa: E402
 
+#: What is measured unless something else is asked for.
+ARITHMETICS = ("float16", "float8", "float8-all:int8")
 #: Seconds for measuring a stage.
 BUDGET_S = 0.4
 #: Kernels that are listed of each stage.
@@ -104,13 +108,16 @@ def run(arguments: argparse.Namespace, out: TextIO) -> None:
     model = _model(arguments)
     config = model.config
     wanted: dict[str, Any] = {}
-    for arithmetic in arguments.arithmetic or ["float16", "fp8"]:
+    for arithmetic in arguments.arithmetic or ARITHMETICS:
+        dtype, _, kv_cache = arithmetic.partition(":")
+        chosen = Arithmetic(dtype, kv_cache or "auto")  # type: ignore[arg-type]
         runtime = DeviceTorchRuntime(
             model,  # of which it copies what it can pack
             CudaDevice(0) if on_gpu else HostDevice(),
             num_slots=max(arguments.rows),
-            dtype=torch.float16 if on_gpu else torch.float32,
-            float8=arithmetic == "fp8",
+            dtype=chosen.type if on_gpu else torch.float32,
+            kept=chosen.kept,
+            float8=chosen.float8,
             rows=PLAIN_ROWS if arguments.plain_rows else None,
         )
         with runtime:
@@ -143,7 +150,9 @@ def main() -> None:
     parser.add_argument("--ckpt", type=Path, help="a checkpoint, instead of random weights")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--rows", type=int, action="append", help="may be repeated; 256, 128, 1")
-    parser.add_argument("--arithmetic", choices=["float16", "fp8"], action="append")
+    parser.add_argument(
+        "--arithmetic", action="append", help=f"may be repeated; {', '.join(ARITHMETICS)}"
+    )
     parser.add_argument("--plain-rows", action="store_true", help="without the row kernels")
     parser.add_argument("--times", action="store_true", help="list no kernels")
     parser.add_argument("--out", type=Path, default=Path("gpu-profile.jsonl"))

@@ -19,7 +19,7 @@ from altogether_rt.bench.reading import Reading, reading_s
 from altogether_rt.bench.stages import STAGES, StageResult, StageRunner
 from altogether_rt.bench.timing import peak_memory_bytes
 from altogether_rt.captioner import Captioner, open_captioner
-from altogether_rt.machine.device import Dtype, installed_version
+from altogether_rt.machine.device import Dtype, KVCacheType, installed_version
 from altogether_rt.machine.gpu import find_gpus
 from altogether_rt.machine.limits import available_cores
 from altogether_rt.machine.report import read_processor
@@ -43,6 +43,7 @@ class BenchSettings:
     speculation: Speculation = "auto"  # in `whole`
     allow_download: bool = False  # of a checkpoint, see `Captioner.load`
     dtype: Dtype = "auto"  # likewise
+    kv_cache: KVCacheType = "auto"  # likewise
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def run_bench(
         bundle,
         device=settings.device,
         dtype=settings.dtype,
+        kv_cache=settings.kv_cache,
         allow_download=settings.allow_download,
     )
     captioner = open_captioner(
@@ -213,21 +215,31 @@ def _runner(
     return StageRunner(
         captioner,
         make_inputs(captioner, max(settings.batch_sizes)),
-        weight_bytes=_bytes(resolved.weights),
-        cache_bytes=_bytes(resolved.cache),
+        weight_bytes=_weight_bytes(resolved.weights),
+        cache_bytes=1 if resolved.cache == "float8" else _bytes(resolved.cache),
         new_tokens=min(settings.new_tokens, captioner.config.max_caption_tokens),
         budget_s=0.05 if settings.quick else 1.5,
         min_repeats=2 if settings.quick else 5,
-        # With the scale and the zero point of each group.
-        layer_bytes=0.5 + 4.5 / group if group else None,
+        layer_bytes=_layer_bytes(resolved.weights, group),
     )
 
 
-def _bytes(kind: str) -> int:
+def _weight_bytes(weights: str) -> int:
     """Of a number that a step reads. int4: of head, encoder and mapper, which are in int8. float8:
-    of decode steps, which are in half precision."""
-    known = {"int4": 1, "float8": 2, "bfloat16": 2}
-    return known[kind] if kind in known else np.dtype(kind).itemsize
+    of decode steps, which are in half precision, as the head is where those are in fp8 too."""
+    known = {"int4": 1, "float8": 2, "float8-all": 2}
+    return known[weights] if weights in known else _bytes(weights)
+
+
+def _layer_bytes(weights: str, group: int) -> float | None:
+    """Of a number in the decoder's layers, where it differs from others; group: of int4."""
+    if group:
+        return 0.5 + 4.5 / group  # with the scale and the zero point of each group
+    return 1 if weights == "float8-all" else None
+
+
+def _bytes(kind: str) -> int:
+    return 2 if kind == "bfloat16" else np.dtype(kind).itemsize
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:

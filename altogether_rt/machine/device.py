@@ -23,6 +23,7 @@ __all__ = [
     "TENSORRT_MODULES",
     "Device",
     "Dtype",
+    "KVCacheType",
     "check_cuda_python",
     "check_driver",
     "check_onnxruntime_gpu",
@@ -35,8 +36,11 @@ __all__ = [
     "parse_device",
 ]
 
-#: `--dtype`: what a checkpoint is computed in. float8: products of encoder, mapper and prompts.
-Dtype = Literal["auto", "float32", "float16", "bfloat16", "float8"]
+#: `--dtype`: what a checkpoint is computed in. float8: products of encoder, mapper and prompts;
+#: float8-all: of decode steps too.
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "float8", "float8-all"]
+#: `--kv-cache`: how a checkpoint's cache keeps keys and values; auto: in the type of the step.
+KVCacheType = Literal["auto", "int8", "float8"]
 #: CUDA version that the packages of the extras `gpu` and `tensorrt` are built for.
 CUDA_MAJOR = 13
 #: Modules that provide TensorRT, in order of preference.

@@ -35,6 +35,7 @@ from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Runtime, StepBatch, StepResult
 from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
+from altogether_rt.runtime.torch.float8 import Float8Products
 from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
 from altogether_rt.runtime.torch.quantized_cache import CacheType, round_vectors
 
@@ -54,8 +55,7 @@ class Arithmetic:
 
     name: str
     half: bool = True  # weights and values between operations in float16
-    float8: bool = False  # products of encoder, mapper and prompts
-    float8_decode: bool = False  # of decode steps as well
+    float8: Float8Products = "none"
     cache: CacheType | None = None  # None: as the values are
     on_device: bool = False  # by the device path itself, run on the CPU
 
@@ -63,13 +63,17 @@ class Arithmetic:
 ARITHMETICS = (
     Arithmetic("float32", half=False),
     Arithmetic("float16"),
-    Arithmetic("fp8, decode in float16", float8=True),
-    Arithmetic("device path, float16", on_device=True),
-    Arithmetic("device path, fp8", float8=True, on_device=True),
-    Arithmetic("fp8 throughout", float8=True, float8_decode=True),
+    Arithmetic("fp8, decode in float16", float8="prompts"),
+    Arithmetic("fp8 throughout", float8="all"),
     Arithmetic("float16, fp8 cache", cache="float8"),
     Arithmetic("float16, int8 cache", cache="int8"),
-    Arithmetic("fp8 throughout, fp8 cache", float8=True, float8_decode=True, cache="float8"),
+    Arithmetic("fp8 throughout, fp8 cache", float8="all", cache="float8"),
+    Arithmetic("device path, float16", on_device=True),
+    Arithmetic("device path, float16, int8 cache", cache="int8", on_device=True),
+    Arithmetic("device path, fp8", float8="prompts", on_device=True),
+    Arithmetic(
+        "device path, fp8 throughout, int8 cache", float8="all", cache="int8", on_device=True
+    ),
 )
 
 
@@ -108,12 +112,12 @@ class EmulatedRuntime(Float8Runtime):
     ) -> None:
         """model: float32; it is copied. calibration: its ranges, by which fp8 smooths outliers."""
         model = copy.deepcopy(model)
-        if arithmetic.float8:
+        if arithmetic.float8 != "none":
             smooth_model(model, calibration)
         if arithmetic.half:
             model = model.half()
-        if arithmetic.float8:
-            convert_to_float8(model, decode=arithmetic.float8_decode)
+        if arithmetic.float8 != "none":
+            convert_to_float8(model, decode=arithmetic.float8 == "all")
         if arithmetic.half:
             for part in (model.mapper, model.decoder):
                 _widen_products(part)
@@ -157,10 +161,15 @@ def open_runtime(
     if not arithmetic.on_device:
         return EmulatedRuntime(model, arithmetic, calibration, num_slots=num_slots)
     model = copy.deepcopy(model)
-    if arithmetic.float8:
+    if arithmetic.float8 != "none":
         smooth_model(model, calibration)
     return DeviceTorchRuntime(
-        model, HostDevice(), num_slots=num_slots, dtype=torch.float16, float8=arithmetic.float8
+        model,
+        HostDevice(),
+        num_slots=num_slots,
+        dtype=torch.float16,
+        kept=arithmetic.cache or "same",
+        float8=arithmetic.float8,
     )
 
 
@@ -171,7 +180,7 @@ def parity_of(
     thresholds: Mapping[str, Threshold],
 ) -> dict[str, Any]:
     """Agreement with float32 by stage. Raises ParityError where fp8 misses its recipe's bar."""
-    if arithmetic.float8:
+    if arithmetic.float8 != "none":
         return check_float8(recording, runtime, thresholds)
     return {
         stage: {

@@ -14,6 +14,13 @@ __all__ = ["Settings", "contestants"]
 #: Batch of the public pipeline.
 PUBLISHED_BATCH = 128
 
+#: Below half precision: a name, which products are in fp8, and how the cache is kept.
+REDUCED = (
+    ("torch-fp8-all-int8-cache", "all", "int8"),
+    ("torch-fp8", "prompts", "same"),
+    ("torch-int8-cache", "none", "int8"),
+)
+
 _OURS = "harness.adapters.ours:Ours"
 _RECORDING = {"recording": "recording.pickle"}
 _CHECKPOINT = {"checkpoint": "checkpoint"}
@@ -82,19 +89,23 @@ def contestants(settings: Settings) -> list[Contestant]:
     torch = Contestant(
         name, name, None, _OURS, _CHECKPOINT | _RECORDING, {**common, "dtype": dtype}
     )
-    ours = [
+    reduced = [
         _ours(
-            "torch-fp8", "ours_torch:Float8", _CHECKPOINT | _RECORDING, {**common, "dtype": dtype}
-        ),
-        _ours(
-            "end-to-end",
-            "end_to_end:EndToEnd",
-            _CHECKPOINT | _JPEGS,
-            {**common, "dtype": dtype},
-            # One image at a time says nothing of reading beside it.
-            tuple(size for size in settings.batch_sizes if size > 1) or None,
-        ),
+            each,
+            "ours_torch:Reduced",
+            _CHECKPOINT | _RECORDING,
+            {**common, "dtype": dtype, "float8": float8, "kept": kept},
+        )
+        for each, float8, kept in REDUCED
     ]
+    end_to_end = _ours(
+        "end-to-end",
+        "end_to_end:EndToEnd",
+        _CHECKPOINT | _JPEGS,
+        {**common, "dtype": dtype},
+        # One image at a time says nothing of reading beside it.
+        tuple(size for size in settings.batch_sizes if size > 1) or None,
+    )
     plain = _ours(
         f"torch-plain-{dtype}",
         "ours_torch:PlainTorch",
@@ -102,7 +113,7 @@ def contestants(settings: Settings) -> list[Contestant]:
         {**common, "dtype": dtype},
     )
     bundles = [_bundle(target, device) for target, device in settings.targets.items()]
-    listed = [torch, peers[0], *ours, *bundles, *peers[1:], plain]
+    listed = [torch, peers[0], reduced[0], end_to_end, *reduced[1:], *bundles, *peers[1:], plain]
     if settings.yardstick is not None:
         listed.append(_bundle(settings.yardstick, "cpu", batch_sizes=()))
     return [one for one in listed if settings.only is None or one.name in settings.only]

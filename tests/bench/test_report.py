@@ -108,9 +108,14 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> StandIn:
         assert num_slots == 3
         return Captioner(parts, speculation)
 
-    def resolve(path: object, device: str, dtype: str, allow_download: bool) -> SimpleNamespace:
+    def resolve(
+        path: object, device: str, dtype: str, kv_cache: str, allow_download: bool
+    ) -> SimpleNamespace:
         if dtype != "auto":
-            resolved.weights = resolved.cache = dtype
+            resolved.weights = dtype
+            resolved.cache = "float16" if dtype.startswith("float8") else dtype
+        if kv_cache != "auto":
+            resolved.cache = kv_cache
         return resolved
 
     monkeypatch.setattr(report, "resolve_captioner", resolve)
@@ -196,14 +201,23 @@ def test_speculation_can_be_chosen(runtime: StandIn, speculation: str) -> None:
 
 def test_a_checkpoints_type_can_be_chosen(runtime: StandIn) -> None:
     """A decode step of fp8 reads weights in half precision, which its floor is counted with."""
-    read: dict[str, int] = {}
-    for dtype in ("float32", "bfloat16", "float8"):
+
+    def read(dtype: str, kv_cache: str = "auto") -> int:
         arguments = ["bench", "--batch-sizes", "3", "--quick", "--quiet", "--dtype", dtype]
-        data = json.loads(CliRunner().invoke(app, arguments).stdout)
-        assert data["settings"]["dtype"] == dtype
+        done = CliRunner().invoke(app, [*arguments, "--kv-cache", kv_cache])
+        data = json.loads(done.stdout)
+        assert (data["settings"]["dtype"], data["settings"]["kv_cache"]) == (dtype, kv_cache)
         (decode,) = (stage for stage in data["stages"] if stage["stage"] == "decode")
-        read[dtype] = decode["bytes"]
-    assert read["float32"] == 2 * read["bfloat16"] == 2 * read["float8"] > 0
+        found: int = decode["bytes"]
+        return found
+
+    half = read("float16")
+    assert read("float32") == 2 * half == 2 * read("bfloat16") == 2 * read("float8") > 0
+    # The layers, and the cache, by a byte a number less; the head stays in half precision.
+    kept = half - read("float16", "int8")
+    assert kept == half - read("float16", "float8") > 0
+    layers = half - read("float8-all")
+    assert layers > 0 and layers + kept == half - read("float8-all", "int8") < half / 2
 
 
 def test_quiet_command_prints_the_json_line_only(runtime: StandIn) -> None:

@@ -38,7 +38,13 @@ def scored(folder: Path, *names: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_float16_and_fp8_score_as_float32_does(starter: Path) -> None:
-    names = ("float16", "device path, fp8", "fp8 throughout", "float16, fp8 cache")
+    names = (
+        "float16",
+        "device path, fp8",
+        "device path, fp8 throughout, int8 cache",
+        "fp8 throughout",
+        "float16, fp8 cache",
+    )
     table = scored(starter, *names)
     assert table["float32"]["with alt-texts"]["visual_facts_right"] > 95
     # Of few scenes one name is more than the points allowed, and without alt-texts one fact that

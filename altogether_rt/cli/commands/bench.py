@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from altogether_rt.artifacts.files import write_or_send
-from altogether_rt.cli.checkpoint import AllowDownload, DtypeOption
+from altogether_rt.cli.checkpoint import AllowDownload, DtypeOption, KVCacheOption
 from altogether_rt.cli.device import DeviceOption, check_gpu
 from altogether_rt.cli.downloads import Download, ensure_bundle
 from altogether_rt.cli.output import Output, format_bytes, json_line
@@ -47,6 +47,7 @@ def bench_command(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    kv_cache: KVCacheOption = "auto",
     speculation: Annotated[
         Speculation,
         typer.Option(
@@ -96,7 +97,7 @@ def bench_command(
     output = Output(as_json=as_json, quiet=quiet)
     ensure_bundle(bundle, output, device=device, download=download)
     settings = BenchSettings(
-        sizes, threads, device, new_tokens, quick, speculation, allow_download, dtype
+        sizes, threads, device, new_tokens, quick, speculation, allow_download, dtype, kv_cache
     )
     with output.progress(2 + len(STAGES) * len(sizes), "measurements") as progress:
         report = run_bench(bundle, settings, lambda done: progress.advance(note=done))

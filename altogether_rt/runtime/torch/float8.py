@@ -16,7 +16,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ __all__ = [
     "FLOAT8_SM",
     "SMALLEST",
     "Float8Linear",
+    "Float8Products",
     "Float8Rows",
     "fits_float8",
     "float8_product",
@@ -48,6 +49,9 @@ SMALLEST = 1e-12
 _MULTIPLE = 16
 #: Numbers of rows that are tried first, as prompts and images bring them, and the weights' sides.
 _TRIED_ROWS, _TRIED_SIDE = (1, 5, 16, 17, 257), 256
+#: Which products of a captioner are in fp8: none, those of encoder, mapper and prompts, or all but
+#: the head's.
+Float8Products = Literal["none", "prompts", "all"]
 #: The first compute capability with e4m3 products, and with conversions to e4m3: 8.9.
 FLOAT8_SM = 89
 

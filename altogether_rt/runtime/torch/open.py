@@ -15,11 +15,12 @@ from altogether_rt.artifacts.stamps import FileStamps
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import AltogetherError
 from altogether_rt.machine import gpu
-from altogether_rt.machine.device import find_gpu, parse_device
+from altogether_rt.machine.device import KVCacheType, find_gpu, parse_device
 from altogether_rt.machine.torch_gpu import kernels_problem
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.runtime.base import Runtime
 from altogether_rt.runtime.select import DEFAULT_SLOTS
+from altogether_rt.runtime.torch.arithmetic import Arithmetic
 from altogether_rt.runtime.torch.device.api import CudaDevice, TorchDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.float8 import FLOAT8_SM
@@ -34,12 +35,6 @@ _LOG = logging.getLogger(__name__)
 _MAX_DEFAULT_SLOTS = 256
 #: Of a GPU's memory, what the cache may take unless a number of slots is given.
 _CACHE_FRACTION = 0.4
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float8": torch.float16,  # of everything but products in fp8
-}
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class ResolvedCheckpoint:
     tokenizer_path: Path
     identity: str  # instead of a bundle's id: 12 hex digits
     torch_device: str  # `cpu`, `cuda:0`
-    dtype: str  # of mapper and decoder; `float8` is opened by `export.open_float8`
+    arithmetic: Arithmetic  # what is below half precision is opened by `export.open_compared`
     stamps: FileStamps  # of the files that `identity` is of
     allow_download: bool = False
     slow_because: str | None = None  # why a GPU is given plain PyTorch, without Triton's kernels
@@ -63,12 +58,8 @@ class ResolvedCheckpoint:
         On a GPU whose kernels compile here it is `DeviceTorchRuntime`, otherwise `TorchRuntime`.
         Raises AltogetherError if a file was changed since it was resolved.
         """
-        assert not self.float8, "its outliers are to be smoothed before it is opened"
+        assert not self.arithmetic.is_reduced, "it is opened by export.open_compared"
         return self.open_model(self.load_model(threads=threads), num_slots=num_slots)
-
-    @property
-    def float8(self) -> bool:
-        return self.dtype == "float8"
 
     def load_model(self, *, threads: int | None = None) -> CaptionerModel:
         """Read the weights, as they are. Arguments and errors as for `open`."""
@@ -83,30 +74,35 @@ class ResolvedCheckpoint:
     def open_model(self, captioner: CaptionerModel, *, num_slots: int | None = None) -> Runtime:
         """`captioner`, which `load_model` gave, on the device.
 
-        Raises AltogetherError if the kernels do not run there and nothing else computes in fp8.
+        Raises AltogetherError if the kernels do not run there and nothing else computes so.
         """
-        dtype = _DTYPES[self.dtype]
+        wanted = self.arithmetic
         if self.torch_device != "cpu" and self.slow_because is None:
             device = _cuda_device(self.torch_device)
             heads = HeadLayout.of(self.config.decoder)
-            failure = kernel_failure(device.torch_device, dtype, heads)
+            failure = kernel_failure(device.torch_device, wanted.type, heads, wanted.kept)
             if failure is None:
-                slots = num_slots or self._fitting_slots(dtype.itemsize)
                 return DeviceTorchRuntime(
-                    captioner, device, num_slots=slots, dtype=dtype, float8=self.float8
+                    captioner,
+                    device,
+                    num_slots=num_slots or self._fitting_slots(),
+                    dtype=wanted.type,
+                    kept=wanted.kept,
+                    float8=wanted.float8,
                 )
-            if self.float8:
+            if wanted.is_reduced:
                 raise AltogetherError(
-                    f"float8 cannot be used here, since Triton's kernels do not run: {failure}"
+                    f"{wanted} cannot be used here, since Triton's kernels do not run: {failure}"
                 )
             _LOG.warning("plain PyTorch runs, which is slower: %s", failure)
         slots = num_slots or DEFAULT_SLOTS
-        return TorchRuntime(captioner, num_slots=slots, device=self.torch_device, dtype=dtype)
+        return TorchRuntime(captioner, num_slots=slots, device=self.torch_device, dtype=wanted.type)
 
-    def _fitting_slots(self, itemsize: int) -> int:
+    def _fitting_slots(self) -> int:
         """As many slots as fill the products of a GPU, and take a part of its memory at most."""
         decoder = self.config.decoder
-        token_bytes = 2 * decoder.layers * decoder.num_kv_heads * decoder.head_dim * itemsize
+        vector_bytes = self.arithmetic.vector_bytes(decoder.head_dim)
+        token_bytes = 2 * decoder.layers * decoder.num_kv_heads * vector_bytes
         memory_bytes = find_gpu(parse_device(self.torch_device)).memory_bytes
         fitting = int(_CACHE_FRACTION * memory_bytes / (token_bytes * self.config.capacity))
         return max(DEFAULT_SLOTS, min(fitting // 8 * 8, _MAX_DEFAULT_SLOTS))
@@ -117,25 +113,32 @@ def _cuda_device(torch_device: str) -> TorchDevice:
 
 
 def resolve_checkpoint(
-    folder: Path, *, device: str = "auto", dtype: str = "auto", allow_download: bool = False
+    folder: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    kv_cache: KVCacheType = "auto",
+    allow_download: bool = False,
 ) -> ResolvedCheckpoint:
     """device: auto is the first GPU, or the CPU without one. dtype: of mapper and decoder; auto is
-    float16 on a GPU, float32 elsewhere; float8 is fp8 products of encoder, mapper and prompts.
+    float16 on a GPU, float32 elsewhere; float8 is fp8 products of encoder, mapper and prompts,
+    float8-all of decode steps too. kv_cache: how keys and values are kept; auto: in that type.
     allow_download: see `Checkpoint.load`.
 
-    Raises AltogetherError for a device that is not there, or that has no fp8 products if these are
-    wanted, or a folder that is not a checkpoint.
+    Raises AltogetherError for a device that is not there, or that lacks what a cache in 8 bits or
+    fp8 products need if these are wanted, or a folder that is not a checkpoint.
     """
     where = _torch_device(device)
-    if dtype not in ("auto", *_DTYPES):
-        raise AltogetherError(f"there is no dtype {dtype!r}: give auto, {', '.join(_DTYPES)}.")
     chosen = ("float16" if where != "cpu" else "float32") if dtype == "auto" else dtype
+    arithmetic = Arithmetic(chosen, kv_cache)
     slow_because = None if where == "cpu" else kernels_problem(_sm(where))
-    if chosen == "float8":
-        _check_float8(where, slow_because)
+    if arithmetic.is_reduced:
+        _check_gpu(where, arithmetic, slow_because)
     checkpoint = Checkpoint.load(folder, allow_download=allow_download)
     stamps = FileStamps.take([folder / CONFIG, checkpoint.weights_path, checkpoint.tokenizer_path])
     content = [checkpoint.config.to_dict(), checkpoint.sha256(), chosen]
+    if kv_cache != "auto":
+        content.append(kv_cache)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return ResolvedCheckpoint(
         folder=folder,
@@ -143,24 +146,28 @@ def resolve_checkpoint(
         tokenizer_path=checkpoint.tokenizer_path,
         identity=digest[:12],
         torch_device=where,
-        dtype=chosen,
+        arithmetic=arithmetic,
         stamps=stamps,
         allow_download=allow_download,
         slow_because=slow_because,
     )
 
 
-def _check_float8(where: str, slow_because: str | None) -> None:
+def _check_gpu(where: str, wanted: Arithmetic, slow_because: str | None) -> None:
+    """Raises AltogetherError if a device lacks fp8, or the kernels, that `wanted` needs."""
     if where == "cpu":
-        raise AltogetherError("float8 needs an NVIDIA GPU: use float32, or --device cuda.")
-    if _sm(where) < FLOAT8_SM:
-        found = find_gpu(parse_device(where))
         raise AltogetherError(
-            f"float8 needs compute capability 8.9, and {found.name} has "
-            f"{found.sm // 10}.{found.sm % 10}: use float16."
+            f"{wanted} needs an NVIDIA GPU: {wanted.instead(on_gpu=False)}, or --device cuda."
+        )
+    if wanted.needs_e4m3 and _sm(where) < FLOAT8_SM:
+        found = find_gpu(parse_device(where))
+        instead = "use --kv-cache int8" if wanted.float8 == "none" else wanted.instead()
+        raise AltogetherError(
+            f"{wanted} needs compute capability 8.9, and {found.name} has "
+            f"{found.sm // 10}.{found.sm % 10}: {instead}."
         )
     if slow_because is not None:
-        raise AltogetherError(f"float8 cannot be used here: {slow_because}.")
+        raise AltogetherError(f"{wanted} cannot be used here: {slow_because}.")
 
 
 def _sm(torch_device: str) -> int:

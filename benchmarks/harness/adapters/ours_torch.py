@@ -1,7 +1,7 @@
-"""altogether-rt's reference backend: torch as it is, and with fp8 products.
+"""altogether-rt with PyTorch in other ways than `ours`: its reference backend, and the device path
+below half precision.
 
-options: as of `ours`, with a checkpoint. The device path that a user gets is `ours`; these show
-what it gains, and what fp8 products give by themselves.
+options: as of `ours`, with a checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from altogether_rt.preprocess.prompts import PromptTokenizer
 from harness.adapter import Unavailable
 from harness.adapters.ours import MAX_BATCH, Ours
 
-__all__ = ["Float8", "PlainTorch"]
+__all__ = ["PlainTorch", "Reduced"]
 
 
 class PlainTorch(Ours):
@@ -38,13 +38,14 @@ class PlainTorch(Ours):
         return _parts(checkpoint, runtime)
 
 
-class Float8(Ours):
-    """fp8 products of encoder, mapper and prompts, outliers smoothed, on the device path; where its
-    kernels do not run, the reference backend's. Decode steps stay as they were."""
+class Reduced(Ours):
+    """The device path below half precision. float8: `none`, products of encoder, mapper and
+    prompts, or `all` (see `Float8Products`), outliers smoothed; kept: how the cache keeps keys and
+    values. What a user gets so is compared with float32 before; here that is `check`."""
 
     def prepare(self, options: dict[str, Any]) -> None:
         super().prepare(options)
-        if options["device"] != "cuda":
+        if options["device"] != "cuda" or options["float8"] == "none":
             return
         import torch
 
@@ -57,34 +58,37 @@ class Float8(Ours):
     def open(self, options: dict[str, Any], threads: int | None) -> CaptionerParts:
         import torch
 
-        from altogether_rt.export.float8 import convert_to_float8, observed, smooth_model
+        from altogether_rt.export.float8 import observed, smooth_model
         from altogether_rt.export.samples import draw_samples
-        from altogether_rt.runtime.torch.device.api import CudaDevice
+        from altogether_rt.runtime.torch.device.api import CudaDevice, HostDevice
         from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
-        from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
         from altogether_rt.runtime.torch.kernels.choice import kernel_failure
         from altogether_rt.runtime.torch.kernels.slots import HeadLayout
 
         if threads is not None:
             torch.set_num_threads(threads)
-        device, dtype = options["device"], getattr(torch, options["dtype"])
+        on_gpu, dtype = options["device"] == "cuda", getattr(torch, options["dtype"])
         checkpoint = Checkpoint.load(Path(options["checkpoint"]))
-        model = checkpoint.captioner()
+        model, config = checkpoint.captioner(), checkpoint.config
         parts = _parts(checkpoint, None)
-        samples = draw_samples(checkpoint.config, parts.tokenizer)
-        _, calibration = observed(model, samples, device=device)
-        smooth_model(model, calibration)
-        slots, heads = options.get("slots", MAX_BATCH), HeadLayout.of(checkpoint.config.decoder)
-        if device == "cuda" and kernel_failure(torch.device(device, 0), dtype, heads) is None:
-            fast = DeviceTorchRuntime(
-                model, CudaDevice(0), num_slots=slots, dtype=dtype, float8=True
-            )
-            return _parts(checkpoint, fast)
-        model.mapper.to(dtype)
-        model.decoder.to(dtype)
-        convert_to_float8(model)
-        plain = Float8Runtime(model, num_slots=slots, device=device, dtype=dtype)
-        return _parts(checkpoint, plain)
+        if on_gpu:
+            heads = HeadLayout.of(config.decoder)
+            failure = kernel_failure(torch.device("cuda", 0), dtype, heads, options["kept"])
+            if failure is not None:
+                raise RuntimeError(f"Triton's kernels do not run: {failure}")
+        if options["float8"] != "none":
+            samples = draw_samples(config, parts.tokenizer)
+            _, calibration = observed(model, samples, device=options["device"])
+            smooth_model(model, calibration)
+        runtime = DeviceTorchRuntime(
+            model,
+            CudaDevice(0) if on_gpu else HostDevice(),
+            num_slots=options.get("slots", MAX_BATCH),
+            dtype=dtype,
+            kept=options["kept"],
+            float8=options["float8"],
+        )
+        return _parts(checkpoint, runtime)
 
     def check(self) -> dict[str, Any]:
         """Its parity; a figure below the recipe's bar is an error, so that it is not measured."""
@@ -96,7 +100,7 @@ class Float8(Ours):
             if not figure["mean_cosine"] >= bars[stage].mean:
                 raise RuntimeError(
                     f"the {stage} has a cosine of {figure['mean_cosine']:.5f} with float32, and "
-                    f"fp8 requires {bars[stage].mean}"
+                    f"{bars[stage].mean} is required"
                 )
         return figures
 

@@ -16,6 +16,7 @@ from altogether_rt.cli.main import app
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.machine import torch_gpu
 from altogether_rt.runtime.torch import open as torch_open
+from altogether_rt.runtime.torch.arithmetic import Arithmetic
 from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.open import resolve_checkpoint
 from altogether_rt.runtime.torch.runtime import TorchRuntime
@@ -165,12 +166,16 @@ def test_slots_fill_a_gpu_and_fit_into_it(folder: Path, monkeypatch: pytest.Monk
     def slots(layers: int, width: int) -> int:
         decoder = replace(resolved.config.decoder, layers=layers, width=width)
         config = replace(resolved.config, decoder=decoder)
-        return replace(resolved, config=config)._fitting_slots(2)
+        return replace(resolved, config=config)._fitting_slots()
 
     assert slots(2, 64) == 256  # of the tiny model as many as are of use
     # 34 tokens a slot, 2 · 1,280 numbers of two bytes a layer and token: 174,080 bytes a layer.
     assert slots(512, 1280) == int(0.4 * (24 << 30) / (174_080 * 512)) // 8 * 8 == 112
     assert slots(512, 16_384) == 32
+    resolved = replace(resolved, arithmetic=Arithmetic("float16", "int8"))
+    # A byte a number, and a scale of four bytes for each of the keys and values of 4 heads.
+    assert resolved.config.decoder.num_kv_heads == 4
+    assert slots(512, 1280) == int(0.4 * (24 << 30) / (34 * 2 * 1296 * 512)) // 8 * 8 == 224
 
 
 def test_without_torch_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

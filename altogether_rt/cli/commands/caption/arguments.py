@@ -56,7 +56,7 @@ from altogether_rt.cli.caption_options import (
     Workers,
 )
 from altogether_rt.cli.caption_prompt import prompt_text
-from altogether_rt.cli.checkpoint import AllowDownload, DtypeOption
+from altogether_rt.cli.checkpoint import AllowDownload, DtypeOption, KVCacheOption
 from altogether_rt.cli.device import DeviceOption
 from altogether_rt.cli.downloads import Download
 from altogether_rt.cli.hygiene import AltLanguage, DropBoilerplate, DropNoiseAlts, UnescapeAlts
@@ -122,6 +122,7 @@ class CaptionArguments:
     only_missing: OnlyMissing = False
     device: DeviceOption = "auto"
     dtype: DtypeOption = "auto"
+    kv_cache: KVCacheOption = "auto"
     allow_download: AllowDownload = False
     download: Download = False
     threads: Threads = None

@@ -138,6 +138,7 @@ def _caption(
         given.bundle,
         device=given.device,
         dtype=given.dtype,
+        kv_cache=given.kv_cache,
         allow_download=given.allow_download,
     )
     notes = captioner_notes(captioner, source)

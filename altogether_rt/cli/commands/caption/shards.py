@@ -25,6 +25,7 @@ def shard_arguments(
         bundle=given.bundle,
         device=given.device,
         dtype=given.dtype,
+        kv_cache=given.kv_cache,
         params=params,
         workers=given.workers,
         execution={

@@ -34,7 +34,7 @@ from altogether_rt.data.sinks.shards.stats import RowCounts
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.machine.device import Dtype
+from altogether_rt.machine.device import Dtype, KVCacheType
 from altogether_rt.monitoring.monitor import RunMonitor
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class ShardArguments:
     hygiene: HygieneOptions = field(default_factory=HygieneOptions)
     checks: bool | None = None  # of captions; None: of captioners that follow instructions
     dtype: Dtype = "auto"
+    kv_cache: KVCacheType = "auto"
     allow_download: bool = False
     download: bool = False
 
@@ -99,6 +100,7 @@ class ShardArguments:
             self.bundle,
             device=self.device,
             dtype=self.dtype,
+            kv_cache=self.kv_cache,
             allow_download=self.allow_download,
         )
         params = caption_params(captioner.config, **self.params)

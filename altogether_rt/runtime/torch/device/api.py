@@ -34,8 +34,8 @@ class TorchDevice(Protocol):
     @property
     def torch_device(self) -> torch.device: ...
 
-    def stream(self) -> Any:
-        """A new stream."""
+    def stream(self, *, first: bool = False) -> Any:
+        """A new stream. first: where both have work that could start, its work starts first."""
 
     def use(self, stream: Any) -> AbstractContextManager[None]:
         """What is computed in this context is computed on `stream`."""
@@ -78,7 +78,7 @@ class HostDevice:
     def torch_device(self) -> torch.device:
         return torch.device("cpu")
 
-    def stream(self) -> None:
+    def stream(self, *, first: bool = False) -> None:
         return None
 
     def use(self, stream: None) -> AbstractContextManager[None]:
@@ -123,8 +123,9 @@ class CudaDevice:
     def torch_device(self) -> torch.device:
         return self._device
 
-    def stream(self) -> torch.cuda.Stream:
-        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+    def stream(self, *, first: bool = False) -> torch.cuda.Stream:
+        priority = -1 if first else 0  # a lower number goes first
+        return torch.cuda.Stream(self._device, priority)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def use(self, stream: torch.cuda.Stream) -> Iterator[None]:

@@ -28,8 +28,8 @@ Attention = Callable[[int, Tensor], Tensor]
 class PackedDecoder:
     """The weights of a `Decoder` on a device, in one type; norms are computed in float32.
 
-    With a packing in fp8 the layers are there in both forms: prompts are computed in fp8, and what
-    follows them is not.
+    With a packing in fp8 prompts are computed in fp8. What follows them is not, for which the
+    layers are there in both forms, unless the packing has steps in fp8 too.
     """
 
     def __init__(self, decoder: Decoder, packing: Packing) -> None:
@@ -65,7 +65,7 @@ class PackedDecoder:
         last layer computes nothing else. float8: whether these are prompts, which a packing in fp8
         computes in fp8.
         """
-        float8 = float8 and self._packing.float8
+        float8 = self._packing.float8 and (float8 or self._packing.float8_steps)
         if self._project_in is not None:
             x = self._project_in(x)
         if self._positions is not None:
@@ -136,7 +136,7 @@ class PackedDecoder:
             fc2=joined(layer.fc2),
             activation=self.config.activation,
             gated=layer.gate is not None,
-            keep_half=True,
+            keep_half=not self._packing.float8_steps,
         )
 
     def _optional(self, layer: nn.Linear | None) -> PackedLinear | None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from altogether_rt.runtime.torch.float8 import (
+    Float8Products,
     Float8Rows,
     fits_float8,
     float8_product,
@@ -83,15 +84,18 @@ class Packing:
         device: torch.device,
         dtype: torch.dtype,
         *,
-        float8: bool = False,
+        float8: Float8Products = "none",
         rows: RowKernels | None = None,
     ) -> None:
         """dtype: of weights and of values between operations. float8: products of blocks in fp8.
         rows: None: the fastest that the device runs, see `choose_rows`."""
-        self.device, self.dtype, self.float8 = device, dtype, float8
+        self.device, self.dtype = device, dtype
+        self.float8 = float8 != "none"
+        #: Whether steps that follow a prompt are in fp8 as the prompt is.
+        self.float8_steps = float8 == "all"
         self.rows = rows or PLAIN_ROWS
         self._given = rows is not None
-        self._native = float8 and has_float8_products(device)
+        self._native = self.float8 and has_float8_products(device)
         self._norms: set[tuple[int, bool]] = set()
         self._activations: set[tuple[int, Activation, bool]] = set()
 

@@ -25,6 +25,7 @@ from altogether_rt.runtime.torch.device.step_plan import (
     upload_step,
 )
 from altogether_rt.runtime.torch.device.vision import device_encoder, device_mapper
+from altogether_rt.runtime.torch.float8 import Float8Products
 from altogether_rt.runtime.torch.kernels.choice import (
     PLAIN,
     AttentionKernels,
@@ -63,17 +64,17 @@ class DeviceTorchRuntime:
         capacity: int | None = None,
         dtype: torch.dtype = torch.float16,
         kept: CacheType = "same",
-        float8: bool = False,
+        float8: Float8Products = "none",
         kernels: AttentionKernels | None = None,
         rows: RowKernels | None = None,
     ) -> None:
         """Copy the weights of `model`; an encoder or mapper that cannot be packed is taken over.
 
         capacity: tokens in a slot; None: the longest prompt and caption of the configuration.
-        dtype: of weights and products. kept: how the cache keeps keys and values. float8: products
-        of encoder, mapper and prompts in fp8; steps that follow a prompt stay in `dtype`, for which
-        the decoder's layers are kept in both. kernels: of attention, rows: of what is between
-        products; None: the fastest that the device runs.
+        dtype: of weights and products. kept: how the cache keeps keys and values. float8: which
+        products are in fp8; with `prompts`, steps that follow one stay in `dtype`, for which the
+        decoder's layers are kept in both. kernels: of attention, rows: of what is between products;
+        None: the fastest that the device runs.
         """
         assert num_slots >= 1
         config, where = model.config, device.torch_device
@@ -83,6 +84,8 @@ class DeviceTorchRuntime:
         self._heads = HeadLayout.of(config.decoder)
         self._kernels = kernels or choose_kernels(where, dtype, self._heads)[0]
         self._packing = Packing(where, dtype, float8=float8, rows=rows)
+        #: Whether a step's prompts are computed in another way than what follows others.
+        self._two_phases = self._packing.float8 and not self._packing.float8_steps
         self._decoder = PackedDecoder(model.decoder, self._packing)
         self._mapper = device_mapper(model.mapper, self._packing)
         encoder = model.encoder
@@ -93,7 +96,8 @@ class DeviceTorchRuntime:
         self._cache = SlotCache.zeros(
             config.decoder, num_slots, self._capacity, device=where, dtype=dtype, kept=kept
         )
-        self._vision, self._decoding = device.stream(), device.stream()
+        # Steps are short, and many products of the encoder are queued beside them.
+        self._vision, self._decoding = device.stream(), device.stream(first=True)
         self._context = ArrayContext(device, device.stream())
         self._graphs = DecodeGraphs(
             device,
@@ -208,7 +212,7 @@ class DeviceTorchRuntime:
     def _ragged(self, batch: StepBatch, chosen: ChosenIds | None) -> Tensor:
         """A step of prompts, drafts and single tokens: logits (L, vocab)."""
         divided = divide_decoding(batch)
-        if divided is not None and (self._kernels.capturable or self._packing.float8):
+        if divided is not None and (self._kernels.capturable or self._two_phases):
             # A captured step and the prompts alone are started sooner than one step of both.
             rows, prompts = divided
             _, logits = self._graphs.run(batch.token_ids[:rows], batch.past_lengths[:rows], chosen)
@@ -220,7 +224,7 @@ class DeviceTorchRuntime:
         x = self._decoder.embed(step.token_ids)  # (T, W)
         if batch.visual_index.size:
             x[step.visual_index] = self._visual_tokens(batch.visual_tokens)
-        if not self._packing.float8 or step.prompts is None or step.rows is None:
+        if not self._two_phases or step.prompts is None or step.rows is None:
             return self._decoder.logits(self._hidden(step, x, step.logit_index))
         # Prompts are computed in fp8, and what follows others is not.
         hidden = torch.empty_like(x)

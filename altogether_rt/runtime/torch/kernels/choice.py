@@ -16,10 +16,12 @@ from altogether_rt.errors import reason
 from altogether_rt.machine.device import has_module
 from altogether_rt.runtime.torch.kernels import plain
 from altogether_rt.runtime.torch.kernels.slots import (
+    CacheType,
     HeadLayout,
     LayerSlots,
     PromptRows,
     RaggedRows,
+    dequantize,
 )
 from altogether_rt.runtime.torch.kernels.trial import distance, on_device
 
@@ -106,43 +108,53 @@ def prompts_failure(
         return reason(error, 300)
 
 
-def kernel_failure(device: torch.device, dtype: torch.dtype, heads: HeadLayout) -> str | None:
+def kernel_failure(
+    device: torch.device, dtype: torch.dtype, heads: HeadLayout, kept: CacheType = "same"
+) -> str | None:
     """What happens when the kernels run once on this device; None if they work.
 
-    Triton compiles and starts them with what the machine has: a compiler, headers, a driver.
+    Triton compiles and starts them with what the machine has: a compiler, headers, a driver. kept:
+    how the cache keeps keys and values.
     """
     kernels, why = choose_kernels(device, dtype, heads)
     if why is not None:
         return why
     try:
         with torch.inference_mode(), on_device(device):
-            return _step_failure(kernels, device, dtype, heads)
+            return _step_failure(kernels, device, dtype, heads, kept)
     except Exception as error:  # Triton, its compiler, the linker and the driver raise their own
         return reason(error, 300)
 
 
 def _step_failure(
-    kernels: AttentionKernels, device: torch.device, dtype: torch.dtype, heads: HeadLayout
+    kernels: AttentionKernels,
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: HeadLayout,
+    kept: CacheType,
 ) -> str | None:
     """Where a decode step of two rows and a prompt differ from the same in plain PyTorch."""
     qkv = _random(2, heads, device, dtype)
     shape = (2, heads.kv_heads, 4 * _TRIED, heads.head_dim)
-    cached = [
+    slots_before = LayerSlots.holding(
         torch.randn(shape, device=device).to(dtype),
         torch.randn(shape, device=device).to(dtype),
-    ]
+        kept,
+    )
     index = torch.arange(3, dtype=torch.int32, device=device)
     past = torch.tensor([3 * _TRIED, 2], dtype=torch.int32, device=device)
     rows = RaggedRows(index[:2], torch.ones_like(past), past, max_tokens=1)
     prompts = PromptRows(index[:2] * 0, index[:2], index[::2].contiguous(), (2,))
     found = []
     for each in (kernels, PLAIN):
-        slots = LayerSlots(*(part.clone() for part in cached))
+        slots = slots_before.copy()
         step = each.attend(qkv.clone(), slots, rows, heads, None)
         prompt = qkv.clone()
         each.store(prompt, slots, prompts, heads, None)
         within = each.attend_prompts(prompt, prompts, heads)
-        found.append((step, within, slots.keys, slots.values))
+        keys = dequantize(slots.keys, slots.key_scales)
+        values = dequantize(slots.values, slots.value_scales)
+        found.append((step, within, keys, values))
     told = (_disagreement(one, other) for one, other in zip(*found, strict=True))
     return next(filter(None, told), None)
 

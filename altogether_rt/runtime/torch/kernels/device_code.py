@@ -45,19 +45,19 @@ def _kept(x, TYPE: tl.constexpr, MAX: tl.constexpr, MIN: tl.constexpr):
 
 @triton.jit
 def _scores(q, k, PRODUCTS: tl.constexpr):
-    """q (M, PADDED_D) times k (N, PADDED_D), both of one type: float32 (M, N)."""
+    """q (M, PADDED_D) times k (N, PADDED_D), which may be kept in eight bits: float32 (M, N)."""
     if PRODUCTS:
-        s = tl.dot(q, tl.trans(k), input_precision="ieee")
+        s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
     else:
         s = tl.sum(q[:, None, :].to(tl.float32) * k[None, :, :].to(tl.float32), 2)
     return s
 
 
 @triton.jit
-def _mixed(p, v, PRODUCTS: tl.constexpr):
-    """Weights p (M, N) times v (N, PADDED_D): float32 (M, PADDED_D)."""
+def _mixed(p, v, TYPE: tl.constexpr, PRODUCTS: tl.constexpr):
+    """Weights p (M, N) times v (N, PADDED_D), as a product in TYPE: float32 (M, PADDED_D)."""
     if PRODUCTS:
-        m = tl.dot(p.to(v.dtype), v, input_precision="ieee")
+        m = tl.dot(p.to(TYPE), v.to(TYPE), input_precision="ieee")
     else:
         m = tl.sum(p[:, :, None] * v[None, :, :].to(tl.float32), 1)
     return m
@@ -112,7 +112,7 @@ def attend_kernel(
     if MAX != 0:
         tl.store(KEY_SCALES + lines + past + flat, k_scales, mask=flat < room)
         tl.store(VALUE_SCALES + lines + past + flat, v_scales, mask=flat < room)
-    s = _scores(q, k.to(TYPE), PRODUCTS) * k_scales[None, :]
+    s = _scores(q, k, PRODUCTS) * k_scales[None, :]
     # Of a query beyond the row's tokens every key is hidden but the first, so that it stays finite.
     s = tl.where(
         (flat[None, :] <= token) & (flat[None, :] < tl.maximum(count, 1)), s, float("-inf")
@@ -120,7 +120,7 @@ def attend_kernel(
     highest = tl.max(s, 1)
     p = tl.exp2(s - highest[:, None])
     total = tl.sum(p, 1)
-    mixed = _mixed(p * v_scales[None, :], v.to(TYPE), PRODUCTS)
+    mixed = _mixed(p * v_scales[None, :], v, TYPE, PRODUCTS)
 
     past = tl.where(count > 0, past, 0)  # nothing is asked of an idle row
     for first in range(0, past, BLOCK):
@@ -128,7 +128,7 @@ def attend_kernel(
         cached = t < past
         lanes = cached[:, None] & in_head
         at = slot + t[:, None] * D + d
-        keys = tl.load(KEYS + at, mask=lanes, other=0.0).to(TYPE)
+        keys = tl.load(KEYS + at, mask=lanes, other=0.0)
         scores = _scores(q, keys, PRODUCTS)
         if MAX != 0:
             scores *= tl.load(KEY_SCALES + lines + t, mask=cached, other=0.0)[None, :]
@@ -139,8 +139,8 @@ def attend_kernel(
         total = total * shrink + tl.sum(weights, 1)
         if MAX != 0:
             weights *= tl.load(VALUE_SCALES + lines + t, mask=cached, other=0.0)[None, :]
-        values = tl.load(VALUES + at, mask=lanes, other=0.0).to(TYPE)
-        mixed = mixed * shrink[:, None] + _mixed(weights, values, PRODUCTS)
+        values = tl.load(VALUES + at, mask=lanes, other=0.0)
+        mixed = mixed * shrink[:, None] + _mixed(weights, values, TYPE, PRODUCTS)
         highest = higher
     base = OUT + (start + token).to(tl.int64) * (HEADS * D) + (head * GROUP + m % GROUP) * D
     tl.store(base + d, (mixed / total[:, None]).to(OUT.dtype.element_ty), mask=asked)

@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 #: How keys and values are kept: as they are computed, or in eight bits with a scale each.
-CacheType = Literal["same", "int8", "fp8"]
+CacheType = Literal["same", "int8", "float8"]
 
-_QUANTIZED: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+_QUANTIZED: dict[str, torch.dtype] = {"int8": torch.int8, "float8": torch.float8_e4m3fn}
 #: Tokens of a row that the kernel is compiled for, so that few are compiled while captions are
 #: written.
 _TOKEN_BUCKETS = (1, 4, 16)
@@ -76,6 +76,22 @@ class LayerSlots:
     values: Tensor
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
+
+    @classmethod
+    def holding(cls, keys: Tensor, values: Tensor, kept: CacheType) -> LayerSlots:
+        """Slots that keep these keys and values, each (slots, kv_heads, capacity, D)."""
+        if kept == "same":
+            return cls(keys, values)
+        (small_keys, key_scales), (small_values, value_scales) = (
+            quantize(part, _QUANTIZED[kept]) for part in (keys, values)
+        )
+        return cls(small_keys, small_values, key_scales, value_scales)
+
+    def copy(self) -> LayerSlots:
+        parts = (self.keys, self.values, self.key_scales, self.value_scales)
+        keys, values, *scales = (None if part is None else part.clone() for part in parts)
+        assert keys is not None and values is not None
+        return LayerSlots(keys, values, *scales)
 
     @property
     def capacity(self) -> int:

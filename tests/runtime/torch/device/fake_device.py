@@ -108,7 +108,7 @@ class FakeDevice:
     def torch_device(self) -> torch.device:
         return torch.device("cpu")
 
-    def stream(self) -> int:
+    def stream(self, *, first: bool = False) -> int:
         number = len(self._clocks)
         self._clocks[number] = {number: 0}
         return number

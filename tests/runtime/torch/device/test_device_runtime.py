@@ -87,7 +87,7 @@ def test_it_computes_what_the_reference_does(family: str) -> None:
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize(("kept", "bound"), [("int8", 0.9995), ("fp8", 0.99)])
+@pytest.mark.parametrize(("kept", "bound"), [("int8", 0.9995), ("float8", 0.99)])
 def test_a_cache_of_eight_bits_stays_near(kept: CacheType, bound: float) -> None:
     results = []
     both: tuple[CacheType, CacheType] = (kept, "same")

@@ -17,7 +17,7 @@ from altogether_rt.runtime.base import StepBatch, StepRow
 from altogether_rt.runtime.torch.device.packing import PackedLinear, Packing, joined
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.device.step_plan import divide_decoding
-from altogether_rt.runtime.torch.float8 import Float8Linear, quantize_rows
+from altogether_rt.runtime.torch.float8 import Float8Linear, Float8Products, quantize_rows
 from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
 from altogether_rt.runtime.torch.kernels.choice import PLAIN
 from altogether_rt.runtime.torch.kernels.choice_of_rows import (
@@ -33,10 +33,15 @@ from tests.runtime.torch.test_float8 import needs_scales_a_row
 from tests.tiny import FAMILIES, tiny_config, tiny_model
 
 CPU = torch.device("cpu")
+EYE = np.eye(3, 12, dtype=np.float32)  # three embeddings
 
 
 def packed_of(
-    layer: nn.Linear, *, float8: bool = True, keep_half: bool = False, width: int = 64
+    layer: nn.Linear,
+    *,
+    float8: Float8Products = "prompts",
+    keep_half: bool = False,
+    width: int = 64,
 ) -> PackedLinear:
     block = Packing(CPU, torch.float16, float8=float8).block(
         (nn.LayerNorm(width), nn.LayerNorm(width)),
@@ -67,7 +72,7 @@ def test_phases_choose_between_two_forms() -> None:
     assert both.takes_rows(True) and not both.takes_rows(False)
     torch.testing.assert_close(both(x).float(), layer(x.float()), rtol=2e-3, atol=2e-3)
     assert both(quantize_rows(x)).dtype == torch.bfloat16
-    plain = packed_of(layer, float8=False)
+    plain = packed_of(layer, float8="none")
     assert plain.rounded is None and not plain.takes_rows(True)
     odd = packed_of(nn.Linear(24, 24), width=24)  # of sizes that the GPU's kernel does not take
     assert odd.rounded is None and odd.weight is not None
@@ -96,7 +101,9 @@ def test_the_operator_that_gpus_run_adds_the_bias(bias: bool) -> None:
     assert (found == wanted).float().mean() > 0.9
 
 
-def open_float8(device: FakeDevice, family: str, float8: bool = True) -> DeviceTorchRuntime:
+def open_float8(
+    device: FakeDevice, family: str, float8: Float8Products = "prompts"
+) -> DeviceTorchRuntime:
     model = tiny_model(tiny_config(family))
     return DeviceTorchRuntime(model, device, num_slots=4, dtype=torch.float32, float8=float8)
 
@@ -131,7 +138,7 @@ def test_prompts_are_in_fp8_and_steps_after_them_are_not(family: str) -> None:
         _, prompts, visual = prompts_of(reference)
         near = [np.stack(prompts), np.asarray(visual)]
     device = FakeDevice()
-    with device, open_float8(device, family, float8=False) as exact:
+    with device, open_float8(device, family, "none") as exact:
         _, prompts, visual = prompts_of(exact)
         plain = [np.stack(prompts), np.asarray(visual)]
     for found, by_reference, unrounded in zip(first, near, plain, strict=True):
@@ -139,6 +146,38 @@ def test_prompts_are_in_fp8_and_steps_after_them_are_not(family: str) -> None:
         # A mapper of width 24 is of no size that the GPU's kernel takes.
         rounded = family != "opt-350m" or found is first[0]
         assert 0.98 < similarity(found, unrounded) < (0.99999 if rounded else 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_are_in_fp8_too_where_all_products_are(family: str) -> None:
+    """Against the reference backend with all of its layers in fp8; no layer is kept twice."""
+    device = FakeDevice()
+    with device, open_float8(device, family, "all") as runtime:
+        rows, prompts, _ = prompts_of(runtime)
+        first = np.stack(prompts)
+        decoded = np.stack(run_step(runtime, [row.bring([7]) for row in rows]))
+        layers = [each for block in runtime._decoder._layers for each in (block.qkv, block.fc2)]
+        assert all((each.weight is None) == (each.rounded is not None) for each in layers)
+        assert any(each.rounded is not None for each in layers)
+        late = Row()
+        mixed = [*(row.bring([9]) for row in rows), late.bring([4, 5], runtime.map(EYE)[2])]
+        together = np.stack(run_step(runtime, mixed)[:2])
+    found = [first, decoded, together]
+    model = tiny_model(tiny_config(family))
+    convert_to_float8(model, decode=True)
+    model.encoder = tiny_model(tiny_config(family)).encoder  # of no make that is packed
+    with Float8Runtime(model, num_slots=4) as reference:
+        rows, prompts, _ = prompts_of(reference)
+        wanted = [np.stack(prompts)]
+        wanted += [np.stack(run_step(reference, [row.bring([7]) for row in rows]))]
+        wanted += [np.stack(run_step(reference, [row.bring([9]) for row in rows]))]
+    device = FakeDevice()
+    with device, open_float8(device, family) as prompts_alone:
+        rows, _, _ = prompts_of(prompts_alone)
+        without = np.stack(run_step(prompts_alone, [row.bring([7]) for row in rows]))
+    for one, other in zip(found, wanted, strict=True):
+        assert similarity(one, other) > 0.99
+    assert 0.98 < similarity(decoded, without) < 0.99999
 
 
 def test_a_row_is_computed_the_same_beside_rows_of_another_phase() -> None:

@@ -50,8 +50,9 @@ def test_caches_of_eight_bits_build(stored: torch.dtype) -> None:
 
 
 def test_prompts_in_fp8_are_stored_in_half_precision() -> None:
-    """Products in fp8 give bfloat16, and the cache is float16."""
-    assert list(compile_kernels(89, OPT, dtype=torch.bfloat16, stored=torch.float16))
+    """Products in fp8 give bfloat16, and the cache is float16, or int8."""
+    for stored in (torch.float16, torch.int8):
+        assert list(compile_kernels(89, OPT, dtype=torch.bfloat16, stored=stored))
 
 
 def test_fp8_does_not_build_for_a_gpu_without_it() -> None:

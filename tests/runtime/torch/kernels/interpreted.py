@@ -98,7 +98,7 @@ def _random(tokens: int, heads: HeadLayout, dtype: torch.dtype, kept: CacheType)
     vector: the interpreter of Triton 3.9 rounds 124 to 64 there, so nothing may need rounding.
     """
     qkv = torch.randn(tokens, heads.heads + 2 * heads.kv_heads, heads.head_dim)
-    if kept == "fp8":
+    if kept == "float8":
         parts = (100 * qkv[:, heads.heads :]).clamp(-448, 448).to(torch.float8_e4m3fn).float()
         parts[..., 3] = 448
         qkv = torch.cat([qkv[:, : heads.heads] / 448, parts], dim=1)
@@ -194,7 +194,7 @@ def test_a_verify_step(layout: str, num_tokens: int) -> None:
     check(each, ROUNDING[torch.float16])
 
 
-@pytest.mark.parametrize("kept", ["int8", "fp8"])
+@pytest.mark.parametrize("kept", ["int8", "float8"])
 @pytest.mark.parametrize(
     ("layout", "counts"),
     [("alone", [1, 1, 1, 1]), ("groups", [1, 1, 1, 1]), ("groups", [3, 1, 0, 4])],
@@ -209,7 +209,7 @@ def test_a_cache_of_eight_bits(layout: str, counts: list[int], kept: CacheType) 
     ("groups", "same", True),
     ("three to one", "int8", True),
     ("wide", "same", True),
-    ("wide", "fp8", False),  # what is rotated would need rounding
+    ("wide", "float8", False),  # what is rotated would need rounding
 ])  # fmt: skip
 def test_prompts_are_stored(layout: str, kept: CacheType, rotary: bool) -> None:
     each = case(LAYOUTS[layout], [0, 0, 0], [7, 1, 5], kept=kept, rotary=rotary)
@@ -222,6 +222,13 @@ def test_prompts_are_stored(layout: str, kept: CacheType, rotary: bool) -> None:
     same_caches(sides[0][0], sides[1][0])
     step = 0.03 if kept == "int8" else 0.0  # the largest number here is below 127 · 0.03
     torch.testing.assert_close(sides[0][1], sides[1][1], atol=1e-6 + step, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kept", ["same", "int8"])
+def test_a_step_of_another_type_than_the_cache(kept: CacheType) -> None:
+    """As it is where decode steps are in fp8, whose products give bfloat16."""
+    each = case(LAYOUTS["alone"], [0, 37, 64, 146], [1, 1, 1, 1], kept=kept)
+    check(replace(each, qkv=each.qkv.bfloat16()), ROUNDING[torch.bfloat16])
 
 
 def test_prompts_of_another_type_than_the_cache_are_stored() -> None:

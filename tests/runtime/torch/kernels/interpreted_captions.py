@@ -52,7 +52,7 @@ def test_prompts_in_fp8_are_what_the_plain_rows_compute() -> None:
     for rows in (triton_row_kernels(), PLAIN_ROWS):
         model = tiny_model(tiny_config("opt"))
         with DeviceTorchRuntime(
-            model, HostDevice(), num_slots=4, dtype=torch.float16, float8=True,
+            model, HostDevice(), num_slots=4, dtype=torch.float16, float8="prompts",
             kernels=PLAIN, rows=rows,
         ) as runtime:  # fmt: skip
             visual = runtime.map(runtime.encode(pixels_of(1)))[0]
@@ -82,6 +82,7 @@ def test_kernels_that_cannot_run_are_told(monkeypatch: pytest.MonkeyPatch) -> No
     kernels = triton_kernels()
     monkeypatch.setattr(choice, "choose_kernels", lambda *_: (kernels, None))
     assert kernel_failure(device, torch.float16, heads) is None
+    assert kernel_failure(device, torch.float16, heads, "int8") is None
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("ptxas is missing")

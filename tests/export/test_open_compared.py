@@ -1,4 +1,4 @@
-"""A checkpoint opened in fp8: what it computes with, and where it is refused."""
+"""Checkpoints opened in fp8, or with a cache in 8 bits: what computes, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 from altogether_rt.captioner import Captioner
 from altogether_rt.errors import AltogetherError
-from altogether_rt.export import open_float8 as open_module
+from altogether_rt.export import open_compared as open_module
 from altogether_rt.export.float8 import observed
 from altogether_rt.export.recipes import find_recipe
 from altogether_rt.export.samples import draw_samples
 from altogether_rt.machine import torch_gpu
-from altogether_rt.opening import resolve_captioner
+from altogether_rt.opening import Dtype, KVCacheType, resolve_captioner
 from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.torch import open as torch_open
 from altogether_rt.runtime.torch.device.api import HostDevice
@@ -63,11 +63,40 @@ def test_prompts_are_in_fp8(
     parts = resolved.open(num_slots=num_slots)
     assert isinstance(parts.runtime, DeviceTorchRuntime)
     packing: Any = parts.runtime._packing
-    assert (packing.float8, packing.dtype) == (True, torch.float16)
+    assert (packing.float8, packing.float8_steps, packing.dtype) == (True, False, torch.float16)
     image = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     with Captioner(parts) as captioner:
         params = captioner.params(max_new_tokens=4)
         assert len(captioner.caption([image] * 4, None, params)) == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kv_cache", "steps"),
+    [("float16", "int8", False), ("float16", "float8", False), ("float8-all", "int8", True)],
+)
+def test_keys_and_values_are_kept_in_8_bits(
+    folder: Path,
+    dtype: Dtype,
+    kv_cache: KVCacheType,
+    steps: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if steps:
+        loose_bars(monkeypatch)
+    resolved = resolve_captioner(folder, device="cuda", dtype=dtype, kv_cache=kv_cache)
+    assert (resolved.weights, resolved.cache) == (dtype, kv_cache)
+    ids = {
+        resolve_captioner(folder, device="cuda", dtype=other, kv_cache=cache).bundle_id
+        for other in ("float16", "float8", "float8-all")
+        for cache in ("auto", "int8", "float8")
+    }
+    assert len(ids) == 9 and resolved.bundle_id in ids
+    runtime: Any = resolved.open(num_slots=4).runtime
+    assert isinstance(runtime, DeviceTorchRuntime)
+    kept = {"int8": torch.int8, "float8": torch.float8_e4m3fn}[kv_cache]
+    assert runtime._cache.stored.dtype == kept and runtime._cache.scales is not None
+    assert runtime._packing.float8_steps == steps
+    runtime.close()
 
 
 def test_a_loss_of_precision_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +117,10 @@ def test_a_loss_of_precision_is_refused(folder: Path, monkeypatch: pytest.Monkey
     ):
         resolved.open()
     assert len(closed) == 1
+    with pytest.raises(AltogetherError) as caught:
+        resolve_captioner(folder, device="cuda", kv_cache="int8").open()
+    assert str(caught.value).startswith("in float16 with a KV cache in int8 the ")
+    assert str(caught.value).endswith("is required: leave out --kv-cache.")
 
 
 def test_products_that_fail_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,17 +129,31 @@ def test_products_that_fail_are_told(folder: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(DeviceTorchRuntime, "encode", fail)
     resolved = resolve_captioner(folder, device="cuda", dtype="float8")
-    with pytest.raises(AltogetherError, match=r"as its products fail: .*CUBLAS_STATUS_NOT_SUPP"):
+    with pytest.raises(
+        AltogetherError, match=r"cannot be used here, as it fails: .*CUBLAS_STATUS_NOT_SUPP"
+    ):
         resolved.open()
 
 
 def test_where_fp8_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusal(device: str = "cuda") -> str:
+    def refusal(
+        device: str = "cuda", dtype: Dtype = "float8", kv_cache: KVCacheType = "auto"
+    ) -> str:
         with pytest.raises(AltogetherError) as caught:
-            resolve_captioner(folder, device=device, dtype="float8").open()
+            resolve_captioner(folder, device=device, dtype=dtype, kv_cache=kv_cache).open()
         return str(caught.value)
 
+    def cache_refusal(device: str = "cuda", kv_cache: KVCacheType = "int8") -> str:
+        return refusal(device, "float16", kv_cache)
+
     assert refusal("cpu") == "float8 needs an NVIDIA GPU: use float32, or --device cuda."
+    assert cache_refusal("cpu") == (
+        "float16 with a KV cache in int8 needs an NVIDIA GPU: leave out --kv-cache, or --device "
+        "cuda."
+    )
+    assert refusal(kv_cache="int4") == (  # type: ignore[arg-type]
+        "there is no KV cache 'int4': give auto, int8, float8."
+    )
     monkeypatch.setattr(torch_open, "kernel_failure", lambda *_: "ptxas is missing")
     assert refusal().startswith(
         "float8 cannot be used here, since Triton's kernels do not run: ptx"
@@ -115,12 +162,20 @@ def test_where_fp8_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert refusal().startswith("float8 cannot be used here: Triton is not installed")
     pretend_gpus(monkeypatch, 86)
     assert refusal() == "float8 needs compute capability 8.9, and Fake 0 has 8.6: use float16."
+    assert refusal(dtype="float8-all", kv_cache="int8") == (
+        "float8-all with a KV cache in int8 needs compute capability 8.9, and Fake 0 has 8.6: use "
+        "float16."
+    )
+    assert cache_refusal(kv_cache="float8").endswith("Fake 0 has 8.6: use --kv-cache int8.")
+    assert cache_refusal().startswith(
+        "float16 with a KV cache in int8 cannot be used here: Triton is not installed"
+    )
 
 
 def test_it_is_opened_with_its_outliers_smoothed_alone(folder: Path) -> None:
     checkpoint = resolve_captioner(folder, device="cuda", dtype="float8").checkpoint
     assert isinstance(checkpoint, ResolvedCheckpoint)
-    with pytest.raises(AssertionError, match="smoothed"):
+    with pytest.raises(AssertionError, match="open_compared"):
         checkpoint.open()
 
 
@@ -141,6 +196,12 @@ def test_the_command_says_where_fp8_is_not_there(
     assert (done.exit_code, done.exception.__class__) == (1, SystemExit)
     assert "float8 needs compute capability 8.9, and Fake 0 has 8.0: use float16." in done.stderr
     assert CliRunner().invoke(app, [*arguments[:-1], "float9"]).exit_code == 2
+    arguments[-2:] = ["--kv-cache", "float8"]
+    done = CliRunner().invoke(app, [*arguments, "--device", "cuda"])
+    assert done.exit_code == 1 and "Fake 0 has 8.0: use --kv-cache int8." in done.stderr
+    assert CliRunner().invoke(app, [*arguments[:-1], "int4"]).exit_code == 2
+    done = CliRunner().invoke(app, [*arguments, "--bundle", "starter"])
+    assert done.exit_code == 1 and "its target fixes the type of its cache" in done.stderr
 
 
 def test_what_is_observed_is_not_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ def stages(
     width = runtime.token_width
     embeddings = runtime.encode(workload.pixels)
     visual = runtime.map(embeddings)
-    together = num_prefilled(workload.prompt_lengths)
+    together = num_prefilled(workload.prompt_lengths, runtime.prefill_tokens)
     prompts = prefill_batch(
         stack_arrays([visual[row] for row in range(together)]), workload.prompt_ids[:together]
     )

@@ -37,7 +37,7 @@ from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.float8 import Float8Products
 from altogether_rt.runtime.torch.float8_runtime import Float8Runtime
-from altogether_rt.runtime.torch.quantized_cache import CacheType, round_vectors
+from altogether_rt.runtime.torch.kernels.slots import CacheType, round_as_kept
 
 __all__ = [
     "ARITHMETICS",
@@ -56,7 +56,7 @@ class Arithmetic:
     name: str
     half: bool = True  # weights and values between operations in float16
     float8: Float8Products = "none"
-    cache: CacheType | None = None  # None: as the values are
+    cache: CacheType = "same"
     on_device: bool = False  # by the device path itself, run on the CPU
 
 
@@ -141,7 +141,7 @@ class EmulatedRuntime(Float8Runtime):
         the steps that follow, as kernels do that have them in registers.
         """
         result = super().step(batch, want_logits)
-        if self._arithmetic.cache is not None:
+        if self._arithmetic.cache != "same":
             self._round_cache(batch, self._arithmetic.cache)
         return result
 
@@ -151,7 +151,7 @@ class EmulatedRuntime(Float8Runtime):
         ):
             for part in (self.cache.keys, self.cache.values):
                 written = part[:, slot, :, past : past + new]
-                written.copy_(round_vectors(written, kind))
+                written.copy_(round_as_kept(written, kind))
 
 
 def open_runtime(
@@ -168,7 +168,7 @@ def open_runtime(
         HostDevice(),
         num_slots=num_slots,
         dtype=torch.float16,
-        kept=arithmetic.cache or "same",
+        kept=arithmetic.cache,
         float8=arithmetic.float8,
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-__all__ = ["MEDIAN_SIDE", "make_jpegs"]
+__all__ = ["MEDIAN_SIDE", "make_jpegs", "other_pixels"]
 
 #: Longer side in pixels of half of the images.
 MEDIAN_SIDE = 800
@@ -49,6 +49,16 @@ def make_jpegs(
         path.write_bytes(data.getvalue())
         paths.append(path)
     return paths
+
+
+def other_pixels(jpeg: bytes, number: int) -> bytes:
+    """The same image with other pixels, and as long to decode: for each number from 1 to 15 the
+    average of a block is multiplied by another step of the first quantisation table."""
+    segment = jpeg.index(b"\xff\xdb") + 4  # behind marker and length: precision and number, steps
+    assert jpeg[segment] >> 4 == 0, "its steps are bytes"
+    step = jpeg[segment + 1] + number
+    assert step < 256
+    return jpeg[: segment + 1] + bytes([step]) + jpeg[segment + 2 :]
 
 
 def _size(rng: np.random.Generator) -> tuple[int, int]:

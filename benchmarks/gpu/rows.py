@@ -47,10 +47,11 @@ def contestant_row(
 
 def _size(batch: int, job: Mapping[str, Any], workload: Workload) -> dict[str, Any]:
     """Figures of one batch size: keys of the file format."""
-    images = job["images"] * job.get("rounds", 1)
-    notes = {name: job[name] for name in ("tokens_per_caption", "rounds") if name in job}
+    images = job["images"]
+    notes = {name: job[name] for name in ("tokens_per_caption",) if name in job}
     return {
         "batch": batch,
+        "images": images,
         **job.get("stages", {}),
         "whole_s": round(job["seconds"] * batch / images, 5),
         "images_per_s": round(images / job["seconds"], 3),

@@ -24,10 +24,13 @@ from gpu.rows import contestant_row, missing_runtime, supported_sizes
 from gpu.tasks import NUM_SAMPLES
 from gpu.workload import Workload
 
-__all__ = ["Suite"]
+__all__ = ["Suite", "cell_of"]
 
 #: Seconds for measuring a batch size; more where two runs take longer.
 BUDGET_S = 0.5
+#: From this size on, so many batches follow each other, as in a run over a dataset: whoever encodes
+#: the next one while captions are written is then faster.
+STEADY_BATCH, BATCHES = 32, 4
 #: A contestant with less time than this is not started: it could hardly load.
 MIN_TURN_S = 15.0
 
@@ -81,7 +84,8 @@ class Suite:
             self.results["configs"][name] = {"parts": [], "contestants": []}
             folder = settings.work / name
             folder.mkdir(parents=True, exist_ok=True)
-            workload = Workload.of(load_config(config), max(settings.batch_sizes))
+            most = max(cell_of(size).images for size in settings.batch_sizes)
+            workload = Workload.of(load_config(config), most)
             np.save(folder / "pixels.npy", workload.pixels)
             self._run_config(_Run(name, config, folder, deadline, workload))
         return self.results
@@ -173,7 +177,7 @@ class Suite:
             self._save_with(run, row)
 
         plan = TurnPlan(
-            cells=largest_first([Cell(size, size) for size in sizes]),
+            cells=largest_first(map(cell_of, sizes)),
             options=contestant.load_options(run.folder, **inputs),
             run=lambda worker, cell, timeout_s: worker.run(
                 run.workload.listed[: cell.images],
@@ -243,6 +247,11 @@ class Suite:
         listed.append(row)
         self._save(self.results)
         listed.pop()
+
+
+def cell_of(size: int) -> Cell:
+    """What is measured of a batch size."""
+    return Cell(size, size if size < STEADY_BATCH else BATCHES * size)
 
 
 def _command(title: str, *arguments: str | Path, needs_s: float = 5) -> Part:

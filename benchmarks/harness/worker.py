@@ -72,7 +72,7 @@ def _answer(adapter: Adapter, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "tokens":
         return {"tokens": adapter.tokens(rows, request["mode"])}
     job = measure_job(adapter, rows, request["batch"], request["budget_s"])
-    return job | {"stages": adapter.stages(rows)} if request["stages"] else job
+    return job | {"stages": adapter.stages(rows[: request["batch"]])} if request["stages"] else job
 
 
 def _free_device_memory() -> None:

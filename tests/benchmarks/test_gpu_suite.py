@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from gpu.contestants import Settings
-from gpu.jpegs import MEDIAN_SIDE, make_jpegs
+from gpu.jpegs import MEDIAN_SIDE, make_jpegs, other_pixels
 from gpu.roofline import Rates, floor_s, whole_costs
 from gpu.rows import contestant_row, missing_runtime
-from gpu.suite import Suite
+from gpu.suite import Suite, cell_of
 from gpu.table import fraction_of_floor, to_markdown
 from gpu.workload import Workload
 from harness.adapters.ours import num_prefilled
@@ -102,7 +103,7 @@ def test_a_failed_export_skips_its_contestant_and_no_other(
     assert all(contestants[name]["status"] == "ok" for name in others)
     assert scripted.requests["torch-float16"][0]["batch_sizes"] == [32, 8, 1]
     assert scripted.requests["public-pipeline"][0]["batch_sizes"] == [32]
-    assert scripted.requests["end-to-end"][0]["batch_sizes"] == [32, 8]
+    assert scripted.requests["end-to-end"][0]["batch_sizes"] == [32]
     assert scripted.requests["cpu-fp32"][0]["batch_sizes"] == []  # parity alone
     assert scripted.requests["cpu-fp32"][0]["device"] == "cpu"
 
@@ -292,15 +293,26 @@ def test_files_of_the_web_have_the_sizes_that_they_say(tmp_path: Path) -> None:
     assert 0.08 < np.median(bytes_a_pixel) < 0.6  # photographs: 0.1 to 0.4
 
 
-def test_several_images_a_row_are_all_counted(config: CaptionerConfig) -> None:
-    cell = Cell(8, 8)
-    job = {"images": 8, "rounds": 4, "seconds": 2.0, "tokens_per_caption": 9.5, "peak_bytes": 1}
-    turn = Turn(sweep=Sweep(done={cell: job}))
+def test_variants_of_a_file_have_pixels_of_their_own(tmp_path: Path) -> None:
+    for path in make_jpegs(tmp_path, 3):
+        data = path.read_bytes()
+        found = [np.asarray(Image.open(io.BytesIO(other_pixels(data, n)))) for n in range(16)]
+        assert len({pixels.tobytes() for pixels in found}) == 16
+        assert {pixels.shape for pixels in found} == {found[0].shape}
+        assert other_pixels(data, 0) == data
+
+
+def test_large_batches_follow_each_other(config: CaptionerConfig) -> None:
+    """The time of one is a share of the time of all."""
+    assert (cell_of(8), cell_of(32)) == (Cell(8, 8), Cell(32, 128))
+    job = {"images": 128, "seconds": 2.0, "tokens_per_caption": 9.5, "peak_bytes": 1}
+    turn = Turn(sweep=Sweep(done={cell_of(32): job}))
     contestant = Contestant("end-to-end", "end-to-end", None, "a:B", {})
-    row = contestant_row(contestant, turn, Workload.of(config, 8), [], [])
-    size = row["data"]["sizes"][0]
-    assert (size["images_per_s"], size["whole_s"]) == (16.0, 0.5)  # 32 images in 2 s; 8 in 0.5
-    assert (size["rounds"], size["tokens_per_caption"]) == (4, 9.5)
+    row = contestant_row(contestant, turn, Workload.of(config, 128), [], [])
+    (size,) = row["data"]["sizes"]
+    assert (size["images_per_s"], size["whole_s"], size["batch"]) == (64.0, 0.5, 32)
+    assert (size["images"], size["tokens_per_caption"]) == (128, 9.5)
+    assert size["workload"]["rows"] == 32
 
 
 # Counting
@@ -347,9 +359,9 @@ def test_the_workload_fits_the_captioner(config: CaptionerConfig) -> None:
 
 def test_a_prefill_is_what_the_engine_would_bring(config: CaptionerConfig) -> None:
     many = Workload.of(config, 200)
-    together = num_prefilled(many.prompt_lengths)
+    together = num_prefilled(many.prompt_lengths, 2048)
     assert sum(many.prompt_lengths[:together]) >= 2048 > sum(many.prompt_lengths[: together - 1])
-    assert num_prefilled(Workload.of(config, 3).prompt_lengths) == 3
+    assert num_prefilled(Workload.of(config, 3).prompt_lengths, 2048) == 3
 
 
 # The table
@@ -422,7 +434,10 @@ def test_the_whole_suite_on_a_cpu(root: Path, tmp_path: Path) -> None:
     assert contestants["cpu-fp32"]["data"]["parity"]["step"]["worst_cosine"] > 0.9999
     for name in reduced:
         assert 0.99 < contestants[name]["data"]["parity"]["step"]["mean_cosine"] < 0.9999999
-    assert contestants["end-to-end"]["data"]["sizes"][0]["tokens_per_caption"] > 1
+    (whole,) = contestants["end-to-end"]["data"]["sizes"]
+    assert whole["tokens_per_caption"] > 1
+    assert whole["read_per_s"] > whole["images_per_s"] > 0
+    assert contestants["torch-float32"]["data"]["sizes"][0]["as_alone"] == 1
     assert 0.9 < contestants["cpu-int8"]["data"]["parity"]["step"]["mean_cosine"] < 0.999999
     assert contestants["hf-continuous-batching"]["status"] == "skipped"
     assert 0 < tiny["floor_s"]["2"] < contestants["torch-float32"]["data"]["sizes"][0]["whole_s"]

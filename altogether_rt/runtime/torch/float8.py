@@ -252,7 +252,7 @@ def _row_multiple(device: torch.device) -> int:
             rows = quantize_rows(torch.ones(count, _TRIED_SIDE, device=device))
             if not bool((_scaled_product(rows, weight, None) == _TRIED_SIDE).all()):
                 raise RuntimeError(f"a product of {count} rows is wrong")
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         _LOG.warning("rows of products in fp8 are padded: %s", reason(error, 200))
         return _MULTIPLE
     return 1
@@ -265,6 +265,6 @@ def _adds_bias(device: torch.device) -> bool:
         rows = quantize_rows(torch.ones(16, 32, device=device))
         bias = torch.full((16,), 2.0, device=device, dtype=torch.bfloat16)
         return bool((_scaled_product(rows, rows, bias) == 34).all())
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         _LOG.warning("biases are added after products in fp8: %s", reason(error, 200))
         return False

@@ -17,6 +17,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import operator
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.bench.timing import measure
 from altogether_rt.generation.engine import Engine, EngineStats, SequenceRequest
 from altogether_rt.opening import CaptionerParts, resolve_captioner
-from altogether_rt.runtime.base import Runtime, stack_arrays, wait_for
+from altogether_rt.runtime.base import Array, Runtime, stack_arrays, wait_for
 from altogether_rt.runtime.batches import decode_batch, prefill_batch
 from altogether_rt.speculation.planner import DraftPlanner
 from altogether_rt.speculation.store import teach
@@ -43,8 +44,8 @@ MAX_BATCH = 32
 NO_ID = -1
 #: Seconds for measuring each stage; more where two runs take longer.
 STAGE_BUDGET_S = 0.5
-#: The engine's budget of prompt tokens a step.
-PREFILL_TOKENS = 2048
+#: Captions that are also written by themselves.
+WRITTEN_ALONE = 4
 
 
 class FewerSlots:
@@ -116,12 +117,13 @@ class Ours(Adapter):
 
     def stages(self, rows: Sequence[Any]) -> dict[str, Any]:
         """Milliseconds of each stage by itself, for all `rows` at once: the prefill of those that
-        one step may bring, a decode step in the middle of the captions."""
+        one step may bring, a decode step in the middle of the captions. And how many captions are
+        as when each is written by itself."""
         runtime, decoder = self._runtime, self._config.decoder
         pixels = np.ascontiguousarray(self._pixels[[row.image for row in rows]])
         embeddings = runtime.encode(pixels)
         visual = runtime.map(embeddings)
-        together = num_prefilled([row.prompt_tokens for row in rows])
+        together = num_prefilled([row.prompt_tokens for row in rows], runtime.prefill_tokens)
         prefill = prefill_batch(
             stack_arrays([visual[row] for row in range(together)]),
             [row.alt_ids for row in rows[:together]],
@@ -143,6 +145,7 @@ class Ours(Adapter):
             **{name: round(1000 * seconds, 4) for name, seconds in times.items()},
             "prefill_rows": together,
             "tokens_per_s": round(len(rows) / times["decode_step_ms"], 1),
+            "as_alone": self._as_alone(rows),
         }
 
     def close(self) -> None:
@@ -180,16 +183,15 @@ class Ours(Adapter):
         return ids
 
     def _work(self, rows: Sequence[Any], batch: int, mode: str) -> Iterator[SequenceRequest]:
-        """Encodes a batch at a time, ahead of the decoder, as `Captioner.stream` does."""
+        """Encodes a batch at a time, ahead of the decoder, as `Captioner.stream` does: on a device
+        that computes while this goes on, the next one is begun before this one is handed out."""
         pad_id, max_alt = self._config.decoder.pad_id, self._config.prompt.max_alt_tokens
         numbered = iter(enumerate(rows))
-        while part := list(itertools.islice(numbered, batch)):
-            if mode == "stand_in":
-                visual = np.zeros((len(part), 0, self._runtime.token_width), np.float32)
-            else:
-                with self._watch.running():
-                    pixels = np.ascontiguousarray(self._pixels[[row.image for _, row in part]])
-                    visual = self._runtime.map(self._runtime.encode(pixels))
+        following = None
+        while (mapped := following or self._mapped(numbered, batch, mode)) is not None:
+            part, visual = mapped
+            on_device = not isinstance(visual, np.ndarray)
+            following = self._mapped(numbered, batch, mode) if on_device else None
             for (key, row), tokens in zip(part, visual, strict=True):
                 ids = row.alt_ids
                 if mode == "stand_in":
@@ -197,6 +199,26 @@ class Ours(Adapter):
                 elif mode == "attended_left":
                     ids = (pad_id,) * (max_alt - len(ids)) + tuple(ids)
                 yield SequenceRequest(key, tokens, ids, row.caption_tokens, alt_ids=row.alt_ids)
+
+    def _mapped(
+        self, numbered: Iterator[tuple[int, Any]], batch: int, mode: str
+    ) -> tuple[list[tuple[int, Any]], Array] | None:
+        """The next rows with their numbers, and their visual tokens; None if there are no more."""
+        part = list(itertools.islice(numbered, batch))
+        if not part:
+            return None
+        if mode == "stand_in":
+            return part, np.zeros((len(part), 0, self._runtime.token_width), np.float32)
+        with self._watch.running():
+            pixels = np.ascontiguousarray(self._pixels[[row.image for _, row in part]])
+            return part, self._runtime.map(self._runtime.encode(pixels))
+
+    def _as_alone(self, rows: Sequence[Any]) -> float:
+        """Share of captions that are the same when written by themselves: products of another
+        number of rows may be rounded otherwise, which now and then changes a token."""
+        together = self.run(rows, len(rows))
+        alone = [self.run([row], 1)[0] for row in rows[:WRITTEN_ALONE]]
+        return sum(map(operator.eq, alone, together)) / len(alone)
 
 
 def open_captioner_parts(options: dict[str, Any], threads: int | None) -> CaptionerParts:
@@ -210,8 +232,8 @@ def open_captioner_parts(options: dict[str, Any], threads: int | None) -> Captio
     return resolved.open(threads=threads, num_slots=options.get("slots", MAX_BATCH))
 
 
-def num_prefilled(prompt_lengths: Sequence[int]) -> int:
-    """Prompts that one step may bring: runtimes take PREFILL_TOKENS tokens, and one prompt more
-    where these are not yet reached."""
+def num_prefilled(prompt_lengths: Sequence[int], prefill_tokens: int) -> int:
+    """Prompts that one step may bring: so many tokens, and one prompt more where these are not yet
+    reached."""
     ends = np.cumsum(prompt_lengths)
-    return min(int(np.searchsorted(ends, PREFILL_TOKENS)) + 1, len(prompt_lengths))
+    return min(int(np.searchsorted(ends, prefill_tokens)) + 1, len(prompt_lengths))

@@ -20,6 +20,8 @@ __all__ = ["DecodeGraphs", "row_buckets"]
 
 _LOG = logging.getLogger(__name__)
 
+#: Tokens in the slot of a row that pads a step: nothing is written there.
+_IDLE = -1
 #: step(token ids (R,), tokens in each slot (R,), both int32) -> logits (R, vocab).
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -45,7 +47,7 @@ class _Bucket:
 
 
 class DecodeGraphs:
-    """Runs steps of one token a row: padded to a bucket, captured when it occurs again.
+    """Runs steps of one token a row: padded to a bucket, as graphs once `capture` was called.
 
     Rows that pad a step write nothing into the cache. All graphs share their working memory; each
     has only inputs and results of its own.
@@ -59,19 +61,28 @@ class DecodeGraphs:
         vocab_size: int,
         dtype: torch.dtype,
         step: Step,
-        *,
-        captured: bool,
     ) -> None:
-        """captured: whether `step` can be captured; otherwise it is run every time."""
         self._device, self._stream, self._step = device, stream, step
         self._sizes = row_buckets(num_slots)
         self._vocab_size, self._dtype = vocab_size, dtype
-        self._captured = captured
         self._buckets: dict[int, _Bucket] = {}
 
     @property
     def num_captured(self) -> int:
         return sum(bucket.replay is not None for bucket in self._buckets.values())
+
+    def capture(self) -> None:
+        """Capture a step of each bucket, on the decoder's stream, which is in use.
+
+        Not while captions are written, since a capture waits for the device and empties PyTorch's
+        memory. The largest comes first: the others then find room in its working memory.
+        """
+        for size in reversed(self._sizes):
+            bucket = self._buckets.setdefault(size, self._new_bucket(size))
+            bucket.inputs[1] = _IDLE
+            bucket.replay = self._captured(bucket)
+            if bucket.replay is None:
+                return
 
     def run(
         self,
@@ -87,32 +98,30 @@ class DecodeGraphs:
         rows = len(token_ids)
         size = next(each for each in self._sizes if each >= rows)
         host = np.zeros((2 if chosen is None else 3, size), np.int32)
-        host[1] = -1  # of the rows that pad
+        host[1] = _IDLE  # of the rows that pad
         host[0, :rows], host[1, :rows] = token_ids, past_lengths
         if chosen is not None:  # which of the chosen ids, or of the known ones behind them
             host[2] = np.arange(len(chosen.ids), len(chosen.ids) + size)
             host[2, chosen.index] = chosen.choices
-        known = self._buckets.get(size)
-        bucket = known or self._buckets.setdefault(size, self._new_bucket(size))
+        bucket = self._buckets.get(size)
+        if bucket is None:
+            bucket = self._buckets[size] = self._new_bucket(size)
         uploaded = self._device.upload(host)
         bucket.inputs.copy_(uploaded[:2], non_blocking=True)
         if chosen is not None:
             either = torch.cat([chosen.ids, uploaded[0]])
             torch.index_select(either, 0, uploaded[2], out=bucket.inputs[0])
-        if known is not None and self._captured and bucket.replay is None:
-            bucket.replay = self._capture(bucket)
         if bucket.replay is not None:
             bucket.replay()
         else:
             self._run(bucket)
         return bucket.greedy_ids[:rows], bucket.logits[:rows]
 
-    def _capture(self, bucket: _Bucket) -> Callable[[], None] | None:
-        """The bucket's step as a graph; None, once and for all, where none can be captured."""
+    def _captured(self, bucket: _Bucket) -> Callable[[], None] | None:
+        """The bucket's step as a graph; None where none can be captured."""
         try:
             return self._device.capture(lambda: self._run(bucket), self._stream)
         except RuntimeError as error:  # whatever this PyTorch or driver does not capture
-            self._captured = False
             _LOG.warning("decode steps run uncaptured, which is slower: %s", reason(error, 300))
             return None
 

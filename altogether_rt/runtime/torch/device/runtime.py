@@ -24,7 +24,11 @@ from altogether_rt.runtime.torch.device.step_plan import (
     divide_decoding,
     upload_step,
 )
-from altogether_rt.runtime.torch.device.vision import device_encoder, device_mapper
+from altogether_rt.runtime.torch.device.vision import (
+    attention_without_plans,
+    device_encoder,
+    device_mapper,
+)
 from altogether_rt.runtime.torch.float8 import Float8Products
 from altogether_rt.runtime.torch.kernels.choice import (
     PLAIN,
@@ -106,9 +110,11 @@ class DeviceTorchRuntime:
             config.decoder.vocab_size,
             dtype,
             self._decode,
-            captured=self._kernels.capturable,
         )
         self._wait_for_all()  # weights and cache were written on the stream of the device's own
+        if self._kernels.capturable:
+            with torch.inference_mode(), device.use(self._decoding):
+                self._graphs.capture()
 
     def _wait_for_all(self) -> None:
         if self._device.torch_device.type == "cuda":
@@ -142,7 +148,7 @@ class DeviceTorchRuntime:
     def encode(self, pixels: NDArray[np.uint8]) -> TorchArray:
         """Pixels (N, H, W, 3) to embeddings (N, E) on the device."""
         assert self._encoder is not None, "this captioner was built without its encoder"
-        with self._device.use(self._vision):
+        with self._device.use(self._vision), attention_without_plans(self._device.torch_device):
             embeddings = self._encoder(self._device.upload(pixels))
             return TorchArray.computed(self._context, embeddings, self._vision)
 
@@ -151,7 +157,7 @@ class DeviceTorchRuntime:
         """Embeddings (N, E) to visual tokens (N, P, W) on the device."""
         if not isinstance(embeddings, TorchArray):
             embeddings = TorchArray(self._context, [np.asarray(embeddings)])
-        with self._device.use(self._vision):
+        with self._device.use(self._vision), attention_without_plans(self._device.torch_device):
             tokens = self._mapper(embeddings.on(self._vision).to(self._dtype))
             return TorchArray.computed(self._context, tokens, self._vision)
 

@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from altogether_rt.model.encoder import Encoder
 from altogether_rt.runtime.torch.device.packed_blocks import pack_mapper
 from altogether_rt.runtime.torch.device.packed_encoder import pack_encoder
 from altogether_rt.runtime.torch.device.packing import Packing
 
-__all__ = ["device_encoder", "device_mapper"]
+__all__ = ["attention_without_plans", "device_encoder", "device_mapper"]
 
 _LOG = logging.getLogger(__name__)
+#: What `F.scaled_dot_product_attention` may run on a GPU.
+_ATTENTION = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 #: Pixels (N, H, W, 3) to embeddings, or embeddings to visual tokens, both in the type of the step.
 Computed = Callable[[Tensor], Tensor]
+
+
+def attention_without_plans(device: torch.device) -> AbstractContextManager[None]:
+    """Inside the context, attention on a GPU is not cuDNN's.
+
+    That is no faster at these sizes and plans for every number of images anew, which takes tens of
+    milliseconds of the thread that begins steps; batches have any number of images.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    context: AbstractContextManager[None] = sdpa_kernel(_ATTENTION)
+    return context
 
 
 def device_encoder(encoder: nn.Module, packing: Packing) -> Computed:

@@ -123,8 +123,19 @@ def _compile(
         each: "constexpr" if each in values else pointers[each] for each in kernel.arg_names
     }
     built = compile_kernel(
-        ASTSource(kernel, signature, dict(values)),
+        ASTSource(kernel, signature, dict(values), _alignment(kernel, signature)),
         target=GPUTarget("cuda", sm, 32),
         options={"num_warps": warps, "enable_fp_fusion": True},
     )
     return CompiledKernel(name, sm, built.asm["cubin"], built.metadata.shared)
+
+
+def _alignment(kernel: Any, signature: Mapping[str, str]) -> dict[tuple[int], list[list[Any]]]:
+    """What Triton finds out when a kernel is started, without which other code is built: arrays
+    begin at multiples of 16 bytes, and slots are a multiple of 16 numbers apart."""
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    for index, each in enumerate(kernel.params):
+        aligned = signature[each.name].startswith("*") or each.name == "slot_stride"
+        if aligned and not each.do_not_specialize_on_alignment:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return attributes

@@ -26,10 +26,11 @@ from altogether_rt.runtime.torch.kernels.slots import (
     token_bucket,
 )
 
-__all__ = ["BLOCK_TOKENS", "WARPS", "attend", "attend_constants", "store", "store_constants"]
+__all__ = ["WARPS", "attend", "attend_constants", "store", "store_constants"]
 
-#: Cached tokens that a program reads at once.
-BLOCK_TOKENS = 64
+#: Numbers of cached keys that a program reads at once, and tokens at most: with twice as many, half
+#: as many programs fit on a multiprocessor.
+_BLOCK_NUMBERS, _BLOCK_TOKENS = 4096, 64
 #: Warps of a program of each kernel.
 WARPS = {"attend": 4, "store": 1}
 #: The smallest side of a matrix product on tensor cores.
@@ -48,11 +49,12 @@ def attend_constants(
     queries = max_tokens * heads.group
     products = queries > 1
     side = _MIN_SIDE if products else 1
+    width = _padded(heads.head_dim)
     return {
         **_of_heads(heads, stored, rotary),
         "QUERIES": max(side, triton.next_power_of_2(queries)),
         "TOKENS": max(side, triton.next_power_of_2(max_tokens)),
-        "BLOCK": BLOCK_TOKENS,
+        "BLOCK": max(_MIN_SIDE, min(_BLOCK_NUMBERS // width, _BLOCK_TOKENS)),
         "PRODUCTS": products,
     }
 
@@ -75,11 +77,16 @@ def _of_heads(
         "HEADS": heads.heads,
         "KV_HEADS": heads.kv_heads,
         "D": heads.head_dim,
-        "PADDED_D": max(_MIN_SIDE, triton.next_power_of_2(heads.head_dim)),
+        "PADDED_D": _padded(heads.head_dim),
         "ROTARY": rotary,
         "MAX": MAX_VALUE.get(stored, 0.0),
         "MIN": MIN_SCALE,
     }
+
+
+def _padded(head_dim: int) -> int:
+    size: int = triton.next_power_of_2(head_dim)
+    return max(_MIN_SIDE, size)
 
 
 def attend(

@@ -43,23 +43,34 @@ def _kept(x, TYPE: tl.constexpr, MAX: tl.constexpr, MIN: tl.constexpr):
     return x.to(TYPE), scales
 
 
+# Of one query (M is 1) sums are over two dimensions and scales beside one: with three, or with
+# scales beside two, a program takes so many registers that few fit on a multiprocessor.
 @triton.jit
-def _scores(q, k, PRODUCTS: tl.constexpr):
-    """q (M, PADDED_D) times k (N, PADDED_D), which may be kept in eight bits: float32 (M, N)."""
+def _scores(q, k, scales, SCALED: tl.constexpr, PRODUCTS: tl.constexpr):
+    """q (M, PADDED_D) times k (N, PADDED_D), whose vectors have scales (N,): float32 (M, N)."""
     if PRODUCTS:
         s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
+        if SCALED:
+            s = s * scales[None, :]
     else:
-        s = tl.sum(q[:, None, :].to(tl.float32) * k[None, :, :].to(tl.float32), 2)
+        each = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1)
+        if SCALED:
+            each = each * scales
+        s = each[None, :]
     return s
 
 
 @triton.jit
-def _mixed(p, v, TYPE: tl.constexpr, PRODUCTS: tl.constexpr):
-    """Weights p (M, N) times v (N, PADDED_D), as a product in TYPE: float32 (M, PADDED_D)."""
+def _mixed(p, v, scales, SCALED: tl.constexpr, TYPE: tl.constexpr, PRODUCTS: tl.constexpr):
+    """Weights p (M, N) times v (N, PADDED_D), whose vectors have scales (N,): float32
+    (M, PADDED_D); as a product in TYPE."""
     if PRODUCTS:
+        if SCALED:
+            p = p * scales[None, :]
         m = tl.dot(p.to(TYPE), v.to(TYPE), input_precision="ieee")
     else:
-        m = tl.sum(p[:, :, None] * v[None, :, :].to(tl.float32), 1)
+        weights = (tl.sum(p, 0) * scales)[:, None] if SCALED else tl.trans(p)
+        m = tl.sum(weights * v.to(tl.float32), 0)[None, :]
     return m
 
 
@@ -112,7 +123,8 @@ def attend_kernel(
     if MAX != 0:
         tl.store(KEY_SCALES + lines + past + flat, k_scales, mask=flat < room)
         tl.store(VALUE_SCALES + lines + past + flat, v_scales, mask=flat < room)
-    s = _scores(q, k, PRODUCTS) * k_scales[None, :]
+    SCALED: tl.constexpr = MAX != 0
+    s = _scores(q, k, k_scales, SCALED, PRODUCTS)
     # Of a query beyond the row's tokens every key is hidden but the first, so that it stays finite.
     s = tl.where(
         (flat[None, :] <= token) & (flat[None, :] < tl.maximum(count, 1)), s, float("-inf")
@@ -120,7 +132,7 @@ def attend_kernel(
     highest = tl.max(s, 1)
     p = tl.exp2(s - highest[:, None])
     total = tl.sum(p, 1)
-    mixed = _mixed(p * v_scales[None, :], v, TYPE, PRODUCTS)
+    mixed = _mixed(p, v, v_scales, SCALED, TYPE, PRODUCTS)
 
     past = tl.where(count > 0, past, 0)  # nothing is asked of an idle row
     for first in range(0, past, BLOCK):
@@ -129,18 +141,22 @@ def attend_kernel(
         lanes = cached[:, None] & in_head
         at = slot + t[:, None] * D + d
         keys = tl.load(KEYS + at, mask=lanes, other=0.0)
-        scores = _scores(q, keys, PRODUCTS)
-        if MAX != 0:
-            scores *= tl.load(KEY_SCALES + lines + t, mask=cached, other=0.0)[None, :]
+        values = tl.load(VALUES + at, mask=lanes, other=0.0)
+        if SCALED:
+            key_scales = tl.load(KEY_SCALES + lines + t, mask=cached, other=0.0)
+            value_scales = tl.load(VALUE_SCALES + lines + t, mask=cached, other=0.0)
+        else:
+            key_scales = 1.0
+            value_scales = 1.0
+        scores = _scores(q, keys, key_scales, SCALED, PRODUCTS)
         scores = tl.where(cached[None, :], scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 1))
         shrink = tl.exp2(highest - higher)
         weights = tl.exp2(scores - higher[:, None])
         total = total * shrink + tl.sum(weights, 1)
-        if MAX != 0:
-            weights *= tl.load(VALUE_SCALES + lines + t, mask=cached, other=0.0)[None, :]
-        values = tl.load(VALUES + at, mask=lanes, other=0.0)
-        mixed = mixed * shrink[:, None] + _mixed(weights, values, TYPE, PRODUCTS)
+        mixed = mixed * shrink[:, None] + _mixed(
+            weights, values, value_scales, SCALED, TYPE, PRODUCTS
+        )
         highest = higher
     base = OUT + (start + token).to(tl.int64) * (HEADS * D) + (head * GROUP + m % GROUP) * D
     tl.store(base + d, (mixed / total[:, None]).to(OUT.dtype.element_ty), mask=asked)

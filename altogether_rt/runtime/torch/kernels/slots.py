@@ -24,6 +24,7 @@ __all__ = [
     "dequantize",
     "quantize",
     "rotation_table",
+    "round_as_kept",
     "token_bucket",
 ]
 
@@ -208,6 +209,11 @@ def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if dtype == torch.int8:
         scaled = torch.floor(scaled + 0.5)
     return scaled.to(dtype), scales
+
+
+def round_as_kept(x: Tensor, kept: CacheType) -> Tensor:
+    """What is read back of keys or values x (..., D), in the type of x."""
+    return x if kept == "same" else dequantize(*quantize(x, _QUANTIZED[kept])).to(x.dtype)
 
 
 def dequantize(x: Tensor, scales: Tensor | None) -> Tensor:

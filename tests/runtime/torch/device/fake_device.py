@@ -90,6 +90,7 @@ class FakeDevice:
         self._shared: dict[int, set[int]] = defaultdict(set)
         self._capturing = False
         self.captures = 0
+        self.replays = 0
         self.uploads = 0
         self.downloads = 0
         #: Of each copy to the host, when it was waited for: those begun after it.
@@ -156,7 +157,12 @@ class FakeDevice:
         finally:
             self._capturing = False
         self.captures += 1
-        return run
+
+        def replay() -> None:
+            self.replays += 1
+            run()
+
+        return replay
 
     def _operate(self, read: list[Tensor], written: list[Tensor]) -> None:
         stream, clock = self._current, self._seen_by(self._current)

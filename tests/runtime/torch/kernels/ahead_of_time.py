@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
+import triton
 
 from altogether_rt.runtime.torch.float8 import FLOAT8_SM
 from altogether_rt.runtime.torch.kernels import device_code
@@ -28,6 +33,25 @@ def test_kernels_build(heads: HeadLayout, rotary: bool, max_tokens: int, sm: int
     for kernel in compile_kernels(sm, heads, rotary=rotary, max_tokens=max_tokens):
         assert kernel.cubin[:4] == b"\x7fELF"
         assert kernel.shared_bytes <= MAX_SHARED_BYTES
+
+
+@pytest.mark.parametrize("heads", [OPT, HeadLayout(32, 32, 128)])
+@pytest.mark.parametrize("stored", [torch.float16, torch.int8, torch.float8_e4m3fn])
+def test_many_programs_of_a_decode_step_fit_on_a_multiprocessor(
+    stored: torch.dtype, heads: HeadLayout, tmp_path: Path
+) -> None:
+    """Attention waits for memory, so enough must be asked for at once: five programs of 128 threads
+    share the 65,536 registers if each thread has 96, and none of them is kept in memory."""
+    (kernel, _) = compile_kernels(90, heads, stored=stored)
+    (tmp_path / "attend.cubin").write_bytes(kernel.cubin)
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    said = subprocess.run(
+        [tool, "-res-usage", tmp_path / "attend.cubin"], capture_output=True, text=True, check=True
+    )
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said.stdout + said.stderr)
+    assert found is not None
+    registers, stack = map(int, found.groups())
+    assert (registers <= 96, stack) == (True, 0), registers
 
 
 def test_parts_of_an_array_need_no_kernel_of_their_own() -> None:

@@ -31,6 +31,11 @@ class CaptionedShards:
             )
         return shard
 
+    def url(self, name: str) -> str | None:
+        """The path or URL of a shard; None if there is none of this name."""
+        shard = self.by_name.get(name)
+        return None if shard is None else shard.url
+
     def stamp(self, name: str) -> str:
         """What changes when the shard's content changes."""
         shard = self.find(name)

@@ -31,6 +31,10 @@ class Layout(ABC):
         """What changes when something besides the captions changes that is read for a shard."""
         return None
 
+    def input_of(self, shard: str) -> str | None:
+        """The path or URL of what is read for a shard besides the captions, if anything is."""
+        return None
+
     @abstractmethod
     def write(
         self, shard: str, records: Iterable[CaptionRecord], file: BinaryIO, counts: ExportCounts

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.shards.storage import is_same_file
 from altogether_rt.data.sinks.shards.store import OutputStore
 from altogether_rt.errors import AltogetherError
 from altogether_rt.publishing.counts import ExportCounts
@@ -25,6 +26,7 @@ __all__ = ["ExportSummary", "export_rows", "export_shards"]
 
 #: Hidden, so that no reader of the layout takes its files for data.
 _STATE: Final = ".export"
+_SETTINGS: Final = f"{_STATE}/settings.json"
 
 #: Told after each shard.
 Advance = Callable[[], object]
@@ -71,8 +73,10 @@ def export_shards(
 
     A shard that cannot be read or written is counted, and the others are not affected. overwrite:
     take no shard as done. spool: for inputs that are not on this machine. Raises AltogetherError if
-    `out` holds an export with other settings.
+    `out` holds an export with other settings, or the export would replace what it reads or, without
+    `overwrite`, what no export wrote.
     """
+    _check_targets(run, out, layout, overwrite)
     _check_settings(out, layout.settings(), overwrite)
     summary = ExportSummary(unfinished=run.num_unfinished)
     written: dict[str, str] = {}
@@ -103,9 +107,11 @@ def export_rows(
 ) -> ExportSummary:
     """Write the rows of all shards into one file of JSON lines, which appears when it is whole.
 
-    Raises AltogetherError if a shard cannot be read.
+    Raises AltogetherError if a shard cannot be read, or if the file is one of them.
     """
     summary = ExportSummary(unfinished=run.num_unfinished)
+    for _, source in run.shards():
+        _check_not_read(joined(out, name), joined(run.store, source))
     made_with = run.made_with()
     with out.new_file(name) as file:
         for shard, source in run.shards():
@@ -161,8 +167,34 @@ def _former(out: OutputStore, state: str, inputs: list[Any]) -> dict[str, Any] |
     return report if report.get("inputs") == inputs and "note" in report else None
 
 
+def _check_targets(run: CaptionRun, out: OutputStore, layout: Layout, overwrite: bool) -> None:
+    """Refuse to replace what is read and, where an export begins, what is there already."""
+    begins = not overwrite and out.read(_SETTINGS) is None
+    there = set(out.all_files()) if begins else set()
+    found = Problems()
+    for shard, source in run.shards():
+        name = layout.file_name(shard)
+        for url in (joined(run.store, source), layout.input_of(shard)):
+            if url is not None:
+                _check_not_read(joined(out, name), url)
+        if name in there:
+            found.add(name)
+    if found:
+        raise AltogetherError(
+            f"{out.url} holds files that no export wrote, and this one would replace them "
+            f"({found}): choose another folder, or replace them with --overwrite."
+        )
+
+
+def _check_not_read(target: str, url: str) -> None:
+    if is_same_file(target, url):
+        raise AltogetherError(
+            f"the export would replace {url}, which it reads: choose another folder."
+        )
+
+
 def _check_settings(out: OutputStore, settings: dict[str, Any], overwrite: bool) -> None:
-    name = f"{_STATE}/settings.json"
+    name = _SETTINGS
     data = json.dumps(settings, sort_keys=True).encode("utf-8") + b"\n"
     former = out.read(name)
     if former == data:

@@ -57,6 +57,9 @@ class ParquetLayout(Layout):
     def stamp(self, shard: str) -> str | None:
         return None if self.shards is None else self.shards.stamp(shard)
 
+    def input_of(self, shard: str) -> str | None:
+        return None if self.shards is None else self.shards.url(shard)
+
     def write(
         self, shard: str, records: Iterable[CaptionRecord], file: BinaryIO, counts: ExportCounts
     ) -> str | None:

@@ -40,6 +40,9 @@ class TarLayout(Layout):
     def stamp(self, shard: str) -> str | None:
         return self.shards.stamp(shard)
 
+    def input_of(self, shard: str) -> str | None:
+        return self.shards.url(shard)
+
     def write(
         self, shard: str, records: Iterable[CaptionRecord], file: BinaryIO, counts: ExportCounts
     ) -> str | None:

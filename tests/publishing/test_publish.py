@@ -293,3 +293,44 @@ def test_a_url_that_nothing_opens() -> None:
     pytest.importorskip("fsspec")
     with pytest.raises(AltogetherError, match="nosuch"):
         open_store("nosuch://bucket")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_export_never_replaces_what_it_reads(
+    tmp_path: Path, run: Path, shards: Path, spool: Spool, overwrite: bool
+) -> None:
+    """The tars that were captioned, also by another name of their folder, and the captions."""
+    (tmp_path / "link").symlink_to(shards)
+    before = content(shards), content(run)
+    folders = {shards: into_json(shards, spool), run: ParquetLayout()}
+    folders[tmp_path / "link"] = folders[tmp_path / "link/../in"] = folders[shards]
+    for folder, layout in folders.items():
+        with pytest.raises(AltogetherError, match=r"7\.\w+, which it reads: choose another"):
+            export_shards(
+                open_run(str(run)), open_store(folder), layout, spool, overwrite=overwrite
+            )
+    with pytest.raises(AltogetherError, match="which it reads"):
+        export_rows(open_run(str(run)), open_store(run / "val"), "8.parquet", spool)
+    assert (content(shards), content(run)) == before
+
+
+def test_an_export_into_the_store_that_it_reads(bucket: str, spool: Spool, run: Path) -> None:
+    store = open_store(f"{bucket}/run")
+    for name, data in content(run).items():
+        store.write(name, data)
+    with pytest.raises(AltogetherError, match="which it reads"):
+        export_shards(open_run(f"{bucket}/run"), store, ParquetLayout(), spool)
+    assert store.read("val/8.parquet") == content(run)["val/8.parquet"]
+
+
+def test_files_that_no_export_wrote_stay(tmp_path: Path, run: Path, spool: Spool) -> None:
+    out = tmp_path / "out"
+    (out / "val").mkdir(parents=True)
+    (out / "val/8.parquet").write_bytes(b"metadata of a downloader")
+    with pytest.raises(AltogetherError, match=r"no export wrote.*\(val/8\.parquet\).*--overwrite"):
+        export_shards(open_run(str(run)), open_store(out), ParquetLayout(), spool)
+    assert content(out) == {"val/8.parquet": b"metadata of a downloader"}
+    summary = export_shards(
+        open_run(str(run)), open_store(out), ParquetLayout(), spool, overwrite=True
+    )
+    assert summary.shards == 2 and (out / "val/8.parquet").read_bytes()[:4] == b"PAR1"

@@ -15,6 +15,7 @@ from altogether_rt.errors import AltogetherError, MissingDependencyError
 __all__ = [
     "etag_of",
     "file_system",
+    "is_same_file",
     "is_url",
     "local_path",
     "read_small",
@@ -53,6 +54,27 @@ def local_path(text: str) -> str | None:
         return text
     protocol, _, rest = text.partition("://")
     return rest if protocol.lower() in ("file", "local") else None
+
+
+def is_same_file(target: str, url: str) -> bool:
+    """Whether writing `target` by a rename would replace the file that `url` names.
+
+    Links are followed to what is read, and on the way to the folder that is written to. Raises as
+    `file_system` does.
+    """
+    written, read = local_path(target), local_path(url)
+    if written is not None and read is not None:
+        return _entry(written) in (_entry(read), os.path.realpath(read))
+    if written is not None or read is not None:
+        return False
+    (there, written), (here, read) = file_system(target), file_system(url)
+    return type(there) is type(here) and written == read
+
+
+def _entry(path: str) -> str:
+    """A path whose folder is the real one; the file itself may be a link."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def file_system(url: str) -> tuple[Any, str]:

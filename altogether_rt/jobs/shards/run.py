@@ -10,6 +10,7 @@ from functools import cached_property
 
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.base import Shard
+from altogether_rt.data.sinks.shards.foreign import check_outputs
 from altogether_rt.data.sinks.shards.output import WORK_FOLDER, clear_work, error_name
 from altogether_rt.data.sinks.shards.run_file import join_run, record_shards
 from altogether_rt.data.sinks.shards.stats import (
@@ -98,9 +99,10 @@ def plan_run(shards: Sequence[Shard], job: ShardJob, *, only_missing: bool = Fal
     """Open the output of a run and find what is done.
 
     only_missing: leave shards alone that are incomplete, or that failed. Raises AltogetherError if
-    the output belongs to another run.
+    the output belongs to another run, or captions would replace anything but captions.
     """
     store = open_store(job.out)
+    check_outputs(store, shards)
     join_run(store, job.run, overwrite=job.overwrite)
     record_shards(store, shards)
     there = set(store.all_files())

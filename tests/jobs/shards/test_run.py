@@ -349,3 +349,36 @@ def test_durable_rows_of_other_keys_are_not_used(shards: list[Shard], tmp_path: 
     assert [row["key"] for row in rows_of(out, "00000")] == [
         f"00001{number:04}" for number in range(NUM_SAMPLES)
     ]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_captions_never_replace_a_shard(tmp_path: Path, overwrite: bool) -> None:
+    """A Parquet shard has the name that its captions would have in the same folder."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    table = pyarrow.table({"image": [png(1)], "alt": ["alt 1"]})
+    parquet.write_table(table, folder / "00000.parquet")
+    before = files_of(folder)
+    (tmp_path / "link").symlink_to(folder)
+    for out in (folder, tmp_path / "link"):
+        job = job_for(out, open_shard=ShardReader(), overwrite=overwrite)
+        with pytest.raises(AltogetherError, match="would replace it: name another folder"):
+            plan_run([shard_of(folder / "00000.parquet")], job)
+    assert files_of(folder) == before and len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["00001.parquet", "00001_stats.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_captions_never_replace_what_a_downloader_left(
+    shards: list[Shard], name: str, overwrite: bool
+) -> None:
+    """img2dataset puts both beside its tars."""
+    folder = Path(shards[0].url).parent
+    (folder / name).write_bytes(b"{}")
+    with pytest.raises(AltogetherError, match=rf"are no captions.*\({name}\)") as caught:
+        plan_run(shards, job_for(folder, overwrite=overwrite))
+    assert str(caught.value).count(":") == 1
+    assert (folder / name).read_bytes() == b"{}" and not (folder / "_run.json").exists()
+    (folder / name).unlink()
+    assert caption(shards, job_for(folder)).shards == {"done": 3}
+    assert caption(shards, job_for(folder)).num_skipped == 3

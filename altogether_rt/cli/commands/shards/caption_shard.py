@@ -151,6 +151,7 @@ def _run(
     text: str, index: int | None, name: str | None, arguments: ShardArguments, run: RunOutput
 ) -> None:
     from altogether_rt.data.shards.listing import list_shards
+    from altogether_rt.data.sinks.shards.foreign import check_outputs
     from altogether_rt.data.sinks.shards.run_file import join_run
     from altogether_rt.data.sinks.shards.store import open_store
     from altogether_rt.jobs.shards.open import open_shard_engine
@@ -167,7 +168,9 @@ def _run(
     if name is not None:
         shard = dataclasses.replace(shard, name=name)
     captioner, job = arguments.resolve()
-    join_run(open_store(job.out), job.run, overwrite=job.overwrite)
+    store = open_store(job.out)
+    check_outputs(store, [shard])
+    join_run(store, job.run, overwrite=job.overwrite)
     results: list[ShardResult] = []
     with run.output.progress(shard.num_expected, "images", run.observers) as monitor:
         shown = Shown(0, 1, monitor, run.output)

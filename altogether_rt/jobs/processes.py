@@ -14,10 +14,9 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -27,10 +26,11 @@ from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.backlog import Backlog
 from altogether_rt.jobs.executor import Executor
+from altogether_rt.jobs.interrupts import sigint_blocked
 from altogether_rt.jobs.plan import CaptionPlan, Emit, Task, Tasks
 from altogether_rt.jobs.worker import READY, Failure, OpenCaptioner, serve
 
-__all__ = ["ProcessExecutor", "how_it_died", "sigint_blocked"]
+__all__ = ["ProcessExecutor", "how_it_died"]
 
 #: Tasks that one worker has at a time, besides four for each of its slots.
 _TASKS_READ = 32
@@ -264,14 +264,3 @@ class _Run:
         self._stack.callback(process.join)
         self._stack.callback(process.kill)
         self._workers[ours] = _Worker(number, process, ours)
-
-
-@contextmanager
-def sigint_blocked() -> Iterator[None]:
-    """What is started meanwhile never sees Ctrl-C; for this process it is only put off."""
-    resource_tracker.ensure_running()  # which would unblock it if the first worker started it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from altogether_rt.generation.engine import EngineStats
-from altogether_rt.jobs.processes import how_it_died, sigint_blocked
+from altogether_rt.jobs.interrupts import sigint_blocked
+from altogether_rt.jobs.processes import how_it_died
 from altogether_rt.jobs.shards.engine import OnResult, OnRows, ShardEngine
 from altogether_rt.jobs.shards.handout import Deaths, take_news
 from altogether_rt.jobs.shards.plan import ShardJob, ShardTask

@@ -1,10 +1,13 @@
 """Caption the same scenes in many ways and count the captions that differ: there should be none.
 
     python benchmarks/determinism.py [--bundle starter] [--num 5000] [--seed 2026]
+    python benchmarks/determinism.py --bundle CHECKPOINT --device cuda --num 1000 --out FILE
 
 Greedy and sampled: batches of 1, 7 and 32, shuffled input, one and three workers, and speculation
 on, off and auto, all compared with batches of 16 without speculation in input order. Workers are
-those of `altogether-rt caption`; everything else goes through the Python API. Writes
+those of `altogether-rt caption`; everything else goes through the Python API. On a GPU products of
+another number of rows may be rounded otherwise, so there a few captions may differ: how many is
+what is measured. Writes
 benchmarks/results/determinism.json; exits with 1 if anything differs. Ctrl-C ends it
 with the results so far.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -81,6 +85,7 @@ class Inputs:
     folder: Path
     num: int
     seed: int
+    device: str
 
     def requests(self, captioner: Captioner, order: Sequence[int]) -> Iterator[CaptionRequest]:
         """Requests in this order, read one by one to bound memory."""
@@ -97,7 +102,10 @@ def caption_in(setup: Setup, bundle: str, inputs: Inputs, temperature: float) ->
     if setup.shuffled:
         random.Random(1).shuffle(order)
     with Captioner.load(
-        bundle, num_slots=setup.batch_size, speculation=setup.speculation
+        bundle,
+        device=inputs.device,
+        num_slots=setup.batch_size,
+        speculation=setup.speculation,
     ) as captioner:
         params = captioner.params(temperature=temperature, top_p=TOP_P, seed=inputs.seed)
         captions = captioner.stream(inputs.requests(captioner, order), params)
@@ -113,6 +121,7 @@ def caption_in_workers(
     options = {
         "--alt": inputs.folder / "alts.jsonl",
         "--bundle": bundle,
+        "--device": inputs.device,
         "--out": out,
         "--workers": workers,
         "--temperature": temperature,
@@ -127,10 +136,12 @@ def caption_in_workers(
     return [tuple(row[key] for key in keys) for row in rows]  # type: ignore[misc]
 
 
-def measure(bundle: str, num: int, seed: int, table: dict[str, dict[str, Any]]) -> None:
+def measure(
+    bundle: str, device: str, num: int, seed: int, table: dict[str, dict[str, Any]]
+) -> None:
     """Fills the table: mismatches by kind of choice and setup."""
     with tempfile.TemporaryDirectory(prefix="determinism-") as work:
-        inputs = Inputs(Path(work) / "scenes", num, seed)
+        inputs = Inputs(Path(work) / "scenes", num, seed, device)
         for _ in write_scenes(inputs.folder, num, seed, "test"):
             pass
         out = Path(work) / "captions.jsonl"
@@ -164,19 +175,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--bundle", default="starter")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--num", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     table: dict[str, dict[str, Any]] = {}
     with suppress(KeyboardInterrupt):
-        measure(arguments.bundle, arguments.num, arguments.seed, table)
-    with Captioner.load(arguments.bundle) as captioner:
-        bundle_id = captioner.bundle_id
+        measure(arguments.bundle, arguments.device, arguments.num, arguments.seed, table)
+    with Captioner.load(arguments.bundle, device=arguments.device) as captioner:
+        bundle_id, ran_on = captioner.bundle_id, captioner.runtime.device
     result = {
-        "command": f"python benchmarks/determinism.py --bundle {arguments.bundle} "
-        f"--num {arguments.num} --seed {arguments.seed}",
-        "machine": describe_machine(),
+        "command": shlex.join(["python", *sys.argv]),
+        "machine": describe_machine(ran_on),
         "bundle": arguments.bundle,
         "bundle_id": bundle_id,
         "scenes": {"num": arguments.num, "seed": arguments.seed, "split": "test"},

@@ -201,7 +201,7 @@ def _starting_checkpoint(
     if init is None:
         yield None
         return
-    from altogether_rt.importing.bundle import checkpoint_folder
+    from altogether_rt.artifacts.bundle import find_source
     from altogether_rt.train.folder import run_folder
     from altogether_rt.train.snapshot import checkpoint_of
 
@@ -209,4 +209,8 @@ def _starting_checkpoint(
         if not run_folder(init).is_dir():  # an unfinished run looks like an id on the hub
             init = stack.enter_context(checkpoint_by_name(init, output, download=download))
         source = stack.enter_context(checkpoint_of(init, output.note))
-        yield stack.enter_context(checkpoint_folder(source, output.note))
+        if find_source(source) is not None:  # a bundle's graphs are read with the extra `export`
+            from altogether_rt.importing.bundle import checkpoint_folder
+
+            source = stack.enter_context(checkpoint_folder(source, output.note))
+        yield source

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,19 @@ def test_only_the_option_recipe_is_shown(tmp_path: Path, trained: list[TrainReci
     assert both.exit_code == 2
     assert "give --recipe alone" in both.stderr
     assert trained == []
+
+
+def test_a_checkpoint_to_start_from_needs_nothing_of_the_extra_export(tmp_path: Path) -> None:
+    """The extra `train` brings no onnx, which a bundle is read with and a checkpoint is not."""
+    pytest.importorskip("torch", reason="needs the extra train")
+    (tmp_path / "config.json").write_text("{}")
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(['onnx', 'onnxruntime', 'onnxscript']);"
+        "import altogether_rt.train.run; from altogether_rt.cli.main import app;"
+        "altogether_rt.train.run.train = lambda *_, init, **options: print('from', init);"
+        "app()"
+    )
+    for init, said in ((tmp_path, f"from {tmp_path}"), ("starter", "train needs onnx")):
+        command = [sys.executable, "-c", code, "train", "--init", init, "--out", tmp_path / "out"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert said in done.stdout + done.stderr

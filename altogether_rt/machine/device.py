@@ -29,6 +29,7 @@ __all__ = [
     "check_onnxruntime_gpu",
     "check_providers",
     "check_tensorrt",
+    "driver_problem",
     "find_gpu",
     "has_module",
     "installed_version",
@@ -97,12 +98,20 @@ def find_gpu(device: Device, instead: str = "use --device cpu") -> gpu.Gpu:
 
 def check_driver() -> None:
     """Raise AltogetherError if the driver is too old for the CUDA that packages are built for."""
-    supported = gpu.find_gpus().cuda_version
-    if supported is not None and int(supported.partition(".")[0]) < CUDA_MAJOR:
-        raise AltogetherError(
-            f"the NVIDIA driver supports CUDA up to {supported}, but CUDA {CUDA_MAJOR} is needed: "
-            "update the driver."
-        )
+    problem = driver_problem(gpu.find_gpus())
+    if problem is not None:
+        raise AltogetherError(f"{problem}.")
+
+
+def driver_problem(report: gpu.GpuReport, major: int = CUDA_MAJOR) -> str | None:
+    """Why the driver cannot run what is built for CUDA `major`; None if it can, or is not known."""
+    supported = report.cuda_version
+    if supported is None or int(supported.partition(".")[0]) >= major:
+        return None
+    return (
+        f"the NVIDIA driver supports CUDA up to {supported}, but CUDA {major} is needed: "
+        "update the driver"
+    )
 
 
 def check_onnxruntime_gpu() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
+import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.machine.cpuinfo import CPUINFO, cpu_features, read_cpuinfo
 from altogether_rt.machine.device import (
     check_onnxruntime_gpu,
+    driver_problem,
     has_module,
     installed_version,
     onnxruntime_providers,
@@ -24,6 +26,7 @@ from altogether_rt.machine.limits import MachineLimits
 from altogether_rt.machine.torch_gpu import kernels_problem, torch_problem
 
 __all__ = [
+    "CHECKPOINT_PACKAGES",
     "Ability",
     "Machine",
     "Processor",
@@ -33,7 +36,12 @@ __all__ = [
 ]
 
 _DISTRIBUTION = "altogether-rt"
+_ABSENT, _NEEDED = " is not installed", " is needed"  # how sentences of missing packages end
 _WITH_TORCH, _WITH_ONNX = "caption on a GPU with PyTorch", "caption on a GPU with ONNX Runtime"
+#: Of the extra `train`, what a checkpoint is opened and trained with. The extra's other packages
+#: serve some encoders, and logs for TensorBoard, which training does without where it is missing.
+CHECKPOINT_PACKAGES = ("torch", "safetensors", "open-clip-torch")
+_EXPORT_PACKAGES = (*CHECKPOINT_PACKAGES, "onnx", "onnxruntime", "onnxscript")
 _FAST_INT8 = {"AVX-VNNI", "AVX512-VNNI", "AMX-INT8", "ARM dot product", "ARM I8MM"}
 
 
@@ -120,29 +128,42 @@ def _on_gpu(gpu: GpuReport, abilities: Mapping[str, Ability]) -> str:
 
 def _abilities(gpu: GpuReport) -> Iterator[Ability]:
     yield _starter()
-    yield _from_packages("caption on the processor", "cpu", _missing_for_cpu())
+    checkpoints = missing_packages("train", CHECKPOINT_PACKAGES)
+    yield _from_packages("caption on the processor with ONNX Runtime", "cpu", _missing_for_cpu())
+    yield _from_packages("caption on the processor with PyTorch", "train", checkpoints)
     no_gpu = [] if gpu.problem is None else [gpu.problem]
-    yield _from_packages(_WITH_ONNX, "gpu", [*no_gpu, *_missing_for_cuda()])
-    no_torch = torch_problem()
-    without = missing_packages("train") or ([] if no_torch is None else [no_torch])
+    old_driver = driver_problem(gpu)
+    no_cuda = [*no_gpu, *([] if old_driver is None else [old_driver])]
+    yield _from_packages(_WITH_ONNX, "gpu", [*no_cuda, *_missing_for_cuda()])
+    no_torch = torch_problem(gpu)
+    without = checkpoints or ([] if no_torch is None else [no_torch])
     yield _from_packages(_WITH_TORCH, "train", [*no_gpu, *without])
-    packages = [
-        line
-        for line in missing_packages("tensorrt")
-        # Either of the two modules is enough.
-        if not (line.startswith("tensorrt-rtx ") and has_module("tensorrt"))
-    ]
-    yield _from_packages("caption on a GPU with TensorRT", "tensorrt", [*no_gpu, *packages])
-    yield _from_packages("train, import, init", "train", missing_packages("train"))
-    yield _from_packages("export", "export", missing_packages("export"))
+    yield _from_packages(
+        "caption on a GPU with TensorRT", "tensorrt", [*no_cuda, *_missing_for_tensorrt()]
+    )
+    yield _from_packages("train, import weights, init", "train", checkpoints)
+    logs = missing_packages("train", ("tensorboard",))
+    yield _from_packages("log training for TensorBoard", "train", logs)
+    export = missing_packages("export", _EXPORT_PACKAGES)
+    yield _from_packages("export, import bundles", "export", export)
     yield _from_packages("read HEIC images", "heic", missing_packages("heic"))
 
 
 def _from_packages(name: str, extra: str, missing: Sequence[str]) -> Ability:
-    advice = ""
-    if any("is not installed" in line or "is needed" in line for line in missing):
-        advice = f"pip install 'altogether-rt[{extra}]'"
+    to_install = [line for line in missing if line.endswith((_ABSENT, _NEEDED))]
+    advice = f"pip install 'altogether-rt[{extra}]'" if to_install else ""
+    if extra == "export" and installed_version("onnxruntime-gpu") is not None:
+        # The extra would install onnxruntime beside it, and each overwrites the other's module.
+        advice = " ".join(["pip install", *_by_name(extra, to_install)]) if to_install else ""
     return Ability(name, extra, tuple(missing), advice)
+
+
+def _by_name(extra: str, missing: Sequence[str]) -> Iterator[str]:
+    """The requirements that `missing` is about, quoted for a shell."""
+    absent = {line.partition(" ")[0] for line in missing}
+    for name, min_version in _requirements(extra):
+        if name in absent:
+            yield f"'{name}>={min_version}'"
 
 
 def _starter() -> Ability:
@@ -157,7 +178,13 @@ def _starter() -> Ability:
 
 
 def _missing_for_cpu() -> list[str]:
-    other = installed_version("onnxruntime-gpu")
+    cpu, other = installed_version("onnxruntime"), installed_version("onnxruntime-gpu")
+    if cpu is not None and other is not None:
+        return [
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: run "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'altogether-rt[cpu]', "
+            "and use another environment for a GPU"
+        ]
     if other is not None:
         return [
             f"onnxruntime-gpu {other} is installed instead of onnxruntime: use another "
@@ -174,19 +201,44 @@ def _missing_for_cuda() -> list[str]:
     except AltogetherError as error:
         return [str(error).rstrip(".")]
     # A build of one's own need not be called onnxruntime-gpu.
-    return [line for line in missing_packages("gpu") if line != "onnxruntime-gpu is not installed"]
+    return [line for line in missing_packages("gpu") if line != f"onnxruntime-gpu{_ABSENT}"]
 
 
-def missing_packages(extra: str) -> list[str]:
-    """A sentence for each package of an extra that is not installed or too old."""
+def _missing_for_tensorrt() -> list[str]:
+    missing = missing_packages("tensorrt")
+    if has_module("tensorrt"):  # either of the two modules is enough
+        return [line for line in missing if not line.startswith("tensorrt-rtx ")]
+    if not missing or (sys.platform, platform.machine()) == ("linux", "x86_64"):
+        return missing
+    # The extra is empty here: installing it would bring nothing.
+    return [
+        "the extra tensorrt is for Linux on x86-64 only: install NVIDIA's own tensorrt and "
+        "cuda-python"
+    ]
+
+
+def missing_packages(extra: str, only: Collection[str] | None = None) -> list[str]:
+    """A sentence for each package of an extra that is not installed or too old.
+
+    only: leave out packages that are not among these.
+    """
     missing = []
     for name, min_version in _requirements(extra):
+        if only is not None and name not in only:
+            continue
         version = installed_version(name)
         if version is None:
-            missing.append(f"{name} is not installed")
+            if not _is_provided(name):
+                missing.append(f"{name}{_ABSENT}")
         elif _numbers(version) < _numbers(min_version):
-            missing.append(f"{name} {version} is too old: {min_version} is needed")
+            missing.append(f"{name} {version} is too old: {min_version}{_NEEDED}")
     return missing
+
+
+def _is_provided(name: str) -> bool:
+    """Whether the module of `name` is there: from onnxruntime-gpu, or a build of one's own."""
+    modules = {"onnxruntime": "onnxruntime", "cuda-python": "cuda.bindings"}
+    return name in modules and has_module(modules[name])
 
 
 def _requirements(extra: str) -> Iterator[tuple[str, str]]:

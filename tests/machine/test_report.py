@@ -10,77 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.cli.main import app
 from altogether_rt.errors import BundleError
-from altogether_rt.machine import device as device_module
 from altogether_rt.machine import report as machine_module
 from altogether_rt.machine import torch_gpu
-from altogether_rt.machine.gpu import find_gpus
 from altogether_rt.machine.limits import MachineLimits, read_limits
 from altogether_rt.machine.report import examine, missing_packages, read_processor
-from tests.machine.fake_driver import FakeDriver
+from tests.machine.pretended import ALL, abilities, doctor, pretend
 
 pytestmark = pytest.mark.lean
-
-DECLARED = [
-    "numpy>=1.26",
-    'onnxruntime>=1.32; extra == "cpu"',
-    'onnxruntime-gpu[cuda,cudnn]>=1.31; extra == "gpu"',
-    'tensorrt-rtx>=1.7; extra == "tensorrt"',
-    'cuda-python>=13; extra == "tensorrt"',
-    'torch>=2.9; extra == "train"',
-    'safetensors; extra == "train"',
-    'altogether-rt[train]; extra == "export"',
-    'onnx>=1.20; extra == "export"',
-    'pillow-heif>=1.0; extra == "heic"',
-]
-ALL = {
-    "onnxruntime": "1.32.0",
-    "tensorrt-rtx": "1.7.1.116",
-    "cuda-python": "13.0.1",
-    "torch": "2.13.0+cpu",
-    "safetensors": "0.8",
-    "onnx": "1.23.2",
-    "pillow-heif": "1.0",
-}
-
-
-def pretend(
-    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], *sms: int, driver: bool = True
-) -> None:
-    report = find_gpus(lambda name: FakeDriver(sms))
-    if not driver:
-
-        def load(name: str) -> FakeDriver:
-            raise OSError(name)
-
-        report = find_gpus(load)
-    monkeypatch.setattr(machine_module, "find_gpus", lambda: report)
-    monkeypatch.setattr(importlib.metadata, "requires", lambda name: DECLARED)
-    for module in (machine_module, device_module, torch_gpu):
-        monkeypatch.setattr(module, "installed_version", versions.get)
-        monkeypatch.setattr(module, "has_module", lambda name: name in _modules(versions))
-    providers = ("cpu", "cuda") if "onnxruntime-gpu" in versions else ("cpu",)
-    monkeypatch.setattr(device_module, "onnxruntime_providers", lambda: providers)
-
-
-def _modules(versions: dict[str, str]) -> set[str]:
-    return {"onnxruntime"} if {"onnxruntime", "onnxruntime-gpu"} & set(versions) else set()
-
-
-def doctor(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["doctor", *arguments])
-
-
-def abilities(result: Result) -> dict[str, tuple[bool, str, str]]:
-    data = json.loads(result.stdout)
-    return {
-        each["name"]: (each["ready"], "; ".join(each["missing"]), each["advice"])
-        for each in data["abilities"]
-    }
 
 
 def test_a_machine_that_has_all_but_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +30,11 @@ def test_a_machine_that_has_all_but_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     ready = {name for name, (is_ready, _, _) in found.items() if is_ready}
     assert ready == {
         "the starter bundle",
-        "caption on the processor",
-        "train, import, init",
-        "export",
+        "caption on the processor with ONNX Runtime",
+        "caption on the processor with PyTorch",
+        "train, import weights, init",
+        "log training for TensorBoard",
+        "export, import bundles",
         "read HEIC images",
     }
     assert "there is no NVIDIA driver" in found["caption on a GPU with TensorRT"][1]
@@ -102,9 +45,12 @@ def test_a_machine_that_has_all_but_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_is_not_installed_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, {"torch": "2.8.1+cu128", "safetensors": "0.1"}, 89)
+    old = {"torch": "2.8.1+cu128", "safetensors": "0.1", "open-clip-torch": "3.3.0"}
+    pretend(monkeypatch, old, 89)
+    monkeypatch.setattr(machine_module.sys, "platform", "linux")
+    monkeypatch.setattr(machine_module.platform, "machine", lambda: "x86_64")
     found = abilities(doctor("--json"))
-    assert found["caption on the processor"] == (
+    assert found["caption on the processor with ONNX Runtime"] == (
         False,
         "onnxruntime is not installed",
         "pip install 'altogether-rt[cpu]'",
@@ -119,10 +65,11 @@ def test_what_is_not_installed_has_its_command(monkeypatch: pytest.MonkeyPatch) 
         "tensorrt-rtx is not installed; cuda-python is not installed",
         "pip install 'altogether-rt[tensorrt]'",
     )
-    assert found["train, import, init"][1] == "torch 2.8.1+cu128 is too old: 2.9 is needed"
-    assert found["export"] == (
+    assert found["train, import weights, init"][1] == "torch 2.8.1+cu128 is too old: 2.9 is needed"
+    assert found["export, import bundles"] == (
         False,
-        "torch 2.8.1+cu128 is too old: 2.9 is needed; onnx is not installed",
+        "torch 2.8.1+cu128 is too old: 2.9 is needed; onnx is not installed; "
+        "onnxruntime is not installed",
         "pip install 'altogether-rt[export]'",
     )
     assert found["read HEIC images"][2] == "pip install 'altogether-rt[heic]'"
@@ -136,7 +83,7 @@ def test_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["caption on a GPU with TensorRT"][0]
     assert (
         "onnxruntime-gpu 1.31.1 is installed instead of onnxruntime"
-        in (found["caption on the processor"][1])
+        in (found["caption on the processor with ONNX Runtime"][1])
     )
     data = json.loads(doctor("--json").stdout)
     assert [gpu["sm"] for gpu in data["gpu"]["gpus"]] == [89, 121]
@@ -144,7 +91,7 @@ def test_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "for CUDA up to 13.1" in text
     assert "Fake 1, compute capability 12.1, 25.8 GB" in text
     assert "ready    caption on a GPU with TensorRT" in text
-    assert "missing  caption on the processor: onnxruntime-gpu 1.31.1" in text
+    assert "missing  caption on the processor with ONNX Runtime: onnxruntime-gpu 1.31.1" in text
 
 
 def test_what_runs_on_a_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

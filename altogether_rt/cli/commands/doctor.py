@@ -11,7 +11,7 @@ import typer
 from altogether_rt import __version__
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.machine.limits import MachineLimits, read_limits
-from altogether_rt.machine.report import Machine, examine
+from altogether_rt.machine.report import Machine, Processor, examine
 
 __all__ = ["doctor_command"]
 
@@ -49,8 +49,7 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
             format_bytes(limits.memory_bytes)
             + (" (limit of the control group)" if limited else ""),
         )
-    speed = "fast at int8" if processor.fast_int8 else "no VNNI: int8 is slower"
-    yield "features", f"{', '.join(processor.features) or 'unknown'} ({speed})"
+    yield "features", _features(processor)
     if gpu.cuda_version is not None:
         yield "NVIDIA driver", f"for CUDA up to {gpu.cuda_version}"
     for each in gpu.gpus:
@@ -61,6 +60,13 @@ def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
     for name, version in machine.packages.items():
         providers = f" ({', '.join(machine.providers)})" if name.startswith("onnxruntime") else ""
         yield name, version + providers
+
+
+def _features(processor: Processor) -> str:
+    if not processor.features:  # the system does not say, or not in a way that is read
+        return "unknown"
+    speed = "fast at int8" if processor.fast_int8 else "no int8 dot products: int8 is slower"
+    return f"{', '.join(processor.features)} ({speed})"
 
 
 def _why_fewer(limits: MachineLimits) -> str:

@@ -114,7 +114,7 @@ def test_a_build_of_onnxruntime_of_ones_own_will_do(monkeypatch: pytest.MonkeyPa
 def test_an_empty_extra_is_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT for RTX has no wheels for ARM, so that the extra is empty there."""
     pretend(monkeypatch, {}, 121)
-    monkeypatch.setattr(machine_module.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
     said = abilities(doctor("--json"))["caption on a GPU with TensorRT"]
     assert "the extra tensorrt is for Linux on x86-64 only: install NVIDIA's own" in said[1]
     assert said[2] == ""

@@ -47,8 +47,8 @@ def test_a_machine_that_has_all_but_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_is_not_installed_has_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     old = {"torch": "2.8.1+cu128", "safetensors": "0.1", "open-clip-torch": "3.3.0"}
     pretend(monkeypatch, old, 89)
-    monkeypatch.setattr(machine_module.sys, "platform", "linux")
-    monkeypatch.setattr(machine_module.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     found = abilities(doctor("--json"))
     assert found["caption on the processor with ONNX Runtime"] == (
         False,

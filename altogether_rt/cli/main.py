@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, TextIO
 
@@ -46,6 +46,11 @@ class CommandGroup(TyperGroup):
         if isinstance(found, CommandGroup):
             return name, found, rest
         return name, load_command(self.prefix + args[0]), rest
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        if self.prefix:
+            self.epilog = _examples(self.prefix)
+        super().format_help(ctx, formatter)
 
 
 class RootGroup(CommandGroup):
@@ -92,11 +97,15 @@ def load_command(name: str) -> Any:
         add_completion=False, context_settings=_SETTINGS, pretty_exceptions_enable=False
     )
     own_name = name.rpartition(" ")[2]
-    single.command(own_name, epilog=_examples(spec.examples))(_import_function(name, spec))
+    single.command(own_name, epilog=_examples(name))(_import_function(name, spec))
     return typer.main.get_command(single)
 
 
-def _examples(lines: Iterable[str]) -> str:
+def _examples(name: str) -> str:
+    """What is shown below the help of a command, or of a group (`"scenes "`): one of each."""
+    from altogether_rt.cli.examples import EXAMPLES
+
+    lines = EXAMPLES.get(name) or [EXAMPLES[key][0] for key in COMMANDS if key.startswith(name)]
     return "\n\n".join(("Examples:", *lines))
 
 
@@ -183,7 +192,7 @@ def _placeholder() -> None:
 
 
 def _add_group(name: str) -> None:
-    """Add a command whose --help lists its sub-commands with an example of each."""
+    """Add a command whose --help lists its sub-commands."""
     spec, prefix = GROUPS[name], f"{name} "
     commands = {
         key.removeprefix(prefix): c for key, c in COMMANDS.items() if key.startswith(prefix)
@@ -192,8 +201,7 @@ def _add_group(name: str) -> None:
     group = typer.Typer(cls=kind, no_args_is_help=True, context_settings=_SETTINGS)
     for own_name, command in commands.items():
         group.command(own_name, help=command.summary)(_placeholder)
-    examples = _examples(command.examples[0] for command in commands.values())
-    app.add_typer(group, name=name, help=spec.summary, epilog=examples)
+    app.add_typer(group, name=name, help=spec.summary)
 
 
 for _name, _spec in COMMANDS.items():

@@ -1,7 +1,7 @@
 """Output of all commands: results to stdout; progress, notes and errors to stderr.
 
 Three modes: human (tables and sentences), `--json` (one JSON line on stdout) and
-`--quiet` (errors only). rich is imported only when it is needed.
+`--quiet` (errors only). What only tables or progress need is imported with them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from altogether_rt.monitoring.base import Level, Observer, Observers
 from altogether_rt.monitoring.display import ProgressMode, open_display
-from altogether_rt.monitoring.monitor import RunMonitor
 from altogether_rt.monitoring.text import format_duration, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from altogether_rt.monitoring.monitor import RunMonitor
 
     Human = Table | str | list[str]
 
@@ -112,6 +113,8 @@ class Output:
 
         observers: of this work alone, besides stderr and the log.
         """
+        from altogether_rt.monitoring.monitor import RunMonitor
+
         with RunMonitor(unit, self._observers.joined_by(observers), total=total) as monitor:
             yield monitor
 

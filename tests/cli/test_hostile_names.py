@@ -239,7 +239,7 @@ def test_a_bug_and_a_warning_in_a_process_of_its_own() -> None:
         "evil = eval(sys.argv.pop())\n"
         "def command(): warnings.warn(evil); raise RuntimeError(evil)\n"
         "m = types.ModuleType('stand_in'); m.command = command; sys.modules['stand_in'] = m\n"
-        "commands.COMMANDS['bench'] = commands.CommandSpec('stand_in:command', '', (), 'cpu')\n"
+        "commands.COMMANDS['bench'] = commands.CommandSpec('stand_in:command', '', 'cpu')\n"
         "sys.argv = ['altogether-rt', 'bench']; main.run()\n"
     )
     done = subprocess.run([sys.executable, "-c", code, repr(EVIL)], capture_output=True)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from altogether_rt import __version__
 from altogether_rt.cli import registry as commands
+from altogether_rt.cli.examples import EXAMPLES
 from altogether_rt.cli.main import app
 from altogether_rt.cli.registry import COMMANDS, GROUPS, CommandSpec
 from altogether_rt.errors import AltogetherError
@@ -33,7 +34,7 @@ def add_command(monkeypatch: pytest.MonkeyPatch) -> AddCommand:
         module = types.ModuleType("altogether_rt.cli.commands.stand_in")
         module.command = function  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        spec = CommandSpec(f"{module.__name__}:command", "Stands in.", ("altogether-rt x",), extra)
+        spec = CommandSpec(f"{module.__name__}:command", "Stands in.", extra)
         monkeypatch.setitem(commands.COMMANDS, name, spec)
 
     return add
@@ -50,11 +51,27 @@ def test_help_lists_every_command() -> None:
 def test_help_of_a_group_lists_its_commands_with_an_example_each(group: str) -> None:
     result = runner.invoke(app, [group, "--help"], terminal_width=200)
     assert result.exit_code == 0
-    for name, spec in COMMANDS.items():
+    for name in COMMANDS:
         if name.startswith(f"{group} "):
             assert f"│ {name.removeprefix(group).strip()} " in result.stdout
-            assert " ".join(spec.examples[0].split()) in " ".join(result.stdout.split())
+            assert " ".join(EXAMPLES[name][0].split()) in " ".join(result.stdout.split())
     assert runner.invoke(app, [group]).exit_code == 2
+
+
+def test_every_command_has_examples_which_are_imported_with_it_alone() -> None:
+    assert list(EXAMPLES) == list(COMMANDS)
+    for name, lines in EXAMPLES.items():
+        assert lines
+        first, _, second = name.partition(" ")
+        assert all(line.split()[:2] == ["altogether-rt", first] for line in lines)
+        assert not second or lines[0].split()[2] == second
+    code = (
+        "import sys; from altogether_rt.cli import main; print('altogether_rt.cli.examples' in {})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.format("sys.modules")], capture_output=True, text=True
+    )
+    assert done.stdout == "False\n"
 
 
 def test_every_command_of_a_group_has_its_group() -> None:
@@ -82,7 +99,7 @@ def test_command_gets_its_arguments_and_shows_its_examples(add_command: AddComma
     help_text = runner.invoke(app, ["bench", "-h"], terminal_width=120).stdout
     assert "What it does." in help_text
     assert "How many." in help_text
-    assert "altogether-rt x" in help_text
+    assert EXAMPLES["bench"][0] in help_text
     assert (
         "altogether-rt bench"
         in runner.invoke(app, ["bench", "-h"], prog_name="altogether-rt").stdout
@@ -176,7 +193,7 @@ def test_a_missing_package_names_its_extra(
 
 
 def test_a_module_of_ours_that_is_missing_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = CommandSpec("altogether_rt.cli.commands.absent:command", "", (), "cpu")
+    spec = CommandSpec("altogether_rt.cli.commands.absent:command", "", "cpu")
     monkeypatch.setitem(commands.COMMANDS, "bench", spec)
     assert isinstance(runner.invoke(app, ["bench"]).exception, ModuleNotFoundError)
 
@@ -186,7 +203,7 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
         "import sys, types; from altogether_rt.cli import main, registry as commands\n"
         "def command(): [print('x' * 1000) for _ in range(10_000)]\n"
         "m = types.ModuleType('stand_in'); m.command = command; sys.modules['stand_in'] = m\n"
-        "commands.COMMANDS['bench'] = commands.CommandSpec('stand_in:command', '', (), 'cpu')\n"
+        "commands.COMMANDS['bench'] = commands.CommandSpec('stand_in:command', '', 'cpu')\n"
         "sys.argv = ['altogether-rt', 'bench']; main.run()\n"
     )
     process = subprocess.Popen(
@@ -209,7 +226,7 @@ def test_closed_streams_and_narrow_encodings_end_no_run(redirect: str, encoding:
         "import sys, types; from altogether_rt.cli import main, registry as commands\n"
         "def command(): print('caf\\u00e9'); print('caf\\u00e9', file=sys.stderr)\n"
         "m = types.ModuleType('stand_in'); m.command = command; sys.modules['stand_in'] = m\n"
-        "commands.COMMANDS['bench'] = commands.CommandSpec('stand_in:command', '', (), 'cpu')\n"
+        "commands.COMMANDS['bench'] = commands.CommandSpec('stand_in:command', '', 'cpu')\n"
         "sys.argv = ['altogether-rt', 'bench']; main.run()\n"
     )
     done = subprocess.run(

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from altogether_rt.artifacts.files import write_whole
-from altogether_rt.cli.compare_report import show_report
 from altogether_rt.cli.output import Output, format_duration
+from altogether_rt.cli.tables.comparison import show_report
 from altogether_rt.comparison.design import Split
 from altogether_rt.comparison.questions import load_questions
 from altogether_rt.comparison.start import Started, StartOptions, start_study

@@ -115,8 +115,10 @@ def test_options_reach_the_captioner(
 ) -> None:
     seen: list[Any] = []
 
-    def resolve(bundle: str, *, device: str, dtype: str, allow_download: bool) -> Any:
-        seen.extend((bundle, device, dtype, allow_download))
+    def resolve(
+        bundle: str, *, device: str, dtype: str, kv_cache: str, allow_download: bool
+    ) -> Any:
+        seen.extend((bundle, device, dtype, kv_cache, allow_download))
         return resolve_captioner("starter")
 
     def load(resolved: Any, **options: Any) -> FakeCaptioner:
@@ -126,12 +128,12 @@ def test_options_reach_the_captioner(
     monkeypatch.setattr(opening, "resolve_captioner", resolve)
     monkeypatch.setattr(open_module, "open_captioner", load)
     arguments = (
-        "photos --bundle b --device cpu --dtype float16 --threads 2 --batch-size 5 "
+        "photos --bundle b --device cpu --dtype float16 --kv-cache int8 --threads 2 --batch-size 5 "
         "--temperature 0.5 --top-p 0.9 --max-new-tokens 6 --seed 3 --limit 1 --out new/o.jsonl "
         "--sidecar .caption"
     )
     assert caption(*arguments.split()).exit_code == 0
-    assert seen == ["b", "cpu", "float16", False, 2, 5]
+    assert seen == ["b", "cpu", "float16", "int8", False, 2, 5]
     (row,) = [json.loads(line) for line in Path("new/o.jsonl").read_text().splitlines()]
     assert row["params"] == {"max_new_tokens": 6, "temperature": 0.5, "top_p": 0.9, "seed": 3}
     assert Path("photos/a.caption").read_text() == row["caption"] + "\n"

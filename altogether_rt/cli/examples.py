@@ -19,6 +19,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "altogether-rt caption s3://bucket/shards/ --alt-key 'txt;json:caption' "
         "--out s3://bucket/captions --engine ray",
         "altogether-rt caption photos/ --alt-embedded alt --write-alt captioned/",
+        "altogether-rt caption photos/ --bundle my-checkpoint --device cuda --kv-cache int8",
         "altogether-rt caption photos/ --style alt --checks --sheet captions.html",
     ),
     "caption-shard": (

@@ -17,6 +17,9 @@ from altogether_rt.runtime.base import Array, Runtime, join_arrays, stack_arrays
 
 __all__ = ["MappedImage", "VisionStage"]
 
+#: Images that the encoder is given at once. More fill a GPU no better, and as long as they are put
+#: together no step is begun.
+_ENCODED_AT_ONCE = 64
 #: Bytes of embeddings remembered, should an image come again: 4096 pooled ones of the widest, or
 #: five of 1,024 patches.
 _BYTES_REMEMBERED = 16 << 20
@@ -144,7 +147,7 @@ class VisionStage:
                 missing[content] = request.pixels
         if missing:
             start_s = time.perf_counter()
-            encoded = self._runtime.encode(np.stack(list(missing.values())))
+            encoded = self._encode_images(list(missing.values()))
             self._stats.encode_s += time.perf_counter() - start_s
             for content, embedding in zip(missing, encoded, strict=True):
                 # Not a view, which would hold the batch.
@@ -153,3 +156,10 @@ class VisionStage:
                 )
                 self._recent.put(content, found[content])
         return found
+
+    def _encode_images(self, images: Sequence[NDArray[np.uint8]]) -> Array:
+        parts = [
+            self._runtime.encode(np.stack(images[start : start + _ENCODED_AT_ONCE]))
+            for start in range(0, len(images), _ENCODED_AT_ONCE)
+        ]
+        return parts[0] if len(parts) == 1 else join_arrays(parts)

@@ -120,7 +120,7 @@ def test_a_loss_of_precision_is_refused(folder: Path, monkeypatch: pytest.Monkey
     with pytest.raises(AltogetherError) as caught:
         resolve_captioner(folder, device="cuda", kv_cache="int8").open()
     assert str(caught.value).startswith("in float16 with a KV cache in int8 the ")
-    assert str(caught.value).endswith("is required: leave out --kv-cache.")
+    assert str(caught.value).endswith("is required: use --kv-cache auto.")
 
 
 def test_products_that_fail_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_where_fp8_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     assert refusal("cpu") == "float8 needs an NVIDIA GPU: use float32, or --device cuda."
     assert cache_refusal("cpu") == (
-        "float16 with a KV cache in int8 needs an NVIDIA GPU: leave out --kv-cache, or --device "
+        "float16 with a KV cache in int8 needs an NVIDIA GPU: use --kv-cache auto, or --device "
         "cuda."
     )
     assert refusal(kv_cache="int4") == (  # type: ignore[arg-type]

@@ -83,5 +83,5 @@ class Arithmetic:
     def instead(self, on_gpu: bool = True) -> str:
         """What to do where it cannot be used."""
         if self.float8 == "none":
-            return "leave out --kv-cache"
+            return "use --kv-cache auto"
         return "use float16" if on_gpu else "use float32"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from altogether_rt.cli.arguments import takes
 from altogether_rt.cli.output import Output
 from altogether_rt.cli.tables.evaluation import results_json, run_settings, show_results
 from altogether_rt.data.alts import read_alts
@@ -28,14 +30,17 @@ from altogether_rt.evaluation.report import Report, write_report
 __all__ = ["eval_command"]
 
 
-def eval_command(
+@dataclass(frozen=True, kw_only=True)
+class EvalArguments:
+    """The options, in the order of the help."""
+
     captions: Annotated[
         Path,
         typer.Argument(
             metavar="CAPTIONS",
             help="Rows of altogether-rt caption, or any JSON lines with file_name and caption.",
         ),
-    ],
+    ]
     references: Annotated[
         Path | None,
         typer.Argument(
@@ -43,21 +48,21 @@ def eval_command(
             help="JSON lines with file_name and references, or rounds (the last one is used), or a "
             "COCO captions file. Optional: some metrics need none.",
         ),
-    ] = None,
+    ] = None
     against: Annotated[
         Path | None,
         typer.Option(metavar="OTHER", help="Other captions of the same images, to compare with."),
-    ] = None,
+    ] = None
     alt: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Alt-texts, used instead of those in CAPTIONS."),
-    ] = None,
+    ] = None
     images: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR", help="Folder of the images, for the CLIP score and the report."
         ),
-    ] = None,
+    ] = None
     clip: Annotated[
         str | None,
         typer.Option(
@@ -65,84 +70,99 @@ def eval_command(
             help="Compute the CLIP score with this open_clip model: a name, a JSON file, "
             "hf-hub:org/repo or local-dir:path.",
         ),
-    ] = None,
+    ] = None
     clip_weights: Annotated[
         str | None,
         typer.Option(
             metavar="WEIGHTS", help="Weights of the CLIP model: open_clip's tag, or a file."
         ),
-    ] = None,
+    ] = None
     embeddings: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="Embeddings that caption --save-embeddings wrote, of the same CLIP.",
         ),
-    ] = None,
+    ] = None
     phrases: Annotated[
         bool, typer.Option(help="Noun phrases, if spaCy and its model are installed.")
-    ] = True,
+    ] = True
     spacy_model: Annotated[
         str, typer.Option(metavar="MODEL", help="The spaCy model for noun phrases.")
-    ] = DEFAULT_MODEL,
+    ] = DEFAULT_MODEL
     phrase_form: Annotated[
         PhraseForm, typer.Option(help="The form in which noun phrases are compared.")
-    ] = "lemmas",
+    ] = "lemmas"
     meteor: Annotated[
         bool, typer.Option(help="METEOR, if Java and pycocoevalcap are installed.")
-    ] = True,
+    ] = True
     missing_as_empty: Annotated[
         bool,
         typer.Option(
             "--missing-as-empty", help="Score error rows and missing captions as empty captions."
         ),
-    ] = False,
-    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    ] = False
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 2000
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0
     html: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", help="Write a report with plots and the best and worst captions."
         ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
-) -> None:
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
+
+
+@takes(EvalArguments)
+def eval_command(context: typer.Context, arguments: EvalArguments) -> None:
     """Evaluate captions with references, alt-texts and images.
 
     Every metric has a 95 % bootstrap interval over images. --against adds the paired differences to
     other captions of the same images. Error rows, captions without references and references
     without captions are counted and shown.
     """
-    output = Output(as_json=as_json, quiet=quiet)
+    output = Output(as_json=arguments.as_json, quiet=arguments.quiet)
+    html = arguments.html
     if html is not None and html.is_dir():
         raise AltogetherError(f"{html} is a folder: give a file for the report.")
-    table = None if alt is None else read_alts(alt)
-    known = None if references is None else read_references(references)
-    systems = [read_captions(path, table) for path in (captions, against) if path is not None]
-    root = images or _find_images(systems[0], references)
-    options = EvaluationOptions(meteor=meteor, missing_as_empty=missing_as_empty)
-    if phrases and known is not None:
-        try:
-            options.phrases = PhraseFinder(spacy_model, phrase_form)
-        except AltogetherError as error:
-            options.why_no_phrases = str(error)
-    if clip is not None:
-        options.clip = load_clip(clip, clip_weights, root, embeddings)
-    elif embeddings is not None or clip_weights is not None:
-        raise AltogetherError(
-            "--embeddings and --clip-weights are for the CLIP score: name its model (--clip)."
-        )
-    bootstrap = Bootstrap(num_resamples=resamples, seed=seed)
+    table = None if arguments.alt is None else read_alts(arguments.alt)
+    known = None if arguments.references is None else read_references(arguments.references)
+    paths = (arguments.captions, arguments.against)
+    systems = [read_captions(path, table) for path in paths if path is not None]
+    root = arguments.images or _find_images(systems[0], arguments.references)
+    options = _options(arguments, root, with_phrases=arguments.phrases and known is not None)
+    bootstrap = Bootstrap(num_resamples=arguments.resamples, seed=arguments.seed)
     evaluations = list(_evaluate(systems, known, options, output))
-    computed = results(evaluations[0], evaluations[1] if against else None, bootstrap)
-    settings = run_settings(bootstrap, options, clip, clip_weights)
+    computed = results(evaluations[0], evaluations[1] if arguments.against else None, bootstrap)
+    settings = run_settings(bootstrap, options, arguments.clip, arguments.clip_weights)
     if html is not None:
         write_report(Report(computed, settings, root), html)
     show_results(output, computed)
     output.result(results_json(computed, settings))
     if html is not None:
         output.note(f"Report: {html}")
+
+
+def _options(
+    arguments: EvalArguments, root: Path | None, *, with_phrases: bool
+) -> EvaluationOptions:
+    """What is computed. root: of the images. Raises AltogetherError if CLIP cannot be loaded."""
+    options = EvaluationOptions(
+        meteor=arguments.meteor, missing_as_empty=arguments.missing_as_empty
+    )
+    if with_phrases:
+        try:
+            options.phrases = PhraseFinder(arguments.spacy_model, arguments.phrase_form)
+        except AltogetherError as error:
+            options.why_no_phrases = str(error)
+    if arguments.clip is not None:
+        options.clip = load_clip(arguments.clip, arguments.clip_weights, root, arguments.embeddings)
+    elif arguments.embeddings is not None or arguments.clip_weights is not None:
+        raise AltogetherError(
+            "--embeddings and --clip-weights are for the CLIP score: name its model (--clip)."
+        )
+    return options
 
 
 def _evaluate(

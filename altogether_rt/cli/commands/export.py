@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from altogether_rt.cli.arguments import takes
 from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.downloads import Download, checkpoint_by_name
 from altogether_rt.cli.output import Output, format_bytes, format_duration
@@ -30,7 +32,10 @@ __all__ = ["export_command"]
 FIRST_SM_WITH_FP8 = 89
 
 
-def export_command(
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """The options, in the order of the help."""
+
     ckpt: Annotated[
         Path | None,
         typer.Option(
@@ -38,83 +43,91 @@ def export_command(
             "with the package; the folder of a training, OUT.training, for what it saved last; a "
             "name (see models); or an id on the hub."
         ),
-    ] = None,
-    target: Annotated[
-        str, typer.Option(help="Target to export for (--list-targets).")
-    ] = DEFAULT_TARGET,
+    ] = None
+    target: Annotated[str, typer.Option(help="Target to export for (--list-targets).")] = (
+        DEFAULT_TARGET
+    )
     out: Annotated[
         Path | None,
         typer.Option(help="Bundle folder to write. Default: ./CKPT-TARGET."),
-    ] = None,
+    ] = None
     calibration_images: Annotated[
         Path | None,
         typer.Option(
             help="Folder of images for calibration and for the comparison with torch. Default: "
             "drawn scenes."
         ),
-    ] = None,
+    ] = None
     calibration_alts: Annotated[
         Path | None,
         typer.Option(
             help="Alt-texts of those images, in a file such as `caption --alt` takes. Default: "
             "their file names, and texts such as people write."
         ),
-    ] = None,
+    ] = None
     sm: Annotated[
         str,
         typer.Option(
             metavar="SM,…",
             help="TensorRT targets: compile engines for these compute capabilities (89 means 8.9).",
         ),
-    ] = "",
+    ] = ""
     timing_cache: Annotated[
         Path | None, typer.Option(help="TensorRT timing cache to read and write; needs a GPU.")
-    ] = None,
-    allow_download: AllowDownload = False,
-    download: Download = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing bundle.")
-    ] = False,
+    ] = None
+    allow_download: AllowDownload = False
+    download: Download = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = (
+        False
+    )
     list_targets: Annotated[
         bool, typer.Option("--list-targets", help="List the targets and exit.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
-) -> None:
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
+
+    def checkpoint(self) -> Path:
+        """What is to be exported. Raises typer.BadParameter for options that need another."""
+        if self.ckpt is None:
+            raise typer.BadParameter(
+                "give the folder of a checkpoint or a bundle.", param_hint="--ckpt"
+            )
+        if self.calibration_alts is not None and self.calibration_images is None:
+            raise typer.BadParameter(
+                "give the folder of their images too (--calibration-images).",
+                param_hint="--calibration-alts",
+            )
+        return self.ckpt
+
+
+@takes(ExportArguments)
+def export_command(context: typer.Context, arguments: ExportArguments) -> None:
     """Export a checkpoint for a target, and compare every graph with the torch reference.
 
     If a graph differs by more than the target's recipe allows, no bundle is written.
     """
-    output = Output(as_json=as_json, quiet=quiet)
-    if list_targets:
+    output = Output(as_json=arguments.as_json, quiet=arguments.quiet)
+    if arguments.list_targets:
         _list_targets(output)
         return
-    if ckpt is None:
-        raise typer.BadParameter(
-            "give the folder of a checkpoint or a bundle.", param_hint="--ckpt"
-        )
-    if calibration_alts is not None and calibration_images is None:
-        raise typer.BadParameter(
-            "give the folder of their images too (--calibration-images).",
-            param_hint="--calibration-alts",
-        )
-    recipe = find_recipe(target)
-    out = out or Path(f"{ckpt.resolve().name}-{target}")
+    ckpt = arguments.checkpoint()
+    recipe = find_recipe(arguments.target)
+    out = arguments.out or Path(f"{ckpt.resolve().name}-{arguments.target}")
     start = time.monotonic()
 
     def report(message: str) -> None:
         output.note(f"[{format_duration(time.monotonic() - start)}] {message}")
 
     # Checked first: the export itself can take ten minutes.
-    compile_engines = _compiler(recipe, _parse_sms(sm), timing_cache, report)
+    compile_engines = _compiler(recipe, _parse_sms(arguments.sm), arguments.timing_cache, report)
     from altogether_rt.artifacts.bundle import BundleWriter
     from altogether_rt.export.from_checkpoint import export_checkpoint
     from altogether_rt.importing.bundle import checkpoint_folder
     from altogether_rt.train.snapshot import checkpoint_of
 
-    BundleWriter(out, overwrite=overwrite)
+    BundleWriter(out, overwrite=arguments.overwrite)
     with (
-        checkpoint_by_name(ckpt, output, download=download) as named,
+        checkpoint_by_name(ckpt, output, download=arguments.download) as named,
         checkpoint_of(named, report) as source,
         checkpoint_folder(source, report) as folder,
     ):
@@ -122,14 +135,14 @@ def export_command(
             folder,
             recipe,
             out,
-            calibration_images=calibration_images,
-            calibration_alts=calibration_alts,
-            overwrite=overwrite,
-            allow_download=allow_download,
+            calibration_images=arguments.calibration_images,
+            calibration_alts=arguments.calibration_alts,
+            overwrite=arguments.overwrite,
+            allow_download=arguments.allow_download,
             compile_engines=compile_engines,
             report=report,
         )
-    _show(bundle, out, target, time.monotonic() - start, output)
+    _show(bundle, out, arguments.target, time.monotonic() - start, output)
 
 
 def _parse_sms(text: str) -> tuple[int, ...]:

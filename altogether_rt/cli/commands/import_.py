@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from tokenizers import Tokenizer
 
+from altogether_rt.cli.arguments import takes
 from altogether_rt.cli.downloads import Download, checkpoint_by_name
 from altogether_rt.cli.output import Output
 from altogether_rt.config import CaptionerConfig
@@ -18,7 +20,10 @@ from altogether_rt.hub.names import find_name
 __all__ = ["import_command"]
 
 
-def import_command(
+@dataclass(frozen=True, kw_only=True)
+class ImportArguments:
+    """The options, in the order of the help."""
+
     source: Annotated[
         Path,
         typer.Argument(
@@ -27,8 +32,8 @@ def import_command(
             "the folder of a SmolVLM or a DistilViT2 as Hugging Face has it, its id on the hub or "
             "its name (see models); or a bundle for the CPU, its folder or `starter`.",
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
+    ]
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")]
     tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -36,38 +41,38 @@ def import_command(
             "tokenizer.json), a file or a hub id. Default: the files beside SRC, or with "
             "--allow-download the published tokenizer from the hub."
         ),
-    ] = None,
+    ] = None
     encoder_name: Annotated[
         str | None,
         typer.Option(
             help="open_clip's name of the image encoder, or a .json file in its format. Default: "
             "the published encoder of that width."
         ),
-    ] = None,
+    ] = None
     encoder_weights: Annotated[
         str | None,
         typer.Option(
             help="The encoder's weights: a file, which is copied into the checkpoint, or a tag of "
             "open_clip, whose weights are loaded when needed. Default: the published tag."
         ),
-    ] = None,
+    ] = None
     normalize: Annotated[
         bool | None,
         typer.Option(
             "--normalize/--no-normalize",
             help="Whether the captioner takes embeddings of length 1. Default: as published.",
         ),
-    ] = None,
+    ] = None
     mapper_heads: Annotated[
         int, typer.Option(min=1, help="Attention heads of a transformer mapper.")
-    ] = 8,
+    ] = 8
     decoder_heads: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Attention heads of the decoder. Default: as the published model of its width.",
         ),
-    ] = None,
+    ] = None
     longest_edge: Annotated[
         int | None,
         typer.Option(
@@ -75,18 +80,21 @@ def import_command(
             help="For a SmolVLM: resize the longer side of images to so many pixels and read them "
             "in tiles, then as a whole (1024: up to 5 tiles; 2048: up to 17). Default: one tile.",
         ),
-    ] = None,
+    ] = None
     allow_download: Annotated[
         bool,
         typer.Option(
             "--allow-download",
             help="Download the published tokenizer if none is given and none is beside SRC.",
         ),
-    ] = False,
-    download: Download = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
-) -> None:
+    ] = False
+    download: Download = False
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
+
+
+@takes(ImportArguments)
+def import_command(context: typer.Context, arguments: ImportArguments) -> None:
     """Convert published weights to a checkpoint.
 
     A file holds the weights of ClipCap or of Altogether's public code; a folder is a SmolVLM or a
@@ -95,42 +103,54 @@ def import_command(
     The options that describe weights apply to files only.
     """
     from altogether_rt.artifacts.bundle import find_source
-    from altogether_rt.artifacts.checkpoint import save_checkpoint
-    from altogether_rt.importing.captioner import import_captioner, read_captioner
-    from altogether_rt.importing.encoders import embedded_encoder, encoder_reference
     from altogether_rt.importing.vision_language import is_vision_language
-    from altogether_rt.importing.weights import check_finite, hash_weights
 
-    output = Output(as_json=as_json, quiet=quiet)
+    source, out = arguments.source, arguments.out
+    output = Output(as_json=arguments.as_json, quiet=arguments.quiet)
     if out.exists():
         raise AltogetherError(f"{out} already exists: give another --out.")
     if find_name(source) is not None:
-        with checkpoint_by_name(source, output, download=download) as folder:
+        with checkpoint_by_name(source, output, download=arguments.download) as folder:
             _take(folder, out, output)
         return
     bundle = find_source(source)
     if bundle is not None:
         _recover(bundle, out, output)
-        return
-    if is_vision_language(source):
-        _import_folder(source, out, longest_edge, output)
-        return
+    elif is_vision_language(source):
+        _import_folder(source, out, arguments.longest_edge, output)
+    else:
+        _import_weights(arguments, output)
+
+
+def _import_weights(arguments: ImportArguments, output: Output) -> None:
+    """Weights that come without a description of the captioner: the options give the rest."""
+    from altogether_rt.artifacts.checkpoint import save_checkpoint
+    from altogether_rt.importing.captioner import import_captioner, read_captioner
+    from altogether_rt.importing.encoders import embedded_encoder, encoder_reference
+    from altogether_rt.importing.weights import check_finite, hash_weights
+
+    source, out, given = arguments.source, arguments.out, arguments.encoder_weights
     weights = read_captioner(source)
-    loaded_tokenizer = Tokenizer.from_str(
-        _tokenizer_text(tokenizer, _beside(source), weights.published_tokenizer, allow_download)
+    tokenizer = Tokenizer.from_str(
+        _tokenizer_text(
+            arguments.tokenizer,
+            _beside(source),
+            weights.published_tokenizer,
+            arguments.allow_download,
+        )
     )
-    embed = encoder_weights is not None and Path(encoder_weights).is_file()
+    embed = given is not None and Path(given).is_file()
     config, state = import_captioner(
         weights,
-        loaded_tokenizer,
+        tokenizer,
         name=source.stem,
-        mapper_heads=mapper_heads,
-        decoder_heads=decoder_heads,
-        encoder_name=encoder_name,
-        encoder_tag=None if embed else encoder_weights,
-        normalize=normalize,
+        mapper_heads=arguments.mapper_heads,
+        decoder_heads=arguments.decoder_heads,
+        encoder_name=arguments.encoder_name,
+        encoder_tag=None if embed else given,
+        normalize=arguments.normalize,
     )
-    encoder_weights = _encoder_weights(config, encoder_weights)
+    encoder_weights = _encoder_weights(config, given)
     if embed:
         state |= embedded_encoder(config.encoder, encoder_weights)
         check_finite(state, encoder_weights)
@@ -139,7 +159,7 @@ def import_command(
         "imported_sha256": hash_weights(source),
         **encoder_reference(encoder_weights),
     }
-    save_checkpoint(out, config, state, loaded_tokenizer, about)
+    save_checkpoint(out, config, state, tokenizer, about)
     _show_imported(out, config, None if embed else encoder_weights, output)
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from altogether_rt.cli.arguments import takes
 from altogether_rt.cli.checkpoint import AllowDownload
 from altogether_rt.cli.downloads import Download, checkpoint_by_name
 from altogether_rt.cli.output import Output
 
 if TYPE_CHECKING:
-    from altogether_rt.train.recipe import DataRecipe
+    from altogether_rt.train.recipe import DataRecipe, TrainRecipe
 
 __all__ = ["train_command"]
 
@@ -24,8 +25,11 @@ DEFAULT_RECIPE = "starter"
 Precision = Literal["fp32", "bf16"]
 
 
-def train_command(
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """The options, in the order of the help. None leaves what the recipe says."""
+
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")]
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -34,33 +38,31 @@ def train_command(
             ".toml file.",
             show_default=DEFAULT_RECIPE,
         ),
-    ] = None,
-    config: Annotated[
-        str | None, typer.Option(hidden=True, help="Former name of --recipe.")
-    ] = None,
+    ] = None
+    config: Annotated[str | None, typer.Option(hidden=True, help="Former name of --recipe.")] = None
     init: Annotated[
         Path | None,
         typer.Option(
             help="Checkpoint to start from (its encoder, weights and tokenizer); a bundle for the "
             "CPU, such as `starter`; the folder of a run; a name (see models); or an id on the hub."
         ),
-    ] = None,
+    ] = None
     data: Annotated[
         Path | None,
         typer.Option(
             help="Train on this file instead of the recipe's data: JSON Lines of file_name, alts, "
             "rounds; or annotations as MetaCLIP released them.",
         ),
-    ] = None,
+    ] = None
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of the images of --data.", show_default="the file's folder"),
-    ] = None,
+    ] = None
     round_number: Annotated[
         int | None,
         typer.Option("--round", min=1, help="Round to learn.", show_default="each record's last"),
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False,
+    ] = None
+    resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -69,16 +71,16 @@ def train_command(
             metavar="SHARE",
             help="Share of the images, such as 0.05, to measure on and never train on.",
         ),
-    ] = None,
+    ] = None
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of fine-tuning, instead of the recipe's.")
-    ] = None,
+    ] = None
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images in a step of fine-tuning.")
-    ] = None,
+    ] = None
     lr: Annotated[
         float | None, typer.Option(min=0.0, help="Peak learning rate of fine-tuning.")
-    ] = None,
+    ] = None
     alt_dropout: Annotated[
         float | None,
         typer.Option(
@@ -87,7 +89,7 @@ def train_command(
             metavar="SHARE",
             help="Share of the images whose alt-texts are hidden in fine-tuning.",
         ),
-    ] = None,
+    ] = None
     lora: Annotated[
         int | None,
         typer.Option(
@@ -96,11 +98,11 @@ def train_command(
             help="Train low-rank adapters of this rank (such as 16) instead of the decoder's own "
             "weights: less memory, and merged at the end. 0: none.",
         ),
-    ] = None,
+    ] = None
     precision: Annotated[
         Precision | None,
         typer.Option(help="Of the arithmetic in fine-tuning; weights stay in float32."),
-    ] = None,
+    ] = None
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
@@ -108,13 +110,13 @@ def train_command(
             help="Compute each decoder layer twice in fine-tuning: a third more time, a fraction "
             "of the memory.",
         ),
-    ] = False,
+    ] = False
     device: Annotated[
         str,
         typer.Option(
             metavar="auto|cpu|cuda|cuda:N", help="Where to train; auto: a GPU if there is one."
         ),
-    ] = "auto",
+    ] = "auto"
     cache_gb: Annotated[
         float | None,
         typer.Option(
@@ -123,74 +125,89 @@ def train_command(
             "they are wanted.",
             show_default="half of the free disk",
         ),
-    ] = None,
+    ] = None
     skip_bad: Annotated[
         bool,
         typer.Option("--skip-bad", help="Leave out rows and images that cannot be used."),
-    ] = False,
-    allow_download: AllowDownload = False,
-    download: Download = False,
+    ] = False
+    allow_download: AllowDownload = False
+    download: Download = False
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; by default what is measured fastest.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
-) -> None:
+    ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
+
+    def training_recipe(self) -> TrainRecipe:
+        """The recipe, with what options change. Raises AltogetherError if there is none such."""
+        from altogether_rt.train.recipe import load_recipe
+
+        if self.recipe is not None and self.config is not None:
+            raise typer.BadParameter("this is the former name of --recipe: give --recipe alone.")
+        recipe = load_recipe(self.recipe or self.config or DEFAULT_RECIPE).with_finetune(
+            num_steps=self.steps,
+            batch_size=self.batch_size,
+            peak_lr=self.lr,
+            alt_dropout=self.alt_dropout,
+            lora_rank=self.lora,
+            precision=self.precision,
+            gradient_checkpointing=self.gradient_checkpointing or None,
+        )
+        return recipe if self.holdout is None else replace(recipe, holdout=self.holdout)
+
+    def data_recipe(self) -> DataRecipe | None:
+        """What `--data` and its options mean; None: the recipe's own data."""
+        from altogether_rt.train.recipe import DataRecipe
+
+        if self.data is None:
+            if self.images is not None or self.round_number is not None:
+                raise typer.BadParameter("--images and --round are for --data: give it too.")
+            return None
+        images = "" if self.images is None else str(self.images)
+        return DataRecipe(
+            "folder", path=str(self.data), images=images, round_number=self.round_number
+        )
+
+    @property
+    def max_embedding_bytes(self) -> int | None:
+        return None if self.cache_gb is None else int(self.cache_gb * 1e9)
+
+
+@takes(TrainArguments)
+def train_command(context: typer.Context, arguments: TrainArguments) -> None:
     """Train a captioner by a recipe: encoder (scenes only), pretraining, fine-tuning.
 
     Options from --steps to --gradient-checkpointing change the recipe's stage of fine-tuning.
     """
-    from altogether_rt.train.recipe import load_recipe
     from altogether_rt.train.run import train
 
-    if recipe is not None and config is not None:
-        raise typer.BadParameter("this is the former name of --recipe: give --recipe alone.")
-    output = Output(quiet=quiet)
-    wanted = load_recipe(recipe or config or DEFAULT_RECIPE).with_finetune(
-        num_steps=steps,
-        batch_size=batch_size,
-        peak_lr=lr,
-        alt_dropout=alt_dropout,
-        lora_rank=lora,
-        precision=precision,
-        gradient_checkpointing=gradient_checkpointing or None,
-    )
-    _check_paths(out, data, images, resume=resume)
-    with _starting_checkpoint(init, output, download=download) as start:
+    output = Output(quiet=arguments.quiet)
+    recipe = arguments.training_recipe()
+    _check_paths(arguments)
+    with _starting_checkpoint(arguments.init, output, download=arguments.download) as start:
         train(
-            wanted if holdout is None else dataclasses.replace(wanted, holdout=holdout),
-            out,
+            recipe,
+            arguments.out,
             init=start,
-            data=_data(data, images, round_number),
-            resume=resume,
-            skip_bad=skip_bad,
-            threads=threads,
-            device=device,
-            max_embedding_bytes=None if cache_gb is None else int(cache_gb * 1e9),
-            allow_download=allow_download,
+            data=arguments.data_recipe(),
+            resume=arguments.resume,
+            skip_bad=arguments.skip_bad,
+            threads=arguments.threads,
+            device=arguments.device,
+            max_embedding_bytes=arguments.max_embedding_bytes,
+            allow_download=arguments.allow_download,
             say=output.note,
         )
-    output.show(f"checkpoint in {out}: altogether-rt export --ckpt {out}")
+    output.show(f"checkpoint in {arguments.out}: altogether-rt export --ckpt {arguments.out}")
 
 
-def _check_paths(out: Path, data: Path | None, images: Path | None, *, resume: bool) -> None:
+def _check_paths(arguments: TrainArguments) -> None:
     """Raises AltogetherError for what would end the run after a long download."""
     from altogether_rt.train.data import check_training_file
     from altogether_rt.train.folder import check_folders, run_folder
 
-    check_folders(out, run_folder(out), resume)
-    if data is not None:
-        check_training_file(data, images)
-
-
-def _data(path: Path | None, images: Path | None, round_number: int | None) -> DataRecipe | None:
-    from altogether_rt.train.recipe import DataRecipe
-
-    if path is None:
-        if images is not None or round_number is not None:
-            raise typer.BadParameter("--images and --round are for --data: give it too.")
-        return None
-    folder = "" if images is None else str(images)
-    return DataRecipe("folder", path=str(path), images=folder, round_number=round_number)
+    check_folders(arguments.out, run_folder(arguments.out), arguments.resume)
+    if arguments.data is not None:
+        check_training_file(arguments.data, arguments.images)
 
 
 @contextmanager

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 
+from altogether_rt.artifacts.engines import EngineSpec
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.errors import ConfigError
 from altogether_rt.plain_data import from_dict
@@ -20,8 +21,6 @@ __all__ = [
     "TOKENIZER_NAME",
     "BundleManifest",
     "CacheSpec",
-    "EngineProfile",
-    "EngineSpec",
     "FileSpec",
     "GraphSpec",
     "TargetSpec",
@@ -113,41 +112,6 @@ class TargetSpec:
     def weight_group(self) -> int:
         """Input channels that share a scale of 4-bit weights; 0: no weights have 4 bits."""
         return (self.group or GROUPS[0]) if self.weights == "int4" else 0
-
-
-ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class EngineProfile:
-    """The sizes that one optimisation profile of a TensorRT engine takes.
-
-    The decoder's cache inputs all have the same shape range, which is given once, as `past`.
-    """
-
-    name: str  # `decode`, `verify`, `prefill`; `all` if there is only one
-    shapes: Mapping[str, ShapeRange]  # by input: its min, opt and max shape
-
-    def __post_init__(self) -> None:
-        for name, value in self.shapes.items():
-            where = f"shapes of {name} in profile {self.name}"
-            _require(_is_shape_range(value), f"{where} must be a min, an opt and a max shape.")
-        as_tuples = {name: tuple(map(tuple, value)) for name, value in self.shapes.items()}
-        object.__setattr__(self, "shapes", as_tuples)
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """A graph compiled by one version of one builder for one kind of GPU; it runs on no other."""
-
-    graph: Literal["encoder", "mapper", "decoder"]
-    file: str  # `decoder.sm89.plan`
-    sha256: str
-    sm: int  # compute capability, 89 for 8.9
-    builder: Literal["tensorrt", "tensorrt_rtx"]
-    builder_version: str
-    profiles: tuple[EngineProfile, ...]  # in the order of their indices
-    flags: tuple[str, ...] = ()  # of the builder, in addition to its defaults
 
 
 @dataclass(frozen=True)
@@ -278,22 +242,6 @@ def _require(condition: bool, message: str) -> None:
 def _table(value: Any, where: str) -> Mapping[str, Any]:
     _require(isinstance(value, Mapping), f"{where} must be a table of keys.")
     return cast("Mapping[str, Any]", value)
-
-
-def _is_shape_range(value: Any) -> bool:
-    """Whether `value` is a min, an opt and a max shape of one rank, in ascending order.
-
-    It comes from a file, so it can be any value.
-    """
-
-    def is_shape(shape: Any) -> bool:
-        return isinstance(shape, (list, tuple)) and all(type(n) is int and n >= 0 for n in shape)
-
-    if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(map(is_shape, value)):
-        return False
-    minimum, opt, maximum = value
-    sizes = zip(minimum, opt, maximum, strict=False)
-    return len(minimum) == len(opt) == len(maximum) and all(a <= b <= c for a, b, c in sizes)
 
 
 def _is_plain_name(name: str) -> bool:

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from altogether_rt.artifacts.bundle import Bundle, BundleWriter
+from altogether_rt.artifacts.engines import EngineSpec
 from altogether_rt.artifacts.manifest import (
     DECODE_NAME,
     GRAPH_NAMES,
     TOKENIZER_NAME,
     BundleManifest,
     CacheSpec,
-    EngineSpec,
     FileSpec,
     GraphSpec,
 )

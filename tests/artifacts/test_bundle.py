@@ -13,11 +13,10 @@ import pytest
 
 import altogether_rt.artifacts.bundle as bundle_module
 from altogether_rt.artifacts.bundle import Bundle, BundleWriter, find_bundle, hash_file
+from altogether_rt.artifacts.engines import EngineProfile, EngineSpec
 from altogether_rt.artifacts.manifest import (
     BundleManifest,
     CacheSpec,
-    EngineProfile,
-    EngineSpec,
     FileSpec,
     GraphSpec,
     TargetSpec,

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
+from altogether_rt.artifacts.engines import EngineProfile, EngineSpec
 from altogether_rt.artifacts.manifest import (
     BundleManifest,
-    EngineProfile,
-    EngineSpec,
     FileSpec,
     TargetSpec,
 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from altogether_rt.artifacts.manifest import EngineProfile
+from altogether_rt.artifacts.engines import EngineProfile
 from altogether_rt.runtime.base import StepBatch
 
 __all__ = [

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from altogether_rt.artifacts.bundle import Bundle, hash_file
+from altogether_rt.artifacts.engines import EngineSpec
 from altogether_rt.artifacts.files import NewFolder
-from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineSpec
+from altogether_rt.artifacts.manifest import GRAPH_NAMES
 from altogether_rt.artifacts.private import make_private_folder
 from altogether_rt.runtime.tensorrt.compiler import Builder, EngineError
 from altogether_rt.runtime.tensorrt.engine_files import (

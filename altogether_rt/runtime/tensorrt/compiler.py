@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from altogether_rt.artifacts.engines import EngineProfile
 from altogether_rt.artifacts.files import new_file, write_whole
-from altogether_rt.artifacts.manifest import EngineProfile
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.machine.device import TENSORRT_MODULES
 

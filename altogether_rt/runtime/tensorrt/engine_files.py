@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from altogether_rt.artifacts.bundle import Bundle, hash_file
+from altogether_rt.artifacts.engines import EngineSpec
 from altogether_rt.artifacts.json_file import read_json_file
-from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineSpec
+from altogether_rt.artifacts.manifest import GRAPH_NAMES
 from altogether_rt.artifacts.private import is_private
 from altogether_rt.errors import ConfigError
 from altogether_rt.plain_data import from_dict

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import EngineSpec
+from altogether_rt.artifacts.engines import EngineSpec
 from altogether_rt.errors import BundleError
 from altogether_rt.machine.device import Device, find_gpu
 from altogether_rt.machine.gpu import Gpu

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from altogether_rt.artifacts.manifest import EngineProfile
+from altogether_rt.artifacts.engines import EngineProfile
 from altogether_rt.config import MAX_DRAFT_TOKENS, CaptionerConfig
 
 __all__ = ["MAX_IMAGES", "MAX_ROWS", "profiles_for"]

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import EngineProfile, EngineSpec, FileSpec
+from altogether_rt.artifacts.engines import EngineProfile, EngineSpec
+from altogether_rt.artifacts.manifest import FileSpec
 from altogether_rt.runtime.tensorrt.engine_files import EngineFile
 from tests.runtime.tensorrt.fake_tensorrt import VERSION
 

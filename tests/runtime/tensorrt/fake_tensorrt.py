@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from altogether_rt.artifacts.manifest import EngineProfile
+from altogether_rt.artifacts.engines import EngineProfile
 from altogether_rt.runtime.ort_session import open_session
 from altogether_rt.runtime.tensorrt.compiler import Builder
 from tests.runtime.cuda.fake_cuda import CudaMisuse, FakeCuda, as_array

@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import GRAPH_NAMES, EngineProfile
+from altogether_rt.artifacts.engines import EngineProfile
+from altogether_rt.artifacts.manifest import GRAPH_NAMES
 from altogether_rt.config import (
     CaptionerConfig,
     DecoderConfig,

@@ -30,7 +30,7 @@ def read_embedded_alts(
     XMP that cannot be read is a problem of the table; an image that cannot be read is left to
     captioning. on_records: told how many images are read. Raises AltogetherError if none has any.
     """
-    found = FolderAlts()
+    found, num_captions = FolderAlts(), 0
     for count, name in enumerate(names, 1):
         if count % _IMAGES_BETWEEN_CALLS == 0:
             on_records(count)
@@ -47,8 +47,12 @@ def read_embedded_alts(
         if alt:
             found.table.add(name, (alt,))
             found.table.num_used += 1
+        num_captions += bool(texts.alt and not texts.own_alt)
     if not found.table.by_name:
-        problems = f" ({found.table.problems})" if found.table.problems else ""
+        found_instead = [str(found.table.problems)] if found.table.problems else []
+        if num_captions:
+            found_instead.append(f"{num_captions:,} with captions of --write-alt, which are none")
+        problems = f" ({'; '.join(found_instead)})" if found_instead else ""
         hint = ": --alt-embedded description takes descriptions too" if kind == "alt" else ""
         raise AltogetherError(f"no image in {root} has an alt-text in its XMP{problems}{hint}.")
     return found

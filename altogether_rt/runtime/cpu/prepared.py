@@ -204,9 +204,13 @@ def _check_room(bundle: Bundle) -> None:
     free = shutil.disk_usage(existing_folder(prepared_root())).free
     if free < needed:
         raise BundleError(
-            f"{prepared_root()} has room for {free / 1e9:.1f} GB, and {needed / 1e9:.1f} GB are "
+            f"{prepared_root()} has room for {_size(free)}, and {_size(needed)} are "
             "needed: make room there, or set XDG_CACHE_HOME to a folder that has some."
         )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.3g} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.3g} MB"
 
 
 def _folder(bundle: Bundle) -> Path:

@@ -161,6 +161,12 @@ def test_options_of_folders_and_of_shards(folder: Path, captioner: FakeCaptioner
     (Path("photos") / "a.png").write_bytes(b"404")
     assert run("caption", "photos", "--only-missing").exit_code == 2
     assert "is a file" in run("caption", "in", "--out", "in/00000.tar").output
+    refused = run("caption", "in", "--out", "-")
+    assert refused.exit_code == 2 and "name a folder" in refused.output and not Path("-").exists()
+    refused = run("caption", "photos", "photos", "--alt", "alts.jsonl")
+    assert refused.exit_code == 2 and "several" in refused.output
+    refused = run("caption", "", "--write-alt", "in-place")  # not the folder that one is in
+    assert refused.exit_code == 2 and "it is empty" in refused.output
 
 
 def test_a_share_to_try_and_a_dry_run(folder: Path, captioner: FakeCaptioner) -> None:
@@ -174,6 +180,17 @@ def test_a_share_to_try_and_a_dry_run(folder: Path, captioner: FakeCaptioner) ->
     assert keys == [key for key in (f"{n:09}" for n in range(120)) if key in share] and keys
     assert tried["shards"] == {"done": 20}
     assert "another run" in run("caption", "in", "--out", "out").output
+
+
+def test_a_dry_run_ends_as_the_run_would(folder: Path, captioner: FakeCaptioner) -> None:
+    cut = Path("in/00003.tar").read_bytes()
+    Path("in/00003.tar").write_bytes(cut[:1800])
+    dry = run("caption", "in", "--dry-run")
+    assert dry.exit_code == 3 and "it is cut off" in dry.stdout
+    assert run("caption", "in", "--out", "out").exit_code == 3
+    Path("in/00004.tar").write_bytes(b"no tar" * 1000)
+    failed = run("caption", "in", "--out", "out2").exit_code
+    assert run("caption", "in", "--dry-run").exit_code == failed
 
 
 def test_status_of_nothing_is_a_sentence(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ def caption_command(context: typer.Context, arguments: CaptionArguments) -> None
     continues when the same command is given again; existing captions are kept. Each shard has a
     Parquet file in the folder --out. Exit code 3: some shards lack samples; 1: some failed.
     """
+    if "" in arguments.inputs:  # a variable of the shell that is not set
+        raise typer.BadParameter(
+            "it is empty: name a folder, an image or shards.", param_hint="INPUT"
+        )
     reporting = arguments.reporting()
     share, params = arguments.share(), arguments.read_params()
 

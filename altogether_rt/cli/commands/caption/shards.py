@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import typer
+
 from altogether_rt.cli.caption_options import refuse
 from altogether_rt.cli.commands.caption.arguments import CaptionArguments
 from altogether_rt.cli.commands.shards.sharded import ShardArguments
@@ -21,6 +23,10 @@ def shard_arguments(
     params: as `CaptionArguments.read_params` gives them.
     """
     _refuse_options_of_folders(given)
+    if given.out == "-":
+        raise typer.BadParameter(
+            "shards have a file of captions each: name a folder.", param_hint="--out"
+        )
     return ShardArguments(
         bundle=given.bundle,
         device=given.device,
@@ -54,8 +60,11 @@ def shard_arguments(
 
 
 def _refuse_options_of_folders(given: CaptionArguments) -> None:
+    several = len(given.inputs) > 1
     refuse(
-        "it is for folders of images, and these are shards.",
+        "it is for one folder of images, and several inputs are shards."
+        if several
+        else "it is for folders of images, and these are shards.",
         {
             "--alt": given.alt,
             "--alt-beside": given.alt_beside,

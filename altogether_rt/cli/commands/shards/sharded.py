@@ -13,7 +13,7 @@ import typer
 from altogether_rt.cli.caption_notes import shard_notes
 from altogether_rt.cli.caption_prompt import caption_checker
 from altogether_rt.cli.commands.caption.report import error_lines
-from altogether_rt.cli.commands.shards.report import exit_code, problems_data, report
+from altogether_rt.cli.commands.shards.report import INCOMPLETE, exit_code, problems_data, report
 from altogether_rt.cli.device import check_gpu
 from altogether_rt.cli.downloads import ensure_bundle
 from altogether_rt.cli.output import Output
@@ -222,7 +222,7 @@ def read_sharded(
     options = arguments.shard_options()
     reader = ShardReader(options, arguments.spool, arguments.spool_bytes)
     plan = CaptionPlan(CaptionParams(1, 0.0, 1.0), options.limits, arguments.fast_jpeg)
-    share, bad = arguments.share, Problems()
+    share, bad, code = arguments.share, Problems(), 0
     with run.output.progress(limit, "images", run.observers) as monitor:
 
         def on_sample(sample: Sample, error: ImageError | None) -> None:
@@ -239,11 +239,13 @@ def read_sharded(
                     whole = left is None or monitor.done < (limit or 0)
                     if whole and not source.ending.is_complete:
                         bad.add(f"{shard.name}: {source.ending.message}")
+                        code = code or INCOMPLETE
             except (AltogetherError, OSError) as error:
                 bad.add(f"{shard.name}: {error}")
+                code = 1
     state = monitor.state()
     data = {"images": state.done, "failed": dict(state.errors), "bad_shards": problems_data(bad)}
     lines = [f"{state.done:,} images in {len(shards):,} shards were read, nothing was written."]
     run.output.result(data, lines + error_lines(state) + ([f"  shards: {bad}"] if bad else []))
-    if bad:
-        raise typer.Exit(1)
+    if code:
+        raise typer.Exit(code)

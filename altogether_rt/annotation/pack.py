@@ -24,6 +24,7 @@ from altogether_rt.annotation.answers import NOT_EXPORTED, current_answers
 from altogether_rt.annotation.session import name_finder, page_state, page_task, tasks_for
 from altogether_rt.annotation.work import Task, Work
 from altogether_rt.artifacts.files import new_file
+from altogether_rt.artifacts.own_files import check_own
 from altogether_rt.data.alts import MAX_ALT_CHARS
 from altogether_rt.data.images import open_image
 from altogether_rt.data.sniff import SNIFF_BYTES, sniff_format
@@ -37,6 +38,8 @@ DEFAULT_MAX_SIDE: Final = 1600
 
 _LOSSLESS: Final = frozenset({"BMP", "GIF", "PNG"})
 _FOLDERS: Final = ("altogether_rt.annotation.page", "altogether_rt.web.assets")
+#: How a packed page begins.
+_PACKED: Final = re.compile(rb"<!doctype html>\n<html.{0,2000}<title>Annotation</title>", re.DOTALL)
 _LINK: Final = re.compile(r'<link rel="stylesheet" href="([a-z.]+)">\n')
 _SCRIPT: Final = re.compile(r'<script src="([a-z.]+)"></script>\n')
 
@@ -63,8 +66,9 @@ def write_pack(
     """Write a page for these tasks of the open round, whole or not at all.
 
     max_side: larger images are shrunk to this many pixels. Raises AltogetherError if an image has
-    changed.
+    changed, or if something other than a packed page is at `out`.
     """
+    check_own(out, _PACKED, "a packed page")
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_file(out) as file:
         for part in _page(work, annotator, tasks, max_side, advance):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Final
@@ -10,7 +11,10 @@ from typing import Final
 from altogether_rt.comparison.report import Report
 from altogether_rt.comparison.results import PairResult, QuestionResult
 
-__all__ = ["plot_report"]
+__all__ = ["PLOT_HEAD", "plot_report"]
+
+#: How a plot begins.
+PLOT_HEAD: Final = re.compile(rb'<svg [^>]*role="img">\n<title>')
 
 # Blue and orange are told apart by every kind of colour vision; text on each has contrast.
 _FIRST: Final = ("#2f6fb0", "#ffffff")

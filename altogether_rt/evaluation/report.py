@@ -6,6 +6,7 @@ Like a contact sheet (`data/sinks/sheet.py`), it contains its thumbnails and fet
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from altogether_rt.evaluation.inputs import image_path
 from altogether_rt.evaluation.metric import Estimate, Metric
 from altogether_rt.evaluation.plots import histogram_svg, interval_svg
 
-__all__ = ["NUM_SHOWN", "Report", "write_report"]
+__all__ = ["NUM_SHOWN", "REPORT_HEAD", "Report", "write_report"]
 
 #: Number of best captions shown, and of worst ones.
 NUM_SHOWN: Final = 8
@@ -53,6 +54,10 @@ class Report:
     @property
     def against(self) -> Evaluation | None:
         return self.results.against
+
+
+#: How a page begins.
+REPORT_HEAD: Final = re.compile(rb"<!doctype html>\n<html.{0,500}<title>Evaluation of ", re.DOTALL)
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from altogether_rt.artifacts.files import write_whole
+from altogether_rt.artifacts.own_files import check_own
 from altogether_rt.cli.output import Output, format_duration
 from altogether_rt.cli.tables.comparison import show_report
 from altogether_rt.comparison.design import Split
@@ -155,10 +156,12 @@ def report_command(
     quiet: _Quiet = False,
 ) -> None:
     """Report which system wins, how certain that is, and how reliable the annotators are."""
-    from altogether_rt.comparison.plot import plot_report
+    from altogether_rt.comparison.plot import PLOT_HEAD, plot_report
     from altogether_rt.comparison.report import make_report
 
     output = Output(as_json=as_json, quiet=quiet)
+    if plot is not None:
+        check_own(plot, PLOT_HEAD, "a plot of compare")
     opened = Study.load(study)
     report = make_report(opened, opened.load_key(key))
     if report.unusable:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from altogether_rt.artifacts.own_files import check_own
 from altogether_rt.cli.arguments import takes
 from altogether_rt.cli.output import Output
 from altogether_rt.cli.tables.evaluation import results_json, run_settings, show_results
@@ -25,7 +26,7 @@ from altogether_rt.evaluation.inputs import (
 from altogether_rt.evaluation.metric import Bootstrap
 from altogether_rt.evaluation.options import EvaluationOptions, load_clip
 from altogether_rt.evaluation.phrases import DEFAULT_MODEL, PhraseFinder, PhraseForm
-from altogether_rt.evaluation.report import Report, write_report
+from altogether_rt.evaluation.report import REPORT_HEAD, Report, write_report
 
 __all__ = ["eval_command"]
 
@@ -126,6 +127,8 @@ def eval_command(context: typer.Context, arguments: EvalArguments) -> None:
     html = arguments.html
     if html is not None and html.is_dir():
         raise AltogetherError(f"{html} is a folder: give a file for the report.")
+    if html is not None:
+        check_own(html, REPORT_HEAD, "a report of eval")
     table = None if arguments.alt is None else read_alts(arguments.alt)
     known = None if arguments.references is None else read_references(arguments.references)
     paths = (arguments.captions, arguments.against)

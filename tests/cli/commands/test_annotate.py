@@ -159,6 +159,28 @@ def test_pack_import_and_label_studio(scenes: Path, tmp_path: Path) -> None:
     assert done.exit_code == 1 and "not one answer" in done.stderr
 
 
+def test_files_of_others_are_not_replaced(scenes: Path, finished: Path, tmp_path: Path) -> None:
+    """An image, a file of alt-texts, or what lies beside the tasks for Label Studio."""
+    run("annotate", "start", scenes, "--alt", "alts.jsonl", "--out", tmp_path / "work",
+        "--annotators", "ben")  # fmt: skip
+    mine = tmp_path / "mine.xml"
+    writers: list[tuple[object, ...]] = [
+        ("export", finished, "--out"),
+        ("export", finished, "--format", "label-studio", "--out"),
+        ("pack", tmp_path / "work", "--as", "ben", "--out"),
+    ]
+    for writer in writers:
+        for data in ((scenes / "0000.png").read_bytes(), (scenes / "alts.jsonl").read_bytes()):
+            mine.write_bytes(data)
+            done = run("annotate", *writer, mine)
+            assert done.exit_code == 1 and "it is not replaced" in done.stderr
+            assert mine.read_bytes() == data
+        own = tmp_path / f"own{writer[-2]}.json"
+        assert [run("annotate", *writer, own).exit_code for _ in range(2)] == [0, 0]
+    done = run("annotate", *writers[1], mine.with_suffix(".json"))
+    assert done.exit_code == 1 and "mine.xml is not a labelling configuration" in done.stderr
+
+
 @pytest.mark.lean
 def test_mistakes_are_sentences(scenes: Path, finished: Path, tmp_path: Path) -> None:
     for arguments, words in (

@@ -59,6 +59,9 @@ def test_start_answer_report(tmp_path: Path, inputs: list[Path]) -> None:
     for part in ("zebra against walrus", "win rate (95 %)", "ann", "ben", f"Drawn in {plot}"):
         assert part in done.stdout
     assert plot.read_text().startswith("<svg")
+    assert run("report", sxs, "--plot", plot).exit_code == 0
+    done = run("report", sxs, "--plot", inputs[0])
+    assert done.exit_code == 1 and "is not a plot of compare" in done.stderr
     done = run("report", sxs, "--json")
     data = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1

@@ -149,6 +149,15 @@ def test_report(folder: Path) -> None:
     assert "Report:" in done.stderr
 
 
+def test_a_report_replaces_reports_alone(folder: Path) -> None:
+    """The captions themselves, given by mistake, stay as they are."""
+    captions = folder / "right.jsonl"
+    before = captions.read_bytes()
+    done = run(captions, folder / "references.jsonl", *QUICK, "--html", captions)
+    assert done.exit_code == 1 and "is not a report of eval" in done.stderr
+    assert captions.read_bytes() == before
+
+
 def test_mistakes_are_told_in_a_sentence(folder: Path) -> None:
     right, references = folder / "right.jsonl", folder / "references.jsonl"
     other = rows_of(folder / "other.jsonl", [{"file_name": "x.png", "caption": "x"}])

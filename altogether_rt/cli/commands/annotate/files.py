@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -16,6 +17,7 @@ from altogether_rt.annotation.pack import DEFAULT_MAX_SIDE, tasks_to_pack, write
 from altogether_rt.annotation.report import report_work
 from altogether_rt.annotation.work import Work, write_rows
 from altogether_rt.artifacts.files import write_whole
+from altogether_rt.artifacts.own_files import check_own
 from altogether_rt.cli.commands.annotate.rounds import (
     JsonOption,
     QuietOption,
@@ -121,6 +123,12 @@ def report_command(
             output.show(output.table(title, columns, rows))
 
 
+#: How the files begin that an export may replace.
+_TRAINING_ROWS: Final = re.compile(rb'\{"file_name": [^\n]*"rounds": [^\n]*"guideline": ')
+_STUDIO_TASKS: Final = re.compile(rb'\[\]|\[\n \{\n  "data": \{\n   "image": ')
+_STUDIO_CONFIG: Final = re.compile(rb'<View>\n  <Image name="image" ')
+
+
 def export_command(
     work: WorkFolder,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the rows go.")],
@@ -146,6 +154,7 @@ def export_command(
     if format_ == "label-studio":
         _export_label_studio(opened, out, image_prefix, output)
         return
+    check_own(out, _TRAINING_ROWS, "an export of annotate")
     with output.progress(None, "images checked") as progress:
         export = training_rows(opened, out, progress.advance)
     if export.changed:
@@ -162,6 +171,8 @@ def _export_label_studio(work: Work, out: Path, prefix: str, output: Output) -> 
     opened = work.round()
     rows = task_rows(opened.tasks, opened.number, prefix)
     config = out.with_suffix(".xml")
+    check_own(out, _STUDIO_TASKS, "a file of Label Studio's tasks")
+    check_own(config, _STUDIO_CONFIG, "a labelling configuration")
     write_whole(config, LABEL_CONFIG)
     write_whole(out, json.dumps(rows, indent=1) + "\n")
     data = {"file": str(out), "config": str(config), "tasks": len(rows), "round": opened.number}

@@ -74,7 +74,9 @@ class NewFile:
         os.replace(self.path, target or self.target)
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        # On a full disk closing fails too, since it writes what is left: the file goes anyway.
+        with suppress(OSError):
+            self.file.close()
         self.path.unlink(missing_ok=True)
 
 

@@ -71,6 +71,20 @@ def test_an_error_at_the_end_leaves_the_file_and_no_litter(
     assert names(tmp_path) == ["f"]
 
 
+def write_to_full_disk(target: Path) -> None:
+    with NewFile(target) as new, open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), new.file.fileno())
+        new.file.write(b"buffered")
+        raise ValueError("the writer's own")
+
+
+def test_a_full_disk_leaves_no_litter(tmp_path: Path) -> None:
+    """What is buffered cannot be written when the file is closed either."""
+    with pytest.raises(ValueError, match="the writer's own"):
+        write_to_full_disk(tmp_path / "f")
+    assert names(tmp_path) == []
+
+
 def test_a_killed_writer_leaves_the_former_file(tmp_path: Path) -> None:
     target = tmp_path / "f"
     target.write_text("before")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from altogether_rt.artifacts.bundle import MANIFEST_NAME, Bundle, find_bundle, is_checkpoint
 from altogether_rt.artifacts.stamps import FileStamps
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.errors import AltogetherError, MissingDependencyError
-from altogether_rt.hub.lookup import locate_bundle
+from altogether_rt.hub.lookup import locate_captioner
 from altogether_rt.machine.device import Dtype, KVCacheType, find_gpu, has_module, parse_device
 from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.runtime.base import Runtime
@@ -79,6 +79,22 @@ class ResolvedCaptioner:
         self.stamps.check()  # what was loaded is what was hashed
         return CaptionerParts(self.config, runtime, tokenizer, self.bundle_id, drafting_state)
 
+    def resolve_again(self) -> ResolvedCaptioner:
+        """What its name, device and types mean on the machine of this process, maybe another one.
+
+        Raises what `resolve_captioner` does.
+        """
+        if self.checkpoint is None:
+            return resolve_captioner(self.name, device=self.device)
+        arithmetic = self.checkpoint.arithmetic
+        return resolve_captioner(
+            self.name,
+            device=self.device,
+            dtype=cast("Dtype", arithmetic.dtype),
+            kv_cache=arithmetic.kv_cache,
+            allow_download=self.checkpoint.allow_download,
+        )
+
     def encoder_stamp(self, *, fast_jpeg: bool) -> EncoderStamp:
         """What embeddings of this captioner are marked with. Raises AltogetherError for a
         checkpoint, whose encoder has no graph to identify it, and for an encoder of patch tokens.
@@ -107,7 +123,8 @@ def resolve_captioner(
     allow_download: bool = False,
 ) -> ResolvedCaptioner:
     """What `captioner` means: a bundle's folder, a checkpoint's, `starter`, or a name from the
-    catalogue or the hub whose bundle is on this machine.
+    catalogue or the hub that is on this machine, as what is fastest there on `device`: a bundle or
+    a checkpoint (`hub.target`).
 
     dtype: of a checkpoint's mapper and decoder; auto is float16 on a GPU, float32 elsewhere.
     float8: products of encoder, mapper and prompts in fp8, the rest in float16, on GPUs from
@@ -119,22 +136,22 @@ def resolve_captioner(
     be used, AltogetherError for a device that is not there, MissingDependencyError for a missing
     package.
     """
-    if not isinstance(captioner, Bundle) and is_checkpoint(captioner):
-        return _resolve_checkpoint(Path(captioner), device, dtype, kv_cache, allow_download)
     given = captioner
     if not isinstance(captioner, Bundle):
-        captioner = locate_bundle(captioner, device)
+        captioner = locate_captioner(captioner, device)
+        if is_checkpoint(captioner):
+            # By name it is a checkpoint for the sake of a GPU: the CPU is not taken instead of it.
+            on = "cuda" if device == "auto" and captioner != given else device
+            return _resolve_checkpoint(
+                str(given), Path(captioner), on, dtype, kv_cache, allow_download
+            )
     stamps = _bundle_stamps(captioner)
     bundle = captioner if isinstance(captioner, Bundle) else load_bundle(captioner, device)
-    if dtype != "auto":
-        raise AltogetherError(
-            f"{bundle.path} is a bundle: its target fixes the type of its weights."
-        )
-    if kv_cache != "auto":
-        raise AltogetherError(f"{bundle.path} is a bundle: its target fixes the type of its cache.")
+    name = str(bundle.path if isinstance(captioner, Bundle) else given)
+    _check_types(name, dtype, kv_cache)
     manifest = bundle.manifest
     return ResolvedCaptioner(
-        name=str(bundle.path if isinstance(captioner, Bundle) else given),
+        name=name,
         config=bundle.config,
         bundle_id=bundle.bundle_id,
         target=manifest.target.name,
@@ -145,6 +162,16 @@ def resolve_captioner(
         checkpoint=None,
         stamps=stamps,
     )
+
+
+def _check_types(name: str, dtype: Dtype, kv_cache: KVCacheType) -> None:
+    """Raises AltogetherError for the types of a checkpoint where `name` is a bundle."""
+    for option, value, what in (("dtype", dtype, "weights"), ("kv-cache", kv_cache, "cache")):
+        if value != "auto":
+            raise AltogetherError(
+                f"{name} is a bundle here: its target fixes the type of its {what}; leave out "
+                f"--{option}, or make a checkpoint: altogether-rt import {name} --out CHECKPOINT."
+            )
 
 
 def _bundle_stamps(captioner: str | Path | Bundle) -> FileStamps:
@@ -159,7 +186,12 @@ def _bundle_stamps(captioner: str | Path | Bundle) -> FileStamps:
 
 
 def _resolve_checkpoint(
-    folder: Path, device: str, dtype: Dtype, kv_cache: KVCacheType, allow_download: bool
+    name: str,
+    folder: Path,
+    device: str,
+    dtype: Dtype,
+    kv_cache: KVCacheType,
+    allow_download: bool,
 ) -> ResolvedCaptioner:
     if parse_device(device).on_gpu:
         find_gpu(parse_device(device))
@@ -172,7 +204,7 @@ def _resolve_checkpoint(
         folder, device=device, dtype=dtype, kv_cache=kv_cache, allow_download=allow_download
     )
     return ResolvedCaptioner(
-        name=str(folder),
+        name=name,
         config=checkpoint.config,
         bundle_id=checkpoint.identity,
         target="torch",

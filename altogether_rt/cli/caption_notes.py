@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from altogether_rt.artifacts.origin import SCENES, trained_on
@@ -80,8 +79,11 @@ def _knows_no_other(captioner: ResolvedCaptioner, stranger: str = "") -> str:
 def _knows_scenes_alone(captioner: ResolvedCaptioner) -> bool:
     if captioner.bundle is not None:
         return trained_on(captioner.bundle.manifest.provenance.get("checkpoint")) == SCENES
+    assert captioner.checkpoint is not None
     try:
-        about: Any = json.loads((Path(captioner.name) / "checkpoint.json").read_text("utf-8"))
+        about: Any = json.loads(
+            (captioner.checkpoint.folder / "checkpoint.json").read_text("utf-8")
+        )
     except (OSError, ValueError, RecursionError):
         return False
     return trained_on({"about": about}) == SCENES

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from altogether_rt.hub.obtain import Steps
 
-__all__ = ["Download", "checkpoint_by_name", "ensure_bundle", "steps"]
+__all__ = ["Download", "checkpoint_by_name", "ensure_captioner", "steps"]
 
 Download = Annotated[
     bool,
@@ -32,33 +32,46 @@ Download = Annotated[
 
 _MEGABYTE = 1_000_000
 #: Download, bundle and prepared bundle, of the download's bytes: SmolVLM-256M's, 513 MB, takes
-#: 1.27 GB; weights that are published in float32 take less.
-_ON_DISK = 2.5
+#: 1.27 GB; weights that are published in float32 take less. A checkpoint is in float32: twice.
+_ON_DISK, _ON_DISK_AS_CHECKPOINT = 2.5, 3.0
 
 
-def ensure_bundle(
-    captioner: str | Path, output: Output, *, device: str = "auto", download: bool = False
+def ensure_captioner(
+    captioner: str | Path,
+    output: Output,
+    *,
+    device: str = "auto",
+    download: bool = False,
+    to_run: bool = True,
 ) -> None:
-    """Make sure that a captioner given by name has a bundle on this machine.
+    """Make sure that a captioner given by name is on this machine, as what `device` runs fastest.
 
-    download: without asking. Nothing happens for a path, `starter`, and what is here already.
-    Raises AltogetherError if it is not to be downloaded, or cannot be.
+    download: without asking. to_run: whether it must be something that runs here. Nothing happens
+    for a path, `starter`, and what is here already. Raises AltogetherError if it is not to be
+    downloaded, or cannot be.
     """
     from altogether_rt.hub.cache import find_cached
-    from altogether_rt.hub.lookup import cached_bundle, target_for
+    from altogether_rt.hub.lookup import cached_captioner
 
     name = find_name(captioner)
-    if name is None or cached_bundle(name, device) is not None:
+    if name is None:
         return
-    from altogether_rt.hub.obtain import check_extras, obtain_bundle
+    from altogether_rt.hub.target import choose_target
+
+    target = choose_target(device)
+    if cached_captioner(name, target.name) is not None:
+        return
+    if to_run and target.problem is not None:  # before a gigabyte is fetched
+        raise AltogetherError(f"{name.name} cannot be run on {device} here: {target.problem}.")
+    from altogether_rt.hub.obtain import check_extras, obtain_captioner
 
     cached = find_cached(name)
     if cached is None or not cached.is_whole:
         if name.entry is not None:
-            check_extras(name)  # before a gigabyte is fetched that could not be used
-        _ask(name, download)
+            check_extras(name, target.name)
+        _ask(name, download, device)
     with _interruptible():
-        obtain_bundle(name, target_for(device), steps(output))
+        obtain_captioner(name, target.name, steps(output))
 
 
 def checkpoint_by_name(
@@ -67,7 +80,7 @@ def checkpoint_by_name(
     """A context manager: `source` itself, or a temporary checkpoint if it is the name of a
     captioner.
 
-    download: without asking. Raises AltogetherError as `ensure_bundle` does.
+    download: without asking. Raises AltogetherError as `ensure_captioner` does.
     """
     from altogether_rt.hub.cache import find_cached
 
@@ -119,22 +132,26 @@ def _interruptible() -> Iterator[None]:
         ) from None
 
 
-def _ask(name: HubName, download: bool) -> None:
-    """Raises AltogetherError unless the user wants the download.
+def _ask(name: HubName, download: bool, device: str = "auto") -> None:
+    """Raises AltogetherError unless the user wants the download. device: where it is to run.
 
     Only entries of the catalogue are asked about: a mistyped path must not become a request.
     """
     from altogether_rt.hub.lookup import not_here
+    from altogether_rt.hub.target import CHECKPOINT, choose_target
 
     if download:
         return
     entry = name.entry
     if entry is None or not _on_terminal():
-        raise not_here(name, ", or pass --download")
+        raise not_here(name, device, ", or pass --download")
+    product, on_disk = "bundle", _ON_DISK
+    if choose_target(device).name == CHECKPOINT:
+        product, on_disk = "checkpoint", _ON_DISK_AS_CHECKPOINT
     question = (
         f"{name.name} is not on this machine. Download {entry.bytes / 1e9:.2f} GB from the hub "
-        f"({entry.hub_id}, licence {entry.licence}) and make a bundle of it? All of it takes up to "
-        f"{_ON_DISK * entry.bytes / 1e9:.1f} GB on the disk."
+        f"({entry.hub_id}, licence {entry.licence}) and make a {product} of it? All of it takes up "
+        f"to {on_disk * entry.bytes / 1e9:.1f} GB on the disk."
     )
     if not typer.confirm(question, err=True):
         raise AltogetherError(f"{name.name} was not downloaded: choose another captioner.")

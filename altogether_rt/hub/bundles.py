@@ -14,7 +14,7 @@ from altogether_rt.artifacts.manifest import FileSpec
 from altogether_rt.errors import BundleError
 from altogether_rt.hub.card import CARD_NAME
 
-__all__ = ["assemble", "copy_bundle", "manifest_files", "published_files"]
+__all__ = ["assemble", "copy_bundle", "copy_checkpoint", "manifest_files", "published_files"]
 
 
 def manifest_files(path: Path, hub_id: str) -> Mapping[str, FileSpec]:
@@ -57,14 +57,25 @@ def published_files(bundle: Bundle, *, with_learnt: bool) -> dict[str, Path | by
     return {**parts, MANIFEST_NAME: manifest_json(manifest)}
 
 
+def copy_checkpoint(source: Path, out: Path) -> None:
+    """Copy a checkpoint's files to a folder that does not exist yet, whole or not at all.
+
+    Raises BundleError if there is something at `out`.
+    """
+    _check_absent(out)
+    with NewFolder(out) as new:
+        for path in source.iterdir():
+            shutil.copyfile(path, new.path / path.name)
+        new.commit()
+
+
 def copy_bundle(files: Mapping[str, Path | bytes], out: Path) -> Bundle:
     """Write the files of a bundle to a folder that does not exist yet, whole or not at all.
 
     Raises BundleError if there is something at `out`, or if the files are not what their manifest
     says.
     """
-    if out.exists():
-        raise BundleError(f"{out} exists already: choose another folder.")
+    _check_absent(out)
     with NewFolder(out) as new:
         for name, content in files.items():
             if isinstance(content, Path):
@@ -74,3 +85,8 @@ def copy_bundle(files: Mapping[str, Path | bytes], out: Path) -> Bundle:
         bundle = Bundle.load(new.path)
         new.commit()
     return Bundle(out, bundle.manifest)
+
+
+def _check_absent(out: Path) -> None:
+    if out.exists():
+        raise BundleError(f"{out} exists already: choose another folder.")

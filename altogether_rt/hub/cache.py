@@ -1,4 +1,4 @@
-"""What of the hub is on this machine: downloads, and bundles that were made of them.
+"""What of the hub is on this machine: downloads, and what was made of them.
 
 The user's cache folder has a folder for each captioner:
 
@@ -6,6 +6,7 @@ The user's cache folder has a folder for each captioner:
     hub/OWNER--NAME/COMMIT/files/         the files as they were published
     hub/OWNER--NAME/COMMIT/download.json  says that they are whole, and what they are
     hub/OWNER--NAME/COMMIT/TARGET-VERSION/  a bundle of them, exported by this version
+    hub/OWNER--NAME/COMMIT/torch-VERSION/   a checkpoint, imported by this version
     hub/OWNER--NAME/COMMIT/published/     a bundle, where one is what was published
 """
 
@@ -21,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from altogether_rt import __version__
-from altogether_rt.artifacts.bundle import MANIFEST_NAME
+from altogether_rt.artifacts.bundle import MANIFEST_NAME, is_checkpoint
 from altogether_rt.artifacts.files import write_whole
 from altogether_rt.artifacts.json_file import read_json_file
 from altogether_rt.artifacts.private import is_private, make_private_folder
@@ -105,20 +106,33 @@ class CachedModel:
         """Whether nothing is left to be downloaded."""
         return self.is_published_bundle or self.download() is not None
 
-    def bundle_path(self, target: str) -> Path:
-        """Where this version's bundle for `target` is, or is to be made."""
+    def captioner_path(self, target: str) -> Path:
+        """Where this version's bundle or checkpoint for `target` is, or is to be made."""
         return self.folder / f"{target}-{__version__}"
 
-    def bundle(self, target: str) -> Path | None:
-        """The bundle for `target`, or the one that was published; None if there is neither."""
-        for path in (self.bundle_path(target), self.folder / PUBLISHED):
-            if (path / MANIFEST_NAME).is_file() and is_private(path):
+    def captioner(self, target: str) -> Path | None:
+        """The bundle or checkpoint for `target`, or the bundle that was published; None if there is
+        neither.
+        """
+        for path in (self.captioner_path(target), self.folder / PUBLISHED):
+            whole = (path / MANIFEST_NAME).is_file() or is_checkpoint(path)
+            if whole and is_private(path):
                 return path
         return None
 
     def bundles(self) -> list[str]:
         """Names of the folders of all bundles."""
         return sorted(path.parent.name for path in self.folder.glob(f"[!.]*/{MANIFEST_NAME}"))
+
+    def checkpoints(self) -> list[str]:
+        """Names of the folders of all checkpoints."""
+        return sorted(path.name for path in self.folder.glob("torch-*") if is_checkpoint(path))
+
+    def remove_others(self, target: str) -> None:
+        """Remove what other versions have made for `target`."""
+        for path in self.folder.glob(f"{target}-*"):
+            if path != self.captioner_path(target):
+                shutil.rmtree(path, ignore_errors=True)
 
     def num_bytes(self) -> int:
         """Bytes that all of it takes on the disk."""

@@ -1,41 +1,30 @@
-"""Which bundle on this machine a name stands for: quick, and nothing is fetched."""
+"""What on this machine a name stands for: quick, and nothing is fetched."""
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Final
 
 from altogether_rt.errors import BundleError
 from altogether_rt.hub.cache import find_cached
 from altogether_rt.hub.catalogue import read_catalogue
 from altogether_rt.hub.names import HubName, find_name
-from altogether_rt.machine.device import onnxruntime_providers, parse_device
-from altogether_rt.machine.gpu import find_gpus
+from altogether_rt.hub.target import CHECKPOINT, TARGETS, choose_target
 
-__all__ = ["TARGETS", "cached_bundle", "locate_bundle", "not_here", "target_for"]
-
-#: The target that a captioner is exported for if its name is given with a device of this kind.
-TARGETS: Final = {"cpu": "cpu-int8", "cuda": "cuda-fp16", "tensorrt": "tensorrt-fp16"}
+__all__ = ["cached_captioner", "locate_bundle", "locate_captioner", "not_here"]
 
 
-def target_for(device: str) -> str:
-    """The target for `device`; `auto` is a GPU if there is one and onnxruntime has its kernels."""
-    kind = parse_device(device).kind
-    if kind == "auto":
-        usable = "cuda" in onnxruntime_providers() and bool(find_gpus().gpus)
-        kind = "cuda" if usable else "cpu"
-    return TARGETS[kind]
-
-
-def cached_bundle(name: HubName, device: str = "auto") -> Path | None:
-    """The bundle of `name` for `device` on this machine; None if it is still to be made."""
+def cached_captioner(name: HubName, target: str) -> Path | None:
+    """The bundle or checkpoint of `name` for `target` on this machine; None if it is still to be
+    made.
+    """
     cached = find_cached(name)
-    return None if cached is None else cached.bundle(target_for(device))
+    return None if cached is None else cached.captioner(target)
 
 
-def locate_bundle(captioner: str | Path, device: str = "auto") -> str | Path:
-    """The folder of the bundle that a name stands for; what is not a name is returned as it is.
+def locate_captioner(captioner: str | Path, device: str = "auto") -> str | Path:
+    """The folder of the bundle or checkpoint that a name stands for on `device`; what is not a name
+    is returned as it is.
 
     Raises BundleError if it is not on this machine.
     """
@@ -43,10 +32,33 @@ def locate_bundle(captioner: str | Path, device: str = "auto") -> str | Path:
     if name is None:
         _check_spelling(str(captioner))
         return captioner
-    found = cached_bundle(name, device)
+    found = cached_captioner(name, choose_target(device).name)
     if found is None:
-        raise not_here(name)
+        raise not_here(name, device)
     return found
+
+
+def locate_bundle(captioner: str | Path, device: str | None = None) -> str | Path:
+    """The same for what takes bundles alone. device: None: any, first what this machine runs.
+
+    Raises BundleError if there is none on this machine.
+    """
+    name = find_name(captioner)
+    if name is None:
+        _check_spelling(str(captioner))
+        return captioner
+    target = choose_target(device or "auto").name
+    targets = [target, *(TARGETS.values() if device is None else ())]
+    for each in targets:
+        found = None if each == CHECKPOINT else cached_captioner(name, each)
+        if found is not None:
+            return found
+    if cached_captioner(name, CHECKPOINT) is None:
+        raise not_here(name, device or "auto")
+    raise BundleError(
+        f"{name.name} is on this machine as a checkpoint, and this takes a bundle: run "
+        f"altogether-rt bundle pull {name.name} --device cpu."
+    )
 
 
 def _check_spelling(text: str) -> None:
@@ -62,9 +74,10 @@ def _check_spelling(text: str) -> None:
         )
 
 
-def not_here(name: HubName, otherwise: str = "") -> BundleError:
+def not_here(name: HubName, device: str = "auto", otherwise: str = "") -> BundleError:
     """What is said of a captioner that is not on this machine. otherwise: another remedy."""
-    pull = f"run altogether-rt bundle pull {name.name}{otherwise}"
+    on = "" if device == "auto" else f" --device {device}"
+    pull = f"run altogether-rt bundle pull {name.name}{on}{otherwise}"
     if name.entry is not None:
         size = f"{name.entry.bytes / 1e9:.2f} GB, {name.entry.licence}"
         return BundleError(f"{name.name} is not on this machine yet ({size}): {pull}.")

@@ -30,14 +30,18 @@ from altogether_rt.hub.cache import (
 from altogether_rt.hub.download import Progress, download_files
 from altogether_rt.hub.names import HubName
 from altogether_rt.hub.repository import RemoteFile, RemoteModel, look_up
+from altogether_rt.hub.target import CHECKPOINT
 from altogether_rt.machine.device import has_module
 
-__all__ = ["Steps", "check_extras", "obtain_bundle", "obtain_checkpoint"]
+__all__ = ["Steps", "check_extras", "obtain_captioner", "obtain_checkpoint"]
 
 #: A model may have grown since the catalogue was written; by more than this it is another.
 _MAX_GROWTH: Final = 1.25
 #: What import and export write, of the bytes of the weights: a checkpoint, and a bundle in float32.
 _WRITTEN: Final = 3
+#: What is needed beside the hub's client to import weights; to export them too.
+_TO_IMPORT: Final = ("torch", "safetensors", "open_clip")
+_TO_EXPORT: Final = (*_TO_IMPORT, "onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
@@ -49,26 +53,34 @@ class Steps:
     progress: Callable[[int], Any] | None = None
 
 
-def check_extras(name: HubName) -> None:
-    """Raises MissingDependencyError if what an import and an export need is not installed."""
-    for package in ("torch", "safetensors", "open_clip", "onnx", "onnxscript"):
+def check_extras(name: HubName, target: str | None = None) -> None:
+    """Raises MissingDependencyError if what an import needs is not installed, or an export.
+
+    target: what it is imported for; None: an export to any.
+    """
+    kept = target == CHECKPOINT
+    extra, product = ("train", "checkpoint") if kept else ("export", "bundle")
+    for package in _TO_IMPORT if kept else _TO_EXPORT:
         if not has_module(package):
-            raise MissingDependencyError(package, "export", f"making a bundle of {name.name}")
+            raise MissingDependencyError(package, extra, f"making a {product} of {name.name}")
 
 
-def obtain_bundle(name: HubName, target: str, steps: Steps) -> Path:
-    """The folder of a bundle of `name` for `target`, or of the bundle that was published.
+def obtain_captioner(name: HubName, target: str, steps: Steps) -> Path:
+    """The folder of a bundle of `name` for `target`, or of the bundle that was published; for
+    CHECKPOINT that of its checkpoint, which is kept.
 
     Raises AltogetherError: one sentence for whatever is in the way.
     """
     with _lock(name, steps):
         cached = find_cached(name)
-        found = cached.bundle(target) if cached else None
+        found = cached.captioner(target) if cached else None
         if found is not None:
             return found
-        cached = _obtain_files(name, cached, steps)
+        cached = _obtain_files(name, cached, steps, target)
         if cached.is_published_bundle:
             return cached.folder / PUBLISHED
+        if target == CHECKPOINT:
+            return _keep_checkpoint(name, cached, steps)
         return _export(name, cached, target, steps)
 
 
@@ -76,7 +88,7 @@ def obtain_bundle(name: HubName, target: str, steps: Steps) -> Path:
 def obtain_checkpoint(name: HubName, steps: Steps) -> Iterator[Path]:
     """A temporary checkpoint of `name`, on the cache's disk; or the bundle that was published.
 
-    Raises AltogetherError as `obtain_bundle` does.
+    Raises AltogetherError as `obtain_captioner` does.
     """
     with ExitStack() as stack:
         with _lock(name, steps):
@@ -84,7 +96,7 @@ def obtain_checkpoint(name: HubName, steps: Steps) -> Iterator[Path]:
             if cached.is_published_bundle:
                 folder = cached.folder / PUBLISHED
             else:
-                folder = _import(name, cached, steps)
+                folder = _import_temporarily(name, cached, steps)
                 stack.callback(shutil.rmtree, folder.parent, ignore_errors=True)
                 stack.enter_context(in_use(folder.parent))
         yield folder
@@ -94,8 +106,10 @@ def _lock(name: HubName, steps: Steps) -> AbstractContextManager[None]:
     return lock(name.hub_id, lambda: steps.report(f"waiting for another process with {name.name}"))
 
 
-def _obtain_files(name: HubName, cached: CachedModel | None, steps: Steps) -> CachedModel:
-    """Download what is not here yet; the lock must be held."""
+def _obtain_files(
+    name: HubName, cached: CachedModel | None, steps: Steps, target: str | None = None
+) -> CachedModel:
+    """Download what is not here yet, to be made into `target`; the lock must be held."""
     if cached is not None:
         cached.remove_abandoned()
         if cached.is_whole:
@@ -103,7 +117,7 @@ def _obtain_files(name: HubName, cached: CachedModel | None, steps: Steps) -> Ca
     model = look_up(name.hub_id, name.revision)
     _check_agreed(name, model)
     if not model.is_bundle:
-        check_extras(name)
+        check_extras(name, target)
     cached = remember_revision(name, model.revision)
     steps.report(f"{model.hub_id} at {model.revision[:12]}, licence {model.licence}")
     if model.is_bundle:
@@ -163,41 +177,67 @@ def _check_kind(name: HubName, cached: CachedModel) -> None:
         )
 
 
-def _import(name: HubName, cached: CachedModel, steps: Steps) -> Path:
-    """Import what was downloaded as a checkpoint in a temporary folder of its own."""
+def _import(
+    name: HubName, cached: CachedModel, steps: Steps, folder: Path, target: str | None = None
+) -> None:
+    """Import what was downloaded as the checkpoint `folder`, to be made into `target`."""
     from altogether_rt.artifacts.checkpoint import save_checkpoint
     from altogether_rt.importing.vision_language import import_vision_language
 
     download = cached.download()
     assert download is not None
-    check_extras(name)
+    check_extras(name, target)
     check_room(_WRITTEN * download.bytes, f"importing {name.name}")
     steps.report(f"importing {name.hub_id}")
-    title = name.hub_id.partition("/")[2]
-    config, state, tokenizer = import_vision_language(cached.files, title)
+    config, state, tokenizer = import_vision_language(cached.files, _title(name))
     origin = {"id": download.hub_id, "revision": download.revision, "licence": download.licence}
     about = {"imported_from": download.hub_id, "hub": origin}
-    folder = cached.folder / f".checkpoint.{secrets.token_hex(8)}.tmp" / title
     save_checkpoint(folder, config, state, tokenizer, about)
+
+
+def _title(name: HubName) -> str:
+    return name.hub_id.partition("/")[2]
+
+
+def _import_temporarily(name: HubName, cached: CachedModel, steps: Steps) -> Path:
+    """Import what was downloaded into a temporary folder of its own."""
+    folder = cached.folder / f".checkpoint.{secrets.token_hex(8)}.tmp" / _title(name)
+    _import(name, cached, steps, folder)
     return folder
+
+
+def _keep_checkpoint(name: HubName, cached: CachedModel, steps: Steps) -> Path:
+    folder = cached.captioner_path(CHECKPOINT)
+    _import(name, cached, steps, folder, CHECKPOINT)
+    cached.remove_others(CHECKPOINT)
+    _make_private(folder)
+    return folder
+
+
+def _make_private(folder: Path) -> None:
+    """What the umask lets others write to is not trusted later.
+
+    The folder comes last: that it is private says that its files are.
+    """
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    folder.chmod(0o755)
 
 
 def _export(name: HubName, cached: CachedModel, target: str, steps: Steps) -> Path:
     from altogether_rt.export.from_checkpoint import export_checkpoint
     from altogether_rt.export.recipes import find_recipe
 
-    checkpoint = _import(name, cached, steps)
+    checkpoint = _import_temporarily(name, cached, steps)
     steps.report(f"exporting {name.name} for {target}: once, it takes a while")
     try:
         bundle = export_checkpoint(
-            checkpoint, find_recipe(target), cached.bundle_path(target), report=steps.report
+            checkpoint, find_recipe(target), cached.captioner_path(target), report=steps.report
         )
     finally:
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
-    for former in cached.folder.glob(f"{target}-*"):  # of other versions
-        if former != bundle.path:
-            shutil.rmtree(former, ignore_errors=True)
-    bundle.path.chmod(0o755)  # whatever the umask lets others write to is not trusted later
+    cached.remove_others(target)
+    _make_private(bundle.path)
     _prepare(bundle, steps)
     return bundle.path
 

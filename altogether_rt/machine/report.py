@@ -32,7 +32,9 @@ __all__ = [
     "Processor",
     "examine",
     "missing_packages",
+    "onnxruntime_on_gpu",
     "read_processor",
+    "torch_on_gpu",
 ]
 
 _DISTRIBUTION = "altogether-rt"
@@ -131,15 +133,10 @@ def _abilities(gpu: GpuReport) -> Iterator[Ability]:
     checkpoints = missing_packages("train", CHECKPOINT_PACKAGES)
     yield _from_packages("caption on the processor with ONNX Runtime", "cpu", _missing_for_cpu())
     yield _from_packages("caption on the processor with PyTorch", "train", checkpoints)
-    no_gpu = [] if gpu.problem is None else [gpu.problem]
-    old_driver = driver_problem(gpu)
-    no_cuda = [*no_gpu, *([] if old_driver is None else [old_driver])]
-    yield _from_packages(_WITH_ONNX, "gpu", [*no_cuda, *_missing_for_cuda()])
-    no_torch = torch_problem(gpu)
-    without = checkpoints or ([] if no_torch is None else [no_torch])
-    yield _from_packages(_WITH_TORCH, "train", [*no_gpu, *without])
+    yield onnxruntime_on_gpu(gpu)
+    yield torch_on_gpu(gpu)
     yield _from_packages(
-        "caption on a GPU with TensorRT", "tensorrt", [*no_cuda, *_missing_for_tensorrt()]
+        "caption on a GPU with TensorRT", "tensorrt", [*_no_cuda(gpu), *_missing_for_tensorrt()]
     )
     yield _from_packages("train, import weights, init", "train", checkpoints)
     logs = missing_packages("train", ("tensorboard",))
@@ -147,6 +144,25 @@ def _abilities(gpu: GpuReport) -> Iterator[Ability]:
     export = missing_packages("export", _EXPORT_PACKAGES)
     yield _from_packages("export, import bundles", "export", export)
     yield _from_packages("read HEIC images", "heic", missing_packages("heic"))
+
+
+def onnxruntime_on_gpu(gpu: GpuReport) -> Ability:
+    """To caption with bundles for cuda."""
+    return _from_packages(_WITH_ONNX, "gpu", [*_no_cuda(gpu), *_missing_for_cuda()])
+
+
+def torch_on_gpu(gpu: GpuReport) -> Ability:
+    """To caption with checkpoints, with Triton's kernels or without them."""
+    no_gpu = [] if gpu.problem is None else [gpu.problem]
+    no_torch = torch_problem(gpu)
+    packages = missing_packages("train", CHECKPOINT_PACKAGES)
+    without = packages or ([] if no_torch is None else [no_torch])
+    return _from_packages(_WITH_TORCH, "train", [*no_gpu, *without])
+
+
+def _no_cuda(gpu: GpuReport) -> Iterator[str]:
+    """What keeps packages that are built for a certain CUDA from a GPU."""
+    yield from filter(None, (gpu.problem, driver_problem(gpu)))
 
 
 def _from_packages(name: str, extra: str, missing: Sequence[str]) -> Ability:

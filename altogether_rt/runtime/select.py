@@ -102,9 +102,27 @@ def resolve_device(bundle: Bundle, wanted: Device) -> Device:
     if wanted.kind not in kinds:
         raise AltogetherError(
             f"bundle {bundle.path} was exported for {target.device}, not for {wanted}: "
-            f"export the checkpoint again with a target for {wanted.kind}."
+            f"{_instead(bundle, wanted)}."
         )
     return wanted
+
+
+def _instead(bundle: Bundle, wanted: Device) -> str:
+    """What to do about a bundle that was exported for another device than `wanted`."""
+    target = bundle.manifest.target
+    again = f"export the checkpoint again with a target for {wanted.kind}"
+    if (target.runtime, target.device) != ("onnxruntime", "cpu"):
+        return again
+    given, out = bundle.path, "CHECKPOINT"
+    if is_starter(bundle.path):
+        given, out = Path("starter"), "starter-checkpoint"
+    recover = f"altogether-rt import {given} --out {out}"
+    if wanted.kind == "cuda":
+        return f"run {recover}, then give --bundle {out}, which PyTorch runs on GPUs"
+    return (
+        f"run {recover}, then altogether-rt export --ckpt {out} --target tensorrt-fp16, and give "
+        "that bundle"
+    )
 
 
 def open_runtime(

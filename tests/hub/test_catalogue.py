@@ -9,11 +9,10 @@ from typer.testing import CliRunner
 
 from altogether_rt.cli.main import app
 from altogether_rt.errors import ConfigError
-from altogether_rt.hub import catalogue, lookup
+from altogether_rt.hub import catalogue
 from altogether_rt.hub.catalogue import read_catalogue
-from altogether_rt.hub.lookup import TARGETS, target_for
 from altogether_rt.hub.names import is_hub_id
-from altogether_rt.machine.gpu import Gpu, GpuReport
+from altogether_rt.hub.target import TARGETS
 
 
 @pytest.mark.lean
@@ -58,17 +57,3 @@ def test_targets_exist_and_the_first_is_the_default() -> None:
     assert TARGETS["cpu"] == recipes.DEFAULT_TARGET
     for target in TARGETS.values():
         assert recipes.find_recipe(target).target.name == target
-
-
-@pytest.mark.lean
-def test_a_gpu_is_used_if_there_is_one_and_kernels_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = GpuReport((Gpu(0, "a GPU", 89, 8 << 30),))
-    for report, providers, target in (
-        (gpu, ("cpu", "cuda"), "cuda-fp16"),
-        (gpu, ("cpu",), "cpu-int8"),
-        (GpuReport(problem="none"), ("cpu", "cuda"), "cpu-int8"),
-    ):
-        monkeypatch.setattr(lookup, "find_gpus", lambda report=report: report)
-        monkeypatch.setattr(lookup, "onnxruntime_providers", lambda found=providers: found)
-        assert target_for("auto") == target
-    assert [target_for(kind) for kind in ("cpu", "cuda:1", "tensorrt")] == list(TARGETS.values())

@@ -228,7 +228,9 @@ def test_tensorrt_that_is_not_installed(
 def test_a_bundle_for_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpus(monkeypatch, 89)
     pretend_packages(monkeypatch, {"onnxruntime-gpu": "1.31.1"}, ("cuda.bindings",))
-    with pytest.raises(AltogetherError, match=r"exported for cpu, not for cuda:0: .* for cuda\."):
+    with pytest.raises(
+        AltogetherError, match=r"exported for cpu, not for cuda:0: run .* on GPUs\."
+    ):
         check_device(bundle_for("onnxruntime", "cpu"), "cuda:0")
     with pytest.raises(AltogetherError, match="exported for cuda, not for cpu"):
         check_device(bundle_for("onnxruntime", "cuda"), "cpu")

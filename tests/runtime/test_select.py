@@ -22,8 +22,19 @@ def test_a_device_it_was_not_exported_for_is_refused(
     bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend_gpus(monkeypatch, 89)
-    with pytest.raises(AltogetherError, match="was exported for cpu, not for cuda"):
-        open_runtime(bundle_of("opt", "cpu-int8"), device="cuda")
+    bundle = bundle_of("opt", "cpu-int8")
+    for given, device, advice in (
+        (bundle, "cuda", f"import {bundle.path} --out CHECKPOINT, then give --bundle CHECKPOINT,"),
+        (Bundle.load("starter"), "cuda:0", "import starter --out starter-checkpoint, then give"),
+        (bundle, "tensorrt", "export --ckpt CHECKPOINT --target tensorrt-fp16, and give that"),
+    ):
+        with pytest.raises(AltogetherError, match=f"was exported for cpu, not for {device}") as no:
+            open_runtime(given, device=device)
+        assert advice in str(no.value)
+    on_cuda = replace(bundle.manifest.target, device="cuda")
+    exported = Bundle(bundle.path, replace(bundle.manifest, target=on_cuda))
+    with pytest.raises(AltogetherError, match="not for cpu: export the checkpoint again with a ta"):
+        open_runtime(exported, device="cpu")
 
 
 def test_a_target_of_a_later_version_is_refused(bundle_of: BundleOf) -> None:

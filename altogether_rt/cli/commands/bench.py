@@ -10,7 +10,7 @@ import typer
 from altogether_rt.artifacts.files import write_or_send
 from altogether_rt.cli.checkpoint import AllowDownload, DtypeOption, KVCacheOption
 from altogether_rt.cli.device import DeviceOption, check_gpu
-from altogether_rt.cli.downloads import Download, ensure_bundle
+from altogether_rt.cli.downloads import Download, ensure_captioner
 from altogether_rt.cli.output import Output, format_bytes, json_line
 from altogether_rt.errors import AltogetherError
 from altogether_rt.speculation.planner import Speculation
@@ -95,7 +95,7 @@ def bench_command(
 
     num_images = None if plan is None else parse_count(plan)
     output = Output(as_json=as_json, quiet=quiet)
-    ensure_bundle(bundle, output, device=device, download=download)
+    ensure_captioner(bundle, output, device=device, download=download)
     settings = BenchSettings(
         sizes, threads, device, new_tokens, quick, speculation, allow_download, dtype, kv_cache
     )

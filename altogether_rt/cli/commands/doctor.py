@@ -10,6 +10,7 @@ import typer
 
 from altogether_rt import __version__
 from altogether_rt.cli.output import Output, format_bytes
+from altogether_rt.hub.target import choose_target
 from altogether_rt.machine.limits import MachineLimits, read_limits
 from altogether_rt.machine.report import Machine, Processor, examine
 
@@ -34,6 +35,7 @@ def doctor_command(
         if ability.advice:
             output.show(f"         -> {ability.advice}")
     output.show(machine.on_gpu)
+    output.show(f"A name (--bundle smolvlm-500m) means {choose_target()}.")
 
 
 def _facts(machine: Machine) -> Iterator[tuple[str, str]]:
@@ -90,4 +92,6 @@ def _data(machine: Machine) -> dict[str, Any]:
         "memory_bytes": machine.limits.memory_bytes,
     }
     data = {**asdict(machine), "processor": processor, "limits": limits, "abilities": abilities}
-    return {"version": __version__, **data}
+    target = choose_target()
+    by_name = {"target": target.name, "why": target.why}
+    return {"version": __version__, **data, "by_name": by_name}

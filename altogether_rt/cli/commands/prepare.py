@@ -36,7 +36,7 @@ def prepare_command(
     from altogether_rt.runtime.select import open_runtime
 
     output = Output(as_json=as_json)
-    folder = locate_bundle(bundle)
+    folder = locate_bundle(bundle, "cpu")
     if remove:
         folders = remove_prepared(Bundle.load(folder, verify_hashes=False))
         human = [f"removed {folder}" for folder in folders] or "nothing was prepared for it"

@@ -18,7 +18,7 @@ from altogether_rt.cli.caption_prompt import caption_checker
 from altogether_rt.cli.commands.caption.arguments import CaptionArguments
 from altogether_rt.cli.commands.caption.report import dry_run, report
 from altogether_rt.cli.device import check_gpu
-from altogether_rt.cli.downloads import ensure_bundle
+from altogether_rt.cli.downloads import ensure_captioner
 from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.images import ImageLimits
@@ -133,7 +133,7 @@ def _caption(
     from altogether_rt.opening import resolve_captioner
 
     output = run.output
-    ensure_bundle(given.bundle, output, device=given.device, download=given.download)
+    ensure_captioner(given.bundle, output, device=given.device, download=given.download)
     captioner = resolve_captioner(
         given.bundle,
         device=given.device,

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.cli.downloads import ensure_bundle
+from altogether_rt.artifacts.bundle import Bundle, is_checkpoint
+from altogether_rt.cli.downloads import ensure_captioner
 from altogether_rt.cli.output import Output, format_bytes
 from altogether_rt.errors import AltogetherError
-from altogether_rt.hub.lookup import locate_bundle
+from altogether_rt.hub.lookup import locate_bundle, locate_captioner
 from altogether_rt.hub.names import find_name, is_hub_id
+from altogether_rt.hub.target import CHECKPOINT
 
 __all__ = ["pull_command", "push_command"]
 
@@ -30,13 +31,13 @@ def pull_command(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Also copy the bundle to this folder; must not exist.")
+        Path | None, typer.Option(help="Also copy it to this folder; must not exist.")
     ] = None,
     device: Annotated[
         str,
         typer.Option(
             metavar="auto|cpu|cuda|tensorrt",
-            help="What to make the bundle for; auto: a GPU if it can be used here, else the CPU.",
+            help="What to make it for; auto: a GPU if it can be used here, else the CPU.",
         ),
     ] = "auto",
     as_json: _Json = False,
@@ -44,11 +45,13 @@ def pull_command(
 ) -> None:
     """Fetch a captioner by its name, unless it is here, and make a bundle of it for this machine.
 
-    What was published as a bundle is used as it is; PyTorch is needed for everything else. All
-    files are checked against the hashes that the hub, or the bundle's manifest, states. From then
-    on `--bundle NAME` starts at once, and needs no network.
+    For a GPU that PyTorch and Triton can use, the imported checkpoint is kept instead, which is
+    faster there: see `altogether-rt doctor`. What was published as a bundle is used as it is;
+    PyTorch is needed for everything else. All files are checked against the hashes that the hub,
+    or the bundle's manifest, states. From then on `--bundle NAME` starts at once, and needs no
+    network.
     """
-    from altogether_rt.hub.bundles import copy_bundle, published_files
+    from altogether_rt.hub.bundles import copy_bundle, copy_checkpoint, published_files
 
     output = Output(as_json=as_json, quiet=quiet)
     if out is not None and out.exists():
@@ -56,22 +59,29 @@ def pull_command(
     is_name = find_name(name) is not None
     if not is_name and out is None:
         raise typer.BadParameter("a folder is copied, so name another.", param_hint="--out")
-    ensure_bundle(name, output, device=device, download=True)
-    bundle = Bundle.load(locate_bundle(name, device))
-    if out is not None:
-        bundle = copy_bundle(published_files(bundle, with_learnt=True), out)
-    size = sum(spec.bytes for spec in bundle.manifest.files.values())
-    output.result(
-        {
+    ensure_captioner(name, output, device=device, download=True, to_run=False)
+    folder = Path(locate_captioner(name, device))
+    data: dict[str, str | int]
+    if is_name and is_checkpoint(folder):
+        if out is not None:
+            copy_checkpoint(folder, out)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        data = {"checkpoint": str(out or folder), "target": CHECKPOINT, "bytes": size}
+        line = f"{out or folder}  {format_bytes(size)}  checkpoint"
+    else:
+        bundle = Bundle.load(folder)
+        if out is not None:
+            bundle = copy_bundle(published_files(bundle, with_learnt=True), out)
+        size = sum(spec.bytes for spec in bundle.manifest.files.values())
+        data = {
             "bundle": str(bundle.path),
             "bundle_id": bundle.bundle_id,
             "target": bundle.manifest.target.name,
             "bytes": size,
-        },
-        [
-            f"{bundle.path}  {format_bytes(size)}  bundle {bundle.bundle_id}",
-            f"altogether-rt caption photos/ --bundle {name if out is None else out}",
-        ],
+        }
+        line = f"{bundle.path}  {format_bytes(size)}  bundle {bundle.bundle_id}"
+    output.result(
+        data, [line, f"altogether-rt caption photos/ --bundle {name if out is None else out}"]
     )
 
 

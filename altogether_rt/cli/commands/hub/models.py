@@ -14,6 +14,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.hub.cache import CachedModel, cached_models, hub_root, remove_cached
 from altogether_rt.hub.catalogue import CatalogueEntry, read_catalogue
 from altogether_rt.hub.names import find_name
+from altogether_rt.hub.target import choose_target
 from altogether_rt.runtime.cpu.prepared import remove_prepared
 
 __all__ = ["models_command"]
@@ -33,30 +34,32 @@ def models_command(
 
     Ids of captioners on the hub, owner/name, are names too. Nothing is downloaded unless you agree
     to it when you are asked, pass --download, or run `bundle pull`. The last column says what
-    is on this machine: the targets of bundles, and the bytes on the disk.
+    is on this machine: the targets of bundles, `torch` for a checkpoint, and the bytes on the disk.
     """
     output = Output(as_json=as_json, quiet=quiet)
     if remove is not None:
         _remove(remove, output)
         return
-    catalogue, here = read_catalogue(), cached_models()
+    catalogue, here, target = read_catalogue(), cached_models(), choose_target()
     known = {entry.hub_id for entry in catalogue.values()}
     others = [model for model in here if model.hub_id not in known]
     data = {
         "cache": str(hub_root()),
         "models": [_entry(entry, here) for entry in catalogue.values()],
         "others": [_here(model) for model in others],
+        "by_name": {"target": target.name, "why": target.why},
     }
     output.show(
         output.table("", _COLUMNS, (tuple(_row(entry, here)) for entry in catalogue.values()))
     )
     if others:
         rows = (
-            (model.hub_id, model.revision[:12], ", ".join(model.bundles()), _size(model))
+            (model.hub_id, model.revision[:12], ", ".join(_made(model)), _size(model))
             for model in others
         )
-        columns = ("also on this machine", "revision", "bundles", "on the disk")
+        columns = ("also on this machine", "revision", "made of it", "on the disk")
         output.show(output.table("", columns, rows))
+    output.show(f"On this machine a name means {target}.")
     output.result(data, f"They are kept in {hub_root()}; models --remove NAME removes one.")
 
 
@@ -71,6 +74,7 @@ def _here(model: CachedModel) -> dict[str, Any]:
         "revision": model.revision,
         "downloaded": model.download() is not None,
         "bundles": model.bundles(),
+        "checkpoints": model.checkpoints(),
         "bytes": model.num_bytes(),
     }
 
@@ -86,7 +90,11 @@ def _row(entry: CatalogueEntry, here: Sequence[CachedModel]) -> Iterator[str]:
         yield "in the package"
         return
     found = [model for model in here if model.hub_id == entry.hub_id]
-    yield "; ".join(", ".join([*model.bundles(), _size(model)]) for model in found) or "no"
+    yield "; ".join(", ".join([*_made(model), _size(model)]) for model in found) or "no"
+
+
+def _made(model: CachedModel) -> list[str]:
+    return [*model.bundles(), *model.checkpoints()]
 
 
 def _size(model: CachedModel) -> str:

@@ -15,7 +15,7 @@ from altogether_rt.cli.caption_prompt import caption_checker
 from altogether_rt.cli.commands.caption.report import error_lines
 from altogether_rt.cli.commands.shards.report import INCOMPLETE, exit_code, problems_data, report
 from altogether_rt.cli.device import check_gpu
-from altogether_rt.cli.downloads import ensure_bundle
+from altogether_rt.cli.downloads import ensure_captioner
 from altogether_rt.cli.output import Output
 from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.hygiene.clean import HygieneOptions
@@ -145,7 +145,7 @@ def caption_sharded(
     if dry_run:
         read_sharded(shards, arguments, run, limit)
         return
-    ensure_bundle(
+    ensure_captioner(
         arguments.bundle, run.output, device=arguments.device, download=arguments.download
     )
     captioner, job = arguments.resolve()

@@ -22,7 +22,7 @@ from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask
 from altogether_rt.jobs.shards.shard import caption_shard
 from altogether_rt.jobs.worker import Failure, OpenCaptioner
 from altogether_rt.monitoring.text import print_traceback
-from altogether_rt.opening import ResolvedCaptioner, resolve_captioner
+from altogether_rt.opening import ResolvedCaptioner
 
 __all__ = ["STOP_S", "Bug", "ClusterWorker", "Message", "Ready", "open_on_node"]
 
@@ -130,7 +130,7 @@ def open_on_node(
     """
     process = this_process()
     if (process.host, process.boot) != (resolved_by.host, resolved_by.boot):
-        found = resolve_captioner(captioner.name, device=captioner.device)
+        found = captioner.resolve_again()
         if found.bundle_id != captioner.bundle_id:
             raise AltogetherError(
                 f"{captioner.name} on {process.host} is not the captioner of this run: put the "

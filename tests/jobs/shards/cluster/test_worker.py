@@ -112,3 +112,15 @@ def test_the_captioner_of_another_machine(monkeypatch: pytest.MonkeyPatch) -> No
     other = type(captioner)(**{**captioner.__dict__, "bundle_id": "0" * 12})
     with pytest.raises(AltogetherError, match="not the captioner of this run"):
         open_on_node(other, elsewhere)
+
+
+def test_a_checkpoint_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the types that were asked for, which are a part of what it is."""
+    pytest.importorskip("torch", reason="needs the extra train")
+    from tests.tiny import save_tiny_checkpoint
+
+    folder = save_tiny_checkpoint(tmp_path, monkeypatch)
+    captioner = resolve_captioner(folder, device="cpu", dtype="bfloat16")
+    monkeypatch.setattr(worker_module, "open_captioner", lambda found, **options: found)
+    found: object = open_on_node(captioner, this_process()._replace(host="elsewhere"))
+    assert found == captioner

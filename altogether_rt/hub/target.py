@@ -46,7 +46,9 @@ def choose_target(device: str = "auto") -> Target:
     report = gpu.find_gpus()
     on_gpu = _on_gpu(wanted, report)
     if wanted.kind == "auto" and on_gpu.problem is not None:
-        return Target(TARGETS["cpu"], on_gpu.problem)
+        # Of most machines that is all there is to say; doctor says what a GPU would need.
+        why = on_gpu.problem if report.gpus else "no NVIDIA GPU can be used here"
+        return Target(TARGETS["cpu"], why)
     return on_gpu
 
 

@@ -96,6 +96,7 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (*TORCH, *ONNX))
     assert choose_target("auto").name == "cpu-int8"
     assert choose_target("auto").problem is None
+    assert choose_target("auto").why == "no NVIDIA GPU can be used here"
     asked = choose_target("cuda")
     assert asked.name == "cuda-fp16"
     assert asked.problem is not None and "there is no NVIDIA driver" in asked.problem
@@ -159,7 +160,7 @@ def test_doctor_and_models_say_which_and_why(cache: Path, monkeypatch: pytest.Mo
     for installed, sms, target, sentence in (
         (TORCH, (90,), "torch", "a checkpoint, which PyTorch runs on the GPU: the fastest here"),
         (ONNX, (90,), "cuda-fp16", "a bundle for cuda-fp16: with ONNX Runtime; a checkpoint with"),
-        (ONNX, (), "cpu-int8", "a bundle for cpu-int8: there is no NVIDIA driver"),
+        (ONNX, (), "cpu-int8", "a bundle for cpu-int8: no NVIDIA GPU can be used here."),
     ):
         pretend(monkeypatch, installed, *sms)
         monkeypatch.setattr(report_module, "find_gpus", gpu.find_gpus)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "DEFAULT_SLOTS",
     "PREFILL_TOKENS",
     "UNDECIDED",
     "Array",
@@ -32,6 +33,8 @@ __all__ = [
     "wait_for",
 ]
 
+#: Captions decoded at once, unless more is known about a device.
+DEFAULT_SLOTS = 32
 #: Prompt tokens per step, unless more is known about a device.
 PREFILL_TOKENS = 2048
 

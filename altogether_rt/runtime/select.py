@@ -16,12 +16,10 @@ from altogether_rt.machine.device import (
     find_gpu,
     parse_device,
 )
-from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.base import DEFAULT_SLOTS, Runtime
 from altogether_rt.runtime.cpu.prepared import find_prepared
 
 __all__ = ["DEFAULT_SLOTS", "check_device", "load_bundle", "open_runtime", "resolve_device"]
-
-DEFAULT_SLOTS = 32
 
 #: A bundle below this size, with fewer rows at once than that, is computed by one thread.
 _SMALL_BYTES, _FEW_SLOTS = 16 << 20, 8
@@ -134,7 +132,8 @@ def open_runtime(
     """Open `bundle` for running.
 
     device: `auto` is what the bundle was exported for. threads: of the compute kernels; None: all
-    cores this process may use, or one where more do not help. num_slots: captions decoded at once.
+    cores this process may use, or one where more do not help. num_slots: captions decoded at once;
+    None: as many as are fast there.
 
     Raises AltogetherError for a device this bundle cannot run on, MissingDependencyError where the
     backend is not installed.
@@ -148,7 +147,7 @@ def open_runtime(
     if resolved.on_gpu:
         from altogether_rt.runtime.cuda.onnx import open_onnx_gpu
 
-        return open_onnx_gpu(bundle, resolved, slots)
+        return open_onnx_gpu(bundle, resolved, num_slots)
     from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 
     return OnnxRuntime(bundle, threads=threads or _threads(bundle, slots), num_slots=slots)

@@ -69,6 +69,7 @@ def choose_decode(runtime: DeviceRuntime, now: Clock = time.perf_counter) -> Dec
 
 
 def _try_both(runtime: DeviceRuntime, now: Clock) -> DecodeChoice:
+    runtime.decoder.use_decode = False  # what it writes is not trusted yet
     rows = runtime.num_slots
     most = min(_PAST, runtime.max_chunk, runtime.capacity - 1)
     lengths = [max(1, most - row % _RAGGED) for row in range(rows)]

@@ -46,24 +46,36 @@ class DecodeStep:
         self._host_ids = cuda.host_alloc(_ID_BYTES * slots)
         self._host_logits: HostBuffer | None = None  # allocated when logits are first asked for
 
-    def takes(self, batch: StepBatch) -> bool:
-        """Whether every row brings one token and asks for the next."""
-        rows = len(batch.query_lengths)
-        return (
-            len(batch.token_ids) == rows == len(batch.logit_index)
-            and not len(batch.visual_index)
-            and bool((batch.query_lengths == 1).all())
-            and bool((batch.logit_index == np.arange(rows)).all())
-        )
+    def takes(self, batch: StepBatch) -> int:
+        """How many of the first rows are steps of this graph; those after them are others.
 
-    def step(self, batch: StepBatch, held: NDArray[np.int32], want_logits: bool) -> StepResult:
-        """See `Runtime.step`. held: (slots,) tokens that each slot may hold."""
-        rows = len(batch.token_ids)
+        All, if every row brings one token and asks for the next; those before new prompts; or none.
+        Behind drafts nothing is divided: their rows read the same weights together.
+        """
+        rows = len(batch.query_lengths)
+        single = batch.query_lengths == 1
+        if single.all() and not len(batch.visual_index):
+            first = rows
+        else:
+            first = int(np.argmin(single & (batch.past_lengths > 0)))
+            if batch.past_lengths[first:].any():
+                return 0
+        asked = batch.logit_index
+        one_each = bool((asked[:first] == np.arange(first)).all()) if len(asked) >= first else False
+        return first if one_each and (asked[first:] >= first).all() else 0
+
+    def step(
+        self, batch: StepBatch, rows: int, held: NDArray[np.int32], want_logits: bool
+    ) -> StepResult:
+        """The first `rows` rows of a step, each of one token; see `Runtime.step`.
+
+        held: (slots,) tokens that each slot may hold.
+        """
         padded = min(1 << (rows - 1).bit_length(), self._cache.num_slots)
         past_lengths = held[:padded].copy()
-        past_lengths[:rows] = batch.past_lengths
+        past_lengths[:rows] = batch.past_lengths[:rows]
         token_ids = np.zeros(padded, np.int64)
-        token_ids[:rows] = batch.token_ids
+        token_ids[:rows] = batch.token_ids[:rows]
         block, split = self._host_inputs.array, _ID_BYTES * padded
         nbytes = split + _LENGTH_BYTES * padded
         block[:split] = token_ids.view(np.uint8)

@@ -111,29 +111,37 @@ class DeviceDecoder:
 
     def step(self, batch: StepBatch, want_logits: bool) -> StepResult:
         """See `Runtime.step`."""
-        if self._decode is not None and self.use_decode and self._decode.takes(batch):
-            result = self._decode.step(batch, self._held, want_logits)
+        rows = len(batch.query_lengths)
+        decoded = 0
+        if self._decode is not None and self.use_decode:
+            decoded = self._decode.takes(batch)
+        if self._decode is not None and decoded:
+            result = self._decode.step(batch, decoded, self._held, want_logits)
+            if decoded < rows:  # beside prompts, they would be padded to the longest one
+                self._held[:decoded] = batch.past_lengths[:decoded] + 1
+                result = _joined(result, self._planned_step(batch, want_logits, decoded))
         else:
             result = self._planned_step(batch, want_logits)
         # Tokens of a slot beyond this length were rejected drafts: they may be overwritten.
-        self._held[: len(batch.query_lengths)] = batch.past_lengths + batch.query_lengths
+        self._held[:rows] = batch.past_lengths + batch.query_lengths
         return result
 
-    def _planned_step(self, batch: StepBatch, want_logits: bool) -> StepResult:
-        """A step by the graph that takes any."""
-        wanted = len(batch.logit_index)
+    def _planned_step(self, batch: StepBatch, want_logits: bool, start: int = 0) -> StepResult:
+        """The rows of a step from `start` on, by the graph that takes any."""
+        before = int((batch.logit_index < int(batch.query_lengths[:start].sum())).sum())
+        wanted = len(batch.logit_index) - before
         greedy_ids = np.empty(wanted, np.int64)
         logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
-        for call in plan_calls(batch, self._held, self._profiles):
+        for call in plan_calls(batch, self._held, self._profiles, start):
             rows = logit_rows(batch, call)
             self._run(batch, call)
             if logits is not None:
                 self._download_logits(len(rows))
             self._cuda.synchronize(self._stream)
-            greedy_ids[rows] = self._host_ids.array.view(np.int64)[: len(rows)]
+            greedy_ids[rows - before] = self._host_ids.array.view(np.int64)[: len(rows)]
             if logits is not None and self._host_logits is not None:
                 found = self._host_logits.array.view(np.float32)[: len(rows) * self._vocab_size]
-                logits[rows] = found.reshape(len(rows), -1)
+                logits[rows - before] = found.reshape(len(rows), -1)
         return StepResult(greedy_ids, logits)
 
     @property
@@ -263,13 +271,21 @@ class DeviceDecoder:
         cuda.download(self._host_ids, 0, memory.greedy_ids, 8 * call.bucket.wanted, self._stream)
 
     def _download_logits(self, wanted: int) -> None:
-        row_bytes = 4 * self._vocab_size
-        if self._host_logits is None:
-            max_wanted = max(profile.max_sizes.wanted for profile in self._profiles)
-            self._host_logits = self._cuda.host_alloc(max_wanted * row_bytes)
-        self._cuda.download(
-            self._host_logits, 0, self._memory.logits, wanted * row_bytes, self._stream
-        )
+        nbytes = 4 * wanted * self._vocab_size
+        if self._host_logits is not None and self._host_logits.nbytes < nbytes:
+            self._cuda.host_free(self._host_logits)  # idle: its last copy was waited for
+            self._host_logits = None
+        if self._host_logits is None:  # as many as are asked for: all would be many gigabytes
+            self._host_logits = self._cuda.host_alloc(nbytes)
+        self._cuda.download(self._host_logits, 0, self._memory.logits, nbytes, self._stream)
+
+
+def _joined(first: StepResult, second: StepResult) -> StepResult:
+    """The results of a step's first rows, and of the others."""
+    ids = np.concatenate([first.greedy_ids, second.greedy_ids])
+    if first.logits is None or second.logits is None:
+        return StepResult(ids)
+    return StepResult(ids, np.concatenate([first.logits, second.logits]))
 
 
 def _key(call: PlannedCall) -> _Key:

@@ -15,21 +15,29 @@ import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import DECODE_NAME
-from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.machine.device import Device, check_providers, find_gpu
 from altogether_rt.machine.gpu import DRIVER_LIBRARY
-from altogether_rt.runtime.base import PREFILL_TOKENS
+from altogether_rt.runtime.ahead import AheadRuntime
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.bindings import CudaPython
 from altogether_rt.runtime.cuda.choose_decode import choose_decode
 from altogether_rt.runtime.cuda.graph import Tensor
+from altogether_rt.runtime.cuda.limits import (
+    ONNX_PREFILL_TOKENS,
+    call_limits,
+    fitting_slots,
+)
 from altogether_rt.runtime.cuda.runtime import DeviceRuntime, GraphSizes
-from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, StepSizes
 from altogether_rt.runtime.cuda.vision import batch_shape
 from altogether_rt.runtime.ort_session import import_onnxruntime
 
-__all__ = ["OrtGraph", "call_limits", "missing_library", "onnx_gpu_runtime", "open_onnx_gpu"]
+__all__ = [
+    "OrtGraph",
+    "missing_library",
+    "onnx_gpu_runtime",
+    "open_onnx_gpu",
+]
 
 _LOGGER = logging.getLogger(__name__)
 _FATAL = 4  # the highest that onnxruntime takes
@@ -45,8 +53,11 @@ _DTYPES = {
 }
 
 
-def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int) -> DeviceRuntime:
-    """Open a bundle on a GPU.
+def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int | None = None) -> AheadRuntime:
+    """Open a bundle on a GPU. num_slots: None: as many as are fast and fit.
+
+    onnxruntime waits for the device when it replays a captured graph, and keeps such graphs by
+    thread: one thread makes all calls, and steps are begun ahead.
 
     Raises AltogetherError, BundleError or MissingDependencyError if it cannot run there.
     """
@@ -56,7 +67,7 @@ def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int) -> DeviceRunti
         ort.preload_dlls()  # CUDA libraries that pip installed, which are on no loader path
     wanted = "TensorrtExecutionProvider" if device.kind == "tensorrt" else "CUDAExecutionProvider"
     check_providers(ort.get_available_providers(), wanted)
-    cuda = CudaPython(gpu.index)
+    slots = num_slots or fitting_slots(bundle, gpu.memory_bytes)
 
     def load(name: str, stream: int) -> OrtGraph:
         session = _open_session(
@@ -69,10 +80,14 @@ def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int) -> DeviceRunti
         )
         return OrtGraph(session, index=gpu.index)
 
-    runtime = onnx_gpu_runtime(bundle, cuda, load, index=gpu.index, num_slots=num_slots)
-    choice = choose_decode(runtime)
-    _LOGGER.info("decode steps on cuda:%d: %s", gpu.index, choice)
-    return runtime
+    def open_here() -> DeviceRuntime:
+        cuda = CudaPython(gpu.index)  # current for the thread that this is called in
+        runtime = onnx_gpu_runtime(bundle, cuda, load, index=gpu.index, num_slots=slots)
+        choice = choose_decode(runtime)
+        _LOGGER.info("decode steps on cuda:%d: %s", gpu.index, choice)
+        return runtime
+
+    return AheadRuntime(open_here)
 
 
 def onnx_gpu_runtime(
@@ -98,31 +113,14 @@ def onnx_gpu_runtime(
     }
     sizes = GraphSizes([call_limits(bundle, num_slots)], vision)
     return DeviceRuntime(
-        bundle, cuda, sizes, load, index=index, num_slots=num_slots, load_decode=load_decode
-    )
-
-
-def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
-    """The limits of calls, for which buffers are allocated; the graphs themselves have none."""
-    config = bundle.config
-    prompt = config.max_chunk_tokens  # the longest prompt and a draft of what follows it
-    verify_chunk = 1 + MAX_DRAFT_TOKENS  # the last accepted token and its draft
-    verified = num_slots * verify_chunk
-    # The prompts of one step have up to PREFILL_TOKENS tokens; the last may exceed that.
-    tokens = min(PREFILL_TOKENS + prompt, num_slots * prompt) + verified
-    rows = min(num_slots, -(-tokens // config.max_visual_tokens))
-    return DecoderProfile(
-        name="all",
-        index=0,
-        min_sizes=StepSizes(1, bundle.manifest.cache.min_chunk, 1, 1, 1),
-        max_sizes=StepSizes(
-            rows=num_slots,
-            chunk=max(prompt, verify_chunk),
-            tokens=-(-(tokens + 1) // 128) * 128,
-            visual=rows * config.max_visual_tokens,
-            wanted=verified,
-        ),
-        positions=config.slot_positions,
+        bundle,
+        cuda,
+        sizes,
+        load,
+        index=index,
+        num_slots=num_slots,
+        prefill_tokens=ONNX_PREFILL_TOKENS,
+        load_decode=load_decode,
     )
 
 
@@ -131,7 +129,12 @@ def _open_session(
 ) -> Any:
     """A session that runs on `stream`. Raises AltogetherError if it runs on another provider."""
     shared = {"device_id": str(index), "user_compute_stream": str(stream)}
-    cuda = {**shared, "enable_cuda_graph": "1" if decoder and not tensorrt else "0"}
+    cuda = {
+        **shared,
+        "enable_cuda_graph": "1" if decoder and not tensorrt else "0",
+        # Where onnxruntime fuses a sum with the norm behind it: statistics stay in float32.
+        "enable_skip_layer_norm_strict_mode": "1",
+    }
     providers: list[tuple[str, dict[str, str]]] = [("CUDAExecutionProvider", cuda)]
     if tensorrt:
         cached = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(path.parent)}

@@ -69,15 +69,18 @@ class DeviceRuntime:
         *,
         index: int = 0,
         num_slots: int = 16,
+        prefill_tokens: int = PREFILL_TOKENS,
         load_decode: Callable[[int], DeviceGraph | None] = lambda stream: None,
     ) -> None:
-        """index: number of the GPU. load_decode(stream): a graph of decode steps, if there is one
-        that this GPU's software takes.
+        """index: number of the GPU. prefill_tokens: of all prompts of a step; `sizes` has room for
+        them. load_decode(stream): a graph of decode steps, if there is one that this GPU's software
+        takes.
 
         Raises what `load` raises, and AltogetherError if the GPU has too little free memory.
         """
         assert num_slots >= 1
         self._index, self._num_slots = index, num_slots
+        self._prefill_tokens = prefill_tokens
         self._capacity = bundle.config.capacity
         self._token_width = bundle.config.decoder.token_width
         cache = CacheLayout(bundle.manifest.cache, num_slots, sizes.decoder[0].positions)
@@ -131,7 +134,7 @@ class DeviceRuntime:
 
     @property
     def prefill_tokens(self) -> int:
-        return PREFILL_TOKENS
+        return self._prefill_tokens
 
     @property
     def token_width(self) -> int:

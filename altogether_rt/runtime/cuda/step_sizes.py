@@ -140,21 +140,24 @@ class PlannedCall:
 
 
 def plan_calls(
-    batch: StepBatch, held: NDArray[np.int32], profiles: Sequence[DecoderProfile]
+    batch: StepBatch,
+    held: NDArray[np.int32],
+    profiles: Sequence[DecoderProfile],
+    start: int = 0,
 ) -> list[PlannedCall]:
-    """The executions of a step, as few as possible: nearly always one.
+    """The executions of a step's rows from `start` on, as few as possible: nearly always one.
 
     held: (slots,) number of tokens that each slot may hold. Slots after the last row may serve as
     padding rows, as long as their tokens are kept. The scheduler's prefill budget bounds the total
     of a step, so a step is split only if a compiled engine takes less than that.
     """
     rows = len(batch.query_lengths)
-    whole = _plan_call(batch, 0, rows, held, profiles)
+    whole = _plan_call(batch, start, rows, held, profiles)
     if whole is not None:
         return [whole]
     calls: list[PlannedCall] = []
-    first, fitting = 0, None
-    for last in range(1, rows + 1):
+    first, fitting = start, None
+    for last in range(start + 1, rows + 1):
         longer = _plan_call(batch, first, last, held, profiles)
         if longer is None and fitting is not None:
             calls.append(fitting)

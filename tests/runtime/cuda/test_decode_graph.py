@@ -24,6 +24,7 @@ from altogether_rt.runtime.base import StepBatch, StepRow
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.cuda.choose_decode import _TIMED, _WARM_UPS, choose_decode
 from altogether_rt.runtime.cuda.onnx import OrtGraph, onnx_gpu_runtime
+from altogether_rt.runtime.cuda.step_sizes import PlannedCall
 from altogether_rt.runtime.ort_session import open_session
 from tests.runtime.conftest import BundleOf
 from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda
@@ -260,6 +261,54 @@ def test_rows_that_pad_a_step_leave_other_slots_alone(bundle_of: BundleOf) -> No
             answers[-1] += ids
     for a, b in zip(*answers, strict=True):
         assert_equal_to_half(a, b)
+    fake.close()
+
+
+def test_prompts_are_divided_from_the_rows_beside_them(bundle_of: BundleOf) -> None:
+    """Padded to the longest prompt, rows of one token would be computed as many times over."""
+    bundle = bundle_of("opt", TARGET)
+    fake = OnFake(bundle, 6)
+    calls: list[tuple[int, ...]] = []
+    run = fake.runtime.decoder._run
+
+    def noted(batch: StepBatch, call: PlannedCall) -> None:
+        calls.append((call.first, call.last, call.bucket.rows, call.bucket.chunk))
+        run(batch, call)
+
+    fake.runtime.decoder._run = noted  # type: ignore[method-assign]
+    with OnnxRuntime(bundle, threads=1, num_slots=6) as reference:
+        answers = []
+        for runtime in (fake.runtime, reference):
+            rows = [Row() for _ in range(6)]
+            found = run_step(runtime, [row.bring([5 + n, 9, 11]) for n, row in enumerate(rows[:3])])
+            mixed = [row.bring([20]) for row in rows[:3]]
+            mixed += [rows[3].bring(range(30, 39)), rows[4].bring([7]), rows[5].bring([8, 9])]
+            found += run_step(runtime, mixed)
+            found += run_step(runtime, [row.bring([21]) for row in rows])
+            drafts = [
+                rows[0].bring([22]),
+                rows[1].bring([23, 24]),
+                *([row.bring([25]) for row in rows[2:]]),
+            ]
+            found += run_step(runtime, drafts)
+            ids = [rows[0].bring([26]), rows[1].bring([27]), Row().bring([28, 29])]
+            answers.append([*found, *run_step(runtime, ids, want_logits=False)])
+    for a, b in zip(*answers, strict=True):
+        assert_equal_to_half(a, b)
+    # Prompts; those of three rows beside three; drafts with the rows beside them; one prompt.
+    assert calls == [(0, 3, 4, 4), (3, 6, 3, 16), (0, 6, 6, 2), (2, 3, 1, 2)]
+    assert fake.runs() == (4, 3)
+    fake.close()
+
+
+def test_no_more_logits_are_held_on_the_host_than_were_asked_for(bundle_of: BundleOf) -> None:
+    """For all drafts of 256 slots of a published size they would be 0.8 GB."""
+    bundle = bundle_of("opt", TARGET)
+    fake = OnFake(bundle, 4)
+    for lengths in ((2, 1), (3, 5), (1, 2)):
+        run_step(fake.runtime, [Row().bring(range(5, 5 + length)) for length in lengths])
+        held = fake.runtime.decoder._host_logits
+        assert held is not None and held.nbytes == 4 * VOCAB_SIZE * (8 if lengths != (2, 1) else 3)
     fake.close()
 
 

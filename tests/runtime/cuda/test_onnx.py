@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +15,16 @@ import numpy as np
 import pytest
 
 from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.manifest import DECODE_NAME
 from altogether_rt.errors import AltogetherError, BundleError
+from altogether_rt.machine.device import parse_device
 from altogether_rt.runtime import ort_session
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.cuda import onnx as ort_gpu
-from altogether_rt.runtime.cuda.onnx import (
-    OrtGraph,
-    call_limits,
-    missing_library,
-    onnx_gpu_runtime,
-)
+from altogether_rt.runtime.cuda.limits import ONNX_PREFILL_TOKENS, call_limits, fitting_slots
+from altogether_rt.runtime.cuda.onnx import OrtGraph, missing_library, onnx_gpu_runtime
+from altogether_rt.runtime.pipelined import as_pipelined
+from tests.machine.fake_driver import pretend_gpus
 from tests.runtime.conftest import BundleOf
 from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda
 from tests.runtime.rows import speak
@@ -78,6 +81,7 @@ def test_the_decoder_may_not_fall_back_to_the_processor() -> None:
     open_fake(ort)
     assert ort.entries["session.disable_cpu_ep_fallback"] == "1"
     wanted = {"device_id": "1", "user_compute_stream": "77", "enable_cuda_graph": "1"}
+    wanted |= {"enable_skip_layer_norm_strict_mode": "1"}  # float32 statistics
     assert ort.asked == [(CUDA, wanted)]
     ort = FakeOnnxruntime(CUDA)
     open_fake(ort, decoder=False)
@@ -170,10 +174,93 @@ def test_limits_hold_what_the_engine_may_ask_for() -> None:
         assert limits.max_sizes.chunk >= prompt
         assert limits.positions == bundle.config.slot_positions
         # All slots bring a prompt, up to the budget and one more; the dummy token has a place.
-        prompts = min(slots, 2048 // prompt + 1)
+        prompts = min(slots, ONNX_PREFILL_TOKENS // prompt + 1)
         assert limits.max_sizes.tokens > prompts * prompt
         assert limits.max_sizes.visual >= prompts * prefix
         assert limits.max_sizes.wanted == 16 * slots
+
+
+@pytest.mark.lean
+def test_a_large_gpu_is_given_many_slots() -> None:
+    """A decoder of OPT-1.3B's size: half of what its weights leave, at least 32, at most 256."""
+    cache = replace(
+        Bundle.load("starter", verify_hashes=False).manifest.cache,
+        dtype="float16",
+        layers=24,
+        kv_heads=32,
+        head_dim=64,
+    )
+
+    def bundle(*graphs: str) -> Any:
+        manifest = {
+            "cache": cache,
+            "files": {"weights": SimpleNamespace(bytes=4 * 10**9)},
+            "graphs": graphs,
+        }
+        config = {"slot_positions": 376, "decoder": SimpleNamespace(vocab_size=50272)}
+        return SimpleNamespace(
+            manifest=SimpleNamespace(**manifest), config=SimpleNamespace(**config)
+        )
+
+    # A position's keys and values, and the logits of a verified draft with the token before it.
+    slot = 376 * 2 * 24 * 32 * 64 * 2 + 16 * 50272 * 4
+    assert 70e6 < slot < 80e6
+    found = {
+        memory: (
+            fitting_slots(bundle("decoder"), memory * 10**9),
+            fitting_slots(bundle("decoder", DECODE_NAME), memory * 10**9),
+        )
+        for memory in (6, 16, 24, 80, 141)
+    }
+    assert found == {
+        6: (32, 32),
+        16: (72, 48),  # 12e9 / 2 / slot = 77.7, 8e9 / 2 / slot = 51.8
+        24: (128, 96),  # 129.6, 103.7
+        80: (256, 256),
+        141: (256, 256),
+    }
+
+
+def test_it_opens_with_as_many_slots_as_fit(
+    bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole of `open_onnx_gpu` but for the library that loads kernels."""
+    bundle, cudas = bundle_of("opt", "cuda-fp16"), list[FakeCuda]()
+    threads = set[str]()
+
+    def start(index: int) -> FakeCuda:
+        assert index == 0
+        threads.add(threading.current_thread().name)
+        cudas.append(FakeCuda(budget_bytes=1 << 33))
+        return cudas[-1]
+
+    def session(ort: Any, path: Path, *, stream: int, **_: Any) -> QueuedSession:
+        threads.add(threading.current_thread().name)
+        return QueuedSession(cudas[-1], path, stream)
+
+    pretend_gpus(monkeypatch, 90)
+    monkeypatch.setattr(ort_gpu, "check_providers", lambda found, wanted: None)
+    monkeypatch.setattr(ort_gpu, "CudaPython", start)
+    monkeypatch.setattr(ort_gpu, "_open_session", session)
+    monkeypatch.setattr(ort_gpu, "OrtGraph", partial(_graph, OrtGraph))
+    monkeypatch.setattr(ort_gpu, "fitting_slots", lambda bundle, memory_bytes: 5)
+    for given, slots in ((None, 5), (3, 3)):
+        with (
+            ort_gpu.open_onnx_gpu(bundle, parse_device("cuda"), given) as runtime,
+            OnnxRuntime(bundle, threads=1, num_slots=slots) as reference,
+        ):
+            assert runtime.num_slots == slots
+            assert runtime.prefill_tokens == ONNX_PREFILL_TOKENS
+            assert as_pipelined(runtime) is not None
+            answers = [speak(each, bundle) for each in (runtime, reference)]
+        cudas[-1].finish()
+        for found, wanted in zip(*answers, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=4e-3 * np.abs(wanted).max())
+    assert threading.current_thread().name not in threads
+
+
+def _graph(kind: type[OrtGraph], session: Any, *, index: int) -> OrtGraph:
+    return kind(session, kind="cpu")
 
 
 class QueuedSession:

@@ -1,0 +1,55 @@
+"""How much a GPU is given at once where nothing is compiled for sizes: slots, prompts, buffers."""
+
+from __future__ import annotations
+
+from altogether_rt.artifacts.bundle import Bundle
+from altogether_rt.artifacts.manifest import DECODE_NAME
+from altogether_rt.config import MAX_DRAFT_TOKENS
+from altogether_rt.runtime.base import DEFAULT_SLOTS
+from altogether_rt.runtime.cuda.memory_plan import CacheLayout
+from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, StepSizes
+
+__all__ = ["ONNX_PREFILL_TOKENS", "call_limits", "fitting_slots"]
+
+#: Prompt tokens per step, which fill the products of a large GPU.
+ONNX_PREFILL_TOKENS = 8192
+#: Slots that a large GPU is given: a step of 256 rows takes little longer than one of 128.
+_MAX_DEFAULT_SLOTS = 256
+
+
+def fitting_slots(bundle: Bundle, memory_bytes: int) -> int:
+    """As many slots as fill the products of a GPU, with half of the memory that weights leave.
+
+    memory_bytes: of the GPU. The other half is for activations and what other programs hold. The
+    decoder's weights are on the GPU twice if there is a graph of decode steps.
+    """
+    files = bundle.manifest.files.values()
+    weights = (1 + (DECODE_NAME in bundle.manifest.graphs)) * sum(spec.bytes for spec in files)
+    slot = CacheLayout(bundle.manifest.cache, 1, bundle.config.slot_positions).nbytes
+    slot += 4 * (1 + MAX_DRAFT_TOKENS) * bundle.config.decoder.vocab_size  # its logits
+    fitting = max(0, memory_bytes - weights) // 2 // slot
+    return max(DEFAULT_SLOTS, min(fitting // 8 * 8, _MAX_DEFAULT_SLOTS))
+
+
+def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:
+    """The limits of calls, for which buffers are allocated; the graphs themselves have none."""
+    config = bundle.config
+    prompt = config.max_chunk_tokens  # the longest prompt and a draft of what follows it
+    verify_chunk = 1 + MAX_DRAFT_TOKENS  # the last accepted token and its draft
+    verified = num_slots * verify_chunk
+    # The prompts of one step have up to ONNX_PREFILL_TOKENS; the last may exceed that.
+    tokens = min(ONNX_PREFILL_TOKENS + prompt, num_slots * prompt) + verified
+    rows = min(num_slots, -(-tokens // config.max_visual_tokens))
+    return DecoderProfile(
+        name="all",
+        index=0,
+        min_sizes=StepSizes(1, bundle.manifest.cache.min_chunk, 1, 1, 1),
+        max_sizes=StepSizes(
+            rows=num_slots,
+            chunk=max(prompt, verify_chunk),
+            tokens=-(-(tokens + 1) // 128) * 128,
+            visual=rows * config.max_visual_tokens,
+            wanted=verified,
+        ),
+        positions=config.slot_positions,
+    )

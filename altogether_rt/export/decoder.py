@@ -175,15 +175,19 @@ class _DecoderEmitter:
         return self.lowering.linear.linear(self.g, x, weight, bias, fused)
 
     def norm(self, x: str, name: str) -> str:
-        """LayerNorm or RMSNorm, computed in float32 for every target."""
+        """LayerNorm or RMSNorm, with statistics in float32 for every target."""
         g, config, name = self.g, self.config, f"decoder.{name}"
+        scale = self.weights.get(f"{name}.weight")
+        if config.norm == "layernorm":
+            weights = scale, self.weights.get(f"{name}.bias")
+            return self.activations.layer_norm(g, x, name, weights, config.norm_eps)
         x = self.activations.widen(g, x)
-        scale = g.weight(f"{name}.weight", self.weights.get(f"{name}.weight"))
-        if config.norm == "rmsnorm":
-            y = g.op("RMSNormalization", x, scale, axis=-1, epsilon=config.norm_eps)
-        else:
-            bias = g.weight(f"{name}.bias", self.weights.get(f"{name}.bias"))
-            y = g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=config.norm_eps)
+        y = g.op(
+            "RMSNormalization",
+            *(x, g.weight(f"{name}.weight", scale)),
+            axis=-1,
+            epsilon=config.norm_eps,
+        )
         return self.activations.narrow(g, y)
 
     def activate(self, x: str) -> str:

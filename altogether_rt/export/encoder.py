@@ -99,8 +99,12 @@ class _Transcriber:
         from onnx_ir import to_proto
 
         present = [value for value in node.inputs if value is not None]
-        narrow = self._half and wants_narrow(
-            node.op_type, [self._values.is_narrow(str(value.name)) for value in present]
+        half_norm = self._lowering.activations.half_norms and node.op_type == "LayerNormalization"
+        narrow = self._half and (
+            half_norm
+            or wants_narrow(
+                node.op_type, [self._values.is_narrow(str(value.name)) for value in present]
+            )
         )
         inputs = ["" if value is None else self._value(value, narrow) for value in node.inputs]
         attributes = {
@@ -111,7 +115,7 @@ class _Transcriber:
         for output, name in zip(node.outputs, results, strict=True):
             key, is_float = str(output.name), _is_float(output)
             self._values.define(key, name, narrow and is_float)
-            if self._half and is_float and node.op_type in NORMS:
+            if self._half and is_float and node.op_type in NORMS and not narrow:
                 self._values.define(key, self._values.get(key, narrow=True), narrow=True)
 
     def _value(self, value: ir.Value | None, narrow: bool) -> str:

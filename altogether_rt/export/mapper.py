@@ -95,14 +95,9 @@ class _MapperEmitter:
         return self.lowering.linear.linear(self.g, x, weight, bias, "mapper." + "+".join(names))
 
     def norm(self, x: str, name: str) -> str:
-        g = self.g
-        scale, bias = (
-            g.weight(f"mapper.{name}.{part}", self.weights.get(f"mapper.{name}.{part}"))
-            for part in ("weight", "bias")
-        )
-        x = self.activations.widen(g, x)
-        y = g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=NORM_EPS)
-        return self.activations.narrow(g, y)
+        name = f"mapper.{name}"
+        weights = self.weights.get(f"{name}.weight"), self.weights.get(f"{name}.bias")
+        return self.activations.layer_norm(self.g, x, name, weights, NORM_EPS)
 
     def _unfold(self, x: str, length: int) -> str:
         """(N, length * W) -> (N, length, W)."""

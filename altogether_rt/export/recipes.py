@@ -53,6 +53,8 @@ class LoweringNames:
     table: Literal["fp32", "int8-row", "fp16"]
     attention: Literal["group-query", "group-query-int8", "scatter"]
     activations: Literal["fp32", "fp16"] = "fp32"
+    #: What LayerNorm takes and gives; its statistics are float32 either way.
+    norms: Literal["fp32", "fp16"] = "fp32"
     #: Attention of a second graph, for steps of one token a row; "": there is none.
     decode: Literal["", "group-query"] = ""
     #: Whether static scales are for the encoder's products too; in float16 they are if not.
@@ -76,6 +78,8 @@ class LoweringNames:
                 "lowering mixes precisions: linear, table, attention and activations must all be "
                 "for float16 or all for float32."
             )
+        if self.norms == "fp16" and self.activations != "fp16":
+            raise ConfigError("lowering.norms = fp16 needs lowering.activations to be fp16.")
         if self.encoder and self.linear not in STATIC:
             raise ConfigError(f"lowering.encoder needs linear to be one of {', '.join(STATIC)}.")
         if self.decode and self.attention != "scatter":

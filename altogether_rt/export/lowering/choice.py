@@ -72,7 +72,10 @@ def build_lowering(
         linear[names.linear],
         table[names.table],
         attention[names.attention],
-        Activations(np.float16 if names.activations == "fp16" else np.float32),
+        Activations(
+            np.float16 if names.activations == "fp16" else np.float32,
+            half_norms=names.norms == "fp16",
+        ),
         SCATTER_OPSET if names.attention == "scatter" else OPSET,
         DecodeAttention() if names.decode else None,
     )

@@ -16,6 +16,7 @@ from altogether_rt.config import EncoderConfig
 from altogether_rt.export.graph import OPSET, GraphBuilder
 from altogether_rt.export.lowering.activations import onnx_type
 from altogether_rt.export.lowering.base import Lowering
+from altogether_rt.export.packed_attention import packed_attention
 from altogether_rt.export.typed_values import NORMS, TypedValues, wants_narrow
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def build_encoder(
     """
     size = config.image_size
     g.input("pixels", np.uint8, ["N", size, size, 3])
-    result = _Transcriber(g, lowering).transcribe(trace_encoder(module, size))
+    with packed_attention(module.eval()) if lowering.packed_attention else contextlib.nullcontext():
+        traced = trace_encoder(module, size)
+    result = _Transcriber(g, lowering).transcribe(traced)
     g.output(result, "embeddings", np.float32, ["N", *config.embedding_shape])
 
 

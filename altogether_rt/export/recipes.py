@@ -55,6 +55,8 @@ class LoweringNames:
     activations: Literal["fp32", "fp16"] = "fp32"
     #: What LayerNorm takes and gives; its statistics are float32 either way.
     norms: Literal["fp32", "fp16"] = "fp32"
+    #: Attention of an encoder: as torch writes it, or one operator that moves no data.
+    encoder_attention: Literal["traced", "packed"] = "traced"
     #: Attention of a second graph, for steps of one token a row; "": there is none.
     decode: Literal["", "group-query"] = ""
     #: Whether static scales are for the encoder's products too; in float16 they are if not.

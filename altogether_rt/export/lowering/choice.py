@@ -78,4 +78,5 @@ def build_lowering(
         ),
         SCATTER_OPSET if names.attention == "scatter" else OPSET,
         DecodeAttention() if names.decode else None,
+        packed_attention=names.encoder_attention == "packed",
     )

@@ -38,7 +38,7 @@ def _is_plain(child: nn.Module) -> bool:
     return (
         type(child) is nn.MultiheadAttention
         and child.batch_first
-        and child.in_proj_weight is not None
+        and child._qkv_same_embed_dim
         and child.bias_k is None
         and not child.add_zero_attn
         and not child.training

@@ -151,16 +151,16 @@ class AheadRuntime:
 
 
 def _copy(batch: StepBatch) -> StepBatch:
-    """`batch` with arrays of its own; visual tokens on a device are never written again."""
-    visual, drawn = batch.visual_tokens, batch.sampling
+    """`batch` with arrays of its own, but for visual tokens, which are large."""
+    drawn = batch.sampling
+    if drawn is not None:
+        drawn = Sampling(drawn.uniforms.copy(), drawn.temperatures.copy(), drawn.top_ps.copy())
     return StepBatch(
         token_ids=batch.token_ids.copy(),
         query_lengths=batch.query_lengths.copy(),
         past_lengths=batch.past_lengths.copy(),
-        visual_tokens=visual.copy() if isinstance(visual, np.ndarray) else visual,
+        visual_tokens=batch.visual_tokens,
         visual_index=batch.visual_index.copy(),
         logit_index=batch.logit_index.copy(),
-        sampling=None
-        if drawn is None
-        else Sampling(drawn.uniforms.copy(), drawn.temperatures.copy(), drawn.top_ps.copy()),
+        sampling=drawn,
     )

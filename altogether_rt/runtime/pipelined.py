@@ -47,7 +47,8 @@ class PipelinedRuntime(Runtime, Protocol):
     """
 
     def begin(self, batch: StepBatch, chosen: ChosenTokens | None = None) -> PendingStep:
-        """`step` without waiting. `batch` may change once this has returned.
+        """`step` without waiting. `batch` may change once this has returned, but for its visual
+        tokens, which nobody writes again.
 
         The ids at `chosen.index` are ignored: these tokens are what the step before has chosen.
         Where `batch.sampling` is given, tokens are drawn as it says.

@@ -53,7 +53,7 @@ def test_other_targets_are_written_as_torch_writes_them(tmp_path: Path) -> None:
 
 def attention(**options: bool) -> nn.MultiheadAttention:
     torch.manual_seed(1)
-    return nn.MultiheadAttention(16, 2, **{"batch_first": True, **options}).eval()  # type: ignore[arg-type]
+    return nn.MultiheadAttention(16, 2, **{"batch_first": True, **options}).eval()
 
 
 @torch.no_grad()

@@ -204,7 +204,8 @@ class DeviceDecoder:
         for spec in self._specs:
             region, array = layout[spec.name], arrays[spec.name]
             data = np.ascontiguousarray(array, spec.dtype).view(np.uint8).reshape(-1)
-            block[region.offset : region.offset + region.nbytes] = data
+            block[region.offset : region.offset + len(data)] = data
+            block[region.offset + len(data) : region.offset + region.nbytes] = 0
         prepared = self._prepared.get(_key(call)) or self._prepare(call)
         if prepared.graph is not None:
             self._cuda.launch(prepared.graph, self._stream)

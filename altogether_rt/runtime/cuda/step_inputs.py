@@ -19,6 +19,8 @@ def padded_inputs(
 ) -> dict[str, NDArray[Any]]:
     """All inputs except the cache, by name, for the rows of `batch` that `call` covers.
 
+    Visual tokens come without padding, which is to be zero: they are large, and copied once.
+
     held: (slots,) tokens in each slot; a padding row writes after the tokens that its slot holds.
     """
     first, last, bucket = call.first, call.last, call.bucket
@@ -32,14 +34,13 @@ def padded_inputs(
     pasts[: last - first] = past_lengths
     padded_rows[: last - first] = query_lengths
 
-    visual = np.zeros((bucket.visual, batch.visual_tokens.shape[1]), np.float32)
     # If visual tokens are padded, the last packed token is padding too.
+    visual = np.asarray(batch.visual_tokens)
     visual_index = np.full(bucket.visual, bucket.tokens - 1, np.int64)
-    if len(batch.visual_index):
-        here = (batch.visual_index >= start) & (batch.visual_index < end)
-        num_visual = int(here.sum())
-        visual[:num_visual] = np.asarray(batch.visual_tokens)[here]
-        visual_index[:num_visual] = batch.visual_index[here] - start
+    here = (batch.visual_index >= start) & (batch.visual_index < end)
+    if not here.all():  # copying tens of megabytes takes as long as computing some of a step
+        visual = visual[here]
+    visual_index[: len(visual)] = batch.visual_index[here] - start
 
     pad_index = np.zeros((bucket.rows, bucket.chunk), np.int64)
     pad_index[: last - first] = packing.pad_index

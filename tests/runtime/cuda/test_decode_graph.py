@@ -23,6 +23,7 @@ from altogether_rt.export.weights import WeightsFile
 from altogether_rt.runtime.base import StepBatch, StepRow
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.cuda.choose_decode import _TIMED, _WARM_UPS, choose_decode
+from altogether_rt.runtime.cuda.memory_plan import input_layout
 from altogether_rt.runtime.cuda.onnx import OrtGraph, onnx_gpu_runtime
 from altogether_rt.runtime.cuda.step_sizes import PlannedCall
 from altogether_rt.runtime.ort_session import open_session
@@ -298,6 +299,26 @@ def test_prompts_are_divided_from_the_rows_beside_them(bundle_of: BundleOf) -> N
     # Prompts; those of three rows beside three; drafts with the rows beside them; one prompt.
     assert calls == [(0, 3, 4, 4), (3, 6, 3, 16), (0, 6, 6, 2), (2, 3, 1, 2)]
     assert fake.runs() == (4, 3)
+    fake.close()
+
+
+def test_visual_tokens_are_padded_with_zeros(bundle_of: BundleOf) -> None:
+    """In pinned memory that holds NaN; a later step with fewer of them leaves none behind."""
+    bundle = bundle_of("opt", TARGET)
+    fake = OnFake(bundle, 4)
+    decoder = fake.runtime.decoder
+    rng, width = np.random.default_rng(5), fake.runtime.token_width
+    decoder._host_inputs.array[:] = 0xFF
+    for rows, num_tokens, padded in ((3, 4, 16), (1, 3, 4)):
+        visual = rng.normal(size=(rows, num_tokens, width)).astype(np.float32)
+        run_step(fake.runtime, [Row().bring([5, 6], visual[row]) for row in range(rows)])
+        (bucket,) = (key[2] for key in decoder._bound.values())
+        assert bucket.visual == padded
+        region = input_layout(decoder._specs, bucket)["visual_tokens"]
+        held = decoder._host_inputs.array[region.offset :][: region.nbytes].view(np.float32)
+        wanted = np.zeros((padded, width), np.float32)
+        wanted[: rows * num_tokens] = visual.reshape(-1, width)
+        assert np.array_equal(held.reshape(padded, width), wanted)
     fake.close()
 
 

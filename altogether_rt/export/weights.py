@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["MappedWeights", "SafetensorsWeights", "WeightSource", "WeightsFile"]
 
@@ -79,6 +81,8 @@ class WeightsFile:
 
     def tensor(self, name: str, array: NDArray[Any]) -> onnx.TensorProto:
         """Store `array` in the file, or inside the graph if it is small; return the initializer."""
+        import onnx  # not where a checkpoint is opened, which only reads weights
+
         array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar a vector
         if array.nbytes < MIN_EXTERNAL_BYTES:
             return onnx.numpy_helper.from_array(array, name)

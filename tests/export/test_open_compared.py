@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,15 @@ def test_the_command_says_where_fp8_is_not_there(
     assert CliRunner().invoke(app, [*arguments[:-1], "int4"]).exit_code == 2
     done = CliRunner().invoke(app, [*arguments, "--bundle", "starter"])
     assert done.exit_code == 1 and "its target fixes the type of its cache" in done.stderr
+
+
+def test_nothing_of_an_export_is_needed() -> None:
+    """A machine with a GPU and PyTorch may have no onnx."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('onnx', 'onnxruntime', 'onnx_ir')));"
+        "import altogether_rt.export.open_compared"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_is_observed_is_not_captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

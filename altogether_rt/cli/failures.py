@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+from typing import Final
+
 from altogether_rt.errors import AltogetherError
 
 __all__ = ["failure"]
+
+_NO_ROOM: Final = "make room on the disk, then give it again"
+_NO_RIGHT: Final = "choose another folder, or change who may read and write there"
+
+#: What to do about an error of the system.
+_ADVICE: Final = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EACCES: _NO_RIGHT,
+    errno.EPERM: _NO_RIGHT,
+    errno.EROFS: _NO_RIGHT,
+}
 
 
 def failure(error: BaseException) -> tuple[int, str] | None:
@@ -15,7 +30,9 @@ def failure(error: BaseException) -> tuple[int, str] | None:
         return None  # the reader has stopped: there is nobody to tell
     if isinstance(error, OSError):
         named = f" ({error.filename})" if error.filename else ""
-        return 1, f"{error.strerror or error}{named}: the command could not continue."
+        advice = _ADVICE.get(error.errno or 0)
+        what = "the command could not continue" + (f"; {advice}" if advice else "")
+        return 1, f"{error.strerror or error}{named}: {what}."
     if isinstance(error, KeyboardInterrupt):
         return 130, str(error) or "Interrupted: finished work is kept."
     return None

@@ -1,0 +1,27 @@
+"""The sentences for errors of the system say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+import pytest
+
+from altogether_rt.cli.failures import failure
+
+pytestmark = pytest.mark.lean
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "says"),
+    [
+        (errno.ENOSPC, None, "No space left on device: the command could not continue; make room"),
+        (errno.EACCES, "a/b", r"Permission denied \(a/b\): .*; choose another folder, or change"),
+        (errno.EROFS, "a/b", r"Read-only file system \(a/b\): .*; choose another folder"),
+        (errno.EIO, "a/b", r"Input/output error \(a/b\): the command could not continue\.$"),
+    ],
+)
+def test_errors_of_the_system(number: int, name: str | None, says: str) -> None:
+    code, sentence = failure(OSError(number, os.strerror(number), name)) or (0, "")
+    assert code == 1 and re.match(says, sentence)

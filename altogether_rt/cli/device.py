@@ -26,7 +26,8 @@ DeviceOption = Annotated[
     typer.Option(
         metavar="auto|cpu|cuda|cuda:N|tensorrt",
         callback=_parse,
-        help="Where to run; auto: what the bundle was exported for.",
+        help="Where to run; auto: what the bundle was exported for, or for a name what is fastest "
+        "here.",
     ),
 ]
 

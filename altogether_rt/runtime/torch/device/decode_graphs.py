@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from altogether_rt.errors import reason
 from altogether_rt.runtime.torch.device.api import TorchDevice
 from altogether_rt.runtime.torch.device.pending import ChosenIds
 
-__all__ = ["DecodeGraphs", "row_buckets"]
+__all__ = ["IDLE", "DecodeGraphs", "captured_or_none", "row_buckets"]
 
 _LOG = logging.getLogger(__name__)
 
 #: Tokens in the slot of a row that pads a step: nothing is written there.
-_IDLE = -1
+IDLE = -1
 #: step(token ids (R,), tokens in each slot (R,), both int32) -> logits (R, vocab).
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,6 +37,17 @@ def row_buckets(num_slots: int) -> tuple[int, ...]:
         sizes |= {size, min(3 * size // 2, num_slots)}
         size *= 2
     return tuple(sorted(sizes))
+
+
+def captured_or_none(
+    device: TorchDevice, run: Callable[[], None], stream: Any
+) -> Callable[[], None] | None:
+    """`run` as a graph; None, and a warning, where it cannot be captured."""
+    try:
+        return device.capture(run, stream)
+    except RuntimeError as error:  # whatever this PyTorch or driver does not capture
+        _LOG.warning("decode steps run uncaptured, which is slower: %s", reason(error, 300))
+        return None
 
 
 @dataclass
@@ -71,18 +83,21 @@ class DecodeGraphs:
     def num_captured(self) -> int:
         return sum(bucket.replay is not None for bucket in self._buckets.values())
 
-    def capture(self) -> None:
-        """Capture a step of each bucket, on the decoder's stream, which is in use.
+    def capture(self) -> bool:
+        """Capture a step of each bucket, on the decoder's stream, which is in use; whether that
+        works here.
 
         Not while captions are written, since a capture waits for the device and empties PyTorch's
         memory. The largest comes first: the others then find room in its working memory.
         """
         for size in reversed(self._sizes):
             bucket = self._buckets.setdefault(size, self._new_bucket(size))
-            bucket.inputs[1] = _IDLE
-            bucket.replay = self._captured(bucket)
+            bucket.inputs[1] = IDLE
+            run = functools.partial(self._run, bucket)
+            bucket.replay = captured_or_none(self._device, run, self._stream)
             if bucket.replay is None:
-                return
+                return False
+        return True
 
     def run(
         self,
@@ -98,7 +113,7 @@ class DecodeGraphs:
         rows = len(token_ids)
         size = next(each for each in self._sizes if each >= rows)
         host = np.zeros((2 if chosen is None else 3, size), np.int32)
-        host[1] = _IDLE  # of the rows that pad
+        host[1] = IDLE  # of the rows that pad
         host[0, :rows], host[1, :rows] = token_ids, past_lengths
         if chosen is not None:  # which of the chosen ids, or of the known ones behind them
             host[2] = np.arange(len(chosen.ids), len(chosen.ids) + size)
@@ -116,14 +131,6 @@ class DecodeGraphs:
         else:
             self._run(bucket)
         return bucket.greedy_ids[:rows], bucket.logits[:rows]
-
-    def _captured(self, bucket: _Bucket) -> Callable[[], None] | None:
-        """The bucket's step as a graph; None where none can be captured."""
-        try:
-            return self._device.capture(lambda: self._run(bucket), self._stream)
-        except RuntimeError as error:  # whatever this PyTorch or driver does not capture
-            _LOG.warning("decode steps run uncaptured, which is slower: %s", reason(error, 300))
-            return None
 
     def _run(self, bucket: _Bucket) -> None:
         logits = self._step(bucket.inputs[0], bucket.inputs[1])

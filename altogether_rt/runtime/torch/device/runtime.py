@@ -24,6 +24,7 @@ from altogether_rt.runtime.torch.device.step_plan import (
     divide_decoding,
     upload_step,
 )
+from altogether_rt.runtime.torch.device.verify_graphs import VerifyGraphs
 from altogether_rt.runtime.torch.device.vision import (
     attention_without_plans,
     device_encoder,
@@ -103,18 +104,14 @@ class DeviceTorchRuntime:
         # Steps are short, and many products of the encoder are queued beside them.
         self._vision, self._decoding = device.stream(), device.stream(first=True)
         self._context = ArrayContext(device, device.stream())
-        self._graphs = DecodeGraphs(
-            device,
-            self._decoding,
-            num_slots,
-            config.decoder.vocab_size,
-            dtype,
-            self._decode,
-        )
+        graphs = (device, self._decoding, num_slots, config.decoder.vocab_size, dtype)
+        self._graphs = DecodeGraphs(*graphs, self._decode)
+        self._verify_graphs = VerifyGraphs(*graphs, self._verify, self._heads)
         self._wait_for_all()  # weights and cache were written on the stream of the device's own
         if self._kernels.capturable:
             with torch.inference_mode(), device.use(self._decoding):
-                self._graphs.capture()
+                if self._graphs.capture():
+                    self._verify_graphs.capture()
 
     def _wait_for_all(self) -> None:
         if self._device.torch_device.type == "cuda":
@@ -190,6 +187,8 @@ class DeviceTorchRuntime:
         reach = int((batch.query_lengths + batch.past_lengths).max())
         assert reach <= self._capacity, "a sequence is longer than its cache slot"
         if not (batch.query_lengths == 1).all() or batch.visual_index.size:
+            if chosen is None and self._verify_graphs.fits(batch):
+                return self._verify_graphs.run(batch)
             logits = self._ragged(batch, chosen)
             return logits.argmax(dim=-1), logits
         greedy_ids, logits = self._graphs.run(batch.token_ids, batch.past_lengths, chosen)
@@ -208,12 +207,17 @@ class DeviceTorchRuntime:
             max_tokens=1,
         )
 
+        return self._verify(token_ids, past.clamp(min=0), rows)
+
+    def _verify(self, token_ids: Tensor, positions: Tensor, rows: RaggedRows) -> Tensor:
+        """Logits of tokens that follow others; sizes depend on the numbers of rows and tokens."""
+
         def attention(layer: int, qkv: Tensor) -> Tensor:
             slots = self._cache.layers[layer]
             return self._kernels.attend(qkv, slots, rows, self._heads, self._rotation)
 
         x = self._decoder.embed(token_ids)
-        return self._decoder.logits(self._decoder.run(x, past.clamp(min=0), attention))
+        return self._decoder.logits(self._decoder.run(x, positions, attention))
 
     def _ragged(self, batch: StepBatch, chosen: ChosenIds | None) -> Tensor:
         """A step of prompts, drafts and single tokens: logits (L, vocab)."""
@@ -281,7 +285,7 @@ class DeviceTorchRuntime:
         if "_cache" in self.__dict__:
             with suppress(RuntimeError):  # of a step that failed, which has raised it
                 self._wait_for_all()
-        for name in ("_graphs", "_cache", "_decoder", "_mapper", "_encoder"):
+        for name in ("_graphs", "_verify_graphs", "_cache", "_decoder", "_mapper", "_encoder"):
             self.__dict__.pop(name, None)
 
     def __enter__(self) -> DeviceTorchRuntime:

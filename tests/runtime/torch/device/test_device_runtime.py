@@ -24,6 +24,7 @@ from altogether_rt.runtime.base import Runtime, Sampling, StepBatch, StepRow
 from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.decode_graphs import row_buckets
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
+from altogether_rt.runtime.torch.device.verify_graphs import VerifyGraphs
 from altogether_rt.runtime.torch.kernels.choice import PLAIN, choose_kernels, variable_length
 from altogether_rt.runtime.torch.kernels.slots import (
     CacheType,
@@ -210,7 +211,10 @@ def test_steps_are_captured_ahead() -> None:
         runtime = DeviceTorchRuntime(
             model, device, num_slots=8, dtype=torch.float32, kernels=kernels
         )
-        assert device.captures == runtime._graphs.num_captured == len(row_buckets(8))
+        verify = len((1, 2, 4)) * len((4, 16))
+        assert runtime._graphs.num_captured == len(row_buckets(8))
+        assert runtime._verify_graphs.num_captured == verify
+        assert device.captures == len(row_buckets(8)) + verify
         with device.use(runtime._decoding):
             assert not runtime._cache.stored.any()  # nothing was written
         rows = [Row() for _ in range(8)]
@@ -219,11 +223,55 @@ def test_steps_are_captured_ahead() -> None:
         held = [part.clone() for part in runtime._cache.tensors()]
         for count in (5, 6, 5, 8, 2, 1, 2):  # 5 and 6 are of one bucket
             run_step(runtime, [row.bring([7]) for row in rows[:count]])
-        assert (device.captures, device.replays) == (len(row_buckets(8)), 7)
+        assert (device.captures, device.replays) == (len(row_buckets(8)) + verify, 7)
         # The rows that padded the steps of five wrote nothing: slot 5 has what it was given.
         length = rows[6].past
         for before, part in zip(held, runtime._cache.tensors(), strict=True):
             assert torch.equal(part[:, 6, :, : length - 1], before[:, 6, :, : length - 1])
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_verify_steps_of_few_rows_are_captured(family: str) -> None:
+    """What they give and write is what the same steps give where nothing is captured."""
+    found = []
+    for capturable in (True, False):
+        device = FakeDevice()
+        with device:
+            runtime = DeviceTorchRuntime(
+                tiny_model(tiny_config(family)),
+                device,
+                num_slots=5,
+                dtype=torch.float32,
+                kernels=replace(PLAIN, capturable=capturable),
+            )
+            visual = runtime.map(runtime.encode(pixels_of(5)))
+            rows = [Row() for _ in range(5)]
+            run_step(runtime, [row.bring([5, 9], visual[i]) for i, row in enumerate(rows)])
+            drafts = [[7, 8, 9], [3], [20, 21, 22, 23, 24], []]
+            results = run_step(
+                runtime, [row.bring(ids) for row, ids in zip(rows[:4], drafts, strict=True)]
+            )
+            results += run_step(runtime, [rows[0].bring([30, 31])])
+            results += run_step(runtime, [row.bring([40, 41]) for row in rows[:3]])
+            assert device.replays == 3 * capturable
+            # With five rows, or a prompt among them, it is no step of a graph.
+            results += run_step(runtime, [row.bring([50, 51]) for row in rows])
+            rows[1] = Row()
+            results += run_step(
+                runtime, [rows[0].bring([60, 61]), rows[1].bring([62, 63], visual[1])]
+            )
+            assert device.replays == 3 * capturable
+            results += run_step(runtime, [row.bring([4]) for row in rows])
+            found.append(np.concatenate(results))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5 * np.abs(found[1]).max())
+
+
+def test_a_group_too_large_for_the_kernel_has_no_graph_of_drafts() -> None:
+    assert token_bucket(16, HeadLayout(36, 3, 64)) is None
+    graphs = VerifyGraphs(
+        HostDevice(), None, 4, 8, torch.float32, lambda *_: torch.zeros(4, 8), HeadLayout(36, 3, 64)
+    )
+    assert graphs._tokens == [4]
 
 
 def test_buckets_are_few() -> None:

@@ -17,7 +17,9 @@ from altogether_rt.runtime.pipelined import ChosenTokens, PendingStep, as_pipeli
 from altogether_rt.runtime.torch.device import sampling
 from altogether_rt.runtime.torch.device.api import CudaDevice, HostDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
+from altogether_rt.runtime.torch.float8 import Float8Products
 from altogether_rt.runtime.torch.kernels.choice import PLAIN
+from altogether_rt.runtime.torch.kernels.slots import CacheType
 from tests.runtime.torch.device.fake_device import FakeDevice
 from tests.tiny import tiny_config, tiny_model
 
@@ -176,8 +178,16 @@ def test_logits_of_undecided_tokens_outlast_the_next_step(monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_on_a_gpu(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "kept", "float8"),
+    [
+        (torch.float32, "same", "none"),
+        (torch.float16, "same", "none"),
+        (torch.float16, "int8", "none"),
+        (torch.float16, "int8", "all"),
+    ],
+)
+def test_on_a_gpu(dtype: torch.dtype, kept: CacheType, float8: Float8Products) -> None:
     """In half precision all captions are of one length, so that both make the same steps."""
     for num_slots in (3, 8):
         requests = workload(num_slots, 40, sampled=dtype == torch.float32)
@@ -185,7 +195,9 @@ def test_on_a_gpu(dtype: torch.dtype) -> None:
             requests = [replace(each, max_new_tokens=16, loop_repeats=0) for each in requests]
         stop_ids = () if dtype == torch.float16 else STOP_IDS
         model = tiny_model(tiny_config("llama"))
-        with DeviceTorchRuntime(model, CudaDevice(), num_slots=num_slots, dtype=dtype) as runtime:
+        with DeviceTorchRuntime(
+            model, CudaDevice(), num_slots=num_slots, dtype=dtype, kept=kept, float8=float8
+        ) as runtime:
             found, _ = written(runtime, requests, stop_ids)
             assert found == written(WaitedFor(runtime), requests, stop_ids)[0]
 

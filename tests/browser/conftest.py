@@ -41,6 +41,8 @@ def assert_accessible(browser: Browser) -> Callable[[], None]:
         pytest.skip("needs axe-core: tests/browser/install.sh")
 
     def check() -> None:
+        # A colour on its way to another is none that anybody reads.
+        browser.wait("return document.getAnimations().every(a => a.playState !== 'running')")
         assert browser.axe() == []
 
     return check

@@ -54,6 +54,7 @@ def run(tmp_path: Path, out: str, checker: CaptionChecker | None, **options: Any
     shard = shard_of(path if path.exists() else write_tar(path, members))
     job = job_for(tmp_path / out, part_rows=1, open_shard=ShardReader(), checker=checker, **options)
     with LocalShardEngine(lambda: nullcontext(LocalExecutor(Speaker()))) as engine:
+        plan_run([shard], job)  # what a run begins with
         engine.run([ShardTask(shard, limit=1)], job, lambda made: None, lambda result: None)
         return caption_shards(plan_run([shard], job), job, engine).counts
 

@@ -74,6 +74,7 @@ def test_noise_is_counted_whoever_captioned_the_rows(tmp_path: Path) -> None:
     engine = LocalShardEngine(lambda: nullcontext(LocalExecutor(captioner)))
     made = RowCounts()
     with engine:
+        plan_run([shard], job)  # what a run begins with
         engine.run([ShardTask(shard, limit=2)], job, made.merge, lambda result: None)
         assert len(captioner.requests) == 2
         summary = caption_shards(plan_run([shard], job), job, engine)

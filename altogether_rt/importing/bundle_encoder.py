@@ -34,6 +34,8 @@ __all__ = ["recover_encoder"]
 #: Bits of the smallest normal float32, which no kernel flushes to zero. Marks count up from here;
 #: they stay below 2^31, so they are finite and positive.
 FIRST_MARK = 0x00800000
+#: Positive, as PyTorch 2.11 wants it, and 1 + this is 1.
+_NO_EPSILON = 1e-30
 _BATCH_NORM: Any = nn.modules.batchnorm._BatchNorm
 
 
@@ -92,9 +94,9 @@ class _Marks:
 
 
 def _make_batch_norms_plain(visual: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Set batch norms to the identity plus their bias, with epsilon 0 so that it is exact.
+    """Set batch norms to the identity plus their bias, with an epsilon so small that it is exact.
 
-    Yields the parameters that express the identity in a checkpoint, where epsilon is not 0.
+    Yields the parameters that express the identity in a checkpoint, where epsilon is not so small.
     """
     for prefix, module in visual.named_modules():
         if not isinstance(module, _BATCH_NORM):
@@ -104,7 +106,7 @@ def _make_batch_norms_plain(visual: nn.Module) -> Iterator[tuple[str, Tensor]]:
             module.weight.fill_(1)
             module.running_mean.fill_(0)
             module.running_var.fill_(1)
-        module.eps = 0.0
+        module.eps = _NO_EPSILON
         yield f"{prefix}.weight", torch.ones(width)
         yield f"{prefix}.running_mean", torch.zeros(width)
         yield f"{prefix}.running_var", torch.full((width,), 1 - eps)

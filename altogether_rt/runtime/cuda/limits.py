@@ -5,19 +5,17 @@ from __future__ import annotations
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import DECODE_NAME
 from altogether_rt.config import MAX_DRAFT_TOKENS
-from altogether_rt.runtime.base import DEFAULT_SLOTS
+from altogether_rt.runtime.base import fitting_slots
 from altogether_rt.runtime.cuda.memory_plan import CacheLayout
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, StepSizes
 
-__all__ = ["ONNX_PREFILL_TOKENS", "call_limits", "fitting_slots"]
+__all__ = ["ONNX_PREFILL_TOKENS", "bundle_slots", "call_limits"]
 
 #: Prompt tokens per step, which fill the products of a large GPU.
 ONNX_PREFILL_TOKENS = 8192
-#: Slots that a large GPU is given: a step of 256 rows takes little longer than one of 128.
-_MAX_DEFAULT_SLOTS = 256
 
 
-def fitting_slots(bundle: Bundle, memory_bytes: int) -> int:
+def bundle_slots(bundle: Bundle, memory_bytes: int) -> int:
     """As many slots as fill the products of a GPU, with half of the memory that weights leave.
 
     memory_bytes: of the GPU. The other half is for activations and what other programs hold. The
@@ -27,8 +25,7 @@ def fitting_slots(bundle: Bundle, memory_bytes: int) -> int:
     weights = (1 + (DECODE_NAME in bundle.manifest.graphs)) * sum(spec.bytes for spec in files)
     slot = CacheLayout(bundle.manifest.cache, 1, bundle.config.slot_positions).nbytes
     slot += 4 * (1 + MAX_DRAFT_TOKENS) * bundle.config.decoder.vocab_size  # its logits
-    fitting = max(0, memory_bytes - weights) // 2 // slot
-    return max(DEFAULT_SLOTS, min(fitting // 8 * 8, _MAX_DEFAULT_SLOTS))
+    return fitting_slots(max(0, memory_bytes - weights) // 2, slot)
 
 
 def call_limits(bundle: Bundle, num_slots: int) -> DecoderProfile:

@@ -25,8 +25,8 @@ from altogether_rt.runtime.cuda.choose_decode import choose_decode
 from altogether_rt.runtime.cuda.graph import Tensor
 from altogether_rt.runtime.cuda.limits import (
     ONNX_PREFILL_TOKENS,
+    bundle_slots,
     call_limits,
-    fitting_slots,
 )
 from altogether_rt.runtime.cuda.runtime import DeviceRuntime, GraphSizes
 from altogether_rt.runtime.cuda.vision import batch_shape
@@ -67,7 +67,7 @@ def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int | None = None) 
         ort.preload_dlls()  # CUDA libraries that pip installed, which are on no loader path
     wanted = "TensorrtExecutionProvider" if device.kind == "tensorrt" else "CUDAExecutionProvider"
     check_providers(ort.get_available_providers(), wanted)
-    slots = num_slots or fitting_slots(bundle, gpu.memory_bytes)
+    slots = num_slots or bundle_slots(bundle, gpu.memory_bytes)
 
     def load(name: str, stream: int) -> OrtGraph:
         session = _open_session(

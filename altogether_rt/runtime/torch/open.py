@@ -18,8 +18,7 @@ from altogether_rt.machine import gpu
 from altogether_rt.machine.device import KVCacheType, find_gpu, parse_device
 from altogether_rt.machine.torch_gpu import kernels_problem
 from altogether_rt.model.captioner import CaptionerModel
-from altogether_rt.runtime.base import Runtime
-from altogether_rt.runtime.select import DEFAULT_SLOTS
+from altogether_rt.runtime.base import DEFAULT_SLOTS, Runtime, fitting_slots
 from altogether_rt.runtime.torch.arithmetic import Arithmetic
 from altogether_rt.runtime.torch.device.api import CudaDevice, TorchDevice
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
@@ -31,8 +30,6 @@ from altogether_rt.runtime.torch.runtime import TorchRuntime
 __all__ = ["ResolvedCheckpoint", "resolve_checkpoint"]
 
 _LOG = logging.getLogger(__name__)
-#: Slots that a large GPU is given: a step of 256 rows takes little longer than one of 128.
-_MAX_DEFAULT_SLOTS = 256
 #: Of a GPU's memory, what the cache may take unless a number of slots is given.
 _CACHE_FRACTION = 0.4
 
@@ -104,8 +101,7 @@ class ResolvedCheckpoint:
         vector_bytes = self.arithmetic.vector_bytes(decoder.head_dim)
         token_bytes = 2 * decoder.layers * decoder.num_kv_heads * vector_bytes
         memory_bytes = find_gpu(parse_device(self.torch_device)).memory_bytes
-        fitting = int(_CACHE_FRACTION * memory_bytes / (token_bytes * self.config.capacity))
-        return max(DEFAULT_SLOTS, min(fitting // 8 * 8, _MAX_DEFAULT_SLOTS))
+        return fitting_slots(_CACHE_FRACTION * memory_bytes, token_bytes * self.config.capacity)
 
 
 def _cuda_device(torch_device: str) -> TorchDevice:

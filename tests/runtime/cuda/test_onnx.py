@@ -21,7 +21,7 @@ from altogether_rt.machine.device import parse_device
 from altogether_rt.runtime import ort_session
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.cuda import onnx as ort_gpu
-from altogether_rt.runtime.cuda.limits import ONNX_PREFILL_TOKENS, call_limits, fitting_slots
+from altogether_rt.runtime.cuda.limits import ONNX_PREFILL_TOKENS, bundle_slots, call_limits
 from altogether_rt.runtime.cuda.onnx import OrtGraph, missing_library, onnx_gpu_runtime
 from altogether_rt.runtime.pipelined import as_pipelined
 from tests.machine.fake_driver import pretend_gpus
@@ -207,8 +207,8 @@ def test_a_large_gpu_is_given_many_slots() -> None:
     assert 70e6 < slot < 80e6
     found = {
         memory: (
-            fitting_slots(bundle("decoder"), memory * 10**9),
-            fitting_slots(bundle("decoder", DECODE_NAME), memory * 10**9),
+            bundle_slots(bundle("decoder"), memory * 10**9),
+            bundle_slots(bundle("decoder", DECODE_NAME), memory * 10**9),
         )
         for memory in (6, 16, 24, 80, 141)
     }
@@ -243,7 +243,7 @@ def test_it_opens_with_as_many_slots_as_fit(
     monkeypatch.setattr(ort_gpu, "CudaPython", start)
     monkeypatch.setattr(ort_gpu, "_open_session", session)
     monkeypatch.setattr(ort_gpu, "OrtGraph", partial(_graph, OrtGraph))
-    monkeypatch.setattr(ort_gpu, "fitting_slots", lambda bundle, memory_bytes: 5)
+    monkeypatch.setattr(ort_gpu, "bundle_slots", lambda bundle, memory_bytes: 5)
     for given, slots in ((None, 5), (3, 3)):
         with (
             ort_gpu.open_onnx_gpu(bundle, parse_device("cuda"), given) as runtime,

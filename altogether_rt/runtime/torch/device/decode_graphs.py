@@ -17,7 +17,7 @@ from altogether_rt.errors import reason
 from altogether_rt.runtime.torch.device.api import TorchDevice
 from altogether_rt.runtime.torch.device.pending import ChosenIds
 
-__all__ = ["IDLE", "DecodeGraphs", "captured_or_none", "row_buckets"]
+__all__ = ["IDLE", "Bucket", "DecodeGraphs", "captured_or_none", "row_buckets"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,11 +51,34 @@ def captured_or_none(
 
 
 @dataclass
-class _Bucket:
-    inputs: Tensor  # (2, R) int32: token ids, and tokens in each slot
-    greedy_ids: Tensor  # (R,)
-    logits: Tensor  # (R, vocab)
+class Bucket:
+    """Where the steps of one size have their inputs and results, and their graph."""
+
+    inputs: Tensor  # int32
+    greedy_ids: Tensor  # (T,)
+    logits: Tensor  # (T, vocab)
     replay: Callable[[], None] | None = None
+
+    @classmethod
+    def zeros(
+        cls,
+        inputs: tuple[int, ...],
+        tokens: int,
+        vocab_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Bucket:
+        """inputs: their shape. tokens: T, of a step."""
+        return cls(
+            inputs=torch.zeros(inputs, dtype=torch.int32, device=device),
+            greedy_ids=torch.zeros(tokens, dtype=torch.long, device=device),
+            logits=torch.zeros(tokens, vocab_size, dtype=dtype, device=device),
+        )
+
+    def keep(self, logits: Tensor) -> None:
+        """Results (T, vocab) of a step."""
+        self.logits.copy_(logits)
+        self.greedy_ids.copy_(logits.argmax(dim=-1))
 
 
 class DecodeGraphs:
@@ -77,7 +100,7 @@ class DecodeGraphs:
         self._device, self._stream, self._step = device, stream, step
         self._sizes = row_buckets(num_slots)
         self._vocab_size, self._dtype = vocab_size, dtype
-        self._buckets: dict[int, _Bucket] = {}
+        self._buckets: dict[int, Bucket] = {}  # inputs (2, R): token ids, and tokens in each slot
 
     @property
     def num_captured(self) -> int:
@@ -91,7 +114,7 @@ class DecodeGraphs:
         memory. The largest comes first: the others then find room in its working memory.
         """
         for size in reversed(self._sizes):
-            bucket = self._buckets.setdefault(size, self._new_bucket(size))
+            bucket = self._buckets[size] = self._new_bucket(size)
             bucket.inputs[1] = IDLE
             run = functools.partial(self._run, bucket)
             bucket.replay = captured_or_none(self._device, run, self._stream)
@@ -132,15 +155,9 @@ class DecodeGraphs:
             self._run(bucket)
         return bucket.greedy_ids[:rows], bucket.logits[:rows]
 
-    def _run(self, bucket: _Bucket) -> None:
-        logits = self._step(bucket.inputs[0], bucket.inputs[1])
-        bucket.logits.copy_(logits)
-        bucket.greedy_ids.copy_(logits.argmax(dim=-1))
+    def _run(self, bucket: Bucket) -> None:
+        bucket.keep(self._step(bucket.inputs[0], bucket.inputs[1]))
 
-    def _new_bucket(self, size: int) -> _Bucket:
+    def _new_bucket(self, size: int) -> Bucket:
         device = self._device.torch_device
-        return _Bucket(
-            inputs=torch.zeros(2, size, dtype=torch.int32, device=device),
-            greedy_ids=torch.zeros(size, dtype=torch.long, device=device),
-            logits=torch.zeros(size, self._vocab_size, dtype=self._dtype, device=device),
-        )
+        return Bucket.zeros((2, size), size, self._vocab_size, self._dtype, device)

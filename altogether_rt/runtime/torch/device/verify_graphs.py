@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.runtime.base import StepBatch
 from altogether_rt.runtime.torch.device.api import TorchDevice
-from altogether_rt.runtime.torch.device.decode_graphs import IDLE, captured_or_none
+from altogether_rt.runtime.torch.device.decode_graphs import IDLE, Bucket, captured_or_none
 from altogether_rt.runtime.torch.kernels.slots import HeadLayout, RaggedRows, token_bucket
 
 __all__ = ["VerifyGraphs"]
@@ -30,14 +29,6 @@ _TOKENS = (4, 1 + MAX_DRAFT_TOKENS)
 
 #: step(token ids (R · K,), positions (R · K,), rows) -> logits (R · K, vocab).
 Step = Callable[[Tensor, Tensor, RaggedRows], Tensor]
-
-
-@dataclass
-class _Bucket:
-    inputs: Tensor  # int32: token ids and positions (R · K) each, then counts and past (R) each
-    greedy_ids: Tensor  # (R · K,)
-    logits: Tensor  # (R · K, vocab)
-    replay: Callable[[], None] | None = None
 
 
 class VerifyGraphs:
@@ -58,7 +49,7 @@ class VerifyGraphs:
         self._vocab_size, self._dtype = vocab_size, dtype
         self._rows = [rows for rows in _ROWS if rows <= num_slots]
         self._tokens = [tokens for tokens in _TOKENS if token_bucket(tokens, heads) is not None]
-        self._buckets: dict[tuple[int, int], _Bucket] = {}  # by rows and tokens
+        self._buckets: dict[tuple[int, int], Bucket] = {}  # by rows and tokens
 
     @property
     def num_captured(self) -> int:
@@ -110,19 +101,14 @@ class VerifyGraphs:
         long = [each for each in self._tokens if each >= tokens]
         return (fitting[0], long[0]) if fitting and long else (0, 0)
 
-    def _run(self, bucket: _Bucket, rows: int, tokens: int) -> None:
+    def _run(self, bucket: Bucket, rows: int, tokens: int) -> None:
         sizes = [rows * tokens, rows * tokens, rows, rows]
         token_ids, positions, counts, past = torch.split(bucket.inputs, sizes)
         starts = torch.arange(0, rows * tokens, tokens, dtype=torch.int32, device=past.device)
         ragged = RaggedRows(starts, counts, past, max_tokens=tokens)
-        logits = self._step(token_ids, positions, ragged)
-        bucket.logits.copy_(logits)
-        bucket.greedy_ids.copy_(logits.argmax(dim=-1))
+        bucket.keep(self._step(token_ids, positions, ragged))
 
-    def _new_bucket(self, rows: int, tokens: int) -> _Bucket:
-        device, count = self._device.torch_device, rows * tokens
-        return _Bucket(
-            inputs=torch.zeros(2 * (count + rows), dtype=torch.int32, device=device),
-            greedy_ids=torch.zeros(count, dtype=torch.long, device=device),
-            logits=torch.zeros(count, self._vocab_size, dtype=self._dtype, device=device),
-        )
+    def _new_bucket(self, rows: int, tokens: int) -> Bucket:
+        """Its inputs: token ids and positions (R · K) each, then counts and past (R) each."""
+        count, device = rows * tokens, self._device.torch_device
+        return Bucket.zeros((2 * (count + rows),), count, self._vocab_size, self._dtype, device)

@@ -56,6 +56,7 @@ def test_steps_that_cannot_be_captured_run_all_the_same(
         with DeviceTorchRuntime(
             model, device, num_slots=4, dtype=torch.float32, kernels=kernels
         ) as runtime:
+            runtime._verify_graphs._buckets.clear()  # padded, its sums have another order
             found.append(history(runtime))
             assert (runtime._graphs.num_captured > 0) == (type(device) is HostDevice)
     for one, other in zip(*found, strict=True):

@@ -244,29 +244,48 @@ def test_recipes_are_found_in_a_checkout_and_in_an_installed_wheel() -> None:
         assert find_recipe(name).target.name == name
 
 
-def test_readme_commands_exist() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8") + (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+#: What people read, but for the changelog, whose commands are those of their time.
+GUIDES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def test_commands_of_the_guides_exist() -> None:
+    text = "\n".join(path.read_text("utf-8") for path in GUIDES)
     tasks = subprocess.run(
         [sys.executable, "tasks.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    used_tasks = set(re.findall(r"python3 tasks\.py (\w+)", readme))
+    used_tasks = set(re.findall(r"python3 tasks\.py (\w+)", text))
     assert {"demo", "test"} <= used_tasks
     for task in used_tasks:
         assert f"python3 tasks.py {task}" in tasks, f"tasks.py has no task {task}"
-    used_commands = set(re.findall(r"\$ altogether-rt (\w+)", readme))
-    assert used_commands, "the README shows no command"
-    assert used_commands <= {name.partition(" ")[0] for name in COMMANDS}
+    used_commands = set(re.findall(r"\$ altogether-rt ([\w-]+)", text))
+    known = {name.partition(" ")[0] for name in COMMANDS}
+    assert known > used_commands > {"caption", "train", "export", "annotate", "export-captions"}
 
 
-def test_documented_files_exist() -> None:
-    """Links of the documents, relative ones, lead to something."""
-    documents = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-    for document in (*documents, *(ROOT / "docs").glob("*.md")):
-        text = document.read_text("utf-8")
-        for link in re.findall(r"\]\((?!https?://|#)([^)#]+)\)", text):
-            assert (document.parent / link).exists(), (
-                f"{document.name} links to {link}, which is not there"
-            )
+def heading_anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", [*GUIDES, ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+def test_links_of_the_documents_lead_to_something(document: Path) -> None:
+    for link in re.findall(r"\]\((?!https?://)([^)]+)\)", document.read_text("utf-8")):
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name) if name else document
+        assert target.exists(), f"{link} is not there"
+        if anchor:
+            assert anchor in heading_anchors(target.read_text("utf-8")), f"{link} has no heading"
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
+def test_scripts_and_tests_named_in_the_guides_exist(document: Path) -> None:
+    text = document.read_text("utf-8")
+    for path in re.findall(r"\b((?:tests|benchmarks)/[\w/.-]*\w)", text):
+        assert list(ROOT.glob(path)), f"{path} is not there"
+    for module in re.findall(r"python -m ((?:tests|benchmarks)[\w.]*)", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
 def test_extras_named_by_the_command_line_exist() -> None:

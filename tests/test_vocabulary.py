@@ -50,6 +50,7 @@ def lines() -> Iterator[tuple[Path, int, str]]:
         ROOT / "export" / "README.md",
         ROOT / "benchmarks" / "README.md",
         ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
     ):
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             if not (path.name == "CONTRIBUTING.md" and line.startswith("|")):

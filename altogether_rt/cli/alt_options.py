@@ -25,38 +25,39 @@ Alts = Annotated[
     typer.Option(
         "--alt",
         metavar="FILE",
-        help="Alt-texts: JSON lines with file_name and alt (one text or a list), metadata.jsonl, "
-        ".json, .csv, .tsv or .parquet, also .gz or .zst. Looked for here, then in INPUT.",
+        help="File of alt-texts: JSON lines with file_name and alt (a text or a list), "
+        "metadata.jsonl, .json, .csv, .tsv or .parquet, optionally .gz or .zst. Searched "
+        "for here, then in INPUT.",
     ),
 ]
 AltBeside = Annotated[
     str | None,
     typer.Option(
         metavar="SUFFIX",
-        help="Alt-texts from files beside the images: .txt, .json, or metadata.jsonl in each "
-        "folder.",
+        help="Read alt-texts from files beside the images: .txt, .json, or a metadata.jsonl in"
+        " each folder.",
     ),
 ]
 AltEmbedded = Annotated[
     Embedded | None,
     typer.Option(
         metavar="alt|description",
-        help="Alt-texts from the images' XMP: the IPTC alt-text or, with description, failing "
-        "that, the description.",
+        help="Read alt-texts from the images' XMP: the IPTC alt-text; with description, fall "
+        "back to the description.",
     ),
 ]
 AltKey = Annotated[
     str | None,
     typer.Option(
         metavar="KEY",
-        help="Column or key of the alt-texts in the file; of shards several: 'txt;json:caption'.",
+        help="Column or key of the alt-texts; for shards, several are allowed: 'txt;json:caption'.",
     ),
 ]
 ImageKey = Annotated[
     str | None,
     typer.Option(
         metavar="KEY",
-        help="Column or key of the file names in the file; of shards, of the images: 'jpg;png'.",
+        help="Column or key of the file names; for shards, of the images: 'jpg;png'.",
     ),
 ]
 Strict = Annotated[
@@ -66,8 +67,8 @@ WriteAlt = Annotated[
     str | None,
     typer.Option(
         metavar="DIR|in-place",
-        help="Also write captions into the XMP of JPEG, PNG and WebP images, as their alt-text: "
-        "of copies in DIR, or of the images themselves.",
+        help="Also write captions as alt-text into the XMP of JPEG, PNG and WebP images: into "
+        "copies in DIR, or into the images themselves.",
     ),
 ]
 

@@ -6,11 +6,12 @@ where it hands them on.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -20,26 +21,29 @@ Arguments = TypeVar("Arguments")
 
 
 def takes(
-    arguments: type[Arguments],
+    arguments: type[Arguments], *, panels: Mapping[str, Sequence[str]] | None = None
 ) -> Callable[[Callable[[typer.Context, Arguments], None]], Callable[..., None]]:
     """Make a function of a context and a dataclass a command, whose options are the fields.
 
     A field's type is annotated as typer takes it. One without a default is required.
+    panels: heading -> fields; groups the options in `--help`.
     """
+    panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
 
     def decorate(function: Callable[[typer.Context, Arguments], None]) -> Callable[..., None]:
         @functools.wraps(function)
         def command(context: typer.Context, **given: Any) -> None:
             function(context, arguments(**given))
 
-        vars(command)["__signature__"] = _signature(arguments)
+        vars(command)["__signature__"] = _signature(arguments, panel_of)
         return command
 
     return decorate
 
 
-def _signature(arguments: type) -> inspect.Signature:
+def _signature(arguments: type, panel_of: Mapping[str, str]) -> inspect.Signature:
     types = get_type_hints(arguments, include_extras=True)
+    types |= {name: _in_panel(types[name], panel) for name, panel in panel_of.items()}
     keyword = inspect.Parameter.KEYWORD_ONLY
     context = inspect.Parameter("context", keyword, annotation=typer.Context)
     options = [
@@ -47,6 +51,13 @@ def _signature(arguments: type) -> inspect.Signature:
         for each in fields(arguments)
     ]
     return inspect.Signature([context, *options], return_annotation=None)
+
+
+def _in_panel(annotation: Any, panel: str) -> Any:
+    kind, option = get_args(annotation)
+    option = copy.copy(option)  # other commands have it too, under other headings
+    option.rich_help_panel = panel
+    return Annotated[kind, option]
 
 
 def _default(field: Field[Any]) -> Any:

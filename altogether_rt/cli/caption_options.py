@@ -58,35 +58,37 @@ Inputs = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT...",
-        help="Folder of images, or one image; or shards: tars and Parquet files, folders, patterns "
-        "and URLs of them.",
+        help="A folder of images, or one image; or shards: tars and Parquet files, folders, "
+        "patterns and URLs of them.",
     ),
 ]
+
+# ------------------------------------------------------------------ captioner, captions
+
 BundleName = Annotated[
     str,
     typer.Option(
-        help="Folder of a bundle or a checkpoint, or a name: `starter`, one that altogether-rt "
-        "models lists, or the id of a captioner on the hub."
+        help="Folder of a bundle or checkpoint, or a name: `starter`, one listed by altogether-rt "
+        "models, or the id of a captioner on the hub."
     ),
 ]
-Out = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE",
-        help="Output file, one row per image (captions.jsonl); - for standard output. Of shards a "
-        "folder, or its URL (captions).",
-    ),
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Maximum caption length in tokens. Default: the captioner's."),
 ]
-Recursive = Annotated[bool, typer.Option(help="Go into subfolders.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Captions generated at once (32).")]
-MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Maximum caption length in tokens.")]
-Temperature = Annotated[float | None, typer.Option(min=0.0, help="Temperature; 0 is greedy.")]
-TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus sampling probability.")]
+Temperature = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Sampling temperature; 0 is greedy. Default: the captioner's."),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Nucleus sampling probability. Default: the captioner's."),
+]
 Style = Annotated[
     CaptionStyle,
     typer.Option(
         metavar="caption|alt",
-        help="alt: the alt-text of a page, one sentence of at most 125 characters.",
+        help="alt: write alt-texts for web pages, one sentence of at most 125 characters.",
     ),
 ]
 PromptText = Annotated[
@@ -94,129 +96,177 @@ PromptText = Annotated[
     typer.Option(
         "--prompt",
         metavar="TEXT",
-        help="What to ask a captioner that follows instructions, or @FILE with it; {alt} is where "
-        "the alt-text stands.",
+        help="What to ask a captioner that follows instructions, or @FILE to read it from; {alt} "
+        "marks where the alt-text goes.",
     ),
 ]
 LoopRepeats = Annotated[
     int | None,
     typer.Option(
-        min=0, help="A passage that stands so many times in a row ends a caption; 0: none does."
+        min=0, help="End a caption when a passage occurs this many times in a row; 0 never does."
     ),
 ]
-Checks = Annotated[
-    bool | None,
-    typer.Option(
-        "--checks/--no-checks",
-        help="Say in each row what came of its caption: words kept and added, refusals, loops; on "
-        "for captioners that follow instructions.",
-    ),
+Seed = Annotated[
+    int,
+    typer.Option(min=0, help="Seed for sampling tokens, and for --sample."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of temperature > 0, and of --sample.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Caption only the first N images.")]
+
+# ------------------------------------------------------------------ which images
+
+Recursive = Annotated[bool, typer.Option(help="Include subfolders.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Caption only the first N images."),
+]
 Sample = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        help="Caption only this share of the images, 0.001 for example; by their names and --seed.",
+        help="Caption only this share of the images, such as 0.001, chosen by name and --seed.",
     ),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Read everything and count errors; load and write nothing."),
-]
-Sidecar = Annotated[
-    str | None, typer.Option(metavar=".txt", help="Also write photo.txt beside photo.jpg.")
-]
-Sheet = Annotated[
-    Path | None, typer.Option(metavar="FILE.html", help="Also write an HTML contact sheet.")
-]
-Embeddings = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Saved embeddings (.npy, .parquet) to use for the images."),
-]
-SaveEmbeddings = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Also save the embeddings of the images (.npy, .parquet)."),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing captions.")]
-Update = Annotated[
-    bool, typer.Option("--update", help="Caption again what changed: images and alt-texts.")
-]
-RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Try failed images again.")]
-Workers = Annotated[
-    int | None,
     typer.Option(
-        min=1,
-        help="Number of processes (1; on Ray as many as fit); the captions are the same.",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="Compute threads per worker; by default the workers share all cores."),
-]
-SpeculationOption = Annotated[
-    Speculation,
-    typer.Option(
-        metavar="auto|on|off",
-        help="Verify several draft tokens per step; it is faster and changes no caption.",
+        "--dry-run", help="Read everything and count errors; load no captioner and write nothing."
     ),
 ]
 MaxPixels = Annotated[
     int,
     typer.Option(
-        min=1, help="Refuse images with more pixels; memory grows with it (12 bytes each)."
+        min=1,
+        help="Refuse images with more pixels than this; memory grows with it (12 bytes each).",
     ),
 ]
 FastJpeg = Annotated[
     bool,
     typer.Option(
         "--fast-jpeg",
-        help="Decode large JPEGs at reduced size: faster, and pixels differ slightly.",
+        help="Decode large JPEGs at reduced size: faster, with slightly different pixels.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON line.")]
+
+# ------------------------------------------------------------------ output
+
+Out = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="File to write, one row per image (captions.jsonl); - for standard output. For "
+        "shards, a folder or its URL (captions).",
+    ),
+]
+Sidecar = Annotated[
+    str | None,
+    typer.Option(metavar=".txt", help="Also write photo.txt beside photo.jpg."),
+]
+Sheet = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.html", help="Also write an HTML contact sheet."),
+]
+Checks = Annotated[
+    bool | None,
+    typer.Option(
+        "--checks/--no-checks",
+        help="Add checks to each row: words kept and added, refusals, loops. On by default for "
+        "captioners that follow instructions.",
+    ),
+]
+Embeddings = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Caption from these saved embeddings (.npy, .parquet) instead of the images.",
+    ),
+]
+SaveEmbeddings = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also save the embeddings of the images (.npy, .parquet)."),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace existing captions."),
+]
+Update = Annotated[
+    bool,
+    typer.Option("--update", help="Caption again the images that changed, or whose alt-texts did."),
+]
+RetryErrors = Annotated[
+    bool,
+    typer.Option("--retry-errors", help="Try failed images again."),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the summary as one JSON line."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
-# Of shards
+# ------------------------------------------------------------------ performance
+
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Captions to generate at once (32; on a GPU up to 256)."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Number of processes (1; on Ray as many as fit). The captions are the same."
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Compute threads per worker. By default the workers share all cores."),
+]
+SpeculationOption = Annotated[
+    Speculation,
+    typer.Option(
+        metavar="auto|on|off", help="Speculative decoding: faster, and changes no caption."
+    ),
+]
+
+# ------------------------------------------------------------------ shards
 
 LayoutOption = Annotated[
     Layout,
-    typer.Option(metavar="|".join(LAYOUTS), help="What shards are; else their names tell."),
+    typer.Option(metavar="|".join(LAYOUTS), help="Layout of the shards; auto goes by their names."),
 ]
 JoinOption = Annotated[
     str | None,
     typer.Option(
         "--join",
         metavar="FILE",
-        help="Alt-texts of shards from this file of metadata; {shard} is the shard's name.",
+        help="Take alt-texts from this metadata file; {shard} stands for the shard's name.",
     ),
 ]
 JoinOn = Annotated[
-    str, typer.Option(metavar="KEY", help="What its records are joined on: key, url, sha256, uid.")
+    str,
+    typer.Option(metavar="KEY", help="Key to join its records on: key, url, sha256 or uid."),
 ]
 SpoolOption = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder for shards that are fetched from an object store."),
+    typer.Option(metavar="DIR", help="Folder for shards fetched from an object store."),
 ]
-SpoolBytes = Annotated[int, typer.Option(min=1, help="Bytes that fetched shards may take.")]
+SpoolBytes = Annotated[
+    int,
+    typer.Option(min=1, help="Bytes that fetched shards may take up."),
+]
 OnlyMissing = Annotated[
     bool,
-    typer.Option("--only-missing", help="Leave shards alone that are incomplete or have failed."),
+    typer.Option("--only-missing", help="Skip shards that are incomplete or have failed."),
 ]
 EngineOption = Annotated[
     Literal["local", "ray"],
     typer.Option(
         metavar="local|ray",
-        help="Who captions shards: processes here, or workers on a Ray cluster, one per GPU or per "
-        "--threads cores.",
+        help="Where shards are captioned: in processes here, or by workers on a Ray cluster, one "
+        "per GPU or per --threads cores.",
     ),
 ]
 RayAddress = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="The Ray cluster; else RAY_ADDRESS, or one that is started on this machine.",
+        help="Ray cluster to use. Default: RAY_ADDRESS, or a new one on this machine.",
     ),
 ]
 

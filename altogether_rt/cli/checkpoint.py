@@ -14,8 +14,8 @@ AllowDownload = Annotated[
     bool,
     typer.Option(
         "--allow-download",
-        help="Let a checkpoint download the encoder that it names, and open files outside of its "
-        "folder. Only for checkpoints from people you trust.",
+        help="Let a checkpoint download the encoder it names and open files outside its "
+        "folder. Only for checkpoints you trust.",
     ),
 ]
 DtypeOption = Annotated[
@@ -23,9 +23,9 @@ DtypeOption = Annotated[
     typer.Option(
         "--dtype",
         metavar="auto|float32|float16|bfloat16|float8|float8-all",
-        help="What a checkpoint is computed in; auto: float16 on a GPU. float8: products of "
-        "encoder, mapper and prompts in fp8, on GPUs from compute capability 8.9 on; float8-all: "
-        "those of decode steps too.",
+        help="Data type to run a checkpoint in; auto is float16 on a GPU. float8: fp8 matrix "
+        "products in encoder, mapper and prompts (compute capability 8.9 or newer); "
+        "float8-all: in decode steps as well.",
     ),
 ]
 KVCacheOption = Annotated[
@@ -33,7 +33,8 @@ KVCacheOption = Annotated[
     typer.Option(
         "--kv-cache",
         metavar="auto|int8|float8",
-        help="How a checkpoint on a GPU keeps keys and values; auto: as they are computed. int8 is "
-        "half of float16, and nearer to it than float8.",
+        help="Data type of the KV cache for a checkpoint on a GPU; auto is that of the "
+        "computation. int8 takes half the memory of float16 and is more accurate than "
+        "float8.",
     ),
 ]

@@ -26,8 +26,8 @@ DeviceOption = Annotated[
     typer.Option(
         metavar="auto|cpu|cuda|cuda:N|tensorrt",
         callback=_parse,
-        help="Where to run; auto: what the bundle was exported for, or for a name what is fastest "
-        "here.",
+        help="Where to run; auto is what the bundle was exported for or, for a name, whatever "
+        "is fastest here.",
     ),
 ]
 

@@ -26,7 +26,7 @@ Download = Annotated[
     bool,
     typer.Option(
         "--download",
-        help="Download a captioner that is given by name and is not on this machine, unasked.",
+        help="Download a captioner given by name without asking, if it is not on this machine.",
     ),
 ]
 

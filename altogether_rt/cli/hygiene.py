@@ -18,20 +18,21 @@ __all__ = [
 ]
 
 UnescapeAlts = Annotated[
-    bool, typer.Option("--unescape-alts", help="Read &amp; in alt-texts as &, and so on.")
+    bool,
+    typer.Option("--unescape-alts", help="Unescape HTML entities in alt-texts: &amp; becomes &."),
 ]
 DropNoiseAlts = Annotated[
     bool,
     typer.Option(
         "--drop-noise-alts",
-        help="Leave alt-texts unread that are names of files, URLs, a camera's names or defaults.",
+        help="Ignore alt-texts that are file names, URLs, camera names or defaults.",
     ),
 ]
 DropBoilerplate = Annotated[
     bool,
     typer.Option(
         "--drop-boilerplate",
-        help="Leave unread what begins or ends very many alt-texts, such as the name of a shop.",
+        help="Ignore what begins or ends a great many alt-texts, such as the name of a shop.",
     ),
 ]
 AltLanguage = Annotated[

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from altogether_rt import __version__
 from altogether_rt.cli.failures import failure
 from altogether_rt.cli.output import Output, printable
-from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE, GROUPS, CommandSpec
+from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE, GROUPS, PANELS, CommandSpec
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.monitoring.text import print_traceback
 
@@ -191,7 +191,7 @@ def _placeholder() -> None:
     """Never runs: CommandGroup loads the real command."""
 
 
-def _add_group(name: str) -> None:
+def _add_group(name: str, panel: str) -> None:
     """Add a command whose --help lists its sub-commands."""
     spec, prefix = GROUPS[name], f"{name} "
     commands = {
@@ -201,14 +201,16 @@ def _add_group(name: str) -> None:
     group = typer.Typer(cls=kind, no_args_is_help=True, context_settings=_SETTINGS)
     for own_name, command in commands.items():
         group.command(own_name, help=command.summary)(_placeholder)
-    app.add_typer(group, name=name, help=spec.summary)
+    app.add_typer(group, name=name, help=spec.summary, rich_help_panel=panel)
 
 
-for _name, _spec in COMMANDS.items():
-    if " " not in _name:
-        app.command(_name, help=_spec.summary)(_placeholder)
-for _name in GROUPS:
-    _add_group(_name)
+for _panel, _names in PANELS.items():
+    for _name in _names:
+        if _name in GROUPS:
+            _add_group(_name, _panel)
+        else:
+            _summary = COMMANDS[_name].summary
+            app.command(_name, help=_summary, rich_help_panel=_panel)(_placeholder)
 
 
 def run() -> None:

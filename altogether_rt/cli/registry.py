@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["COMMANDS", "EXTRA_OF_PACKAGE", "GROUPS", "CommandSpec", "GroupSpec"]
+__all__ = ["COMMANDS", "EXTRA_OF_PACKAGE", "GROUPS", "PANELS", "CommandSpec", "GroupSpec"]
 
 
 @dataclass(frozen=True)
@@ -30,26 +30,37 @@ class GroupSpec:
 
 #: Their sub-commands are in COMMANDS under keys of two words ("scenes score").
 GROUPS: dict[str, GroupSpec] = {
-    "annotate": GroupSpec("Let people re-align texts with their images, in rounds."),
-    "scenes": GroupSpec("Draw scenes whose facts are known, and score captions of them.", "draw"),
-    "bundle": GroupSpec("Fetch a bundle by its name, or publish one."),
-    "compare": GroupSpec("Let people judge, blind, which of two captions is better.", "start"),
+    "annotate": GroupSpec("Re-align texts with their images by hand, in rounds."),
+    "scenes": GroupSpec("Draw scenes with known facts, and score captions of them.", "draw"),
+    "bundle": GroupSpec("Download a bundle by name, or publish one."),
+    "compare": GroupSpec(
+        "Compare captions side by side: a blind study with human judges.", "start"
+    ),
+}
+
+#: Headings of `altogether-rt --help`, with the commands and groups below each.
+PANELS: dict[str, tuple[str, ...]] = {
+    "Caption": ("caption", "caption-shard", "status", "check", "export-captions"),
+    "Captioners": ("models", "bundle", "inspect", "prepare", "learn"),
+    "This machine": ("doctor", "bench"),
+    "Train and export": ("import", "train", "export", "init"),
+    "Data and evaluation": ("annotate", "eval", "compare", "mix", "scenes"),
 }
 
 COMMANDS: dict[str, CommandSpec] = {
     "caption": CommandSpec(
         "altogether_rt.cli.commands.caption.command:caption_command",
-        "Caption a folder of images, or a dataset in shards, with their alt-texts.",
+        "Caption a folder of images, or a dataset in shards, using their alt-texts.",
         "cpu",
     ),
     "caption-shard": CommandSpec(
         "altogether_rt.cli.commands.shards.caption_shard:caption_shard_command",
-        "Caption one shard: the unit of work of a scheduler.",
+        "Caption one shard, as a scheduler's unit of work.",
         "shards",
     ),
     "status": CommandSpec(
         "altogether_rt.cli.commands.shards.status:status_command",
-        "Show how far a run over shards has come.",
+        "Show the progress of a run over shards.",
         "shards",
     ),
     "bench": CommandSpec(
@@ -64,12 +75,12 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "models": CommandSpec(
         "altogether_rt.cli.commands.hub.models:models_command",
-        "List the captioners that have a name, and what of them is on this machine.",
+        "List captioners by name, and what is on this machine.",
         "cpu",
     ),
     "bundle pull": CommandSpec(
         "altogether_rt.cli.commands.hub.bundle:pull_command",
-        "Fetch a captioner by its name, and make a bundle of it for this machine.",
+        "Download a captioner by name, and make a bundle of it for this machine.",
         "hub",
     ),
     "bundle push": CommandSpec(
@@ -79,17 +90,17 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "prepare": CommandSpec(
         "altogether_rt.cli.commands.prepare:prepare_command",
-        "Make a bundle open faster on this machine, with weights shared by workers.",
+        "Make a bundle open faster on this machine, and share its weights between workers.",
         "cpu",
     ),
     "check": CommandSpec(
         "altogether_rt.cli.commands.check:check_command",
-        "Say what came of captions: words kept of the alt-texts, names added, refusals, loops.",
+        "Check captions: words kept from alt-texts, names added, refusals, loops.",
         "cpu",
     ),
     "learn": CommandSpec(
         "altogether_rt.cli.commands.learn:learn_command",
-        "Learn from captions which tokens to draft, so that speculation works from the start.",
+        "Learn from captions which tokens to draft, so that speculation is fast from the start.",
         "cpu",
     ),
     "doctor": CommandSpec(
@@ -109,12 +120,12 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "mix": CommandSpec(
         "altogether_rt.cli.commands.mix:mix_command",
-        "Mix captions into the alt-texts to train CLIP or an image generator with.",
+        "Mix captions into alt-texts, to train CLIP or an image generator.",
         "cpu",
     ),
     "export-captions": CommandSpec(
         "altogether_rt.cli.commands.shards.export_captions:export_captions_command",
-        "Write the captions of a sharded run as MetaCLIP, WebDataset or datasets read them.",
+        "Write a sharded run's captions for MetaCLIP, WebDataset or datasets.",
         "parquet",
     ),
     "import": CommandSpec(
@@ -124,22 +135,22 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "init": CommandSpec(
         "altogether_rt.cli.commands.init:init_command",
-        "Make a checkpoint with random weights, for trying things out.",
+        "Create a checkpoint with random weights, to try things out.",
         "train",
     ),
     "eval": CommandSpec(
         "altogether_rt.cli.commands.eval:eval_command",
-        "Evaluate captions with references, alt-texts and images.",
+        "Evaluate captions against references, alt-texts and images.",
         "eval",
     ),
     "annotate start": CommandSpec(
         "altogether_rt.cli.commands.annotate.rounds:start_command",
-        "Start: round 1 is the alt-texts, round 2 is open.",
+        "Start: round 1 is the alt-texts; round 2 opens for answers.",
         "cpu",
     ),
     "annotate serve": CommandSpec(
         "altogether_rt.cli.commands.annotate.rounds:serve_command",
-        "Serve the page on which one person answers.",
+        "Serve the page on which one annotator works.",
         "cpu",
     ),
     "annotate next": CommandSpec(
@@ -149,7 +160,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "annotate pack": CommandSpec(
         "altogether_rt.cli.commands.annotate.files:pack_command",
-        "Pack one person's images into one HTML file, to answer without Python.",
+        "Pack one annotator's images into one HTML file, to work without Python.",
         "cpu",
     ),
     "annotate import": CommandSpec(
@@ -159,7 +170,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "annotate report": CommandSpec(
         "altogether_rt.cli.commands.annotate.files:report_command",
-        "Report how much was changed, how carefully, and how far annotators agree.",
+        "Report how much was changed, how carefully, and how well annotators agree.",
         "cpu",
     ),
     "annotate export": CommandSpec(
@@ -179,7 +190,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "compare start": CommandSpec(
         "altogether_rt.cli.commands.compare:start_command",
-        "Make a blind study of the captions of two or more systems.",
+        "Set up a blind study of two or more systems' captions.",
         "cpu",
     ),
     "compare serve": CommandSpec(
@@ -189,7 +200,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "compare report": CommandSpec(
         "altogether_rt.cli.commands.compare:report_command",
-        "Report which system wins, how certain that is, how reliable the annotators are.",
+        "Report which system wins, how certain that is, and how reliable the annotators are.",
         "cpu",
     ),
 }

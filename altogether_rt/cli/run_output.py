@@ -46,17 +46,17 @@ ProgressOption = Annotated[
     ProgressMode,
     typer.Option(
         metavar="auto|json|plain|none",
-        help="Progress on stderr: a line that is redrawn (on a terminal), lines of JSON, or a line "
-        "every 30 seconds.",
+        help="Progress on stderr: a line that is redrawn (on a terminal), JSON lines, or a "
+        "plain line every 30 seconds.",
     ),
 ]
 LogFileOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Add what happens in the run to a log.")
+    Path | None, typer.Option(metavar="FILE", help="Append the run's events to a log.")
 ]
-LogJsonOption = Annotated[bool, typer.Option("--log-json", help="Write the log as lines of JSON.")]
+LogJsonOption = Annotated[bool, typer.Option("--log-json", help="Write the log as JSON lines.")]
 MetricsFileOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Keep counts in a file in Prometheus' text format."),
+    typer.Option(metavar="FILE", help="Maintain counters in a file in Prometheus' text format."),
 ]
 
 #: Packages whose version the log names.

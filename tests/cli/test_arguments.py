@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from altogether_rt.cli.arguments import takes
+from altogether_rt.cli.commands.caption.arguments import PANELS, CaptionArguments
 
 pytestmark = pytest.mark.lean
 
@@ -61,6 +62,28 @@ def test_help_is_the_docstring_and_the_fields_in_their_order() -> None:
     told = ["Do it once.", "Where it is.", "How many.", "No mistakes."]
     assert [output.count(each) for each in told] == [1, 1, 1, 1]
     assert sorted(told, key=output.index) == told
+
+
+def test_options_are_grouped_by_panel_and_those_of_others_stay_as_they_are() -> None:
+    """`Arguments.limit` may be an option of other commands too, under no heading there."""
+
+    @takes(Arguments, panels={"Which ones": ("limit",)})
+    def command(context: typer.Context, arguments: Arguments) -> None:
+        """Do it once."""
+
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    output = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100"}).output
+    options, heading = output.index("─ Options ─"), output.index("─ Which ones ─")
+    assert options < output.index("--strict") < heading < output.index("--limit")
+    assert "Which ones" not in run("--help")[1]
+
+
+def test_every_option_of_caption_has_one_heading_or_is_of_the_first() -> None:
+    grouped = [name for names in PANELS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    first = {each.name for each in dataclasses.fields(CaptionArguments)} - set(grouped)
+    assert first == {"inputs", "alt", "bundle", "out", "sheet", "as_json", "quiet"}
 
 
 def test_the_signature_has_the_defaults_of_the_fields() -> None:

@@ -17,7 +17,7 @@ from altogether_rt import __version__
 from altogether_rt.cli import registry as commands
 from altogether_rt.cli.examples import EXAMPLES
 from altogether_rt.cli.main import app
-from altogether_rt.cli.registry import COMMANDS, GROUPS, CommandSpec
+from altogether_rt.cli.registry import COMMANDS, GROUPS, PANELS, CommandSpec
 from altogether_rt.errors import AltogetherError
 
 pytestmark = pytest.mark.lean
@@ -45,6 +45,11 @@ def test_help_lists_every_command() -> None:
     assert result.exit_code == 0
     listed = {line.split()[1] for line in result.stdout.splitlines() if line.startswith("│ ")}
     assert {name for name in COMMANDS if " " not in name} | set(GROUPS) <= listed
+
+
+def test_every_command_has_one_heading() -> None:
+    under = [name for names in PANELS.values() for name in names]
+    assert sorted(under) == sorted({name.partition(" ")[0] for name in COMMANDS})
 
 
 @pytest.mark.parametrize("group", sorted(GROUPS))

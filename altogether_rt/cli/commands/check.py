@@ -26,14 +26,18 @@ def check_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also write the rows with their checks; a new file."),
+        typer.Option(
+            metavar="FILE", help="Also write the rows with their checks to this new file."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line instead of text.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Say what came of captions: words kept of the alt-texts, names added, refusals, loops.
+    """Check captions: words kept from alt-texts, names added, refusals, loops.
 
-    The rules are those of caption --checks. They know of the prompt what the rows say of it.
+    The rules are those of caption --checks. Of the prompt they know what the rows record.
     """
     output = Output(as_json=as_json, quiet=quiet)
     if not captions.is_file():

@@ -24,10 +24,10 @@ _OVERLAP = 0.2
 
 _SECONDS_PER_PAIR = 20
 
-_Json = Annotated[bool, typer.Option("--json", help="Result as one JSON line.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 _StudyFolder = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="A folder that compare start made.")
+    Path, typer.Argument(metavar="STUDY", help="Folder created by compare start.")
 ]
 
 
@@ -36,44 +36,48 @@ _Captions = Annotated[
     typer.Argument(metavar="A B …", help="Caption files: rows with file_name and caption."),
 ]
 _Alts = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Alt-texts, before those in the caption files.")
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="File of alt-texts; takes precedence over those in the caption files."
+    ),
 ]
 _Names = Annotated[
-    str, typer.Option(metavar="NAME,NAME", help="The systems' names, if not those of the files.")
+    str, typer.Option(metavar="NAME,NAME", help="Names of the systems. Default: the file names.")
 ]
 _Questions = Annotated[
-    Path | None, typer.Option(metavar="TOML", help="Other questions than the package's three.")
+    Path | None,
+    typer.Option(metavar="TOML", help="Questions to ask instead of the package's three."),
 ]
 _Limit = Annotated[
-    int | None, typer.Option(min=1, help="Images, drawn at random; about 400 give ±5 points.")
+    int | None,
+    typer.Option(min=1, help="Number of images, drawn at random; 400 give about ±5 points."),
 ]
 _Repeat = Annotated[
-    float, typer.Option(min=0.0, max=0.5, help="Share of the pairs repeated with sides swapped.")
+    float, typer.Option(min=0.0, max=0.5, help="Share of the pairs to repeat with sides swapped.")
 ]
 _Annotators = Annotated[
     str,
     typer.Option(
         metavar="NAME,NAME",
-        help="Share the images evenly among these; without it, whoever comes judges all.",
+        help="Divide the images equally among these annotators; otherwise everyone judges all "
+        "of them.",
     ),
 ]
 _Overlap = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="Share of the images that two people get. Default: 0.2."),
+    typer.Option(min=0.0, max=1.0, help="Share of the images to give to two people. Default: 0.2."),
 ]
-_Pairs = Annotated[
-    int, typer.Option(min=1, help="Pairs for each image, if there are three or more systems.")
-]
+_Pairs = Annotated[int, typer.Option(min=1, help="Pairs per image, with three or more systems.")]
 _Seed = Annotated[
     int | None,
-    typer.Option(min=0, help="Of every draw; keep it from the annotators. Default: random."),
+    typer.Option(min=0, help="Seed of every draw; don't show it to annotators. Default: random."),
 ]
 
 
 def start_command(
     captions: _Captions,
-    images: Annotated[Path, typer.Option(metavar="DIR", help="The images' folder.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The study's folder, to be made.")],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the images.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Study folder to create.")],
     alt: _Alts = None,
     names: _Names = "",
     questions: _Questions = None,
@@ -86,9 +90,9 @@ def start_command(
     as_json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Make a blind study of the captions of two or more systems.
+    """Set up a blind study of two or more systems' captions.
 
-    Sides are drawn at random. Only key.json, which serving never opens, says who wrote what.
+    Sides are assigned at random. Only key.json, which the server never opens, says who wrote what.
     """
     output = Output(as_json=as_json, quiet=quiet)
     options = StartOptions(
@@ -114,17 +118,21 @@ def start_command(
 
 def serve_command(
     study: _StudyFolder,
-    as_: Annotated[str, typer.Option("--as", metavar="NAME", help="Who answers: a-z, 0-9, -, _.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 0,
+    as_: Annotated[
+        str, typer.Option("--as", metavar="NAME", help="The annotator: a-z, 0-9, -, _.")
+    ],
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to serve on; 0 picks a free one.")
+    ] = 0,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the images are, if they were moved.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the images, if they have moved.")
     ] = None,
     quiet: _Quiet = False,
 ) -> None:
-    """Serve the page where one person judges the pairs of a study, to this machine alone.
+    """Serve the page on which one annotator judges the pairs of a study, on this machine only.
 
-    Every answer is on the disk before the next pair appears; the same command goes on where it
-    was. From another machine: ssh -L 8000:127.0.0.1:8000, and --port 8000 here.
+    Every answer is on disk before the next pair appears, and the same command resumes.
+    To use it from another machine: ssh -L 8000:127.0.0.1:8000, and --port 8000 here.
     """
     from altogether_rt.comparison.site import ComparisonSession, make_site
     from altogether_rt.web.server import LoopbackServer, serve_until_stopped
@@ -147,7 +155,7 @@ def serve_command(
 def report_command(
     study: _StudyFolder,
     plot: Annotated[
-        Path | None, typer.Option(metavar="SVG", help="Draw wins, ties and losses too.")
+        Path | None, typer.Option(metavar="SVG", help="Also plot wins, ties and losses.")
     ] = None,
     key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The key, if it is kept elsewhere.")

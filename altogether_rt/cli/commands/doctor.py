@@ -18,7 +18,9 @@ __all__ = ["doctor_command"]
 
 
 def doctor_command(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line instead of text.")
+    ] = False,
 ) -> None:
     """Show what this machine can run, what is missing, and the command that installs it."""
     output = Output(as_json=as_json)

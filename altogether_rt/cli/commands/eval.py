@@ -52,11 +52,11 @@ class EvalArguments:
     ] = None
     against: Annotated[
         Path | None,
-        typer.Option(metavar="OTHER", help="Other captions of the same images, to compare with."),
+        typer.Option(metavar="OTHER", help="Other captions of the same images to compare with."),
     ] = None
     alt: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Alt-texts, used instead of those in CAPTIONS."),
+        typer.Option(metavar="FILE", help="File of alt-texts to use instead of those in CAPTIONS."),
     ] = None
     images: Annotated[
         Path | None,
@@ -82,20 +82,20 @@ class EvalArguments:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Embeddings that caption --save-embeddings wrote, of the same CLIP.",
+            help="Embeddings from caption --save-embeddings, made with the same CLIP.",
         ),
     ] = None
     phrases: Annotated[
-        bool, typer.Option(help="Noun phrases, if spaCy and its model are installed.")
+        bool, typer.Option(help="Compare noun phrases, if spaCy and its model are installed.")
     ] = True
     spacy_model: Annotated[
-        str, typer.Option(metavar="MODEL", help="The spaCy model for noun phrases.")
+        str, typer.Option(metavar="MODEL", help="spaCy model for noun phrases.")
     ] = DEFAULT_MODEL
     phrase_form: Annotated[
-        PhraseForm, typer.Option(help="The form in which noun phrases are compared.")
+        PhraseForm, typer.Option(help="Form in which noun phrases are compared.")
     ] = "lemmas"
     meteor: Annotated[
-        bool, typer.Option(help="METEOR, if Java and pycocoevalcap are installed.")
+        bool, typer.Option(help="Compute METEOR, if Java and pycocoevalcap are installed.")
     ] = True
     missing_as_empty: Annotated[
         bool,
@@ -111,15 +111,17 @@ class EvalArguments:
             metavar="FILE", help="Write a report with plots and the best and worst captions."
         ),
     ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON line.")] = (
+        False
+    )
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False
 
 
 @takes(EvalArguments)
 def eval_command(context: typer.Context, arguments: EvalArguments) -> None:
-    """Evaluate captions with references, alt-texts and images.
+    """Evaluate captions against references, alt-texts and images.
 
-    Every metric has a 95 % bootstrap interval over images. --against adds the paired differences to
+    Every metric has a 95 % bootstrap interval over images. --against adds paired differences from
     other captions of the same images. Error rows, captions without references and references
     without captions are counted and shown.
     """

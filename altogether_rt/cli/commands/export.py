@@ -39,8 +39,8 @@ class ExportArguments:
     ckpt: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the checkpoint; a bundle for the CPU, such as `starter`, which ships "
-            "with the package; the folder of a training, OUT.training, for what it saved last; a "
+            help="What to export: the folder of a checkpoint; a CPU bundle, such as `starter`;"
+            " the folder of a training run, OUT.training, for its last saved state; a "
             "name (see models); or an id on the hub."
         ),
     ] = None
@@ -54,15 +54,15 @@ class ExportArguments:
     calibration_images: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of images for calibration and for the comparison with torch. Default: "
-            "drawn scenes."
+            help="Images for calibration and for the comparison with PyTorch. Default: drawn "
+            "scenes."
         ),
     ] = None
     calibration_alts: Annotated[
         Path | None,
         typer.Option(
-            help="Alt-texts of those images, in a file such as `caption --alt` takes. Default: "
-            "their file names, and texts such as people write."
+            help="Alt-texts of those images, in a file that `caption --alt` accepts. Default: "
+            "their file names, and typical texts."
         ),
     ] = None
     sm: Annotated[
@@ -83,8 +83,10 @@ class ExportArguments:
     list_targets: Annotated[
         bool, typer.Option("--list-targets", help="List the targets and exit.")
     ] = False
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line instead of text.")
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False
 
     def checkpoint(self) -> Path:
         """What is to be exported. Raises typer.BadParameter for options that need another."""
@@ -102,7 +104,7 @@ class ExportArguments:
 
 @takes(ExportArguments)
 def export_command(context: typer.Context, arguments: ExportArguments) -> None:
-    """Export a checkpoint for a target, and compare every graph with the torch reference.
+    """Export a checkpoint for a target, and compare every graph with the PyTorch reference.
 
     If a graph differs by more than the target's recipe allows, no bundle is written.
     """

@@ -28,9 +28,9 @@ class ImportArguments:
         Path,
         typer.Argument(
             metavar="SRC",
-            help="Weights: a file of torch.save or safetensors, or a folder with several; "
-            "the folder of a SmolVLM or a DistilViT2 as Hugging Face has it, its id on the hub or "
-            "its name (see models); or a bundle for the CPU, its folder or `starter`.",
+            help="What to import: weights in a torch.save or safetensors file, or a folder of "
+            "several; a SmolVLM or DistilViT2, as a Hugging Face folder, an id on the hub"
+            " or a name (see models); or a CPU bundle, as a folder or `starter`.",
         ),
     ]
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")]
@@ -38,8 +38,8 @@ class ImportArguments:
         str | None,
         typer.Option(
             help="The decoder's tokenizer: a folder (vocab.json and merges.txt, or "
-            "tokenizer.json), a file or a hub id. Default: the files beside SRC, or with "
-            "--allow-download the published tokenizer from the hub."
+            "tokenizer.json), a file or a hub id. Default: the files beside SRC or, with "
+            "--allow-download, the published tokenizer."
         ),
     ] = None
     encoder_name: Annotated[
@@ -52,15 +52,16 @@ class ImportArguments:
     encoder_weights: Annotated[
         str | None,
         typer.Option(
-            help="The encoder's weights: a file, which is copied into the checkpoint, or a tag of "
-            "open_clip, whose weights are loaded when needed. Default: the published tag."
+            help="The encoder's weights: a file, which is copied into the checkpoint, or an "
+            "open_clip tag, whose weights are loaded when needed. Default: the published "
+            "tag."
         ),
     ] = None
     normalize: Annotated[
         bool | None,
         typer.Option(
             "--normalize/--no-normalize",
-            help="Whether the captioner takes embeddings of length 1. Default: as published.",
+            help="Whether the captioner expects embeddings of length 1. Default: as published.",
         ),
     ] = None
     mapper_heads: Annotated[
@@ -70,15 +71,17 @@ class ImportArguments:
         int | None,
         typer.Option(
             min=1,
-            help="Attention heads of the decoder. Default: as the published model of its width.",
+            help="Attention heads of the decoder. Default: those of the published model of its"
+            " width.",
         ),
     ] = None
     longest_edge: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="For a SmolVLM: resize the longer side of images to so many pixels and read them "
-            "in tiles, then as a whole (1024: up to 5 tiles; 2048: up to 17). Default: one tile.",
+            help="For SmolVLM: resize images to this many pixels on their longer side, and "
+            "read them in tiles and then as a whole (1024: up to 5 tiles; 2048: up to "
+            "17). Default: one tile.",
         ),
     ] = None
     allow_download: Annotated[
@@ -89,8 +92,10 @@ class ImportArguments:
         ),
     ] = False
     download: Download = False
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line instead of text.")
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False
 
 
 @takes(ImportArguments)
@@ -98,7 +103,7 @@ def import_command(context: typer.Context, arguments: ImportArguments) -> None:
     """Convert published weights to a checkpoint.
 
     A file holds the weights of ClipCap or of Altogether's public code; a folder is a SmolVLM or a
-    DistilViT2, encoder and tokenizer included. A bundle for the CPU can be converted to a
+    DistilViT2, encoder and tokenizer included. A CPU bundle can be converted to a
     checkpoint too, to export it for other targets; the weights of an int8 bundle keep its rounding.
     The options that describe weights apply to files only.
     """

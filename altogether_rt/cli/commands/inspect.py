@@ -26,12 +26,14 @@ def inspect_command(
     bundle: Annotated[
         str,
         typer.Argument(
-            help="A bundle's folder, or a name: `starter`, or one that is on this machine."
+            help="Folder of a bundle, or a name: `starter`, or one that is on this machine."
         ),
     ] = "starter",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line instead of text.")
+    ] = False,
 ) -> None:
-    """Describe a bundle, after checking that its files are those that were exported."""
+    """Describe a bundle, after checking that its files are the ones that were exported."""
     output = Output(as_json=as_json)
     opened = Bundle.load(locate_bundle(bundle))
     manifest = opened.manifest

@@ -16,17 +16,19 @@ def prepare_command(
     bundle: Annotated[
         str,
         typer.Argument(
-            help="A bundle's folder, or a name: `starter`, or one that is on this machine."
+            help="Folder of a bundle, or a name: `starter`, or one that is on this machine."
         ),
     ] = "starter",
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove what was prepared for this bundle.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line instead of text.")
+    ] = False,
 ) -> None:
-    """Store a bundle's weights in your cache folder in the layout of this machine's kernels.
+    """Store a bundle's weights in your cache folder, in the layout that this machine's kernels use.
 
-    They take about twice the bundle's size. From then on every command opens the bundle in a
+    They take up about twice the bundle's size. From then on every command opens the bundle in a
     fraction of the time, and worker processes share one copy in memory. Captions stay the same.
     """
     from altogether_rt.artifacts.bundle import Bundle

@@ -28,15 +28,19 @@ _LABELS = {
 
 
 def scenes_command(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, new or empty.")],
-    num: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 24,
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder to write; must be new or empty.")
+    ],
+    num: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes.")] = 0,
     split: Annotated[
         Literal["train", "test"],
         typer.Option(help="Names in `test` scenes never occur in `train` ones, whatever the seed."),
     ] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON line.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Draw scenes: images, alts.jsonl (as from the web) and references.jsonl (the true facts)."""
     output = Output(as_json=as_json, quiet=quiet)
@@ -50,8 +54,10 @@ def scenes_command(
 def score_command(
     captions: Annotated[Path, typer.Argument(help="Rows with file_name and caption.")],
     references: Annotated[Path, typer.Argument(help="references.jsonl of the scenes folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON line.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Score captions of scenes: facts stated, names kept, wrong facts corrected, names invented."""
     output = Output(as_json=as_json, quiet=quiet)

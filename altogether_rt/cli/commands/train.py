@@ -34,8 +34,7 @@ class TrainArguments:
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="The training recipe: `starter` (from scratch), `finetune`, or the path of a "
-            ".toml file.",
+            help="Training recipe: `starter` (from scratch), `finetune`, or a .toml file.",
             show_default=DEFAULT_RECIPE,
         ),
     ] = None
@@ -43,24 +42,30 @@ class TrainArguments:
     init: Annotated[
         Path | None,
         typer.Option(
-            help="Checkpoint to start from (its encoder, weights and tokenizer); a bundle for the "
-            "CPU, such as `starter`; the folder of a run; a name (see models); or an id on the hub."
+            help="What to start from (encoder, weights and tokenizer): a checkpoint; a CPU "
+            "bundle, such as `starter`; the folder of a run; a name (see models); or an "
+            "id on the hub."
         ),
     ] = None
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Train on this file instead of the recipe's data: JSON Lines of file_name, alts, "
-            "rounds; or annotations as MetaCLIP released them.",
+            help="Train on this file instead of the recipe's data: JSON lines with file_name, "
+            "alts and rounds, or annotations as released with MetaCLIP.",
         ),
     ] = None
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of the images of --data.", show_default="the file's folder"),
+        typer.Option(help="Folder of the images in --data.", show_default="the file's folder"),
     ] = None
     round_number: Annotated[
         int | None,
-        typer.Option("--round", min=1, help="Round to learn.", show_default="each record's last"),
+        typer.Option(
+            "--round",
+            min=1,
+            help="Annotation round to train on. Default: the last.",
+            show_default="each record's last",
+        ),
     ] = None
     resume: Annotated[bool, typer.Option(help="Continue an interrupted run.")] = False
     holdout: Annotated[
@@ -69,17 +74,17 @@ class TrainArguments:
             min=0.0,
             max=0.99,
             metavar="SHARE",
-            help="Share of the images, such as 0.05, to measure on and never train on.",
+            help="Share of the images, such as 0.05, to evaluate on and never train on.",
         ),
     ] = None
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of fine-tuning, instead of the recipe's.")
+        int | None, typer.Option(min=1, help="Fine-tuning steps, instead of the recipe's.")
     ] = None
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images in a step of fine-tuning.")
-    ] = None
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per fine-tuning step.")] = (
+        None
+    )
     lr: Annotated[
-        float | None, typer.Option(min=0.0, help="Peak learning rate of fine-tuning.")
+        float | None, typer.Option(min=0.0, help="Peak learning rate for fine-tuning.")
     ] = None
     alt_dropout: Annotated[
         float | None,
@@ -87,7 +92,7 @@ class TrainArguments:
             min=0.0,
             max=1.0,
             metavar="SHARE",
-            help="Share of the images whose alt-texts are hidden in fine-tuning.",
+            help="Share of the images whose alt-texts are hidden during fine-tuning.",
         ),
     ] = None
     lora: Annotated[
@@ -95,47 +100,47 @@ class TrainArguments:
         typer.Option(
             min=0,
             metavar="RANK",
-            help="Train low-rank adapters of this rank (such as 16) instead of the decoder's own "
-            "weights: less memory, and merged at the end. 0: none.",
+            help="Train low-rank adapters of this rank (such as 16) instead of the decoder's "
+            "own weights: uses less memory; merged at the end. 0: none.",
         ),
     ] = None
     precision: Annotated[
         Precision | None,
-        typer.Option(help="Of the arithmetic in fine-tuning; weights stay in float32."),
+        typer.Option(help="Precision of the arithmetic in fine-tuning; weights stay in float32."),
     ] = None
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
             "--gradient-checkpointing",
-            help="Compute each decoder layer twice in fine-tuning: a third more time, a fraction "
-            "of the memory.",
+            help="Compute each decoder layer twice in fine-tuning: a third more time, a "
+            "fraction of the memory.",
         ),
     ] = False
     device: Annotated[
         str,
         typer.Option(
-            metavar="auto|cpu|cuda|cuda:N", help="Where to train; auto: a GPU if there is one."
+            metavar="auto|cpu|cuda|cuda:N", help="Where to train; auto is a GPU if there is one."
         ),
     ] = "auto"
     cache_gb: Annotated[
         float | None,
         typer.Option(
             min=0.0,
-            help="Gigabytes of embeddings to keep beside the run; others are computed again when "
-            "they are wanted.",
+            help="Gigabytes of embeddings to keep beside the run; the others are recomputed "
+            "when needed.",
             show_default="half of the free disk",
         ),
     ] = None
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Leave out rows and images that cannot be used."),
+        typer.Option("--skip-bad", help="Skip rows and images that cannot be used."),
     ] = False
     allow_download: AllowDownload = False
     download: Download = False
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; by default what is measured fastest.")
+        int | None, typer.Option(min=1, help="CPU threads. Default: whatever measures fastest.")
     ] = None
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False
 
     def training_recipe(self) -> TrainRecipe:
         """The recipe, with what options change. Raises AltogetherError if there is none such."""
@@ -174,9 +179,9 @@ class TrainArguments:
 
 @takes(TrainArguments)
 def train_command(context: typer.Context, arguments: TrainArguments) -> None:
-    """Train a captioner by a recipe: encoder (scenes only), pretraining, fine-tuning.
+    """Train a captioner following a recipe: encoder (scenes only), pretraining, fine-tuning.
 
-    Options from --steps to --gradient-checkpointing change the recipe's stage of fine-tuning.
+    Options from --steps to --gradient-checkpointing override the recipe's fine-tuning stage.
     """
     from altogether_rt.train.run import train
 

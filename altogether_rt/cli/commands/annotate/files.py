@@ -33,19 +33,22 @@ __all__ = ["export_command", "import_command", "pack_command", "report_command"]
 def pack_command(
     work: WorkFolder,
     as_: Annotated[str, typer.Option("--as", metavar="NAME", help="The annotator.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page goes.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="File to write the page to.")],
     instead_of: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help="Also the unanswered images of these.")
+        str,
+        typer.Option(
+            metavar="NAME,NAME", help="Include the unanswered images of these annotators."
+        ),
     ] = "",
     max_side: Annotated[
-        int, typer.Option(min=64, help="Longer side of the images in pixels, at most.")
+        int, typer.Option(min=64, help="Longest side of the images, in pixels.")
     ] = DEFAULT_MAX_SIDE,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Pack the unanswered images of one person into one HTML file, to answer without Python.
+    """Pack one annotator's unanswered images into one HTML file, to work without Python.
 
-    Answers are stored in the browser until they are downloaded as a file for annotate import.
+    The browser keeps the answers until they are downloaded as a file for annotate import.
     Images are re-encoded without metadata.
     """
     output = Output(as_json=as_json, quiet=quiet)
@@ -67,7 +70,10 @@ def import_command(
         ),
     ],
     as_: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="The annotator, if not as in FILE.")
+        str | None,
+        typer.Option(
+            "--as", metavar="NAME", help="The annotator, if FILE doesn't name the right one."
+        ),
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -106,7 +112,7 @@ def import_command(
 def report_command(
     work: WorkFolder, as_json: JsonOption = False, quiet: QuietOption = False
 ) -> None:
-    """Report on each round: how much was changed, by whom, and how far annotators agree.
+    """Report on each round: how much was changed, by whom, and how well annotators agree.
 
     Words and names are compared with the text that the round started from. An answer is too fast if
     it took less than 1 s plus 0.1 s per word of that text. Agreement is Krippendorff's alpha over
@@ -131,13 +137,15 @@ _STUDIO_CONFIG: Final = re.compile(rb'<View>\n  <Image name="image" ')
 
 def export_command(
     work: WorkFolder,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the rows go.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write the rows to.")],
     format_: Annotated[
         Literal["train", "label-studio"],
-        typer.Option("--format", help="Rows for training, or the open round for Label Studio."),
+        typer.Option(
+            "--format", help="Rows for training, or the open round as Label Studio tasks."
+        ),
     ] = "train",
     image_prefix: Annotated[
-        str, typer.Option(help="label-studio: prefix of the image addresses.")
+        str, typer.Option(help="label-studio: prefix of the images' URLs.")
     ] = "/data/local-files/?d=",
     as_json: JsonOption = False,
     quiet: QuietOption = False,

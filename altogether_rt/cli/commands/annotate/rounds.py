@@ -25,33 +25,38 @@ __all__ = [
 ]
 
 WorkFolder = Annotated[Path, typer.Argument(metavar="WORK", help="Folder made by annotate start.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Result as one JSON line.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Annotators = Annotated[
     str,
     typer.Option(
         metavar="NAME,NAME",
-        help="Divide the images equally among these; otherwise anyone may answer all.",
+        help="Divide the images equally among these annotators; otherwise anyone may answer any.",
     ),
 ]
 Overlap = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Share of the images assigned to two people.")
+    float, typer.Option(min=0.0, max=1.0, help="Share of the images to assign to two people.")
 ]
 
 
 def start_command(
     images: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of images.")],
-    out: Annotated[Path, typer.Option(metavar="WORK", help="Folder for the work, new or empty.")],
+    out: Annotated[
+        Path, typer.Option(metavar="WORK", help="Work folder to create; must be new or empty.")
+    ],
     alt: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Alt-texts, as for caption. Looked for here, then in DIR."
+            metavar="FILE",
+            help="File of alt-texts, as for caption. Searched for here, then in DIR.",
         ),
     ] = None,
     from_: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="FILE", help="Captions to start from instead; every row says so."
+            "--from",
+            metavar="FILE",
+            help="Captions to start from instead of alt-texts; every row records it.",
         ),
     ] = None,
     annotators: Annotators = "",
@@ -60,19 +65,21 @@ def start_command(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="A folder of scenes, whose facts are known, to mix in as gold images (or DIR "
-            "itself): report then scores each annotator.",
+            help="Folder of scenes, whose facts are known, to mix in as gold images (or DIR "
+            "itself), so that report can score each annotator.",
         ),
     ] = None,
-    num_gold: Annotated[int, typer.Option(min=1, help="How many scenes to mix in.")] = 10,
+    num_gold: Annotated[int, typer.Option(min=1, help="Number of scenes to mix in.")] = 10,
     guideline: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.toml", help="A guideline in the format of WORK/guideline.toml."),
+        typer.Option(
+            metavar="FILE.toml", help="Guideline to use, in the format of WORK/guideline.toml."
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed for assigning images and drawing gold images.")
     ] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N images.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -102,21 +109,21 @@ def next_command(
     work: WorkFolder,
     annotators: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME", help="Who answers, if it changes."),
+        typer.Option(metavar="NAME,NAME", help="Annotators of the new round, if they change."),
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Share assigned to two people, if it changes."),
+        typer.Option(min=0.0, max=1.0, help="Share to assign to two people, if it changes."),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Continue although answers are missing.")
+        bool, typer.Option("--partial", help="Continue even though answers are missing.")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Close the open round and open the next one, which starts from its answers.
 
-    Where an image has several answers, the one nearest to all others is used; of two, the one with
+    Where an image has several answers, the one closest to all others is used; of two, the one with
     more words. Images that anyone flagged as private or unusable are left out.
     """
     output = Output(as_json=as_json, quiet=quiet)
@@ -156,15 +163,19 @@ def serve_command(
     ],
     instead_of: Annotated[
         str,
-        typer.Option(metavar="NAME,NAME", help="Also take over the unanswered images of these."),
+        typer.Option(
+            metavar="NAME,NAME", help="Take over the unanswered images of these annotators."
+        ),
     ] = "",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to serve on; 0 picks a free one.")
+    ] = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Serve the page on which one person answers the open round, on this machine only.
+    """Serve the page on which one annotator works on the open round, on this machine only.
 
-    An answer is on disk before the page confirms it. Ctrl-C ends the server; the same command
-    resumes. From another machine: ssh -L 8000:127.0.0.1:8000, and --port 8000 here.
+    An answer is on disk before the page confirms it. Ctrl-C stops the server; the same command
+    resumes. To use it from another machine: ssh -L 8000:127.0.0.1:8000, and --port 8000 here.
     """
     output = Output(quiet=quiet)
     with Session(Work(work), as_, split_names(instead_of)) as session:

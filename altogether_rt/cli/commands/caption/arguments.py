@@ -73,7 +73,65 @@ from altogether_rt.data.shards.spool import SPOOL_BYTES
 from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.monitoring.display import ProgressMode
 
-__all__ = ["CaptionArguments"]
+__all__ = ["PANELS", "CaptionArguments"]
+
+#: Headings of `--help`. What is used most has none, and comes first.
+PANELS: Mapping[str, tuple[str, ...]] = {
+    "Alt-texts": (
+        "alt_beside",
+        "alt_embedded",
+        "alt_key",
+        "image_key",
+        "strict",
+        "unescape_alts",
+        "drop_noise_alts",
+        "drop_boilerplate",
+        "alt_language",
+    ),
+    "Images": (
+        "recursive",
+        "limit",
+        "sample",
+        "dry_run",
+        "max_pixels",
+        "fast_jpeg",
+        "embeddings",
+    ),
+    "Captions": (
+        "style",
+        "prompt",
+        "max_new_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "loop_repeats",
+        "checks",
+    ),
+    "Further output": ("sidecar", "write_alt", "save_embeddings"),
+    "Running again": ("overwrite", "update", "retry_errors"),
+    "Shards": (
+        "layout",
+        "join",
+        "join_on",
+        "only_missing",
+        "spool",
+        "spool_bytes",
+        "engine",
+        "ray_address",
+    ),
+    "Captioner and performance": (
+        "device",
+        "dtype",
+        "kv_cache",
+        "download",
+        "allow_download",
+        "batch_size",
+        "workers",
+        "threads",
+        "speculation",
+    ),
+    "Progress and logs": ("progress", "log_file", "log_json", "metrics_file"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +140,9 @@ class CaptionArguments:
 
     inputs: Inputs
     alt: Alts = None
+    bundle: BundleName = "starter"
+    out: Out = None
+    sheet: Sheet = None
     alt_beside: AltBeside = None
     alt_embedded: AltEmbedded = None
     alt_key: AltKey = None
@@ -91,47 +152,44 @@ class CaptionArguments:
     drop_noise_alts: DropNoiseAlts = False
     drop_boilerplate: DropBoilerplate = False
     alt_language: AltLanguage = False
-    bundle: BundleName = "starter"
-    out: Out = None
     recursive: Recursive = True
-    batch_size: BatchSize = None
-    max_new_tokens: MaxNewTokens = None
-    temperature: Temperature = None
-    top_p: TopP = None
-    loop_repeats: LoopRepeats = None
-    style: Style = "caption"
-    prompt: PromptText = None
-    checks: Checks = None
-    seed: Seed = 0
     limit: Limit = None
     sample: Sample = None
     dry_run: DryRun = False
+    max_pixels: MaxPixels = ImageLimits.max_pixels
+    fast_jpeg: FastJpeg = False
+    embeddings: Embeddings = None
+    style: Style = "caption"
+    prompt: PromptText = None
+    max_new_tokens: MaxNewTokens = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    seed: Seed = 0
+    loop_repeats: LoopRepeats = None
+    checks: Checks = None
     sidecar: Sidecar = None
     write_alt: WriteAlt = None
-    sheet: Sheet = None
-    embeddings: Embeddings = None
     save_embeddings: SaveEmbeddings = None
     overwrite: Overwrite = False
-    retry_errors: RetryErrors = False
     update: Update = False
+    retry_errors: RetryErrors = False
     layout: LayoutOption = "auto"
     join: JoinOption = None
     join_on: JoinOn = "key"
+    only_missing: OnlyMissing = False
     spool: SpoolOption = None
     spool_bytes: SpoolBytes = SPOOL_BYTES
-    only_missing: OnlyMissing = False
+    engine: EngineOption = "local"
+    ray_address: RayAddress = None
     device: DeviceOption = "auto"
     dtype: DtypeOption = "auto"
     kv_cache: KVCacheOption = "auto"
-    allow_download: AllowDownload = False
     download: Download = False
-    threads: Threads = None
+    allow_download: AllowDownload = False
+    batch_size: BatchSize = None
     workers: Workers = None
-    engine: EngineOption = "local"
-    ray_address: RayAddress = None
+    threads: Threads = None
     speculation: SpeculationOption = "auto"
-    max_pixels: MaxPixels = ImageLimits.max_pixels
-    fast_jpeg: FastJpeg = False
     progress: ProgressOption = ProgressMode.AUTO
     log_file: LogFileOption = None
     log_json: LogJsonOption = False

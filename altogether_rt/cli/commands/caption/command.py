@@ -8,20 +8,20 @@ from pathlib import Path
 import typer
 
 from altogether_rt.cli.arguments import takes
-from altogether_rt.cli.commands.caption.arguments import CaptionArguments
+from altogether_rt.cli.commands.caption.arguments import PANELS, CaptionArguments
 from altogether_rt.cli.run_output import INTERRUPTED, RunOutput, open_run_output
 from altogether_rt.data.shards.listing import is_sharded
 
 __all__ = ["caption_command"]
 
 
-@takes(CaptionArguments)
+@takes(CaptionArguments, panels=PANELS)
 def caption_command(context: typer.Context, arguments: CaptionArguments) -> None:
-    """Caption a folder of images, or a dataset in shards, with their alt-texts.
+    """Caption a folder of images, or a dataset in shards, using their alt-texts.
 
-    Every image gives one row: its caption, or the reason why there is none. A run that was stopped
-    continues when the same command is given again; existing captions are kept. Each shard has a
-    Parquet file in the folder --out. Exit code 3: some shards lack samples; 1: some failed.
+    Every image yields one row: its caption, or the reason there is none. Run the same command again
+    to continue a run that was stopped; existing captions are kept. Of shards, each gets a Parquet
+    file in the folder --out; the exit code is 3 if some lack samples, 1 if some failed.
     """
     if "" in arguments.inputs:  # a variable of the shell that is not set
         raise typer.BadParameter(

@@ -17,8 +17,8 @@ from altogether_rt.hub.target import CHECKPOINT
 
 __all__ = ["pull_command", "push_command"]
 
-_Json = Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON line instead of text.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 
 
 def pull_command(
@@ -26,29 +26,29 @@ def pull_command(
         str,
         typer.Argument(
             metavar="NAME",
-            help="A name that altogether-rt models lists; the id of a captioner or a bundle on the "
-            "hub, owner/name or owner/name@REVISION; or a bundle's folder.",
+            help="A name listed by altogether-rt models; the id of a captioner or bundle on "
+            "the hub (owner/name or owner/name@REVISION); or the folder of a bundle.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Also copy it to this folder; must not exist.")
+        Path | None, typer.Option(help="Also copy it to this folder, which must not exist.")
     ] = None,
     device: Annotated[
         str,
         typer.Option(
             metavar="auto|cpu|cuda|tensorrt",
-            help="What to make it for; auto: a GPU if it can be used here, else the CPU.",
+            help="What to prepare it for; auto is a GPU if one is usable here, else the CPU.",
         ),
     ] = "auto",
     as_json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Fetch a captioner by its name, unless it is here, and make a bundle of it for this machine.
+    """Download a captioner by name, unless it is here, and make a bundle of it for this machine.
 
     For a GPU that PyTorch and Triton can use, the imported checkpoint is kept instead, which is
     faster there: see `altogether-rt doctor`. What was published as a bundle is used as it is;
-    PyTorch is needed for everything else. All files are checked against the hashes that the hub,
-    or the bundle's manifest, states. From then on `--bundle NAME` starts at once, and needs no
+    PyTorch is needed for everything else. All files are checked against the hashes stated by the
+    hub, or by the bundle's manifest. From then on `--bundle NAME` starts at once, and needs no
     network.
     """
     from altogether_rt.hub.bundles import copy_bundle, copy_checkpoint, published_files
@@ -87,38 +87,45 @@ def pull_command(
 
 def push_command(
     bundle: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a name that is here.")
+        str,
+        typer.Argument(
+            metavar="BUNDLE", help="Folder of a bundle, or a name that is on this machine."
+        ),
     ],
     hub: Annotated[
         str | None,
         typer.Option(
-            metavar="OWNER/NAME", help="Publish it under this id on the hub; log in with hf auth."
+            metavar="OWNER/NAME",
+            help="Publish it under this id on the hub; log in with hf auth login.",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Publish it as this folder; must not exist.")
+        Path | None, typer.Option(help="Publish it as this folder, which must not exist.")
     ] = None,
     licence: Annotated[
         str | None,
-        typer.Option(help="Licence of the weights, for the card. Default: as their origin says."),
+        typer.Option(
+            help="Licence of the weights, for the model card. Default: that of their origin."
+        ),
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="--hub: a new repository is for everybody.")
+        bool, typer.Option("--public", help="With --hub: make a new repository public.")
     ] = False,
     with_learnt: Annotated[
         bool,
         typer.Option(
             "--with-learnt",
-            help="Also what it has learnt from your captions (learn), which holds words of them.",
+            help="Also publish what it has learned from your captions (learn), which contains "
+            "words of them.",
         ),
     ] = False,
     as_json: _Json = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Publish a bundle with a card: what it is, its parity, where it comes from, its licence.
+    """Publish a bundle with a model card: what it is, its parity, origin and licence.
 
-    A new repository on the hub is for you alone unless you pass --public. Who has access uses the
-    bundle by `--bundle OWNER/NAME`, checked against its manifest.
+    A new repository on the hub is private unless you pass --public. Whoever has access can use the
+    bundle as `--bundle OWNER/NAME`, checked against its manifest.
     """
     from altogether_rt.hub.bundles import copy_bundle, published_files
     from altogether_rt.hub.card import CARD_NAME, find_licence, model_card

@@ -25,16 +25,18 @@ _COLUMNS = ("name", "good for", "download", "licence", "reads alt-text", "tested
 def models_command(
     remove: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Remove what is on this machine of this captioner."),
+        typer.Option(metavar="NAME", help="Remove this captioner's files from this machine."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line instead of text.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """List the captioners that --bundle, --ckpt and `import` know by name.
 
     Ids of captioners on the hub, owner/name, are names too. Nothing is downloaded unless you agree
-    to it when you are asked, pass --download, or run `bundle pull`. The last column says what
-    is on this machine: the targets of bundles, `torch` for a checkpoint, and the bytes on the disk.
+    when asked, pass --download, or run `bundle pull`. The last column says what
+    is on this machine: the targets of bundles, `torch` for a checkpoint, and the bytes on disk.
     """
     output = Output(as_json=as_json, quiet=quiet)
     if remove is not None:

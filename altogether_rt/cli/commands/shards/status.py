@@ -18,9 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the state as one JSON 
 
 
 def status_command(out: Folder, as_json: Json = False) -> None:
-    """Show how far a run over shards has come: shards and rows by state, and which are bad.
+    """Show the progress of a run over shards: shards and rows by state, and which are bad.
 
-    It reads names and statistics alone, also while the run goes on.
+    It reads only names and statistics, and may be used while the run goes on.
     """
     from altogether_rt.jobs.shards.status import read_status
 

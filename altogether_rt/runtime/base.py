@@ -78,9 +78,12 @@ Array: TypeAlias = NDArray[np.float32] | DeviceArray
 
 
 def fitting_slots(cache_bytes: float, slot_bytes: int) -> int:
-    """As many slots as fill the products of a GPU, and fit into `cache_bytes` of its memory."""
+    """As many slots as fill the products of a GPU, and fit into `cache_bytes` of its memory.
+
+    A multiple of eight, but for fewer than those; at least one.
+    """
     fitting = int(cache_bytes / slot_bytes)
-    return max(DEFAULT_SLOTS, min(fitting // 8 * 8, _MAX_DEFAULT_SLOTS))
+    return max(1, min(fitting // 8 * 8 or fitting, _MAX_DEFAULT_SLOTS))
 
 
 def join_arrays(parts: Sequence[Array]) -> Array:

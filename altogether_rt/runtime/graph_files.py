@@ -7,13 +7,18 @@ loads compiled code by a path. ONNX is protobuf: see `tiny_onnx` for its form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import BundleError
 
-__all__ = ["check_graph_files"]
+__all__ = ["ExternalTensor", "check_graph_files", "external_tensors"]
 
 #: Largest graph that is read; its weights are in another file.
 _MAX_GRAPH_BYTES: Final = 256 << 20
@@ -33,6 +38,15 @@ _FIELDS: Final[dict[str, dict[int, str]]] = {
     "operator": {},
 }
 _FORBIDDEN: Final = frozenset({b"EPContext", b"PyOp"})
+#: TensorProto.DataType -> NumPy's name, of the types that weights have.
+_DTYPES: Final = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    6: "int32",
+    7: "int64",
+    10: "float16",
+}
 
 
 def check_graph_files(bundle: Bundle) -> None:
@@ -62,6 +76,74 @@ def check_graph_files(bundle: Bundle) -> None:
                     )
 
 
+@dataclass(frozen=True)
+class ExternalTensor:
+    """A weight of a graph, and the part of a file that holds its values."""
+
+    dtype: str  # NumPy's name
+    shape: tuple[int, ...]
+    location: str  # of the file, relative to the graph's folder
+    offset: int  # in bytes
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def external_tensors(path: Path) -> dict[str, ExternalTensor]:
+    """The weights of a graph that are in other files, by name, but for those whose type NumPy lacks
+    or whose size is not what their shape says.
+
+    Raises BundleError if it is not an ONNX graph.
+    """
+    try:
+        return dict(_external_tensors(memoryview(path.read_bytes())))
+    except (ValueError, OSError) as error:
+        raise BundleError(
+            f"{path} is not an ONNX graph ({error}): export the bundle again."
+        ) from error
+
+
+def _external_tensors(model: memoryview) -> Iterator[tuple[str, ExternalTensor]]:
+    graphs = (graph for number, graph in _fields(model) if number == 7)
+    for graph in graphs:
+        for number, tensor in _fields(graph if isinstance(graph, memoryview) else memoryview(b"")):
+            if number != 5 or not isinstance(tensor, memoryview):
+                continue
+            name, found = _tensor(tensor)
+            if found is not None:
+                yield name, found
+
+
+def _tensor(message: memoryview) -> tuple[str, ExternalTensor | None]:
+    """Name of a tensor and where its values are; None if they are not in a file."""
+    name, kind, dims, entries = "", 0, list[int](), dict[str, str]()
+    for number, value in _fields(message):
+        if number == 1:
+            dims += [value] if isinstance(value, int) else _packed(value)
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8 and isinstance(value, memoryview):
+            name = bytes(value).decode("utf-8", "replace")
+        elif number == 13 and isinstance(value, memoryview):
+            key, entry = _entry(value)
+            entries[key] = entry
+    if kind not in _DTYPES or "location" not in entries:
+        return name, None
+    offset, length = (int(entries.get(key, "0")) for key in ("offset", "length"))
+    found = ExternalTensor(_DTYPES[kind], tuple(dims), entries["location"], offset)
+    whole = offset >= 0 and length == found.nbytes
+    return name, found if whole else None
+
+
+def _packed(message: memoryview | None) -> list[int]:
+    numbers, position = [], 0
+    while message is not None and position < len(message):
+        number, position = _varint(message, position)
+        numbers.append(number)
+    return numbers
+
+
 def _walk(kind: str, message: memoryview, depth: int = 0) -> Iterator[tuple[str, memoryview]]:
     """Operators and entries of external data in a message, with what they are in."""
     if depth > _MAX_DEPTH:
@@ -69,7 +151,7 @@ def _walk(kind: str, message: memoryview, depth: int = 0) -> Iterator[tuple[str,
     wanted = _FIELDS[kind]
     for number, value in _fields(message):
         inner = wanted.get(number)
-        if inner is None or value is None:
+        if inner is None or not isinstance(value, memoryview):
             continue
         if inner in ("operator", "external"):
             yield inner, value
@@ -79,18 +161,20 @@ def _walk(kind: str, message: memoryview, depth: int = 0) -> Iterator[tuple[str,
 
 def _entry(message: memoryview) -> tuple[str, str]:
     """Key and value of an entry of external data."""
-    fields = {number: bytes(value) for number, value in _fields(message) if value is not None}
+    fields = {
+        number: bytes(value) for number, value in _fields(message) if isinstance(value, memoryview)
+    }
     return tuple(fields.get(number, b"").decode("utf-8", "replace") for number in (1, 2))  # type: ignore[return-value]
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | None]]:
-    """(number, bytes) of each field; None for a number."""
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int | None]]:
+    """(number, bytes or value) of each field; None for a value of fixed size."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
-        kind, size = key & 7, 0
+        kind, size, value = key & 7, 0, 0
         if kind == 0:
-            _, position = _varint(message, position)
+            value, position = _varint(message, position)
         elif kind == 2:
             size, position = _varint(message, position)
         elif kind in (1, 5):
@@ -99,7 +183,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | None]]:
             raise ValueError(f"it has a field of kind {kind}")
         if position + size > len(message):
             raise ValueError("it is cut off")
-        yield key >> 3, message[position : position + size] if kind == 2 else None
+        whole = message[position : position + size]
+        yield key >> 3, value if kind == 0 else whole if kind == 2 else None
         position += size
 
 

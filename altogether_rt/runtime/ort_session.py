@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from altogether_rt.errors import BundleError, MissingDependencyError
+from altogether_rt.errors import AltogetherError, BundleError, MissingDependencyError
+from altogether_rt.machine.gpu import DRIVER_LIBRARY
 from altogether_rt.machine.limits import available_cores
 from altogether_rt.runtime.tiny_onnx import matmul_model
 
 __all__ = [
     "import_onnxruntime",
+    "missing_library",
     "open_session",
     "products_saturate",
+    "provider_not_loaded",
     "save_optimized",
 ]
 
@@ -138,3 +144,40 @@ def _open(path: Path, options: Any, provider: str, half: bool) -> Any:
     if running != provider:
         raise BundleError(f"{path} should run on {provider}, but onnxruntime chose {running}.")
     return session
+
+
+def provider_not_loaded(provider: str, library: str | None) -> AltogetherError:
+    """The error for a provider that did not load; there is no fallback to the CPU."""
+    if library is None:
+        return AltogetherError(
+            f"onnxruntime could not start {provider}: check that the driver's CUDA version (see "
+            "altogether-rt doctor) is at least the one that onnxruntime was built for."
+        )
+    if library == DRIVER_LIBRARY:
+        return AltogetherError(
+            f"onnxruntime could not start {provider}: there is no NVIDIA driver ({library} cannot "
+            "be loaded): install it."
+        )
+    package = "tensorrt" if library.startswith("libnv") else "'onnxruntime-gpu[cuda,cudnn]'"
+    return AltogetherError(
+        f"onnxruntime could not start {provider}: {library} is missing. Run pip install {package}."
+    )
+
+
+def missing_library(ort: Any, provider: str) -> str | None:
+    """The first shared library that a provider needs and the loader cannot find, or None.
+
+    It is tried in another process, since loading a provider by itself can crash.
+    """
+    kind = "tensorrt" if provider.startswith("Tensorrt") else "cuda"
+    path = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{kind}.so"
+    code = (
+        "import ctypes, sys, onnxruntime\n"
+        "getattr(onnxruntime, 'preload_dlls', lambda: None)()\n"
+        "ctypes.CDLL(sys.argv[1])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60
+    )
+    found = re.search(r"OSError: (\S+): cannot open shared object file", done.stderr)
+    return None if found is None else Path(found[1]).name

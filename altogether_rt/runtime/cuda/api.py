@@ -33,6 +33,9 @@ class Cuda(Protocol):
 
     def free(self, address: int) -> None: ...
 
+    def free_bytes(self) -> int:
+        """Device memory that no program has, in bytes."""
+
     def host_alloc(self, nbytes: int) -> HostBuffer: ...
 
     def host_free(self, buffer: HostBuffer) -> None: ...

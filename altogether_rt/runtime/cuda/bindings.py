@@ -52,6 +52,9 @@ class CudaPython:
     def free(self, address: int) -> None:
         self._call("cudaFree", address)
 
+    def free_bytes(self) -> int:
+        return int(self._call("cudaMemGetInfo"))
+
     def host_alloc(self, nbytes: int) -> HostBuffer:
         return PinnedBuffer(int(self._call("cudaMallocHost", nbytes)), nbytes)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import DECODE_NAME
 from altogether_rt.config import MAX_DRAFT_TOKENS
 from altogether_rt.runtime.base import fitting_slots
 from altogether_rt.runtime.cuda.memory_plan import CacheLayout
@@ -15,14 +14,13 @@ __all__ = ["ONNX_PREFILL_TOKENS", "bundle_slots", "call_limits"]
 ONNX_PREFILL_TOKENS = 8192
 
 
-def bundle_slots(bundle: Bundle, memory_bytes: int) -> int:
+def bundle_slots(bundle: Bundle, memory_bytes: int, copied: int = 0) -> int:
     """As many slots as fill the products of a GPU, with half of the memory that weights leave.
 
-    memory_bytes: of the GPU. The other half is for activations and what other programs hold. The
-    decoder's weights are on the GPU twice if there is a graph of decode steps.
+    memory_bytes: of the GPU. The other half is for activations and what other programs hold.
+    copied: bytes of weights that are on the GPU a second time.
     """
-    files = bundle.manifest.files.values()
-    weights = (1 + (DECODE_NAME in bundle.manifest.graphs)) * sum(spec.bytes for spec in files)
+    weights = sum(spec.bytes for spec in bundle.manifest.files.values()) + copied
     slot = CacheLayout(bundle.manifest.cache, 1, bundle.config.slot_positions).nbytes
     slot += 4 * (1 + MAX_DRAFT_TOKENS) * bundle.config.decoder.vocab_size  # its logits
     return fitting_slots(max(0, memory_bytes - weights) // 2, slot)

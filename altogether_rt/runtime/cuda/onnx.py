@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
-import subprocess
-import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +13,34 @@ import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import DECODE_NAME
-from altogether_rt.errors import AltogetherError, BundleError
+from altogether_rt.errors import BundleError
 from altogether_rt.machine.device import Device, check_providers, find_gpu
-from altogether_rt.machine.gpu import DRIVER_LIBRARY
+from altogether_rt.machine.gpu import Gpu
 from altogether_rt.runtime.ahead import AheadRuntime
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.bindings import CudaPython
 from altogether_rt.runtime.cuda.choose_decode import choose_decode
-from altogether_rt.runtime.cuda.graph import Tensor
+from altogether_rt.runtime.cuda.graph import DeviceGraph, Tensor
 from altogether_rt.runtime.cuda.limits import (
     ONNX_PREFILL_TOKENS,
     bundle_slots,
     call_limits,
 )
-from altogether_rt.runtime.cuda.runtime import DeviceRuntime, GraphSizes
+from altogether_rt.runtime.cuda.runtime import DeviceRuntime, GraphSizes, LoadGraph
+from altogether_rt.runtime.cuda.shared_weights import (
+    NotSharedError,
+    SharedWeights,
+    graph_bytes,
+    shared_tensors,
+)
 from altogether_rt.runtime.cuda.vision import batch_shape
-from altogether_rt.runtime.ort_session import import_onnxruntime
+from altogether_rt.runtime.ort_session import (
+    import_onnxruntime,
+    missing_library,
+    provider_not_loaded,
+)
 
-__all__ = [
-    "OrtGraph",
-    "missing_library",
-    "onnx_gpu_runtime",
-    "open_onnx_gpu",
-]
+__all__ = ["OrtGraph", "onnx_gpu_runtime", "open_onnx_gpu"]
 
 _LOGGER = logging.getLogger(__name__)
 _FATAL = 4  # the highest that onnxruntime takes
@@ -67,38 +70,98 @@ def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int | None = None) 
         ort.preload_dlls()  # CUDA libraries that pip installed, which are on no loader path
     wanted = "TensorrtExecutionProvider" if device.kind == "tensorrt" else "CUDAExecutionProvider"
     check_providers(ort.get_available_providers(), wanted)
-    slots = num_slots or bundle_slots(bundle, gpu.memory_bytes)
-
-    def load(name: str, stream: int) -> OrtGraph:
-        session = _open_session(
-            ort,
-            bundle.graph_path(name),
-            index=gpu.index,
-            stream=stream,
-            tensorrt=device.kind == "tensorrt",
-            decoder=name in ("decoder", DECODE_NAME),
-        )
-        return OrtGraph(session, index=gpu.index)
 
     def open_here() -> DeviceRuntime:
         cuda = CudaPython(gpu.index)  # current for the thread that this is called in
-        runtime = onnx_gpu_runtime(bundle, cuda, load, index=gpu.index, num_slots=slots)
-        choice = choose_decode(runtime)
-        _LOGGER.info("decode steps on cuda:%d: %s", gpu.index, choice)
+        tensors = shared_tensors(bundle) if device.kind == "cuda" else {}
+        if tensors:
+            try:
+                return _open_on(cuda, SharedWeights(cuda, bundle.path, tensors))
+            except NotSharedError as error:
+                _LOGGER.info("weights on cuda:%d: a copy for each graph (%s)", gpu.index, error)
+        return _open_on(cuda, None)
+
+    def _open_on(cuda: Cuda, weights: SharedWeights | None) -> DeviceRuntime:
+        copied = graph_bytes(bundle, DECODE_NAME) if weights is None else 0
+        runtime = onnx_gpu_runtime(
+            bundle,
+            cuda,
+            _GraphLoader(ort, bundle, cuda, gpu, device.kind == "tensorrt", weights),
+            index=gpu.index,
+            num_slots=num_slots or bundle_slots(bundle, gpu.memory_bytes, copied),
+            weights=weights,
+        )
+        if weights is not None:
+            _LOGGER.info("weights on cuda:%d: %.1f GB once", gpu.index, weights.nbytes / 1e9)
+        _LOGGER.info("decode steps on cuda:%d: %s", gpu.index, choose_decode(runtime))
         return runtime
 
     return AheadRuntime(open_here)
 
 
+class _GraphLoader:
+    """Opens sessions on a GPU; called with a graph's name and the stream that it runs on."""
+
+    def __init__(
+        self,
+        ort: Any,
+        bundle: Bundle,
+        cuda: Cuda,
+        gpu: Gpu,
+        tensorrt: bool,
+        weights: SharedWeights | None,
+    ) -> None:
+        self._ort, self._bundle, self._cuda, self._gpu = ort, bundle, cuda, gpu
+        self._tensorrt = tensorrt
+        self._weights = weights  # of the decoder
+
+    def __call__(self, name: str, stream: int) -> OrtGraph:
+        """Raises NotSharedError if a session does not read the shared weights."""
+        decoder = name in ("decoder", DECODE_NAME)
+        weights = self._weights if decoder else None
+        if weights is None:
+            return OrtGraph(self._open(name, stream, decoder, None), index=self._gpu.index)
+        free_before = self._cuda.free_bytes()
+        try:
+            session = self._open(name, stream, decoder, weights)
+        except BundleError as error:
+            if name == DECODE_NAME:
+                raise
+            raise NotSharedError(str(error)) from error  # it may be loaded with its own
+        weights.check_used(free_before)
+        return OrtGraph(session, index=self._gpu.index, keep=weights)
+
+    def _open(self, name: str, stream: int, decoder: bool, weights: SharedWeights | None) -> Any:
+        return _open_session(
+            self._ort,
+            self._bundle.graph_path(name),
+            index=self._gpu.index,
+            stream=stream,
+            tensorrt=self._tensorrt,
+            decoder=decoder,
+            weights=weights,
+        )
+
+
 def onnx_gpu_runtime(
-    bundle: Bundle, cuda: Cuda, load: Any, *, index: int = 0, num_slots: int = 16
+    bundle: Bundle,
+    cuda: Cuda,
+    load: LoadGraph,
+    *,
+    index: int = 0,
+    num_slots: int = 16,
+    weights: SharedWeights | None = None,
 ) -> DeviceRuntime:
     """A runtime whose sessions are opened by `load(name, stream)`.
 
-    A graph of decode steps that cannot be loaded is left out: the other graph takes them too.
+    weights: what its sessions read; freed with the runtime, or if it cannot be opened. A graph of
+    decode steps that cannot be loaded is left out: the other graph takes them too.
     """
+    owned = ExitStack()
+    if weights is not None:
+        owned.callback(weights.close)
 
-    def load_decode(stream: int) -> Any:
+    def load_decode(stream: int) -> DeviceGraph | None:
         if DECODE_NAME not in bundle.manifest.graphs:
             return None
         try:
@@ -121,13 +184,24 @@ def onnx_gpu_runtime(
         num_slots=num_slots,
         prefill_tokens=ONNX_PREFILL_TOKENS,
         load_decode=load_decode,
+        owned=owned,
     )
 
 
 def _open_session(
-    ort: Any, path: Path, *, index: int, stream: int, tensorrt: bool, decoder: bool
+    ort: Any,
+    path: Path,
+    *,
+    index: int,
+    stream: int,
+    tensorrt: bool,
+    decoder: bool,
+    weights: SharedWeights | None = None,
 ) -> Any:
-    """A session that runs on `stream`. Raises AltogetherError if it runs on another provider."""
+    """A session that runs on `stream`. weights: on the GPU, to be read where they are.
+
+    Raises AltogetherError if it runs on another provider, NotSharedError if it takes no `weights`.
+    """
     shared = {"device_id": str(index), "user_compute_stream": str(stream)}
     cuda = {
         **shared,
@@ -145,6 +219,8 @@ def _open_session(
         # Nodes on the CPU would stall every step and cannot be part of a captured graph. Encoder
         # and mapper compute a few shapes there.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if weights is not None:
+        weights.add_to(options, ort, ("cuda", index))
     wanted = providers[0][0]
     ort.set_default_logger_severity(_FATAL)
     try:
@@ -153,51 +229,14 @@ def _open_session(
     except Exception as error:  # onnxruntime's exceptions share no public base
         library = missing_library(ort, wanted)
         if library is not None:
-            raise _not_loaded(wanted, library) from error
+            raise provider_not_loaded(wanted, library) from error
         first_line = (str(error).splitlines() or [""])[0]
         raise BundleError(
             f"onnxruntime cannot load {path} on cuda:{index} ({first_line}): export it again."
         ) from error
     if running != wanted:
-        raise _not_loaded(wanted, missing_library(ort, wanted))
+        raise provider_not_loaded(wanted, missing_library(ort, wanted))
     return session
-
-
-def _not_loaded(provider: str, library: str | None) -> AltogetherError:
-    """The error for a provider that did not load; there is no fallback to the CPU."""
-    if library is None:
-        return AltogetherError(
-            f"onnxruntime could not start {provider}: check that the driver's CUDA version (see "
-            "altogether-rt doctor) is at least the one that onnxruntime was built for."
-        )
-    if library == DRIVER_LIBRARY:
-        return AltogetherError(
-            f"onnxruntime could not start {provider}: there is no NVIDIA driver ({library} cannot "
-            "be loaded): install it."
-        )
-    package = "tensorrt" if library.startswith("libnv") else "'onnxruntime-gpu[cuda,cudnn]'"
-    return AltogetherError(
-        f"onnxruntime could not start {provider}: {library} is missing. Run pip install {package}."
-    )
-
-
-def missing_library(ort: Any, provider: str) -> str | None:
-    """The first shared library that a provider needs and the loader cannot find, or None.
-
-    It is tried in another process, since loading a provider by itself can crash.
-    """
-    kind = "tensorrt" if provider.startswith("Tensorrt") else "cuda"
-    path = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{kind}.so"
-    code = (
-        "import ctypes, sys, onnxruntime\n"
-        "getattr(onnxruntime, 'preload_dlls', lambda: None)()\n"
-        "ctypes.CDLL(sys.argv[1])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60
-    )
-    found = re.search(r"OSError: (\S+): cannot open shared object file", done.stderr)
-    return None if found is None else Path(found[1]).name
 
 
 class OrtGraph:
@@ -205,9 +244,12 @@ class OrtGraph:
 
     scratch_bytes = 0  # onnxruntime allocates from its own arena
 
-    def __init__(self, session: Any, *, kind: str = "cuda", index: int = 0) -> None:
-        """kind, index: the device of the addresses, as onnxruntime names it."""
-        self._session = session
+    def __init__(
+        self, session: Any, *, kind: str = "cuda", index: int = 0, keep: object = None
+    ) -> None:
+        """kind, index: the device of the addresses, as onnxruntime names it. keep: what has to live
+        as long as the session."""
+        self._session, self._keep = session, keep
         self._device = (kind, index)
         nodes = (*session.get_inputs(), *session.get_outputs())
         self._dtypes = {node.name: _DTYPES[node.type] for node in nodes}

@@ -24,7 +24,7 @@ from altogether_rt.runtime.cuda.memory_plan import (
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile
 from altogether_rt.runtime.cuda.vision import BatchShape, VisionGraph, VisionStreams
 
-__all__ = ["DeviceRuntime", "GraphSizes", "plan_memory"]
+__all__ = ["DeviceRuntime", "GraphSizes", "LoadGraph", "plan_memory"]
 
 _VISION = ("encoder", "mapper")
 #: load(name, stream): loads one of the bundle's graphs, to run on `stream`.
@@ -71,10 +71,11 @@ class DeviceRuntime:
         num_slots: int = 16,
         prefill_tokens: int = PREFILL_TOKENS,
         load_decode: Callable[[int], DeviceGraph | None] = lambda stream: None,
+        owned: ExitStack | None = None,
     ) -> None:
         """index: number of the GPU. prefill_tokens: of all prompts of a step; `sizes` has room for
         them. load_decode(stream): a graph of decode steps, if there is one that this GPU's software
-        takes.
+        takes. owned: what the graphs use; closed after them, or if this raises.
 
         Raises what `load` raises, and AltogetherError if the GPU has too little free memory.
         """
@@ -85,6 +86,8 @@ class DeviceRuntime:
         self._token_width = bundle.config.decoder.token_width
         cache = CacheLayout(bundle.manifest.cache, num_slots, sizes.decoder[0].positions)
         with ExitStack() as opened:
+            if owned is not None:
+                opened.enter_context(owned)
             stream = cuda.create_stream()
             opened.callback(cuda.destroy_stream, stream)
             streams = VisionStreams(cuda)

@@ -79,9 +79,12 @@ class FakeCuda:
 
     # Memory.
 
+    def free_bytes(self) -> int:
+        return self.budget_bytes - sum(len(block) for block in self._memory.values())
+
     def malloc(self, nbytes: int) -> int:
         self._not_while_capturing()
-        if sum(len(block) for block in self._memory.values()) + nbytes > self.budget_bytes:
+        if nbytes > self.free_bytes():
             raise AltogetherError("the GPU has too little free memory: use a smaller --batch-size.")
         block = np.full(nbytes + 256, POISON, np.uint8)
         address = -(-block.ctypes.data // 256) * 256

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import DECODE_NAME
 from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.machine.device import parse_device
 from altogether_rt.runtime import ort_session
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.cuda import onnx as ort_gpu
 from altogether_rt.runtime.cuda.limits import ONNX_PREFILL_TOKENS, bundle_slots, call_limits
-from altogether_rt.runtime.cuda.onnx import OrtGraph, missing_library, onnx_gpu_runtime
+from altogether_rt.runtime.cuda.onnx import OrtGraph, onnx_gpu_runtime
+from altogether_rt.runtime.ort_session import missing_library
 from altogether_rt.runtime.pipelined import as_pipelined
 from tests.machine.fake_driver import pretend_gpus
 from tests.runtime.conftest import BundleOf
@@ -182,7 +182,7 @@ def test_limits_hold_what_the_engine_may_ask_for() -> None:
 
 @pytest.mark.lean
 def test_a_large_gpu_is_given_many_slots() -> None:
-    """A decoder of OPT-1.3B's size: half of what its weights leave, at least 32, at most 256."""
+    """A decoder of OPT-1.3B's size: half of what its weights leave, at most 256."""
     cache = replace(
         Bundle.load("starter", verify_hashes=False).manifest.cache,
         dtype="float16",
@@ -191,12 +191,8 @@ def test_a_large_gpu_is_given_many_slots() -> None:
         head_dim=64,
     )
 
-    def bundle(*graphs: str) -> Any:
-        manifest = {
-            "cache": cache,
-            "files": {"weights": SimpleNamespace(bytes=4 * 10**9)},
-            "graphs": graphs,
-        }
+    def bundle() -> Any:
+        manifest = {"cache": cache, "files": {"weights": SimpleNamespace(bytes=4 * 10**9)}}
         config = {"slot_positions": 376, "decoder": SimpleNamespace(vocab_size=50272)}
         return SimpleNamespace(
             manifest=SimpleNamespace(**manifest), config=SimpleNamespace(**config)
@@ -207,15 +203,17 @@ def test_a_large_gpu_is_given_many_slots() -> None:
     assert 70e6 < slot < 80e6
     found = {
         memory: (
-            bundle_slots(bundle("decoder"), memory * 10**9),
-            bundle_slots(bundle("decoder", DECODE_NAME), memory * 10**9),
+            bundle_slots(bundle(), memory * 10**9),
+            bundle_slots(bundle(), memory * 10**9, copied=26 * 10**8),
         )
-        for memory in (6, 16, 24, 80, 141)
+        for memory in (4, 5, 8, 16, 24, 80, 141)
     }
     assert found == {
-        6: (32, 32),
-        16: (72, 48),  # 12e9 / 2 / slot = 77.7, 8e9 / 2 / slot = 51.8
-        24: (128, 96),  # 129.6, 103.7
+        4: (1, 1),  # no memory at all: opening it will say so
+        5: (6, 1),  # 1e9 / 2 / slot = 6.5
+        8: (24, 8),  # 25.9, 9.1
+        16: (72, 56),  # 12e9 / 2 / slot = 77.7, 9.4e9 / 2 / slot = 60.9
+        24: (128, 112),  # 129.6, 112.7
         80: (256, 256),
         141: (256, 256),
     }
@@ -243,7 +241,7 @@ def test_it_opens_with_as_many_slots_as_fit(
     monkeypatch.setattr(ort_gpu, "CudaPython", start)
     monkeypatch.setattr(ort_gpu, "_open_session", session)
     monkeypatch.setattr(ort_gpu, "OrtGraph", partial(_graph, OrtGraph))
-    monkeypatch.setattr(ort_gpu, "bundle_slots", lambda bundle, memory_bytes: 5)
+    monkeypatch.setattr(ort_gpu, "bundle_slots", lambda bundle, memory_bytes, copied: 5)
     for given, slots in ((None, 5), (3, 3)):
         with (
             ort_gpu.open_onnx_gpu(bundle, parse_device("cuda"), given) as runtime,
@@ -259,8 +257,8 @@ def test_it_opens_with_as_many_slots_as_fit(
     assert threading.current_thread().name not in threads
 
 
-def _graph(kind: type[OrtGraph], session: Any, *, index: int) -> OrtGraph:
-    return kind(session, kind="cpu")
+def _graph(kind: type[OrtGraph], session: Any, *, index: int, keep: object = None) -> OrtGraph:
+    return kind(session, kind="cpu", keep=keep)
 
 
 class QueuedSession:

@@ -123,6 +123,8 @@ class FakeBindings:
             self.calls.append((name, *arguments))
             if name in self.failing:
                 return (self.failing[name], None)
+            if name == "cudaMemGetInfo":
+                return (0, 300, 900)  # free, and all
             if name == "cudaMallocHost":
                 import ctypes
 
@@ -163,6 +165,7 @@ def test_cuda_python_is_called_as_it_wants() -> None:
     cuda.destroy_stream(stream)
     cuda.host_free(buffer)
     cuda.free(address)
+    assert cuda.free_bytes() == 300
     assert bindings.calls == [
         ("cudaSetDevice", 1),
         ("cudaMalloc", 64),
@@ -187,6 +190,7 @@ def test_cuda_python_is_called_as_it_wants() -> None:
         ("cudaStreamDestroy", 4096),
         ("cudaFreeHost", host),
         ("cudaFree", 4096),
+        ("cudaMemGetInfo",),
     ]
 
 

@@ -171,7 +171,9 @@ def test_slots_fill_a_gpu_and_fit_into_it(folder: Path, monkeypatch: pytest.Monk
     assert slots(2, 64) == 256  # of the tiny model as many as are of use
     # 34 tokens a slot, 2 · 1,280 numbers of two bytes a layer and token: 174,080 bytes a layer.
     assert slots(512, 1280) == int(0.4 * (24 << 30) / (174_080 * 512)) // 8 * 8 == 112
-    assert slots(512, 16_384) == 32
+    # A slot has 34 · 4 · 16,384 · 512 bytes, 1.1 GB of the 10.3 that the cache may have.
+    assert slots(512, 16_384) == 9 // 8 * 8 == 8
+    assert slots(512, 32_768) == 4
     resolved = replace(resolved, arithmetic=Arithmetic("float16", "int8"))
     # A byte a number, and a scale of four bytes for each of the keys and values of 4 heads.
     assert resolved.config.decoder.num_kv_heads == 4

@@ -17,6 +17,7 @@ __all__ = [
     "DECODE_NAME",
     "GRAPH_NAMES",
     "GROUPS",
+    "PROMPTS_NAME",
     "SCHEMA_VERSION",
     "TOKENIZER_NAME",
     "BundleManifest",
@@ -30,8 +31,8 @@ __all__ = [
 SCHEMA_VERSION = 1
 TOKENIZER_NAME = "tokenizer.json"
 GRAPH_NAMES = ("encoder", "mapper", "decoder")
-#: A graph that a bundle may have besides: the decoder's steps of one token a row.
-DECODE_NAME = "decode"
+#: Graphs that a bundle may have besides: the decoder's steps of one token a row, and new prompts.
+DECODE_NAME, PROMPTS_NAME = "decode", "prompts"
 #: How many input channels may share a scale of weights in 4 bits.
 GROUPS = (32, 64, 128, 256)
 

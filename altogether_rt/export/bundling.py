@@ -20,6 +20,7 @@ from altogether_rt.artifacts.engines import EngineSpec
 from altogether_rt.artifacts.manifest import (
     DECODE_NAME,
     GRAPH_NAMES,
+    PROMPTS_NAME,
     TOKENIZER_NAME,
     BundleManifest,
     CacheSpec,
@@ -33,7 +34,7 @@ from altogether_rt.export.calibration.observe import observe
 from altogether_rt.export.calibration.sensitivity import decoder_products
 from altogether_rt.export.calibration.smooth import SmoothedWeights
 from altogether_rt.export.calibration.smooth_encoder import smooth_encoder
-from altogether_rt.export.decoder import build_decode_step, build_decoder
+from altogether_rt.export.decoder import build_decode_step, build_decoder, build_prompts
 from altogether_rt.export.encoder import build_encoder
 from altogether_rt.export.graph import GraphBuilder, tensor_specs
 from altogether_rt.export.lowering.attention import CacheScales
@@ -43,6 +44,7 @@ from altogether_rt.export.lowering.quantize import INT8_MAX
 from altogether_rt.export.mapper import build_mapper
 from altogether_rt.export.recipes import KEEPING, Recipe
 from altogether_rt.export.samples import Samples
+from altogether_rt.export.step_graphs import with_step_graphs
 from altogether_rt.export.verify import (
     NUM_STEPS,
     Recording,
@@ -125,6 +127,7 @@ def write_bundle(
         manifest = _describe(source, recipe, lowering, writer)
         with OnnxRuntime(Bundle(writer.folder, manifest), num_slots=num_slots) as candidate:
             agreements = compare(recording, candidate)
+        agreements = with_step_graphs(recording, Bundle(writer.folder, manifest), agreements)
         figures = check_parity(agreements, recipe.parity)
         counts = {"images": len(samples.pixels), "prompts": num_slots}
         parity = {"inputs": samples.origin, **counts, **figures}
@@ -213,7 +216,11 @@ def write_graphs(
         emitters[DECODE_NAME] = lambda g: build_decode_step(
             g, config.decoder, weights, lowering, slot_positions
         )
-    with WeightsFile(folder / WEIGHTS_NAME, shared="decoder.") as weights_file:
+    if lowering.prompts is not None and lowering.prompts.supports(config.decoder):
+        emitters[PROMPTS_NAME] = lambda g: build_prompts(
+            g, config.decoder, weights, lowering, slot_positions
+        )
+    with WeightsFile(folder / WEIGHTS_NAME, shared=("decoder.", "decode.")) as weights_file:
         for name, emit in emitters.items():
             report(f"writing the {name}")
             g = GraphBuilder(name, weights_file, lowering.opset)
@@ -231,7 +238,7 @@ def _describe(
         target=recipe.target,
         graphs={
             name: _describe_graph(writer.folder, name, files)
-            for name in (*GRAPH_NAMES, DECODE_NAME)
+            for name in (*GRAPH_NAMES, DECODE_NAME, PROMPTS_NAME)
             if f"{name}.onnx" in files
         },
         files=files,

@@ -4,8 +4,8 @@ One graph serves prefill, decode and draft verification. All layers but attentio
 tokens, (T, width); attention works on the padded view (B, S, width), made by two gathers. The
 layouts of the weights are those of `altogether_rt.model.decoder`.
 
-A target may have a second graph of the same weights for steps of one token a row, where attention
-needs no padded view and may have a faster kernel.
+A target may have two more graphs of the same weights, where attention may have a faster kernel: for
+steps of one token a row, which need no padded view, and for new prompts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from altogether_rt.export.graph import GraphBuilder
 from altogether_rt.export.lowering.base import Lowering
 from altogether_rt.export.weights import WeightSource
 
-__all__ = ["build_decode_step", "build_decoder"]
+__all__ = ["build_decode_step", "build_decoder", "build_prompts"]
 
 #: Attention of a layer: queries, keys and values of all tokens (T, ·), and the layer -> (T, width).
 Attend = Callable[[str, int], str]
+#: The same of rows, (B, S, ·) -> (B, S, width), as the operators of a target have it.
+AttendRows = Callable[[GraphBuilder, str, int], str]
 
 
 def build_decoder(
@@ -37,27 +39,44 @@ def build_decoder(
 
     slot_positions: tokens in a cache slot, for attention that fixes the number in the graph.
     """
+    emit, x = _embedded(g, config, weights, lowering)
+    query_lengths = g.input("query_lengths", np.int32, ["B"])
+    past_lengths = g.input("past_lengths", np.int32, ["B"])
+    attention = lowering.attention.start(g, config, query_lengths, past_lengths, slot_positions)
+    emit.choose_padded(x, attention.attend)
+
+
+def build_prompts(
+    g: GraphBuilder,
+    config: DecoderConfig,
+    weights: WeightSource,
+    lowering: Lowering,
+    slot_positions: int,
+) -> None:
+    """Add prompts in the empty slots 0..B-1 to `g`, on the same cache tensors.
+
+    Inputs: those of `build_decoder` but for past_lengths, and longest (1,), int32 in host memory:
+    S. Every row brings at least one token. Weights are named as in `build_decoder`.
+    """
+    assert lowering.prompts is not None, "this target has no graph for prompts"
+    emit, x = _embedded(g, config, weights, lowering)
+    query_lengths = g.input("query_lengths", np.int32, ["B"])
+    longest = g.input("longest", np.int32, ["1"])
+    attention = lowering.prompts.start_prompts(g, config, query_lengths, longest, slot_positions)
+    emit.choose_padded(x, attention.attend)
+
+
+def _embedded(
+    g: GraphBuilder, config: DecoderConfig, weights: WeightSource, lowering: Lowering
+) -> tuple[_DecoderEmitter, str]:
+    """Packed tokens with visual ones among them, (T, width), and their inputs."""
     token_ids = g.input("token_ids", np.int64, ["T"])
     positions = g.input("positions", np.int64, ["T"])
     visual_tokens = g.input("visual_tokens", np.float32, ["V", config.token_width])
     visual_index = g.input("visual_index", np.int64, ["V"])
-    query_lengths = g.input("query_lengths", np.int32, ["B"])
-    past_lengths = g.input("past_lengths", np.int32, ["B"])
-    pad_index = g.input("pad_index", np.int64, ["B", "S"])
-    unpad_index = g.input("unpad_index", np.int64, ["T"])
-    logit_index = g.input("logit_index", np.int64, ["L"])
-
     emit = _DecoderEmitter(g, config, weights, lowering)
-    x = emit.with_visual_tokens(emit.lookup(token_ids), visual_tokens, visual_index)  # (T, W)
-    x = emit.with_positions(x, positions)
-    attention = lowering.attention.start(g, config, query_lengths, past_lengths, slot_positions)
-
-    def attend(qkv: str, layer: int) -> str:
-        padded = attention.attend(g, g.op("Gather", qkv, pad_index, axis=0), layer)
-        flat = g.op("Reshape", padded, g.constant([-1, config.width], np.int64))
-        return g.op("Gather", flat, unpad_index, axis=0)
-
-    emit.choose(g.op("Gather", emit.layers(x, attend), logit_index, axis=0), "L")
+    x = emit.with_visual_tokens(emit.lookup(token_ids), visual_tokens, visual_index)
+    return emit, emit.with_positions(x, positions)
 
 
 def build_decode_step(
@@ -79,8 +98,13 @@ def build_decode_step(
     x = emit.with_positions(
         emit.lookup(token_ids), g.op("Cast", past_lengths, to=int(onnx.TensorProto.INT64))
     )
-    attention = lowering.decode.start(g, config, past_lengths, slot_positions)
-    emit.choose(emit.layers(x, lambda qkv, layer: attention.attend(g, qkv, layer)), "B")
+    attention = lowering.decode.start_steps(g, config, past_lengths, slot_positions)
+    axis = g.constant([1], np.int64)
+
+    def attend(qkv: str, layer: int) -> str:
+        return g.op("Squeeze", attention.attend(g, g.op("Unsqueeze", qkv, axis), layer), axis)
+
+    emit.choose(emit.layers(x, attend), "B")
 
 
 class _DecoderEmitter:
@@ -143,6 +167,21 @@ class _DecoderEmitter:
         both = self.linear(x, f"{name}.gate", f"{name}.fc1")
         gate, up = self.g.ops("Split", 2, both, axis=-1, num_outputs=2)
         return self.linear(self.g.op("Mul", self.activate(gate), up), f"{name}.fc2")
+
+    def choose_padded(self, x: str, attend_rows: AttendRows) -> None:
+        """All blocks over packed tokens (T, width), whose attention sees them padded to rows, and
+        the outputs after the tokens that are asked for."""
+        g, config = self.g, self.config
+        pad_index = g.input("pad_index", np.int64, ["B", "S"])
+        unpad_index = g.input("unpad_index", np.int64, ["T"])
+        logit_index = g.input("logit_index", np.int64, ["L"])
+
+        def attend(qkv: str, layer: int) -> str:
+            padded = attend_rows(g, g.op("Gather", qkv, pad_index, axis=0), layer)
+            flat = g.op("Reshape", padded, g.constant([-1, config.width], np.int64))
+            return g.op("Gather", flat, unpad_index, axis=0)
+
+        self.choose(g.op("Gather", self.layers(x, attend), logit_index, axis=0), "L")
 
     def choose(self, x: str, rows: str) -> None:
         """Outputs of the tokens in x (rows, width): their logits, and the most likely next ones."""

@@ -59,6 +59,8 @@ class LoweringNames:
     encoder_attention: Literal["traced", "packed"] = "traced"
     #: Attention of a second graph, for steps of one token a row; "": there is none.
     decode: Literal["", "group-query"] = ""
+    #: The same of a graph for new prompts.
+    prompts: Literal["", "group-query"] = ""
     #: Whether static scales are for the encoder's products too; in float16 they are if not.
     encoder: bool = False
     #: How much of the activations' outliers moves into weights, 0 to 1 (`calibration.smooth`).
@@ -84,8 +86,11 @@ class LoweringNames:
             raise ConfigError("lowering.norms = fp16 needs lowering.activations to be fp16.")
         if self.encoder and self.linear not in STATIC:
             raise ConfigError(f"lowering.encoder needs linear to be one of {', '.join(STATIC)}.")
-        if self.decode and self.attention != "scatter":
-            raise ConfigError("lowering.decode needs attention to be scatter: both use one cache.")
+        for name, wanted in (("decode", self.decode), ("prompts", self.prompts)):
+            if wanted and self.attention != "scatter":
+                raise ConfigError(
+                    f"lowering.{name} needs attention to be scatter: both use one cache."
+                )
         if not 0 <= self.smoothing <= 1:
             raise ConfigError("lowering.smoothing must be between 0 and 1.")
         if not 0 <= self.keep_budget <= 1 or not 0 <= self.keep_target < math.inf:

@@ -72,7 +72,7 @@ class WeightsFile:
     A tensor whose name begins with `shared` is written once, however many graphs have it.
     """
 
-    def __init__(self, path: Path, shared: str | None = None) -> None:
+    def __init__(self, path: Path, shared: str | tuple[str, ...] = ()) -> None:
         self.path = path
         self._shared = shared
         self._written: dict[str, onnx.TensorProto] = {}  # by name
@@ -105,7 +105,7 @@ class WeightsFile:
             ("length", array.nbytes),
         ):
             proto.external_data.add(key=key, value=str(value))
-        if self._shared is not None and name.startswith(self._shared):
+        if name.startswith(self._shared):
             self._written[name] = proto
         return proto
 

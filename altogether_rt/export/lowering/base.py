@@ -81,6 +81,7 @@ class Lowering:
     activations: Activations = field(default_factory=Activations)
     opset: int = OPSET
     decode: DecodeAttention | None = None  # of a graph for steps of one token a row
+    prompts: DecodeAttention | None = None  # of a graph for new prompts
     packed_attention: bool = False  # of the encoder, where it is torch's own
 
 

@@ -78,5 +78,6 @@ def build_lowering(
         ),
         SCATTER_OPSET if names.attention == "scatter" else OPSET,
         DecodeAttention() if names.decode else None,
+        DecodeAttention() if names.prompts else None,
         packed_attention=names.encoder_attention == "packed",
     )

@@ -10,7 +10,7 @@ from altogether_rt.runtime.cuda.api import Cuda, HostBuffer
 from altogether_rt.runtime.cuda.graph import DeviceContext, DeviceGraph, Tensor
 from altogether_rt.runtime.cuda.memory_plan import CacheLayout, DecoderMemory, cache_tensors
 
-__all__ = ["DecodeStep"]
+__all__ = ["DecodeStep", "joined_results"]
 
 _ID_BYTES, _LENGTH_BYTES, _LOGIT_BYTES = 8, 4, 4
 
@@ -124,3 +124,11 @@ class DecodeStep:
             )
             self._contexts[rows] = context
         return self._contexts[rows]
+
+
+def joined_results(first: StepResult, second: StepResult) -> StepResult:
+    """The results of a step's first rows, and of the others."""
+    ids = np.concatenate([first.greedy_ids, second.greedy_ids])
+    if first.logits is None or second.logits is None:
+        return StepResult(ids)
+    return StepResult(ids, np.concatenate([first.logits, second.logits]))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from altogether_rt.artifacts.manifest import TensorSpec
 from altogether_rt.runtime.base import StepBatch, StepResult
 from altogether_rt.runtime.cuda.api import Cuda, HostBuffer
-from altogether_rt.runtime.cuda.decode_step import DecodeStep
+from altogether_rt.runtime.cuda.decode_step import DecodeStep, joined_results
 from altogether_rt.runtime.cuda.graph import DeviceContext, DeviceGraph, Tensor
 from altogether_rt.runtime.cuda.memory_plan import (
     CacheLayout,
@@ -20,10 +21,11 @@ from altogether_rt.runtime.cuda.memory_plan import (
     layout_bytes,
     tensor_shape,
 )
-from altogether_rt.runtime.cuda.step_inputs import logit_rows, padded_inputs
+from altogether_rt.runtime.cuda.prompt_step import PromptStep
+from altogether_rt.runtime.cuda.step_inputs import logit_rows, padded_inputs, write_inputs
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, PlannedCall, StepSizes, plan_calls
 
-__all__ = ["DeviceDecoder", "decoder_sizes"]
+__all__ = ["DeviceDecoder"]
 
 _IDS, _LOGITS = "greedy_ids", "logits"
 #: Maximum number of captured graphs, each with its own context (a few MB of host memory).
@@ -32,18 +34,8 @@ _MAX_GRAPHS = 32
 
 #: What a context is bound to: index of the profile, first slot, sizes.
 _Key = tuple[int, int, StepSizes]
-
-
-def decoder_sizes(
-    inputs: Sequence[TensorSpec], profiles: Sequence[DecoderProfile], vocab_size: int
-) -> dict[str, int]:
-    """Bytes of each region that a decoder needs in addition to cache and scratch, by name."""
-    wanted = max(profile.max_sizes.wanted for profile in profiles)
-    return {
-        "inputs": max(layout_bytes(inputs, profile.max_sizes) for profile in profiles),
-        _IDS: 8 * wanted,
-        _LOGITS: 4 * wanted * vocab_size,
-    }
+#: Enqueues a call: its inputs' upload, its run, and the download of its ids.
+_Run = Callable[[StepBatch, PlannedCall], None]
 
 
 @dataclass(frozen=True)
@@ -76,9 +68,11 @@ class DeviceDecoder:
         vocab_size: int,
         stream: int,
         decode: DeviceGraph | None = None,
+        prompts: tuple[DeviceGraph, Sequence[TensorSpec]] | None = None,
     ) -> None:
         """specs: the graph's inputs without the cache. Compiling may have removed some: those are
-        not bound. decode: a graph of steps of one token a row, on the same stream."""
+        not bound. decode: a graph of steps of one token a row, on the same stream. prompts: a graph
+        of new prompts there, and its inputs."""
         self._cuda = cuda
         self._graph = graph
         self._profiles = profiles
@@ -103,7 +97,12 @@ class DeviceDecoder:
         self._decode: DecodeStep | None = None
         if decode is not None:
             self._decode = DecodeStep(cuda, decode, cache, memory, vocab_size, stream)
-        self.use_decode = True  # the graph of decode steps, where there is one
+        self._prompts: PromptStep | None = None
+        if prompts is not None:
+            graph, inputs = prompts
+            room = profiles[-1], cache, memory
+            self._prompts = PromptStep(cuda, graph, inputs, *room, vocab_size, stream)
+        self.use_decode = self.use_prompts = True  # the other graphs, where there are any
         cuda.clear(
             memory.cache, cache.nbytes, self._stream
         )  # a NaN in unused memory would stay NaN under the mask
@@ -119,7 +118,7 @@ class DeviceDecoder:
             result = self._decode.step(batch, decoded, self._held, want_logits)
             if decoded < rows:  # beside prompts, they would be padded to the longest one
                 self._held[:decoded] = batch.past_lengths[:decoded] + 1
-                result = _joined(result, self._planned_step(batch, want_logits, decoded))
+                result = joined_results(result, self._planned_step(batch, want_logits, decoded))
         else:
             result = self._planned_step(batch, want_logits)
         # Tokens of a slot beyond this length were rejected drafts: they may be overwritten.
@@ -132,9 +131,9 @@ class DeviceDecoder:
         wanted = len(batch.logit_index) - before
         greedy_ids = np.empty(wanted, np.int64)
         logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
-        for call in plan_calls(batch, self._held, self._profiles, start):
+        for run, call in self._calls(batch, start):
             rows = logit_rows(batch, call)
-            self._run(batch, call)
+            run(batch, call)
             if logits is not None:
                 self._download_logits(len(rows))
             self._cuda.synchronize(self._stream)
@@ -144,17 +143,36 @@ class DeviceDecoder:
                 logits[rows - before] = found.reshape(len(rows), -1)
         return StepResult(greedy_ids, logits)
 
+    def _calls(self, batch: StepBatch, start: int) -> list[tuple[_Run, PlannedCall]]:
+        """What runs the rows of a step from `start` on."""
+        prompts = self._prompts if self.use_prompts else None
+        call = None if prompts is None else prompts.takes(batch, start)
+        if prompts is not None and call is not None:
+            return [(partial(prompts.run, self._host_inputs, self._host_ids), call)]
+        planned = plan_calls(batch, self._held, self._profiles, start)
+        return [(self._run, call) for call in planned]
+
     @property
     def has_decode(self) -> bool:
         """Whether there is a graph of decode steps."""
         return self._decode is not None
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether there is a graph of new prompts."""
+        return self._prompts is not None
+
     def release_decode(self) -> None:
-        """Free the graph of decode steps; the other one takes them from now on."""
+        """Free the graph of decode steps; the one of all steps takes them from now on."""
         self._cuda.synchronize(self._stream)
         if self._decode is not None:
             self._decode.close()
             self._decode = None
+
+    def release_prompts(self) -> None:
+        """Free the graph of new prompts; the one of all steps takes them from now on."""
+        self._cuda.synchronize(self._stream)
+        self._prompts = None
 
     def forget(self) -> None:
         """All slots are empty again, and their memory is zero."""
@@ -191,6 +209,7 @@ class DeviceDecoder:
                 self._cuda.destroy_graph(prepared.graph)
         self._prepared.clear()
         self._contexts.clear()
+        self._prompts = None
         if self._decode is not None:
             self._decode.close()
         for buffer in (self._host_inputs, self._host_ids, self._host_logits):
@@ -198,14 +217,8 @@ class DeviceDecoder:
                 self._cuda.host_free(buffer)
 
     def _run(self, batch: StepBatch, call: PlannedCall) -> None:
-        layout = input_layout(self._specs, call.bucket)
         arrays = padded_inputs(batch, call, self._held)
-        block = self._host_inputs.array
-        for spec in self._specs:
-            region, array = layout[spec.name], arrays[spec.name]
-            data = np.ascontiguousarray(array, spec.dtype).view(np.uint8).reshape(-1)
-            block[region.offset : region.offset + len(data)] = data
-            block[region.offset + len(data) : region.offset + region.nbytes] = 0
+        write_inputs(self._host_inputs.array, self._specs, call.bucket, arrays)
         prepared = self._prepared.get(_key(call)) or self._prepare(call)
         if prepared.graph is not None:
             self._cuda.launch(prepared.graph, self._stream)
@@ -279,14 +292,6 @@ class DeviceDecoder:
         if self._host_logits is None:  # as many as are asked for: all would be many gigabytes
             self._host_logits = self._cuda.host_alloc(nbytes)
         self._cuda.download(self._host_logits, 0, self._memory.logits, nbytes, self._stream)
-
-
-def _joined(first: StepResult, second: StepResult) -> StepResult:
-    """The results of a step's first rows, and of the others."""
-    ids = np.concatenate([first.greedy_ids, second.greedy_ids])
-    if first.logits is None or second.logits is None:
-        return StepResult(ids)
-    return StepResult(ids, np.concatenate([first.logits, second.logits]))
 
 
 def _key(call: PlannedCall) -> _Key:

@@ -15,6 +15,7 @@ class Tensor:
 
     address: int
     shape: tuple[int, ...]
+    on_host: bool = False  # in host memory instead, where the graph reads it
 
 
 class DeviceContext(Protocol):

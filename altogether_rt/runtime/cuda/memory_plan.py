@@ -9,7 +9,7 @@ import numpy as np
 
 from altogether_rt.artifacts.manifest import CacheSpec, TensorSpec
 from altogether_rt.runtime.cuda.graph import Tensor
-from altogether_rt.runtime.cuda.step_sizes import StepSizes
+from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, StepSizes
 
 __all__ = [
     "ALIGNMENT",
@@ -18,6 +18,7 @@ __all__ = [
     "DevicePlan",
     "Region",
     "cache_tensors",
+    "decoder_sizes",
     "input_layout",
     "layout_bytes",
     "plan_device",
@@ -142,6 +143,18 @@ def layout_bytes(specs: Sequence[TensorSpec], sizes: StepSizes) -> int:
     """Bytes that `input_layout` spans."""
     regions = input_layout(specs, sizes).values()
     return max((region.offset + _aligned(region.nbytes) for region in regions), default=0)
+
+
+def decoder_sizes(
+    inputs: Sequence[TensorSpec], profiles: Sequence[DecoderProfile], vocab_size: int
+) -> dict[str, int]:
+    """Bytes of each region that a decoder needs in addition to cache and scratch, by name."""
+    wanted = max(profile.max_sizes.wanted for profile in profiles)
+    return {
+        "inputs": max(layout_bytes(inputs, profile.max_sizes) for profile in profiles),
+        "greedy_ids": 8 * wanted,
+        "logits": 4 * wanted * vocab_size,
+    }
 
 
 def _aligned(nbytes: int) -> int:

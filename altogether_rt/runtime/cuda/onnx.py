@@ -12,20 +12,16 @@ from typing import Any
 import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import DECODE_NAME
+from altogether_rt.artifacts.manifest import DECODE_NAME, PROMPTS_NAME
 from altogether_rt.errors import BundleError
 from altogether_rt.machine.device import Device, check_providers, find_gpu
 from altogether_rt.machine.gpu import Gpu
 from altogether_rt.runtime.ahead import AheadRuntime
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.bindings import CudaPython
-from altogether_rt.runtime.cuda.choose_decode import choose_decode
+from altogether_rt.runtime.cuda.choose_decode import choose_decode, choose_prompts
 from altogether_rt.runtime.cuda.graph import DeviceGraph, Tensor
-from altogether_rt.runtime.cuda.limits import (
-    ONNX_PREFILL_TOKENS,
-    bundle_slots,
-    call_limits,
-)
+from altogether_rt.runtime.cuda.limits import ONNX_PREFILL_TOKENS, bundle_slots, call_limits
 from altogether_rt.runtime.cuda.runtime import DeviceRuntime, GraphSizes, LoadGraph
 from altogether_rt.runtime.cuda.shared_weights import (
     NotSharedError,
@@ -86,61 +82,50 @@ def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int | None = None) 
         runtime = onnx_gpu_runtime(
             bundle,
             cuda,
-            _GraphLoader(ort, bundle, cuda, gpu, device.kind == "tensorrt", weights),
+            _loader(ort, bundle, cuda, gpu, device.kind == "tensorrt", weights),
             index=gpu.index,
             num_slots=num_slots or bundle_slots(bundle, gpu.memory_bytes, copied),
             weights=weights,
         )
         if weights is not None:
             _LOGGER.info("weights on cuda:%d: %.1f GB once", gpu.index, weights.nbytes / 1e9)
-        _LOGGER.info("decode steps on cuda:%d: %s", gpu.index, choose_decode(runtime))
+        for choice in (choose_prompts(runtime), choose_decode(runtime)):
+            _LOGGER.info("%s on cuda:%d: %s", choice.kind, gpu.index, choice)
         return runtime
 
     return AheadRuntime(open_here)
 
 
-class _GraphLoader:
-    """Opens sessions on a GPU; called with a graph's name and the stream that it runs on."""
+def _loader(
+    ort: Any, bundle: Bundle, cuda: Cuda, gpu: Gpu, tensorrt: bool, weights: SharedWeights | None
+) -> LoadGraph:
+    """Opens sessions on a GPU. weights: of the decoder's graphs."""
 
-    def __init__(
-        self,
-        ort: Any,
-        bundle: Bundle,
-        cuda: Cuda,
-        gpu: Gpu,
-        tensorrt: bool,
-        weights: SharedWeights | None,
-    ) -> None:
-        self._ort, self._bundle, self._cuda, self._gpu = ort, bundle, cuda, gpu
-        self._tensorrt = tensorrt
-        self._weights = weights  # of the decoder
-
-    def __call__(self, name: str, stream: int) -> OrtGraph:
+    def load(name: str, stream: int) -> OrtGraph:
         """Raises NotSharedError if a session does not read the shared weights."""
-        decoder = name in ("decoder", DECODE_NAME)
-        weights = self._weights if decoder else None
-        if weights is None:
-            return OrtGraph(self._open(name, stream, decoder, None), index=self._gpu.index)
-        free_before = self._cuda.free_bytes()
+        decoder = name in ("decoder", DECODE_NAME, PROMPTS_NAME)
+        given = weights if decoder else None
+        free_before = cuda.free_bytes()
         try:
-            session = self._open(name, stream, decoder, weights)
+            session = _open_session(
+                ort,
+                bundle.graph_path(name),
+                index=gpu.index,
+                stream=stream,
+                tensorrt=tensorrt,
+                decoder=decoder,
+                captured=name != PROMPTS_NAME,
+                weights=given,
+            )
         except BundleError as error:
-            if name == DECODE_NAME:
+            if given is None or name != "decoder":
                 raise
             raise NotSharedError(str(error)) from error  # it may be loaded with its own
-        weights.check_used(free_before)
-        return OrtGraph(session, index=self._gpu.index, keep=weights)
+        if given is not None:
+            given.check_used(free_before)
+        return OrtGraph(session, index=gpu.index, keep=given)
 
-    def _open(self, name: str, stream: int, decoder: bool, weights: SharedWeights | None) -> Any:
-        return _open_session(
-            self._ort,
-            self._bundle.graph_path(name),
-            index=self._gpu.index,
-            stream=stream,
-            tensorrt=self._tensorrt,
-            decoder=decoder,
-            weights=weights,
-        )
+    return load
 
 
 def onnx_gpu_runtime(
@@ -155,17 +140,18 @@ def onnx_gpu_runtime(
     """A runtime whose sessions are opened by `load(name, stream)`.
 
     weights: what its sessions read; freed with the runtime, or if it cannot be opened. A graph of
-    decode steps that cannot be loaded is left out: the other graph takes them too.
+    decode steps, or of new prompts, that cannot be loaded is left out: the decoder's graph takes
+    them too. So is that of prompts without `weights`, as a third copy would be too many.
     """
     owned = ExitStack()
     if weights is not None:
         owned.callback(weights.close)
 
-    def load_decode(stream: int) -> DeviceGraph | None:
-        if DECODE_NAME not in bundle.manifest.graphs:
+    def load_optional(name: str, stream: int) -> DeviceGraph | None:
+        if name not in bundle.manifest.graphs or (name == PROMPTS_NAME and weights is None):
             return None
         try:
-            return load(DECODE_NAME, stream)
+            return load(name, stream)
         except BundleError as error:  # this version has no such kernel for this GPU
             _LOGGER.info("%s", error)
             return None
@@ -183,7 +169,7 @@ def onnx_gpu_runtime(
         index=index,
         num_slots=num_slots,
         prefill_tokens=ONNX_PREFILL_TOKENS,
-        load_decode=load_decode,
+        load_optional=load_optional,
         owned=owned,
     )
 
@@ -196,16 +182,18 @@ def _open_session(
     stream: int,
     tensorrt: bool,
     decoder: bool,
+    captured: bool = True,
     weights: SharedWeights | None = None,
 ) -> Any:
-    """A session that runs on `stream`. weights: on the GPU, to be read where they are.
+    """A session that runs on `stream`. captured: whether runs of a decoder's graph may be; weights:
+    on the GPU, to be read where they are.
 
     Raises AltogetherError if it runs on another provider, NotSharedError if it takes no `weights`.
     """
     shared = {"device_id": str(index), "user_compute_stream": str(stream)}
     cuda = {
         **shared,
-        "enable_cuda_graph": "1" if decoder and not tensorrt else "0",
+        "enable_cuda_graph": "1" if decoder and captured and not tensorrt else "0",
         # Where onnxruntime fuses a sum with the norm behind it: statistics stay in float32.
         "enable_skip_layer_norm_strict_mode": "1",
     }
@@ -287,7 +275,8 @@ class OrtContext:
         """See `DeviceContext.bind`."""
         binding = self._session.io_binding()
         for name, tensor in inputs.items():
-            memory = (*self._device, self._dtypes[name], tensor.shape, tensor.address)
+            device = ("cpu", 0) if tensor.on_host else self._device
+            memory = (*device, self._dtypes[name], tensor.shape, tensor.address)
             binding.bind_input(name, *memory)
         for name, tensor in outputs.items():
             memory = (*self._device, self._dtypes[name], tensor.shape, tensor.address)

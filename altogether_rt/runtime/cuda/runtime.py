@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import GRAPH_NAMES
+from altogether_rt.artifacts.manifest import DECODE_NAME, GRAPH_NAMES, PROMPTS_NAME, TensorSpec
 from altogether_rt.runtime.base import PREFILL_TOKENS, Array, StepBatch, StepResult
 from altogether_rt.runtime.cuda.api import Cuda
-from altogether_rt.runtime.cuda.decoder import DeviceDecoder, decoder_sizes
+from altogether_rt.runtime.cuda.decoder import DeviceDecoder
 from altogether_rt.runtime.cuda.graph import DeviceGraph
 from altogether_rt.runtime.cuda.memory_plan import (
     CacheLayout,
     DecoderMemory,
     DevicePlan,
+    decoder_sizes,
     plan_device,
 )
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile
@@ -70,12 +71,13 @@ class DeviceRuntime:
         index: int = 0,
         num_slots: int = 16,
         prefill_tokens: int = PREFILL_TOKENS,
-        load_decode: Callable[[int], DeviceGraph | None] = lambda stream: None,
+        load_optional: Callable[[str, int], DeviceGraph | None] = lambda name, stream: None,
         owned: ExitStack | None = None,
     ) -> None:
         """index: number of the GPU. prefill_tokens: of all prompts of a step; `sizes` has room for
-        them. load_decode(stream): a graph of decode steps, if there is one that this GPU's software
-        takes. owned: what the graphs use; closed after them, or if this raises.
+        them. load_optional(name, stream): a graph of decode steps or of new prompts, if there is
+        one that this GPU's software takes. owned: what the graphs use; closed after them, or if
+        this raises.
 
         Raises what `load` raises, and AltogetherError if the GPU has too little free memory.
         """
@@ -97,6 +99,7 @@ class DeviceRuntime:
                 for name in GRAPH_NAMES
             }
             scratch = {name: graph.scratch_bytes for name, graph in graphs.items()}
+            prompts = load_optional(PROMPTS_NAME, stream)
             plan = plan_memory(bundle, cache, sizes, scratch)
             base = cuda.malloc(plan.nbytes)
             opened.callback(cuda.free, base)
@@ -105,12 +108,13 @@ class DeviceRuntime:
                 cuda,
                 graphs["decoder"],
                 sizes.decoder,
-                bundle.manifest.graphs["decoder"].inputs,
+                _inputs(bundle, "decoder"),
                 cache,
                 _decoder_memory(addresses),
                 bundle.config.decoder.vocab_size,
                 stream,
-                load_decode(stream),
+                load_optional(DECODE_NAME, stream),
+                None if prompts is None else (prompts, _inputs(bundle, PROMPTS_NAME)),
             )
             opened.callback(self._decoder.close)
             self._vision: dict[str, VisionGraph] = {}
@@ -183,6 +187,10 @@ class DeviceRuntime:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _inputs(bundle: Bundle, name: str) -> Sequence[TensorSpec]:
+    return bundle.manifest.graphs[name].inputs
 
 
 def _decoder_memory(addresses: Mapping[str, int]) -> DecoderMemory:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import DECODE_NAME
+from altogether_rt.artifacts.manifest import DECODE_NAME, PROMPTS_NAME
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.memory_plan import plan_device
 from altogether_rt.runtime.graph_files import ExternalTensor, external_tensors
@@ -35,18 +35,24 @@ class NotSharedError(Exception):
 
 
 def shared_tensors(bundle: Bundle) -> dict[str, ExternalTensor]:
-    """The weights that the decoder's graphs have in common, by name; none if there is one graph."""
-    if DECODE_NAME not in bundle.manifest.graphs:
-        return {}
+    """The weights that several of the decoder's graphs have, by name; none if there is one graph.
+
+    A name that stands for unlike weights is left out.
+    """
+    names = {"decoder", DECODE_NAME, PROMPTS_NAME} & set(bundle.manifest.graphs)
+    found: dict[str, list[ExternalTensor]] = {}
+    for graph in sorted(names):
+        for name, tensor in external_tensors(bundle.graph_path(graph)).items():
+            found.setdefault(name, []).append(tensor)
     files = bundle.manifest.files
-    first, second = (external_tensors(bundle.graph_path(n)) for n in ("decoder", DECODE_NAME))
     return {
-        name: tensor
-        for name, tensor in first.items()
-        if second.get(name) == tensor
-        and tensor.nbytes > 0
-        and tensor.location in files
-        and tensor.offset + tensor.nbytes <= files[tensor.location].bytes
+        name: tensors[0]
+        for name, tensors in found.items()
+        if len(tensors) > 1
+        and len(set(tensors)) == 1
+        and tensors[0].nbytes > 0
+        and tensors[0].location in files
+        and tensors[0].offset + tensors[0].nbytes <= files[tensors[0].location].bytes
     }
 
 

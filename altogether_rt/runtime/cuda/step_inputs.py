@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.artifacts.manifest import TensorSpec
 from altogether_rt.runtime.base import StepBatch
-from altogether_rt.runtime.cuda.step_sizes import PlannedCall
+from altogether_rt.runtime.cuda.memory_plan import input_layout
+from altogether_rt.runtime.cuda.step_sizes import PlannedCall, StepSizes
 from altogether_rt.runtime.packing import pack_indices
 
-__all__ = ["logit_rows", "padded_inputs"]
+__all__ = ["logit_rows", "padded_inputs", "write_inputs"]
 
 
 def padded_inputs(
@@ -56,6 +59,21 @@ def padded_inputs(
         "unpad_index": _padded(packing.unpad_index, bucket.tokens),
         "logit_index": _padded(wanted, bucket.wanted),
     }
+
+
+def write_inputs(
+    block: NDArray[np.uint8],
+    specs: Sequence[TensorSpec],
+    bucket: StepSizes,
+    arrays: Mapping[str, NDArray[Any]],
+) -> None:
+    """Lay out inputs in `block` as `input_layout` has them; what an array lacks becomes zero."""
+    layout = input_layout(specs, bucket)
+    for spec in specs:
+        region, array = layout[spec.name], arrays[spec.name]
+        data = np.ascontiguousarray(array, spec.dtype).view(np.uint8).reshape(-1)
+        block[region.offset : region.offset + len(data)] = data
+        block[region.offset + len(data) : region.offset + region.nbytes] = 0
 
 
 def logit_rows(batch: StepBatch, call: PlannedCall) -> NDArray[np.intp]:

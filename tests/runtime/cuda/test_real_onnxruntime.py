@@ -25,11 +25,12 @@ from altogether_rt.runtime.cuda import onnx
 
 check_onnxruntime_gpu()
 check_providers(onnxruntime.get_available_providers(), "CUDAExecutionProvider")
-for name in ("encoder", "mapper", "decoder", "decode"):
+for name in ("encoder", "mapper", "decoder", "decode", "prompts"):
     path = Path(sys.argv[1]) / f"{name}.onnx"
+    decoder = name not in ("encoder", "mapper")
     try:
         onnx._open_session(
-            onnxruntime, path, index=0, stream=0, tensorrt=False, decoder=name.startswith("deco")
+            onnxruntime, path, index=0, stream=0, tensorrt=False, decoder=decoder
         )
     except AltogetherError as error:
         print(error)
@@ -57,7 +58,7 @@ def test_a_bundle_opens_as_far_as_the_missing_libraries_let_it(bundle_of: Bundle
     done = on_wheel(OPEN, bundle_of("opt", "cuda-fp16").path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         assert line.startswith("onnxruntime could not start CUDAExecutionProvider: lib")
         assert "is missing. Run pip install" in line or "no NVIDIA driver" in line

@@ -7,6 +7,7 @@ would hardly ever save time.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,13 @@ from altogether_rt.runtime.torch.kernels.slots import HeadLayout, RaggedRows, to
 
 __all__ = ["VerifyGraphs"]
 
-#: Rows of a graph: with more of them, tokens cost more than launching them.
-_ROWS = (1, 2, 4)
+#: Rows of a graph.
+_ROWS = (1, 2, 4, 8, 16)
 #: Tokens of each row.
 _TOKENS = (4, 1 + MAX_DRAFT_TOKENS)
+#: Tokens of all rows: products of so few take as long as reading the weights, padded or not. With
+#: more of them, those that pad cost more than launching what they spare.
+_MAX_TOKENS = 64
 
 #: step(token ids (R · K,), positions (R · K,), rows) -> logits (R · K, vocab).
 Step = Callable[[Tensor, Tensor, RaggedRows], Tensor]
@@ -57,15 +61,17 @@ class VerifyGraphs:
 
     def capture(self) -> None:
         """Capture all buckets, on the decoder's stream, which is in use; see `DecodeGraphs`."""
-        for rows in reversed(self._rows):
-            for tokens in reversed(self._tokens):
-                bucket = self._new_bucket(rows, tokens)
-                bucket.inputs[-2 * rows : -rows], bucket.inputs[-rows:] = 1, IDLE
-                run = functools.partial(self._run, bucket, rows, tokens)
-                bucket.replay = captured_or_none(self._device, run, self._stream)
-                if bucket.replay is None:
-                    return
-                self._buckets[rows, tokens] = bucket
+        sizes = [(rows, tokens) for rows in self._rows for tokens in self._tokens]
+        for rows, tokens in sorted(sizes, key=math.prod, reverse=True):
+            if rows * tokens > _MAX_TOKENS:
+                continue
+            bucket = self._new_bucket(rows, tokens)
+            bucket.inputs[-2 * rows : -rows], bucket.inputs[-rows:] = 1, IDLE
+            run = functools.partial(self._run, bucket, rows, tokens)
+            bucket.replay = captured_or_none(self._device, run, self._stream)
+            if bucket.replay is None:
+                return
+            self._buckets[rows, tokens] = bucket
 
     def fits(self, batch: StepBatch) -> bool:
         """Whether `batch` is a step of rows that follow cached tokens, with a graph for it."""

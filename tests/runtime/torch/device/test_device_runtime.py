@@ -211,7 +211,7 @@ def test_steps_are_captured_ahead() -> None:
         runtime = DeviceTorchRuntime(
             model, device, num_slots=8, dtype=torch.float32, kernels=kernels
         )
-        verify = len((1, 2, 4)) * len((4, 16))
+        verify = len([(1, 4), (1, 16), (2, 4), (2, 16), (4, 4), (4, 16), (8, 4)])
         assert runtime._graphs.num_captured == len(row_buckets(8))
         assert runtime._verify_graphs.num_captured == verify
         assert device.captures == len(row_buckets(8)) + verify
@@ -254,13 +254,41 @@ def test_verify_steps_of_few_rows_are_captured(family: str) -> None:
             results += run_step(runtime, [rows[0].bring([30, 31])])
             results += run_step(runtime, [row.bring([40, 41]) for row in rows[:3]])
             assert device.replays == 3 * capturable
-            # With five rows, or a prompt among them, it is no step of a graph.
+            # With more rows than a graph and these slots have, or a prompt, it is no such step.
             results += run_step(runtime, [row.bring([50, 51]) for row in rows])
             rows[1] = Row()
             results += run_step(
                 runtime, [rows[0].bring([60, 61]), rows[1].bring([62, 63], visual[1])]
             )
             assert device.replays == 3 * capturable
+            results += run_step(runtime, [row.bring([4]) for row in rows])
+            found.append(np.concatenate(results))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5 * np.abs(found[1]).max())
+
+
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_short_drafts_of_more_rows_are_captured(family: str) -> None:
+    """Up to 64 tokens: of eight rows four each. Rows that pad write nothing into their slots."""
+    found = []
+    for capturable in (True, False):
+        device = FakeDevice()
+        with device:
+            runtime = DeviceTorchRuntime(
+                tiny_model(tiny_config(family)),
+                device,
+                num_slots=8,
+                dtype=torch.float32,
+                kernels=replace(PLAIN, capturable=capturable),
+            )
+            visual = runtime.map(runtime.encode(pixels_of(8)))
+            rows = [Row() for _ in range(8)]
+            run_step(runtime, [row.bring([5, 9], visual[i]) for i, row in enumerate(rows)])
+            results = run_step(runtime, [row.bring([7, 8 + n]) for n, row in enumerate(rows[:5])])
+            results += run_step(runtime, [row.bring([3, 4, 5, 6][: 1 + n % 4]) for n, row in
+                                          enumerate(rows)])  # fmt: skip
+            assert device.replays == 2 * capturable
+            results += run_step(runtime, [row.bring([6, 7, 8, 9, 10]) for row in rows[:5]])
+            assert device.replays == 2 * capturable  # five rows of sixteen tokens
             results += run_step(runtime, [row.bring([4]) for row in rows])
             found.append(np.concatenate(results))
     np.testing.assert_allclose(found[0], found[1], atol=1e-5 * np.abs(found[1]).max())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from altogether_rt.captions import CaptionRequest, EmbeddedImage
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.generation.requests import Recent, RequestSource
-from altogether_rt.runtime.base import Array, Runtime, join_arrays, stack_arrays
+from altogether_rt.runtime.base import Array, Runtime, join_arrays, mean_array, stack_arrays
 
 __all__ = ["MappedImage", "VisionStage"]
 
@@ -122,8 +122,7 @@ class VisionStage:
         embeddings = self._runtime.encode(tiles)
         self._stats.encode_s += time.perf_counter() - start_s
         tokens = join_arrays(list(self._map(embeddings)))
-        mean: NDArray[np.float32] = np.asarray(embeddings).mean(axis=(0, 1))
-        return MappedImage(tokens, content, mean, (height, width))
+        return MappedImage(tokens, content, mean_array(embeddings), (height, width))
 
     def _map(self, embeddings: Array) -> Array:
         start_s = time.perf_counter()

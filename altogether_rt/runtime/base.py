@@ -30,6 +30,7 @@ __all__ = [
     "StepRow",
     "fitting_slots",
     "join_arrays",
+    "mean_array",
     "stack_arrays",
     "wait_for",
 ]
@@ -72,6 +73,9 @@ class DeviceArray(Protocol):
     def stack(self, rows: Sequence[Array]) -> DeviceArray:
         """`rows`, which have one shape, as one array, on this array's device."""
 
+    def mean(self) -> DeviceArray:
+        """Over all dimensions but the last, in float32, on this array's device."""
+
 
 #: What encoder and mapper give: an array, or a handle of one.
 Array: TypeAlias = NDArray[np.float32] | DeviceArray
@@ -98,6 +102,14 @@ def stack_arrays(rows: Sequence[Array]) -> Array:
     if (held := _held_on_device(rows)) is not None:
         return held.stack(rows)
     return np.stack([np.asarray(row) for row in rows])
+
+
+def mean_array(array: Array) -> Array:
+    """The mean over all dimensions but the last, (…, E) -> (E,); on a device, if it is there."""
+    if not isinstance(array, np.ndarray):
+        return array.mean()
+    mean: NDArray[np.float32] = array.mean(axis=tuple(range(array.ndim - 1)))
+    return mean
 
 
 def wait_for(array: Array) -> None:

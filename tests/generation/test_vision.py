@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from altogether_rt.captions import CaptionRequest
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.generation.vision import VisionStage
-from altogether_rt.runtime.base import Runtime
+from altogether_rt.runtime.base import Array, Runtime, join_arrays, mean_array
+from altogether_rt.runtime.torch.device.arrays import ArrayContext, TorchArray
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.runtime import TorchRuntime
 from tests.runtime.torch.device.fake_device import FakeDevice
@@ -46,3 +48,56 @@ def test_a_large_batch_is_encoded_in_parts(
     np.testing.assert_allclose(embeddings, alone, rtol=1e-2, atol=1e-2)
     np.testing.assert_array_equal(embeddings[149], embeddings[3])
     np.testing.assert_allclose(tokens, wanted, rtol=2e-2, atol=2e-2)
+
+
+def quarters(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Four tiles of an image of twice the size."""
+    size = IMAGE_SIZE
+    return np.stack([pixels[y : y + size, x : x + size] for y in (0, size) for x in (0, size)])
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_tiles_are_not_waited_for(on_device: bool) -> None:
+    """Their mean is computed where they are, and one image is encoded behind the other."""
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 256, (3, 2 * IMAGE_SIZE, 2 * IMAGE_SIZE, 3), np.uint8)
+    device, model = FakeDevice(), tiny_model(tiny_config())
+    with device:
+        runtime: Runtime = (
+            DeviceTorchRuntime(model, device, num_slots=12, dtype=torch.float32)
+            if on_device
+            else TorchRuntime(model)
+        )
+        stage = VisionStage(runtime, EngineStats(), (12,), quarters)
+        before = device.downloads
+        mapped = stage.run([CaptionRequest(image, ()) for image in images])
+        assert device.downloads == before
+        for image, found in zip(images, mapped, strict=True):
+            embeddings = np.asarray(runtime.encode(quarters(image)))
+            np.testing.assert_allclose(
+                found.pooled(), embeddings.mean(axis=0), rtol=1e-5, atol=1e-6
+            )
+            assert found.embedded.embedding.dtype == np.float32
+            tokens = np.asarray(runtime.map(embeddings))
+            wanted = tokens.reshape(-1, tokens.shape[-1])
+            np.testing.assert_allclose(
+                np.asarray(found.visual_tokens), wanted, rtol=1e-4, atol=1e-5
+            )
+            assert found.grid == (2, 2)
+
+
+def test_the_mean_of_rows_from_several_places() -> None:
+    """Patch tokens (N, P, E) that two streams computed, and some of the host."""
+    values = np.random.default_rng(4).normal(size=(5, 3, 4)).astype(np.float32)
+    device = FakeDevice()
+    with device:
+        context, streams = ArrayContext(device, device.stream()), [device.stream(), device.stream()]
+        parts: list[Array] = [values[:1]]
+        for stream, rows in zip(streams, (values[1:3], values[3:]), strict=True):
+            with device.use(stream):
+                tensor = torch.from_numpy(rows) + 0
+                parts.append(TorchArray.computed(context, tensor, stream))
+        mean = mean_array(join_arrays(parts))
+        assert mean.shape == (4,)
+        np.testing.assert_allclose(np.asarray(mean), values.mean(axis=(0, 1)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mean_array(values), values.mean(axis=(0, 1)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,11 @@ class ArrayContext:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Rows that one stream computes: a tensor, and the event after which it is there."""
+    """Rows that one stream computes: a tensor, the event after which it is there, the stream."""
 
     tensor: Tensor
     ready: Any
+    stream: Any
 
 
 class TorchArray:
@@ -49,7 +50,7 @@ class TorchArray:
     @classmethod
     def computed(cls, context: ArrayContext, tensor: Tensor, stream: Any) -> TorchArray:
         """What was just computed on `stream`."""
-        return cls(context, [_Piece(tensor, context.device.record(stream))])
+        return cls(context, [_Piece(tensor, context.device.record(stream), stream)])
 
     def on(self, stream: Any) -> Tensor:
         """The tensor, for work on `stream`, which is in use."""
@@ -88,7 +89,7 @@ class TorchArray:
             if index < len(_values(piece)):
                 if isinstance(piece, np.ndarray):
                     return TorchArray(self._context, [piece[index]])
-                return TorchArray(self._context, [_Piece(piece.tensor[index], piece.ready)])
+                return TorchArray(self._context, [replace(piece, tensor=piece.tensor[index])])
             index -= len(_values(piece))
         raise IndexError(index)
 
@@ -108,8 +109,17 @@ class TorchArray:
             if isinstance(piece, np.ndarray):
                 pieces.append(piece[None])
             else:
-                pieces.append(_Piece(piece.tensor[None], piece.ready))
+                pieces.append(replace(piece, tensor=piece.tensor[None]))
         return TorchArray(self._context, pieces)
+
+    def mean(self) -> TorchArray:
+        # By the stream that computes the last of it: nothing else has to wait for that.
+        streams = [piece.stream for piece in self._pieces if isinstance(piece, _Piece)]
+        stream = streams[-1] if streams else self._context.copies
+        with self._context.device.use(stream):
+            tensor = self.on(stream)
+            mean = tensor.mean(dim=tuple(range(tensor.ndim - 1)), dtype=torch.float32)
+            return TorchArray.computed(self._context, mean, stream)
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -46,7 +46,8 @@ class AheadRuntime:
 
     Every call goes through one thread, in the order of the calls, so `runtime` needs to be safe for
     no more than that; what has to hold for a thread, such as which GPU is current, holds for it.
-    Tokens are not drawn here: those that are not greedy are left to the caller.
+    Tokens are drawn by `runtime`, if it does so. Otherwise those that are not greedy are left to
+    the caller.
     """
 
     def __init__(self, open_runtime: Callable[[], Runtime]) -> None:
@@ -112,7 +113,9 @@ class AheadRuntime:
     def _run(self, batch: StepBatch, chosen: ChosenTokens | None) -> StepResult:
         """A step, in the thread: what it takes from the step before has been computed."""
         if chosen is not None:
-            batch.token_ids[chosen.index] = chosen.step.result().greedy_ids[chosen.choices]
+            before = chosen.step.result()
+            ids = before.greedy_ids if before.sampled_ids is None else before.sampled_ids
+            batch.token_ids[chosen.index] = np.maximum(ids[chosen.choices], 0)  # UNDECIDED: any
         result = self._step(batch, want_logits=batch.sampling is not None)
         if batch.sampling is None or result.sampled_ids is not None:
             return result

@@ -1,24 +1,24 @@
-"""A graph of one matrix product, serialised as ONNX without the onnx package.
+"""Small graphs, serialised as ONNX without the onnx package.
 
-Measuring a kernel needs nothing more, and a lean installation has no onnx package. ONNX is
-protobuf: a message is a sequence of fields, each a key (number and kind) and a value; numbers are
-varints, and any other value is its length and its bytes. Field numbers are those of
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+Measuring a kernel needs no more than one product, drawing a token a few nodes, and a lean
+installation has no onnx package. ONNX is protobuf: a message is a sequence of fields, each a key
+(number and kind) and a value; numbers are varints, and any other value is its length and its bytes.
+Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["group_matmul_model", "matmul_model"]
+__all__ = ["group_matmul_model", "likeliest_model", "matmul_model"]
 
-_FLOAT, _UINT8, _INT8, _INT32 = 1, 2, 3, 6  # TensorProto.DataType
+_FLOAT, _UINT8, _INT8, _INT32, _INT64, _DOUBLE = 1, 2, 3, 6, 7, 11  # TensorProto.DataType
 _IR_VERSION, _OPSET = 8, 17
-_INT_ATTRIBUTE = 2  # AttributeProto.AttributeType
+_INT_ATTRIBUTE, _INTS_ATTRIBUTE = 2, 7  # AttributeProto.AttributeType
 _MICROSOFT = "com.microsoft"
 
 
@@ -32,12 +32,9 @@ def matmul_model(weight: NDArray[np.float32] | NDArray[np.int8]) -> bytes:
         _text(1, "x") + _text(1, "w") + _text(2, "y")
         + _text(4, "MatMulInteger" if integer else "MatMul")
     )  # fmt: skip
-    return _model(
-        node,
-        {"w": weight},
-        x=_value("x", _UINT8 if integer else _FLOAT, weight.shape[0]),
-        y=_value("y", _INT32 if integer else _FLOAT, weight.shape[1]),
-    )
+    x = _value("x", _UINT8 if integer else _FLOAT, weight.shape[0])
+    y = _value("y", _INT32 if integer else _FLOAT, weight.shape[1])
+    return _model([node], {"w": weight}, [x], [y])
 
 
 def group_matmul_model(
@@ -61,25 +58,77 @@ def group_matmul_model(
         )
         + _text(7, _MICROSOFT)
     )  # fmt: skip
-    return _model(node, weights, x=_value("x", _FLOAT, inner), y=_value("y", _FLOAT, outer))
+    x, y = _value("x", _FLOAT, inner), _value("y", _FLOAT, outer)
+    return _model([node], weights, [x], [y])
 
 
-def _model(node: bytes, weights: Mapping[str, NDArray[Any]], *, x: bytes, y: bytes) -> bytes:
-    """ModelProto of one node."""
+def likeliest_model(vocab_size: int, count: int) -> bytes:
+    """Serialised model that finds the `count` largest of each row of logits, and sums over all.
+
+    Inputs `logits` (M, vocab) float32 and `temperatures` (M, 1) float64, outputs `values`
+    (M, count) float32, `ids` (M, count) int64 and `totals` (M,) float64: the sum of
+    exp((logit - largest) / temperature).
+    """
+    nodes = (
+        _node("TopK", ["logits", "k"], ["values", "ids"], axis=-1),
+        _node("Cast", ["logits"], ["wide"], to=_DOUBLE),
+        _node("ReduceMax", ["logits"], ["highest"], axes=[-1]),
+        _node("Cast", ["highest"], ["largest"], to=_DOUBLE),
+        _node("Sub", ["wide", "largest"], ["below"]),
+        _node("Div", ["below", "temperatures"], ["scaled"]),
+        _node("Exp", ["scaled"], ["weights"]),
+        _node("ReduceSum", ["weights", "axes"], ["totals"], keepdims=0),
+    )
+    weights = {"k": np.array([count], np.int64), "axes": np.array([-1], np.int64)}
+    inputs = _value("logits", _FLOAT, vocab_size), _value("temperatures", _DOUBLE, 1)
+    outputs = (
+        _value("values", _FLOAT, count),
+        _value("ids", _INT64, count),
+        _value("totals", _DOUBLE),
+    )
+    return _model(nodes, weights, inputs, outputs)
+
+
+def _node(kind: str, inputs: list[str], outputs: list[str], **attributes: int | list[int]) -> bytes:
+    """NodeProto; attributes are whole numbers, or lists of them."""
+    packed = b"".join(
+        _field(
+            5,
+            _text(1, name)
+            + (
+                _number(3, value) + _number(20, _INT_ATTRIBUTE)
+                if isinstance(value, int)
+                else b"".join(_number(8, each) for each in value) + _number(20, _INTS_ATTRIBUTE)
+            ),
+        )
+        for name, value in attributes.items()
+    )
+    names = b"".join(_text(1, name) for name in inputs) + b"".join(_text(2, n) for n in outputs)
+    return names + _text(4, kind) + packed
+
+
+def _model(
+    nodes: Sequence[bytes],
+    weights: Mapping[str, NDArray[Any]],
+    inputs: Sequence[bytes],
+    outputs: Sequence[bytes],
+) -> bytes:
+    """ModelProto of these nodes, from NodeProto and ValueInfoProto."""
     graph = (
-        _field(1, node)
-        + _text(2, "matmul")
+        b"".join(_field(1, node) for node in nodes)
+        + _text(2, "small")
         + b"".join(_field(5, _tensor(name, array)) for name, array in weights.items())
-        + _field(11, x)
-        + _field(12, y)
+        + b"".join(_field(11, each) for each in inputs)
+        + b"".join(_field(12, each) for each in outputs)
     )
     versions = _field(8, _number(2, _OPSET)) + _field(8, _text(1, _MICROSOFT) + _number(2, 1))
     return _number(1, _IR_VERSION) + _field(7, graph) + versions
 
 
 def _tensor(name: str, array: NDArray[Any]) -> bytes:
-    """TensorProto of a float32, int8 or uint8 array."""
-    kind = {"float32": _FLOAT, "int8": _INT8, "uint8": _UINT8}[array.dtype.name]
+    """TensorProto of a float32, int8, uint8 or int64 array."""
+    kinds = {"float32": _FLOAT, "int8": _INT8, "uint8": _UINT8, "int64": _INT64}
+    kind = kinds[array.dtype.name]
     return (
         b"".join(_number(1, size) for size in array.shape)
         + _number(2, kind)
@@ -88,14 +137,17 @@ def _tensor(name: str, array: NDArray[Any]) -> bytes:
     )
 
 
-def _value(name: str, element: int, columns: int) -> bytes:
-    """ValueInfoProto of a (M, columns) tensor."""
-    shape = _field(1, _text(2, "M")) + _field(1, _number(1, columns))
+def _value(name: str, element: int, columns: int | None = None) -> bytes:
+    """ValueInfoProto of a (M, columns) tensor; None: of (M,)."""
+    shape = _field(1, _text(2, "M"))
+    if columns is not None:
+        shape += _field(1, _number(1, columns))
     tensor_type = _number(1, element) + _field(2, shape)
     return _text(1, name) + _field(2, _field(1, tensor_type))
 
 
 def _varint(value: int) -> bytes:
+    value &= (1 << 64) - 1  # negative ones in two's complement
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -1,4 +1,5 @@
-"""Which graphs take decode steps and prompts: they are run on this GPU when a bundle is opened.
+"""Which graphs take decode steps and prompts, and whether tokens are drawn from what the GPU finds:
+all of them are run on it when a bundle is opened.
 
 Speed depends on the GPU, on the version of what executes the graphs, and on the number of rows, so
 it is measured and not looked up. A graph that takes only some steps is used if it chooses what the
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.base import StepBatch, StepRow
 from altogether_rt.runtime.cuda.runtime import DeviceRuntime
 
-__all__ = ["GraphChoice", "choose_decode", "choose_prompts"]
+__all__ = ["GraphChoice", "choose_decode", "choose_draws", "choose_graphs", "choose_prompts"]
 
 #: Least cosine between the logits of both graphs, of any row; float16 gives 0.9999 and better.
 _MIN_COSINE = 0.999
@@ -30,6 +31,8 @@ _WARM_UPS, _TIMED = 4, 5
 _PROMPT_WARM_UPS, _TIMED_PROMPTS = 1, 3
 #: Tokens in each slot while it is measured, and how many the shortest has fewer.
 _PAST, _RAGGED = 64, 7
+#: Rows whose likeliest tokens are compared.
+_DRAWN_ROWS = 8
 #: Visual tokens of each prompt: a call that has some is not captured, as those of captions are not.
 _VISUAL = 2
 #: Prompt tokens of a step while prompts are measured: a graph keeps the memory of its largest step.
@@ -42,12 +45,14 @@ Logits = NDArray[np.float32]
 class GraphChoice:
     """What was found; `__str__` is a sentence for logs and reports."""
 
-    kind: str  # "decode steps", "prompts"
+    kind: str  # "decode steps", "prompts", "likeliest tokens"
     used: bool
     reason: str
 
+    otherwise: str = "the graph of all steps"
+
     def __str__(self) -> str:
-        graph = f"the graph of {self.kind}" if self.used else "the graph of all steps"
+        graph = f"the graph of {self.kind}" if self.used else self.otherwise
         return f"{graph} ({self.reason})"
 
 
@@ -55,6 +60,11 @@ class Clock(Protocol):
     """Seconds, as `time.perf_counter`."""
 
     def __call__(self) -> float: ...
+
+
+def choose_graphs(runtime: DeviceRuntime) -> tuple[GraphChoice, ...]:
+    """All of the following."""
+    return choose_prompts(runtime), choose_decode(runtime), choose_draws(runtime)
 
 
 def choose_prompts(runtime: DeviceRuntime, now: Clock = time.perf_counter) -> GraphChoice:
@@ -79,6 +89,19 @@ def choose_decode(runtime: DeviceRuntime, now: Clock = time.perf_counter) -> Gra
         decoder.release_decode,
         lambda: _try_decode(runtime, now),
     )
+
+
+def choose_draws(runtime: DeviceRuntime) -> GraphChoice:
+    """Compare what tokens are drawn from on the GPU with what the host makes of the same logits."""
+    reader = runtime.decoder.reader
+    choice = _choose(
+        runtime,
+        "likeliest tokens",
+        reader.candidates is not None,
+        reader.release_candidates,
+        lambda: _try_draws(runtime),
+    )
+    return replace(choice, otherwise="all logits")
 
 
 def _choose(
@@ -149,6 +172,27 @@ def _try_decode(runtime: DeviceRuntime, now: Clock) -> tuple[bool, str]:
         logits[used] = [_logits(runtime, batch)]
         seconds[used] = _median_seconds(runtime, batch, now, _WARM_UPS, _TIMED)
     return _verdict(logits, seconds, f"{rows} rows")
+
+
+def _try_draws(runtime: DeviceRuntime) -> tuple[bool, str]:
+    candidates = runtime.decoder.reader.candidates
+    assert candidates is not None
+    rows = min(runtime.num_slots, _DRAWN_ROWS)
+    prompts = [StepRow(_ids(row, 5)) for row in range(rows)]
+    logits = _logits(runtime, StepBatch.from_rows(prompts, runtime.token_width))
+    temperatures = np.linspace(0.2, 1.2, rows)
+    found = candidates.find(temperatures)
+    largest = np.partition(logits, -candidates.count, axis=-1)[:, -candidates.count :]
+    wanted = np.sort(largest, axis=-1), np.sort(found.values, axis=-1)
+    in_range = ((found.ids >= 0) & (found.ids < logits.shape[1])).all()
+    same = in_range and np.array_equal(*wanted)
+    same = same and np.array_equal(np.take_along_axis(logits, found.ids, -1), found.values)
+    same = same and (np.diff(np.sort(found.ids, axis=-1), axis=-1) > 0).all()  # none twice
+    below = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    totals = np.exp(below / temperatures[:, None]).sum(axis=-1)
+    if not same or not np.allclose(found.totals, totals, rtol=1e-9, atol=0):
+        return False, "the GPU finds others"
+    return True, f"{candidates.count} of {logits.shape[1]}, as on the host"
 
 
 def _verdict(

@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.runtime.base import StepBatch, StepResult
-from altogether_rt.runtime.cuda.api import Cuda, HostBuffer
+from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.graph import DeviceContext, DeviceGraph, Tensor
 from altogether_rt.runtime.cuda.memory_plan import CacheLayout, DecoderMemory, cache_tensors
+from altogether_rt.runtime.cuda.sampling.reader import LogitReader, part_of
 
-__all__ = ["DecodeStep", "joined_results"]
+__all__ = ["DecodeStep"]
 
-_ID_BYTES, _LENGTH_BYTES, _LOGIT_BYTES = 8, 4, 4
+_ID_BYTES, _LENGTH_BYTES = 8, 4
 
 
 class DecodeStep:
@@ -31,9 +32,10 @@ class DecodeStep:
         memory: DecoderMemory,
         vocab_size: int,
         stream: int,
+        reader: LogitReader,
     ) -> None:
         """memory: inputs and results share the regions of the other graph's, as both run on
-        `stream`, one after the other."""
+        `stream`, one after the other. reader: of the logits there."""
         self._cuda = cuda
         self._graph = graph
         self._cache = cache
@@ -44,7 +46,7 @@ class DecodeStep:
         slots = cache.num_slots
         self._host_inputs = cuda.host_alloc((_ID_BYTES + _LENGTH_BYTES) * slots)
         self._host_ids = cuda.host_alloc(_ID_BYTES * slots)
-        self._host_logits: HostBuffer | None = None  # allocated when logits are first asked for
+        self._reader = reader
 
     def takes(self, batch: StepBatch) -> int:
         """How many of the first rows are steps of this graph; those after them are others.
@@ -85,25 +87,16 @@ class DecodeStep:
         cuda.upload(memory.inputs, self._host_inputs, 0, nbytes, stream)
         self._context(padded).run(stream)
         cuda.download(self._host_ids, 0, memory.greedy_ids, _ID_BYTES * rows, stream)
-        logit_bytes = _LOGIT_BYTES * rows * self._vocab_size
-        if want_logits:
-            if self._host_logits is None:
-                most = _LOGIT_BYTES * self._cache.num_slots * self._vocab_size
-                self._host_logits = cuda.host_alloc(most)
-            cuda.download(self._host_logits, 0, memory.logits, logit_bytes, stream)
         cuda.synchronize(stream)
         greedy_ids = self._host_ids.array.view(np.int64)[:rows].copy()
-        if not want_logits or self._host_logits is None:
-            return StepResult(greedy_ids)
-        logits = self._host_logits.array[:logit_bytes].view(np.float32).reshape(rows, -1)
-        return StepResult(greedy_ids, logits.copy())
+        sampling = part_of(batch.sampling, slice(rows))
+        return self._reader.result(greedy_ids, want_logits, sampling)
 
     def close(self) -> None:
         """Free contexts and host memory; the stream must be idle."""
         self._contexts.clear()
-        for buffer in (self._host_inputs, self._host_ids, self._host_logits):
-            if buffer is not None:
-                self._cuda.host_free(buffer)
+        for buffer in (self._host_inputs, self._host_ids):
+            self._cuda.host_free(buffer)
 
     def _context(self, rows: int) -> DeviceContext:
         if rows not in self._contexts:
@@ -124,11 +117,3 @@ class DecodeStep:
             )
             self._contexts[rows] = context
         return self._contexts[rows]
-
-
-def joined_results(first: StepResult, second: StepResult) -> StepResult:
-    """The results of a step's first rows, and of the others."""
-    ids = np.concatenate([first.greedy_ids, second.greedy_ids])
-    if first.logits is None or second.logits is None:
-        return StepResult(ids)
-    return StepResult(ids, np.concatenate([first.logits, second.logits]))

@@ -10,8 +10,8 @@ import numpy as np
 
 from altogether_rt.artifacts.manifest import TensorSpec
 from altogether_rt.runtime.base import StepBatch, StepResult
-from altogether_rt.runtime.cuda.api import Cuda, HostBuffer
-from altogether_rt.runtime.cuda.decode_step import DecodeStep, joined_results
+from altogether_rt.runtime.cuda.api import Cuda
+from altogether_rt.runtime.cuda.decode_step import DecodeStep
 from altogether_rt.runtime.cuda.graph import DeviceContext, DeviceGraph, Tensor
 from altogether_rt.runtime.cuda.memory_plan import (
     CacheLayout,
@@ -22,6 +22,7 @@ from altogether_rt.runtime.cuda.memory_plan import (
     tensor_shape,
 )
 from altogether_rt.runtime.cuda.prompt_step import PromptStep
+from altogether_rt.runtime.cuda.sampling.reader import LogitReader, joined_results, part_of
 from altogether_rt.runtime.cuda.step_inputs import logit_rows, padded_inputs, write_inputs
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile, PlannedCall, StepSizes, plan_calls
 
@@ -93,15 +94,17 @@ class DeviceDecoder:
             max(layout_bytes(self._specs, profile.max_sizes) for profile in profiles)
         )
         self._host_ids = cuda.host_alloc(8 * max(p.max_sizes.wanted for p in profiles))
-        self._host_logits: HostBuffer | None = None  # allocated when logits are first asked for
+        self.reader = LogitReader(cuda, memory.logits, vocab_size, stream)
         self._decode: DecodeStep | None = None
         if decode is not None:
-            self._decode = DecodeStep(cuda, decode, cache, memory, vocab_size, stream)
+            self._decode = DecodeStep(cuda, decode, cache, memory, vocab_size, stream, self.reader)
         self._prompts: PromptStep | None = None
         if prompts is not None:
             graph, inputs = prompts
-            room = profiles[-1], cache, memory
-            self._prompts = PromptStep(cuda, graph, inputs, *room, vocab_size, stream)
+            limits = profiles[-1]
+            self._prompts = PromptStep(
+                cuda, graph, inputs, limits, cache, memory, vocab_size, stream
+            )
         self.use_decode = self.use_prompts = True  # the other graphs, where there are any
         cuda.clear(
             memory.cache, cache.nbytes, self._stream
@@ -118,7 +121,8 @@ class DeviceDecoder:
             result = self._decode.step(batch, decoded, self._held, want_logits)
             if decoded < rows:  # beside prompts, they would be padded to the longest one
                 self._held[:decoded] = batch.past_lengths[:decoded] + 1
-                result = joined_results(result, self._planned_step(batch, want_logits, decoded))
+                rest = self._planned_step(batch, want_logits, decoded)
+                result = joined_results([result, rest], np.arange(len(batch.logit_index)))
         else:
             result = self._planned_step(batch, want_logits)
         # Tokens of a slot beyond this length were rejected drafts: they may be overwritten.
@@ -127,21 +131,15 @@ class DeviceDecoder:
 
     def _planned_step(self, batch: StepBatch, want_logits: bool, start: int = 0) -> StepResult:
         """The rows of a step from `start` on, by the graph that takes any."""
-        before = int((batch.logit_index < int(batch.query_lengths[:start].sum())).sum())
-        wanted = len(batch.logit_index) - before
-        greedy_ids = np.empty(wanted, np.int64)
-        logits = np.empty((wanted, self._vocab_size), np.float32) if want_logits else None
+        results, choices = [], []
         for run, call in self._calls(batch, start):
-            rows = logit_rows(batch, call)
+            choices.append(logit_rows(batch, call))
             run(batch, call)
-            if logits is not None:
-                self._download_logits(len(rows))
             self._cuda.synchronize(self._stream)
-            greedy_ids[rows - before] = self._host_ids.array.view(np.int64)[: len(rows)]
-            if logits is not None and self._host_logits is not None:
-                found = self._host_logits.array.view(np.float32)[: len(rows) * self._vocab_size]
-                logits[rows - before] = found.reshape(len(rows), -1)
-        return StepResult(greedy_ids, logits)
+            greedy_ids = self._host_ids.array.view(np.int64)[: len(choices[-1])].copy()
+            sampling = part_of(batch.sampling, choices[-1])
+            results.append(self.reader.result(greedy_ids, want_logits, sampling))
+        return joined_results(results, np.concatenate(choices))
 
     def _calls(self, batch: StepBatch, start: int) -> list[tuple[_Run, PlannedCall]]:
         """What runs the rows of a step from `start` on."""
@@ -212,9 +210,9 @@ class DeviceDecoder:
         self._prompts = None
         if self._decode is not None:
             self._decode.close()
-        for buffer in (self._host_inputs, self._host_ids, self._host_logits):
-            if buffer is not None:
-                self._cuda.host_free(buffer)
+        self.reader.close()
+        for buffer in (self._host_inputs, self._host_ids):
+            self._cuda.host_free(buffer)
 
     def _run(self, batch: StepBatch, call: PlannedCall) -> None:
         arrays = padded_inputs(batch, call, self._held)
@@ -283,15 +281,6 @@ class DeviceDecoder:
         cuda.upload(memory.inputs, self._host_inputs, 0, nbytes, self._stream)
         context.run(self._stream)
         cuda.download(self._host_ids, 0, memory.greedy_ids, 8 * call.bucket.wanted, self._stream)
-
-    def _download_logits(self, wanted: int) -> None:
-        nbytes = 4 * wanted * self._vocab_size
-        if self._host_logits is not None and self._host_logits.nbytes < nbytes:
-            self._cuda.host_free(self._host_logits)  # idle: its last copy was waited for
-            self._host_logits = None
-        if self._host_logits is None:  # as many as are asked for: all would be many gigabytes
-            self._host_logits = self._cuda.host_alloc(nbytes)
-        self._cuda.download(self._host_logits, 0, self._memory.logits, nbytes, self._stream)
 
 
 def _key(call: PlannedCall) -> _Key:

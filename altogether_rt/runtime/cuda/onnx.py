@@ -19,10 +19,11 @@ from altogether_rt.machine.gpu import Gpu
 from altogether_rt.runtime.ahead import AheadRuntime
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.bindings import CudaPython
-from altogether_rt.runtime.cuda.choose_decode import choose_decode, choose_prompts
+from altogether_rt.runtime.cuda.choose_decode import choose_graphs
 from altogether_rt.runtime.cuda.graph import DeviceGraph, Tensor
 from altogether_rt.runtime.cuda.limits import ONNX_PREFILL_TOKENS, bundle_slots, call_limits
 from altogether_rt.runtime.cuda.runtime import DeviceRuntime, GraphSizes, LoadGraph
+from altogether_rt.runtime.cuda.sampling.candidates import LIKELIEST_NAME, candidates_model
 from altogether_rt.runtime.cuda.shared_weights import (
     NotSharedError,
     SharedWeights,
@@ -48,6 +49,7 @@ _DTYPES = {
     "tensor(int32)": np.int32,
     "tensor(int64)": np.int64,
     "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
     "tensor(float16)": np.float16,
 }
 
@@ -89,7 +91,7 @@ def open_onnx_gpu(bundle: Bundle, device: Device, num_slots: int | None = None) 
         )
         if weights is not None:
             _LOGGER.info("weights on cuda:%d: %.1f GB once", gpu.index, weights.nbytes / 1e9)
-        for choice in (choose_prompts(runtime), choose_decode(runtime)):
+        for choice in choose_graphs(runtime):
             _LOGGER.info("%s on cuda:%d: %s", choice.kind, gpu.index, choice)
         return runtime
 
@@ -103,18 +105,20 @@ def _loader(
 
     def load(name: str, stream: int) -> OrtGraph:
         """Raises NotSharedError if a session does not read the shared weights."""
-        decoder = name in ("decoder", DECODE_NAME, PROMPTS_NAME)
-        given = weights if decoder else None
+        given = weights if name in ("decoder", DECODE_NAME, PROMPTS_NAME) else None
+        small = name == LIKELIEST_NAME
+        model = candidates_model(bundle.config.decoder.vocab_size) if small else None
         free_before = cuda.free_bytes()
         try:
             session = _open_session(
                 ort,
-                bundle.graph_path(name),
+                bundle.path if small else bundle.graph_path(name),
+                model=model,
                 index=gpu.index,
                 stream=stream,
                 tensorrt=tensorrt,
-                decoder=decoder,
-                captured=name != PROMPTS_NAME,
+                decoder=name not in ("encoder", "mapper"),
+                captured=name in ("decoder", DECODE_NAME),
                 weights=given,
             )
         except BundleError as error:
@@ -141,14 +145,16 @@ def onnx_gpu_runtime(
 
     weights: what its sessions read; freed with the runtime, or if it cannot be opened. A graph of
     decode steps, or of new prompts, that cannot be loaded is left out: the decoder's graph takes
-    them too. So is that of prompts without `weights`, as a third copy would be too many.
+    them too. So is that of prompts without `weights`, as a third copy would be too many; without
+    that of the likeliest tokens, the caller draws.
     """
     owned = ExitStack()
     if weights is not None:
         owned.callback(weights.close)
 
     def load_optional(name: str, stream: int) -> DeviceGraph | None:
-        if name not in bundle.manifest.graphs or (name == PROMPTS_NAME and weights is None):
+        there = name == LIKELIEST_NAME or name in bundle.manifest.graphs
+        if not there or (name == PROMPTS_NAME and weights is None):
             return None
         try:
             return load(name, stream)
@@ -183,10 +189,11 @@ def _open_session(
     tensorrt: bool,
     decoder: bool,
     captured: bool = True,
+    model: bytes | None = None,
     weights: SharedWeights | None = None,
 ) -> Any:
-    """A session that runs on `stream`. captured: whether runs of a decoder's graph may be; weights:
-    on the GPU, to be read where they are.
+    """A session that runs on `stream`. captured: whether runs of a decoder's graph may be; model: a
+    graph that is in no file; weights: on the GPU, to be read where they are.
 
     Raises AltogetherError if it runs on another provider, NotSharedError if it takes no `weights`.
     """
@@ -212,7 +219,7 @@ def _open_session(
     wanted = providers[0][0]
     ort.set_default_logger_severity(_FATAL)
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(model or str(path), options, providers=providers)
         running = session.get_providers()[0]
     except Exception as error:  # onnxruntime's exceptions share no public base
         library = missing_library(ort, wanted)

@@ -22,6 +22,7 @@ from altogether_rt.runtime.cuda.memory_plan import (
     decoder_sizes,
     plan_device,
 )
+from altogether_rt.runtime.cuda.sampling.candidates import LIKELIEST_NAME, Candidates
 from altogether_rt.runtime.cuda.step_sizes import DecoderProfile
 from altogether_rt.runtime.cuda.vision import BatchShape, VisionGraph, VisionStreams
 
@@ -75,9 +76,9 @@ class DeviceRuntime:
         owned: ExitStack | None = None,
     ) -> None:
         """index: number of the GPU. prefill_tokens: of all prompts of a step; `sizes` has room for
-        them. load_optional(name, stream): a graph of decode steps or of new prompts, if there is
-        one that this GPU's software takes. owned: what the graphs use; closed after them, or if
-        this raises.
+        them. load_optional(name, stream): a graph of decode steps, of new prompts or of the
+        likeliest tokens, if there is one that this GPU's software takes. owned: what the graphs
+        use; closed after them, or if this raises.
 
         Raises what `load` raises, and AltogetherError if the GPU has too little free memory.
         """
@@ -117,6 +118,17 @@ class DeviceRuntime:
                 None if prompts is None else (prompts, _inputs(bundle, PROMPTS_NAME)),
             )
             opened.callback(self._decoder.close)
+            likeliest = load_optional(LIKELIEST_NAME, stream)
+            if likeliest is not None:
+                most = max(profile.max_sizes.wanted for profile in sizes.decoder)
+                self._decoder.reader.candidates = Candidates(
+                    cuda,
+                    likeliest,
+                    addresses["logits"],
+                    most,
+                    bundle.config.decoder.vocab_size,
+                    stream,
+                )
             self._vision: dict[str, VisionGraph] = {}
             for name, shape in sizes.vision.items():
                 inner = {part: addresses[f"{name}.{part}"] for part in shape.region_bytes()}
@@ -160,7 +172,8 @@ class DeviceRuntime:
         return self._vision["mapper"].run(np.asarray(embeddings))
 
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
-        """One ragged decoder call; see `Runtime.step`."""
+        """One ragged decoder call; see `Runtime.step`. With `batch.sampling`, logits are wanted to
+        draw from: tokens are drawn here if that is possible."""
         rows = len(batch.query_lengths)
         assert rows <= self._num_slots, f"{rows} rows, but {self._num_slots} slots"
         reach = int((batch.query_lengths + batch.past_lengths).max())

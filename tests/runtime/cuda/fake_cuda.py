@@ -11,13 +11,16 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.cuda.api import Cuda
+from altogether_rt.runtime.cuda.sampling.candidates import LIKELIEST_NAME, candidates_model
 
 POISON = 0xFF  # as float32 and float16: NaN
 
@@ -297,6 +300,13 @@ class FakeCuda:
         leaks = [f"{len(things)} of {name}" for name, things in left.items() if things]
         if leaks:
             raise CudaMisuse(f"left over: {', '.join(leaks)}")
+
+
+def graph_model(bundle: Bundle, name: str) -> Path | bytes:
+    """What a session of one of a runtime's graphs is opened from."""
+    if name == LIKELIEST_NAME:
+        return candidates_model(bundle.config.decoder.vocab_size)
+    return bundle.graph_path(name)
 
 
 def as_cuda(fake: FakeCuda) -> Cuda:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from altogether_rt.artifacts.bundle import Bundle
@@ -22,7 +23,7 @@ from altogether_rt.runtime.cuda.onnx import OrtGraph, onnx_gpu_runtime
 from altogether_rt.runtime.cuda.step_sizes import PlannedCall
 from altogether_rt.runtime.ort_session import open_session
 from tests.runtime.conftest import BundleOf
-from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda
+from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda, graph_model
 from tests.runtime.cuda.test_decode_graph import TARGET, assert_equal_to_half
 from tests.runtime.rows import Row, run_step, speak
 from tests.tiny import VOCAB_SIZE
@@ -31,8 +32,11 @@ from tests.tiny import VOCAB_SIZE
 class QueuedSession:
     """A session on the processor whose runs wait in a fake stream, as on a GPU; counts them."""
 
-    def __init__(self, cuda: FakeCuda, path: Path, stream: int) -> None:
-        self._session = open_session(path, threads=1)
+    def __init__(self, cuda: FakeCuda, model: Path | bytes, stream: int) -> None:
+        if isinstance(model, Path):
+            self._session = open_session(model, threads=1)
+        else:
+            self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         self._cuda, self._stream = cuda, stream
         self.runs = 0
 
@@ -55,7 +59,7 @@ class OnFake:
         def load(name: str, stream: int) -> OrtGraph:
             if name in refused:
                 raise BundleError(f"onnxruntime cannot load {name}.onnx: export it again.")
-            self.sessions[name] = QueuedSession(self.cuda, bundle.graph_path(name), stream)
+            self.sessions[name] = QueuedSession(self.cuda, graph_model(bundle, name), stream)
             return OrtGraph(self.sessions[name], kind="cpu")
 
         self.runtime = onnx_gpu_runtime(bundle, as_cuda(self.cuda), load, num_slots=slots)
@@ -166,7 +170,7 @@ def test_no_more_logits_are_held_on_the_host_than_were_asked_for(bundle_of: Bund
     fake = OnFake(bundle, 4)
     for lengths in ((2, 1), (3, 5), (1, 2)):
         run_step(fake.runtime, [Row().bring(range(5, 5 + length)) for length in lengths])
-        held = fake.runtime.decoder._host_logits
+        held = fake.runtime.decoder.reader._host
         assert held is not None and held.nbytes == 4 * VOCAB_SIZE * (8 if lengths != (2, 1) else 3)
     fake.close()
 

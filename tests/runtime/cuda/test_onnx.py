@@ -26,7 +26,8 @@ from altogether_rt.runtime.ort_session import missing_library
 from altogether_rt.runtime.pipelined import as_pipelined
 from tests.machine.fake_driver import pretend_gpus
 from tests.runtime.conftest import BundleOf
-from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda
+from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda, graph_model
+from tests.runtime.cuda.test_decode_runtime import QueuedSession
 from tests.runtime.rows import speak
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
@@ -232,9 +233,9 @@ def test_it_opens_with_as_many_slots_as_fit(
         cudas.append(FakeCuda(budget_bytes=1 << 33))
         return cudas[-1]
 
-    def session(ort: Any, path: Path, *, stream: int, **_: Any) -> QueuedSession:
+    def session(ort: Any, path: Path, *, stream: int, **given: Any) -> QueuedSession:
         threads.add(threading.current_thread().name)
-        return QueuedSession(cudas[-1], path, stream)
+        return QueuedSession(cudas[-1], given["model"] or path, stream)
 
     pretend_gpus(monkeypatch, 90)
     monkeypatch.setattr(ort_gpu, "check_providers", lambda found, wanted: None)
@@ -261,28 +262,13 @@ def _graph(kind: type[OrtGraph], session: Any, *, index: int, keep: object = Non
     return kind(session, kind="cpu", keep=keep)
 
 
-class QueuedSession:
-    """A session on the processor whose runs wait in a fake stream, as on a GPU."""
-
-    def __init__(self, cuda: FakeCuda, path: Path, stream: int) -> None:
-        self._session = ort_session.open_session(path, threads=1)
-        self._cuda, self._stream = cuda, stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run_with_iobinding(self, binding: Any, options: Any) -> None:
-        run = self._session.run_with_iobinding
-        self._cuda.enqueue(self._stream, lambda: run(binding, options))
-
-
 def test_steps_are_those_of_the_processor(bundle_of: BundleOf) -> None:
     """The real recipe's graphs, in device memory that is the host's."""
     bundle = bundle_of("opt", "cuda-fp16")
     cuda = FakeCuda()
 
     def load(name: str, stream: int) -> OrtGraph:
-        session = QueuedSession(cuda, bundle.graph_path(name), stream)
+        session = QueuedSession(cuda, graph_model(bundle, name), stream)
         return OrtGraph(session, kind="cpu")
 
     with (

@@ -30,7 +30,7 @@ from altogether_rt.runtime.cuda.shared_weights import SharedWeights, shared_tens
 from altogether_rt.runtime.ort_session import open_session
 from altogether_rt.runtime.packing import pack_indices
 from tests.runtime.conftest import BundleOf
-from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda
+from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda, graph_model
 from tests.runtime.cuda.test_decode_graph import TARGET, assert_equal_to_half
 from tests.runtime.cuda.test_shared_weights import ReadingSession
 from tests.runtime.rows import Row, run_step, speak
@@ -151,9 +151,9 @@ class OnFake:
         def load(name: str, stream: int) -> OrtGraph:
             if name in refused:
                 raise BundleError(f"onnxruntime cannot load {name}.onnx: export it again.")
-            given = None if name in ("encoder", "mapper") else weights
-            path = bundle.graph_path(name)
-            self.sessions[name] = ReadingSession(self.cuda, path, stream, given)
+            given = weights if name in ("decoder", "decode", PROMPTS_NAME) else None
+            model = graph_model(bundle, name)
+            self.sessions[name] = ReadingSession(self.cuda, model, stream, given)
             return OrtGraph(self.sessions[name], kind="cpu", keep=given)
 
         self.runtime = onnx_gpu_runtime(
@@ -359,11 +359,11 @@ def test_without_it_prompts_run_as_before(bundle_of: BundleOf) -> None:
 
     def load(name: str, stream: int) -> OrtGraph:
         names.append(name)
-        return OrtGraph(ReadingSession(cuda, bundle.graph_path(name), stream, None), kind="cpu")
+        return OrtGraph(ReadingSession(cuda, graph_model(bundle, name), stream, None), kind="cpu")
 
     cuda = FakeCuda()
     with onnx_gpu_runtime(bundle, as_cuda(cuda), load, num_slots=4):
-        assert names == ["encoder", "mapper", "decoder", "decode"]
+        assert names == ["encoder", "mapper", "decoder", "decode", "likeliest"]
     cuda.finish()
 
 

@@ -60,12 +60,12 @@ class ReadingSession:
     """A session on the processor that reads shared weights, whose runs wait in a fake stream."""
 
     def __init__(
-        self, cuda: FakeCuda, path: Path, stream: int, weights: SharedWeights | None
+        self, cuda: FakeCuda, model: Path | bytes, stream: int, weights: SharedWeights | None
     ) -> None:
         options = plain_options()
         if weights is not None:
             weights.add_to(options, onnxruntime, ("cpu", 0))
-        self.session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
         self._cuda, self.stream = cuda, stream
         self.runs = 0
 
@@ -256,7 +256,7 @@ def opened(bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch) -> Opened:
             weights = given["weights"]
             if weights is not None and copies:
                 cuda.malloc(weights.nbytes)
-            return ReadingSession(cuda, path, stream, weights)
+            return ReadingSession(cuda, given["model"] or path, stream, weights)
 
         def slots(bundle: Bundle, memory_bytes: int, again: int) -> int:
             copied.append(again)

@@ -1,0 +1,1 @@
+"""Drawing tokens without bringing their logits to the host."""

@@ -70,6 +70,16 @@ def test_what_is_decided_is_what_the_host_draws(count: int, rounded: bool) -> No
     assert decided.all() if count == 200 else 0.3 < decided.mean() < 0.999
 
 
+def test_a_number_on_the_boundary() -> None:
+    """Two tokens of one half each: a half belongs to the second, as on the host."""
+    logits = np.full((3, 4), -1000.0, np.float32)
+    logits[:, 1:3] = 2.0
+    sampling = Sampling(np.array([0.25, 0.5, 0.75]), np.ones(3), np.ones(3))
+    found = likeliest_of(logits, np.ones(3), 4)
+    assert draw(found, sampling, np.zeros(3, np.int64), 4).tolist() == [1, 2, 2]
+    assert drawn_by_host(logits, sampling) == [1, 2, 2]
+
+
 def test_where_candidates_are_not_enough() -> None:
     """Top_p beyond them; a tie that goes on behind the last; no numbers."""
     logits = np.zeros((4, 10), np.float32)

@@ -28,7 +28,7 @@ LEAN_PACKAGES = {
     *("tokenizers", "typer", "zstandard"),
     *("fsspec", "py3langid"),  # where a URL is opened, where languages are told apart
     *("cuda",),  # where the runtime for it is opened
-    *("fsspec",),  # where a URL is opened
+    *("aiohttp", "fsspec"),  # where a URL is opened
     *("huggingface_hub",),  # where something is fetched or published
     *("pycocoevalcap", "spacy"),  # where `eval` takes the measures that need them
 }

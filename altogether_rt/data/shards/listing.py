@@ -27,6 +27,7 @@ from altogether_rt.data.shards.storage import (
     retried,
     storage_errors,
 )
+from altogether_rt.data.shards.stores.web import is_web, web_info
 from altogether_rt.data.sniff import has_image_suffix
 from altogether_rt.data.sources.scan import is_litter
 from altogether_rt.errors import AltogetherError
@@ -163,11 +164,13 @@ def _walk(folder: str) -> Iterator[str]:
 def _find_remote(text: str, layout: Layout) -> Iterator[_Found]:
     if layout in ("files", "imagefolder"):
         raise AltogetherError(f"{text}: folders of images are read from a disk only; copy it.")
-    protocol = text.partition("://")[0]
     for url in expand_braces(text):
         fs, inner = file_system(url)
         with storage_errors(url):
-            if _GLOB.search(inner) and not protocol.startswith("http"):
+            if is_web(url):
+                yield _remote_web(url)
+                continue
+            if _GLOB.search(inner):
                 infos = retried(partial(fs.glob, inner, detail=True))
                 matches = [_remote(fs, info) for info in infos.values()]
                 yield from _chosen((m for m in matches if not m.is_folder), layout)
@@ -178,6 +181,15 @@ def _find_remote(text: str, layout: Layout) -> Iterator[_Found]:
                 continue
             infos = retried(partial(fs.find, inner, detail=True))
             yield from _chosen((_remote(fs, info) for info in infos.values()), layout)
+
+
+def _remote_web(url: str) -> _Found:
+    if "*" in url.partition("?")[0]:
+        raise AltogetherError(
+            f"{url}: web servers do not list their files; write the numbers, as {{00000..00123}}."
+        )
+    info = web_info(url)
+    return _Found(url, info.get("size"), etag_of(info))
 
 
 def _remote(fs: Any, info: dict[str, Any]) -> _Found:

@@ -19,10 +19,14 @@ from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.shards.storage import storage_errors
 from altogether_rt.data.shards.tar import TarSource
 from altogether_rt.data.shards.unpack import compression_of
+from altogether_rt.errors import AltogetherError
 
 __all__ = ["open_shard"]
 
 _PARQUET_MAGIC: Final = b"PAR1"
+_HEAD_BYTES: Final = 512
+#: How pages and error messages begin that servers send instead of a file.
+_PAGES: Final = (b"<!doctype html", b"<html", b"<?xml", b"<head", b"<error")
 
 
 @contextmanager
@@ -43,6 +47,11 @@ def open_shard(
             shard = replace(shard, num_expected=expected_samples(shard.url))
         with storage_errors(shard.url):
             head = b"" if path.is_dir() else _head(path)
+        if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES):
+            raise AltogetherError(
+                f"{shard.url} is a web page and no shard: open it in a browser, which shows what "
+                "its server wants, and see whether the address is right."
+            )
         joined = None
         if options.join is not None:
             joined = join_table(options.join, shard, spool)
@@ -73,6 +82,6 @@ def _source(
 def _head(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, 8)
+        return os.read(descriptor, _HEAD_BYTES)
     finally:
         os.close(descriptor)

@@ -12,19 +12,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self
 
 from altogether_rt.data.shards.base import Ending, Shard
-from altogether_rt.data.shards.storage import (
-    etag_of,
-    file_system,
-    local_path,
-    retried,
-    storage_errors,
-)
+from altogether_rt.data.shards.storage import local_path, storage_errors
+from altogether_rt.data.shards.stores.fetching import fetch, remote_info
+from altogether_rt.data.shards.stores.web import is_web
 from altogether_rt.data.shards.unpack import unpack
 from altogether_rt.errors import AltogetherError
 
@@ -32,8 +28,6 @@ __all__ = ["SPOOL_BYTES", "Spool"]
 
 SPOOL_BYTES: Final = 32 << 30
 _PREFIX: Final = "altogether-spool-"
-#: Bytes asked for at once: what a failed request costs.
-_BLOCK_BYTES: Final = 16 << 20
 _NEW_S: Final = 60.0
 
 
@@ -160,8 +154,9 @@ class Spool:
         size = shard.num_bytes
         if size is None:
             with storage_errors(shard.url):
-                fs, inner = file_system(shard.url)
-                size = retried(lambda: fs.info(inner)).get("size")
+                size = remote_info(shard.url).get("size")
+        if size is None and is_web(shard.url):
+            return self._fetch_unsized(shard)
         if size is None:
             raise AltogetherError(f"{shard.url} does not say how large it is: fetch it yourself.")
         if size > self._max_bytes:
@@ -171,7 +166,17 @@ class Spool:
             )
         self._drop_ahead_for(size)
         self._reserve(size, wait=True)
-        return self._fetch_reserved(shard, size)
+        return self._fetch_reserved(replace(shard, num_bytes=size), size)
+
+    def _fetch_unsized(self, shard: Shard) -> tuple[Path, int]:
+        """A file whose server does not say how large it is: all the room is held meanwhile."""
+        with self._changed:
+            room = self._max_bytes - self._num_bytes
+        self._reserve(room, wait=True)
+        path, room = self._fetch_reserved(shard, room)
+        size = path.stat().st_size
+        self._release(room - size)
+        return path, size
 
     def _drop_ahead_for(self, size: int) -> None:
         """Give up shards that were fetched ahead and are not wanted yet, if they are in the way."""
@@ -186,49 +191,13 @@ class Spool:
         try:
             path = self._new_path()
             with storage_errors(shard.url):
-                _fetch(shard, size, path)
+                fetch(shard, path, size)
         except BaseException:
             with suppress(UnboundLocalError):
                 path.unlink(missing_ok=True)
             self._release(size)
             raise
         return path, size
-
-
-def _fetch(shard: Shard, size: int, path: Path) -> None:
-    fs, inner = file_system(shard.url)
-    info = retried(lambda: _fresh_info(fs, inner))
-    if info.get("size") not in (None, size):
-        raise AltogetherError(_changed(shard))
-    if info.get("partial", True):
-        with path.open("wb") as file:
-            for start in range(0, size, _BLOCK_BYTES):
-                end = min(size, start + _BLOCK_BYTES)
-                file.write(retried(partial(_block, fs, inner, start, end)))
-    else:  # a web server that gives files as a whole only
-        retried(lambda: fs.get_file(inner, str(path)))
-    if path.stat().st_size != size or etag_of(retried(lambda: _fresh_info(fs, inner))) not in (
-        etag_of(info),
-        None,
-    ):
-        raise AltogetherError(_changed(shard))
-
-
-def _fresh_info(fs: Any, inner: str) -> dict[str, Any]:
-    fs.invalidate_cache(fs._parent(inner))
-    info: dict[str, Any] = fs.info(inner)
-    return info
-
-
-def _block(fs: Any, inner: str, start: int, end: int) -> bytes:
-    data: bytes = fs.cat_file(inner, start=start, end=end)
-    if len(data) != end - start:
-        raise OSError(f"{len(data):,} of {end - start:,} bytes came")
-    return data
-
-
-def _changed(shard: Shard) -> str:
-    return f"{shard.url} changed after it was listed: give the same command again."
 
 
 def _new_folder(parent: Path) -> tuple[Path, BinaryIO]:

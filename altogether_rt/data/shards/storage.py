@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 
 from altogether_rt.errors import AltogetherError, MissingDependencyError
@@ -15,9 +16,11 @@ from altogether_rt.errors import AltogetherError, MissingDependencyError
 __all__ = [
     "etag_of",
     "file_system",
+    "is_refusal",
     "is_same_file",
     "is_url",
     "local_path",
+    "pause",
     "read_small",
     "retried",
     "storage_errors",
@@ -36,11 +39,30 @@ _PACKAGES: Final = {
     "http": ("aiohttp", "shards"),
     "https": ("aiohttp", "shards"),
 }
+#: Facts of a file that follow from its content. Google's etag changes with an object's labels too,
+#: so its hashes come first; the Hub's blob_id is git's hash.
+_IDENTITIES: Final = (
+    *("md5Hash", "crc32c", "ETag", "etag", "oid", "blob_id", "Content-MD5", "Digest"),
+)
+_TIMES: Final = (
+    *("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created"),
+)
+#: They write tracebacks to stderr of requests that are then tried again.
+_TALKATIVE: Final = ("gcsfs", "s3fs", "fsspec", "asyncio", "aiobotocore")
 #: What trying again does not change.
-_FINAL: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)
+_FINAL: Final = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError),
+    AltogetherError,
+)
 _NUM_TRIES: Final = 8
+#: Where the store's own client tries again for long, fewer tries of ours are enough.
+_MIN_TRIES: Final = 3
+_PATIENCE_S: Final = 60.0
 _FIRST_PAUSE_S: Final = 0.1
 _MAX_PAUSE_S: Final = 20.0
+_MAX_RETRY_AFTER_S: Final = 120.0
+#: Words of stores for "you may not", in errors that are no PermissionError.
+_REFUSALS: Final = ("Forbidden", "Unauthorized", "Access Denied", "Invalid Credentials")
 
 
 def is_url(text: str) -> bool:
@@ -87,6 +109,8 @@ def file_system(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise MissingDependencyError("fsspec", "shards", f"reading {url}") from error
     protocol = url.partition("://")[0].lower()
+    for name in _TALKATIVE:
+        _silence(logging.getLogger(name))
     try:
         found: tuple[Any, str] = url_to_fs(url)
     except ImportError as error:
@@ -95,6 +119,12 @@ def file_system(url: str) -> tuple[Any, str]:
     except ValueError as error:
         raise AltogetherError(f"{url} cannot be read: {_reason(error)}.") from error
     return found
+
+
+def _silence(logger: logging.Logger) -> None:
+    """Keep a logger from Python's last resort, stderr; handlers that somebody has set stay."""
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
 
 
 @contextmanager
@@ -106,12 +136,25 @@ def storage_errors(url: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise AltogetherError(f"there is no {url}.") from error
-    except PermissionError as error:
-        raise AltogetherError(
-            f"{url} may not be read ({_reason(error)}): check the credentials or its permissions."
-        ) from error
     except Exception as error:  # each store raises classes of its own
+        if is_refusal(error):
+            raise AltogetherError(
+                f"{url} may not be read ({_reason(error)}): check the credentials or its "
+                "permissions."
+            ) from error
         raise AltogetherError(f"{url} cannot be read: {_reason(error)}.") from error
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a store says that these credentials may not do this, so that trying again is vain."""
+    if isinstance(error, PermissionError):
+        return True
+    status = getattr(error, "code", None) or getattr(
+        getattr(error, "response", None), "status_code", None
+    )
+    if status is not None:
+        return str(status) in ("401", "403")
+    return isinstance(error, OSError) and str(error).startswith(_REFUSALS)
 
 
 def retried(call: Callable[[], T]) -> T:
@@ -119,26 +162,34 @@ def retried(call: Callable[[], T]) -> T:
 
     A missing file or permission is final. Raises what the last try raised.
     """
-    for attempt in range(_NUM_TRIES):
+    began = monotonic()
+    for number in range(1, _NUM_TRIES + 1):
         try:
             return call()
         except _FINAL:
             raise
-        except Exception:
-            if attempt == _NUM_TRIES - 1:
+        except Exception as error:
+            late = number >= _MIN_TRIES and monotonic() - began > _PATIENCE_S
+            if is_refusal(error) or late or number == _NUM_TRIES:
                 raise
-        # At random, so that many workers do not come back all at once.
-        pause = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
-        sleep(pause * random.uniform(0.5, 1.0))
+            pause(number, error)
     raise AssertionError
 
 
+def pause(num_failures: int, error: BaseException) -> None:
+    """Wait after the so manieth failure in a row, at least as long as the server asked for."""
+    longest = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** (num_failures - 1))
+    asked = min(_MAX_RETRY_AFTER_S, getattr(error, "retry_after", 0.0))
+    # At random, so that many workers do not come back all at once.
+    sleep(max(asked, longest * random.uniform(0.5, 1.0)))
+
+
 def etag_of(info: Mapping[str, Any]) -> str | None:
-    """What changes with a file's content, of fsspec's information about it."""
-    for key in ("ETag", "etag", "oid", "md5Hash", "crc32c"):
+    """What changes with a file's content, of fsspec's information about it, or of HTTP headers."""
+    for key in _IDENTITIES:
         if info.get(key):
-            return str(info[key]).strip('"')
-    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+            return str(info[key]).removeprefix("W/").strip('"')
+    for key in _TIMES:
         if info.get(key):
             return f"{info.get('size')}-{info[key]}"
     return None

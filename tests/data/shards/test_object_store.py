@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from altogether_rt.data.shards import spool as spool_module
 from altogether_rt.data.shards import storage
 from altogether_rt.data.shards.listing import list_shards
 from altogether_rt.data.shards.opening import open_shard
 from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.shards.stores import fetching
 from altogether_rt.errors import AltogetherError
 from tests.shards_fixtures import png, write_webdataset
 
@@ -97,7 +97,7 @@ def test_a_server_that_fails_loses_nothing(
     shards = list_shards([dataset])
     pauses: list[float] = []
     monkeypatch.setattr("altogether_rt.data.shards.storage.sleep", pauses.append)
-    monkeypatch.setattr(spool_module, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(fetching, "_BLOCK_BYTES", 1000)
     calls = 0
     import s3fs
 

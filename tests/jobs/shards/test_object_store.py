@@ -111,3 +111,34 @@ def test_a_store_that_fails_one_request_in_ten(
         assert server.num_failed >= 10
     captioned = read_status(tmp_path / "out").counts.captioned
     assert len(captioner.requests) == captioned  # none was made twice
+
+
+def test_a_bucket_that_is_not_there(object_store: str) -> None:
+    with pytest.raises(OSError, match=r"there is no bucket for s3://no-such-bucket-here/out"):
+        open_store("s3://no-such-bucket-here/out").create("a", b"1")
+
+
+def test_what_may_not_be_written_is_not_tried_again(
+    object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expired credentials: s3fs raises PermissionError, gcsfs an OSError of words."""
+    store = open_store(f"{object_store}/out")
+    assert isinstance(store, ObjectStore)
+    for error in (PermissionError("The token has expired."), OSError("Forbidden: b/o")):
+        calls = []
+
+        def refuse(*arguments: object, error: OSError = error, **options: object) -> None:
+            calls.append(arguments)  # noqa: B023
+            raise error
+
+        monkeypatch.setattr(store._fs, "pipe_file", refuse)
+        with pytest.raises(PermissionError, match=r"/out refuses this .*; look at the credentials"):
+            store.write("a", b"1")
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize("url", ["https://example.org/out", "hf://datasets/owner/name/out"])
+def test_stores_that_captions_cannot_be_written_to(url: str) -> None:
+    pytest.importorskip("huggingface_hub" if url.startswith("hf") else "aiohttp")
+    with pytest.raises(AltogetherError, match=r"cannot be written to .*; name a folder, or a URL"):
+        open_store(url).create("_run.json", b"{}")

@@ -12,14 +12,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from altogether_rt.data.shards.storage import file_system
+from altogether_rt.data.shards.storage import file_system, is_refusal
 from altogether_rt.data.sinks.shards.store import OutputStore
+from altogether_rt.errors import AltogetherError, reason
 
 __all__ = ["ObjectStore"]
 
 #: Times that a request is tried, and seconds before the second time; each wait doubles the last.
 _MAX_TRIES = 6
 _FIRST_WAIT_S = 0.2
+
+#: Why captions cannot be written to some stores that can be read.
+_UNFIT = {
+    "hf": "each of its files is a commit of its own, and two processes cannot agree there",
+    "http": "web servers take no files",
+    "https": "web servers take no files",
+}
 
 #: Files that are read at once.
 _READ_TOGETHER = 256
@@ -36,6 +44,7 @@ class ObjectStore(OutputStore):
         MissingDependencyError names the extra that brings the package.
         """
         self.url = url.rstrip("/")
+        self._protocol = self.url.partition("://")[0].lower()
         self._fs, root = file_system(self.url)
         self._root = root.rstrip("/")
 
@@ -55,7 +64,7 @@ class ObjectStore(OutputStore):
                 yield name, bytes(data) if isinstance(data, bytes) else self.read(name)
 
     def write(self, name: str, data: bytes) -> None:
-        self._again(lambda: self._fs.pipe_file(self._path(name), data))
+        self._again(lambda: self._fs.pipe_file(self._path(name), data), writing=True)
 
     def create(self, name: str, data: bytes) -> bool:
         tried = False
@@ -70,7 +79,7 @@ class ObjectStore(OutputStore):
                 return again and self.read(name) == data
             return True
 
-        return self._again(create)
+        return self._again(create, writing=True)
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[BinaryIO]:
@@ -79,7 +88,7 @@ class ObjectStore(OutputStore):
             path = Path(folder) / "new"
             with path.open("w+b") as file:
                 yield file
-            self._again(lambda: self._fs.put_file(str(path), self._path(name)))
+            self._again(lambda: self._fs.put_file(str(path), self._path(name)), writing=True)
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
@@ -122,18 +131,33 @@ class ObjectStore(OutputStore):
     def _name(self, entry: dict[str, Any]) -> str:
         return str(entry["name"])[len(self._root) + 1 :]
 
-    def _again(self, request: Callable[[], Result]) -> Result:
-        """The result of a request, which is tried again while the store fails."""
+    def _again(self, request: Callable[[], Result], *, writing: bool = False) -> Result:
+        """The result of a request, which is tried again while the store fails.
+
+        writing: a file is made, so that what is missing is the bucket. Raises AltogetherError for
+        a store that captions cannot be written to.
+        """
+        if writing and (why := _UNFIT.get(self._protocol)) is not None:
+            raise AltogetherError(
+                f"captions cannot be written to {self.url}: {why}; name a folder, or a URL of "
+                "s3:// or gs://."
+            )
         for number in range(1, _MAX_TRIES + 1):
             try:
                 return request()
-            except (FileNotFoundError, FileExistsError, PermissionError):
+            except FileExistsError:
                 raise
-            except OSError:
-                if number == _MAX_TRIES:
-                    raise
+            except FileNotFoundError as error:
+                if writing:
+                    raise OSError(f"there is no bucket for {self.url}") from error
+                raise
             except Exception as error:  # what clients raise has no class in common
+                if is_refusal(error):
+                    raise PermissionError(
+                        f"{self.url} refuses this ({reason(error)}); look at the credentials, then "
+                        "give the same command to go on"
+                    ) from error
                 if number == _MAX_TRIES:
-                    raise OSError(f"{self.url} cannot be used: {error}") from error
+                    raise OSError(f"{self.url} cannot be used: {reason(error)}") from error
             time.sleep(_FIRST_WAIT_S * 2 ** (number - 1))
         raise AssertionError

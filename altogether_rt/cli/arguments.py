@@ -1,4 +1,5 @@
-"""A command whose options are the fields of a dataclass, so that they are listed once.
+"""A command whose options are the fields of a dataclass, so that they are listed once; and what no
+command may be given.
 
 With many options, a function that takes each by itself would list them twice: in its signature, and
 where it hands them on.
@@ -9,13 +10,15 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Final, TypeVar, get_args, get_type_hints
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
-__all__ = ["takes"]
+__all__ = ["CheckedCommand", "takes"]
 
 Arguments = TypeVar("Arguments")
 
@@ -62,3 +65,41 @@ def _in_panel(annotation: Any, panel: str) -> Any:
 
 def _default(field: Field[Any]) -> Any:
     return inspect.Parameter.empty if field.default is MISSING else field.default
+
+
+#: Options whose empty value the command explains by itself.
+_EXPLAINED: Final = frozenset({"prompt"})
+
+
+class CheckedCommand(TyperCommand):
+    """A command that refuses what would otherwise be read as something else.
+
+    An empty value, such as a variable of the shell that is not set, would mean the current folder;
+    of an option given twice only the last value would count.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # The parser consumes the list that it is given.
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        # Whoever asks for help gets it, whatever else is on the line.
+        if not values.get("help"):
+            _check(ctx, values, Counter(each.name for each in order), self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+
+def _check(ctx: Any, values: dict[str, Any], given: Counter[str], params: list[Any]) -> None:
+    """Raises typer.BadParameter for the first parameter that is empty, or is given twice."""
+    for param in params:
+        value = values.get(param.name)
+        if isinstance(param, TyperArgument):
+            if value == "":
+                raise typer.BadParameter("it is empty: give a value.", ctx, param)
+        elif isinstance(param, TyperOption) and not param.is_flag and not param.multiple:
+            if given[param.name] > 1:
+                raise typer.BadParameter(
+                    "it is given more than once, and takes one value: give it once.", ctx, param
+                )
+            if value == "" and param.name not in _EXPLAINED:
+                raise typer.BadParameter(
+                    "it is empty: give a value, or leave the option out.", ctx, param
+                )

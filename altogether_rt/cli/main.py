@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from altogether_rt import __version__
+from altogether_rt.cli.arguments import CheckedCommand
 from altogether_rt.cli.failures import failure
 from altogether_rt.cli.output import Output, printable
 from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE, GROUPS, PANELS, CommandSpec
@@ -97,7 +98,9 @@ def load_command(name: str) -> Any:
         add_completion=False, context_settings=_SETTINGS, pretty_exceptions_enable=False
     )
     own_name = name.rpartition(" ")[2]
-    single.command(own_name, epilog=_examples(name))(_import_function(name, spec))
+    single.command(own_name, cls=CheckedCommand, epilog=_examples(name))(
+        _import_function(name, spec)
+    )
     return typer.main.get_command(single)
 
 

@@ -117,6 +117,11 @@ def _nothing_usable(path: Path, table: AltTable, columns: Columns | None) -> str
     columns = columns or Columns()
     if table.num_used and not table.problems:
         return f"no record of {path} has an alt-text: all are empty."
+    if table.problems and all(e.endswith(": not UTF-8") for e in table.problems.examples):
+        return (
+            f"no line of {path} can be used ({table.problems}): it is in another encoding, so save "
+            "it as UTF-8."
+        )
     known = ", ".join(list(table.notes.columns)[:12]) or "none"
     problems = f" ({table.problems})" if table.problems else ""
     return (

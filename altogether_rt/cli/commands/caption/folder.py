@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stdout
@@ -22,10 +23,12 @@ from altogether_rt.cli.downloads import ensure_captioner
 from altogether_rt.cli.run_output import RunOutput
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.images import ImageLimits
+from altogether_rt.data.sinks.journal import Journal
 from altogether_rt.data.sinks.sheet import check_sheet, write_sheet
 from altogether_rt.data.sinks.stream import is_standard_output, is_stream
 from altogether_rt.data.sources.folder import FolderSource
 from altogether_rt.data.sources.sampling import KeyShare
+from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.folder import CaptionJob, EmbeddingFiles, caption_folder, open_folder
 
 if TYPE_CHECKING:
@@ -133,6 +136,7 @@ def _caption(
     from altogether_rt.opening import resolve_captioner
 
     output = run.output
+    _check_writable(job.out)
     ensure_captioner(given.bundle, output, device=given.device, download=given.download)
     captioner = resolve_captioner(
         given.bundle,
@@ -165,6 +169,25 @@ def _caption(
     summed = given.sheet if shown else None
     with redirect_stdout(sys.stderr) if is_standard_output(job.out) else nullcontext():
         report(job, source, summary, summed, output, monitor.state(), notes)
+
+
+def _check_writable(out: Path) -> None:
+    """Raise AltogetherError, before a captioner is fetched and opened, if rows cannot be written.
+
+    The journal of an earlier run stays as it is; one that is made for this is removed.
+    """
+    if is_stream(out):
+        return
+    if out.is_dir():
+        raise AltogetherError(f"{out} is a folder: --out must name a file.")
+    if out.is_symlink() and not out.exists():
+        return  # a link to nothing is explained where it is followed
+    try:
+        Journal(Path(os.path.realpath(out))).close()
+    except OSError as error:
+        raise AltogetherError(
+            f"{out} cannot be written ({error.strerror}): choose another --out."
+        ) from error
 
 
 def _embedding_files(

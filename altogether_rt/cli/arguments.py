@@ -69,13 +69,16 @@ def _default(field: Field[Any]) -> Any:
 
 #: Options whose empty value the command explains by itself.
 _EXPLAINED: Final = frozenset({"prompt"})
+#: Inputs of which people may think that several are read. Of other options the last value counts,
+#: as is usual, so that a script can append to what it was given.
+_ONE_INPUT: Final = frozenset({"alt", "embeddings", "join"})
 
 
 class CheckedCommand(TyperCommand):
     """A command that refuses what would otherwise be read as something else.
 
     An empty value, such as a variable of the shell that is not set, would mean the current folder;
-    of an option given twice only the last value would count.
+    of several input files only the last would be read.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -95,9 +98,11 @@ def _check(ctx: Any, values: dict[str, Any], given: Counter[str], params: list[A
             if value == "":
                 raise typer.BadParameter("it is empty: give a value.", ctx, param)
         elif isinstance(param, TyperOption) and not param.is_flag and not param.multiple:
-            if given[param.name] > 1:
+            if param.name in _ONE_INPUT and given[param.name] > 1:
                 raise typer.BadParameter(
-                    "it is given more than once, and takes one value: give it once.", ctx, param
+                    "it takes one file and is given more than once: put the files together.",
+                    ctx,
+                    param,
                 )
             if value == "" and param.name not in _EXPLAINED:
                 raise typer.BadParameter(

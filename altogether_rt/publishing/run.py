@@ -10,8 +10,9 @@ from altogether_rt.data.alts import clean_text
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.options import parse_image_keys
 from altogether_rt.data.shards.spool import Spool
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.run_file import read_run, read_shards
-from altogether_rt.data.sinks.shards.store import OutputStore, open_store
+from altogether_rt.data.sinks.shards.store import OutputStore
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import CaptionRecord, iter_captions, table_names
 from altogether_rt.publishing.counts import ExportCounts

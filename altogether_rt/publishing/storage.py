@@ -17,7 +17,8 @@ from altogether_rt.data.shards.storage import (
     retried,
     storage_errors,
 )
-from altogether_rt.data.sinks.shards.store import OutputStore, open_store
+from altogether_rt.data.sinks.shards.open_store import open_store
+from altogether_rt.data.sinks.shards.store import OutputStore
 
 __all__ = ["divided", "joined", "on_this_machine", "stamp_of"]
 

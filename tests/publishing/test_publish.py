@@ -12,7 +12,7 @@ import pytest
 
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.spool import Spool
-from altogether_rt.data.sinks.shards.store import open_store
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import iter_captions
 from altogether_rt.publishing.counts import ExportCounts

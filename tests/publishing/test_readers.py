@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from altogether_rt.data.shards.spool import Spool
-from altogether_rt.data.sinks.shards.store import open_store
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.mixing.draw import MixDraw
 from altogether_rt.publishing.inputs import find_shards
 from altogether_rt.publishing.layouts import Layout, MetaClipLayout

@@ -52,20 +52,21 @@ def bench_command(
         Speculation,
         typer.Option(
             metavar="auto|on|off",
-            help="Speculation for whole captions; use off for random weights, which repeat tokens.",
+            help="Speculative decoding; turn it off for random weights, whose repeated tokens "
+            "are easy to draft.",
         ),
     ] = "auto",
     plan: Annotated[
         str | None,
         typer.Option(
             metavar="IMAGES",
-            help="Also say what a dataset of so many images takes: 250k, 400M, 1.5B.",
+            help="Also estimate what a dataset of this many images takes: 250k, 400M, 1.5B.",
         ),
     ] = None,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0.0, help="--plan: price of an hour of this machine.")
+        float | None, typer.Option(min=0.0, help="With --plan: price of this machine per hour.")
     ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="--plan: images of a shard.")] = 10_000,
+    shard_size: Annotated[int, typer.Option(min=1, help="With --plan: images per shard.")] = 10_000,
     allow_download: AllowDownload = False,
     download: Download = False,
     out: Annotated[
@@ -73,12 +74,14 @@ def bench_command(
     ] = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Seconds instead of a minute; rough figures."),
+        typer.Option("--quick", help="Take seconds instead of a minute, for rough figures."),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print only the JSON line, without the table.")
+        bool, typer.Option("--json", help="Print only the JSON line, no table.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress either.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only the JSON line, and no progress.")
+    ] = False,
 ) -> None:
     """Measure load time, latency, throughput and memory of a bundle, stage by stage, and the
     fraction reached of what this machine can do, measured in the same run.

@@ -19,9 +19,7 @@ def init_command(
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; must not exist.")],
     config: Annotated[
         str,
-        typer.Option(
-            help="The configuration: a name such as `altogether-opt-125m`, or a .toml file."
-        ),
+        typer.Option(help="Configuration: a name such as `altogether-opt-125m`, or a .toml file."),
     ] = "altogether-opt-1.3b",
     random_weights: Annotated[
         bool,
@@ -39,15 +37,15 @@ def init_command(
     encoder_weights: Annotated[
         str | None,
         typer.Option(
-            help="Trained weights of the configuration's encoder: a file, which is copied into the "
-            "checkpoint, or a tag of open_clip, whose weights are loaded when needed."
+            help="Trained weights of the configuration's encoder: a file, which is copied into"
+            " the checkpoint, or an open_clip tag, whose weights are loaded when needed."
         ),
     ] = None,
     no_encoder: Annotated[
         bool,
         typer.Option(
             "--no-encoder",
-            help="Leave out the encoder's weights: the published ones are loaded when needed.",
+            help="Leave out the encoder's weights; the published ones are loaded when needed.",
         ),
     ] = False,
     tokenizer: Annotated[
@@ -58,8 +56,10 @@ def init_command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line instead of text.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Make a checkpoint to try things out with (random weights) or to start training from."""
     from altogether_rt.artifacts.checkpoint import save_checkpoint

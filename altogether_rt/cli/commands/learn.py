@@ -27,7 +27,7 @@ __all__ = ["learn_command"]
 def learn_command(
     bundle: Annotated[
         str,
-        typer.Option(help="The bundle's folder; the file of what it had learnt before is kept."),
+        typer.Option(help="Folder of the bundle; what it had learned before is kept in a file."),
     ],
     captions: Annotated[
         Path | None,
@@ -37,25 +37,27 @@ def learn_command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Embeddings from --save-embeddings: teach which words go with an image.",
+            help="Embeddings from --save-embeddings, to learn which words go with an image.",
         ),
     ] = None,
     limit: Annotated[
         int,
         typer.Option(
-            min=1, help="Number of captions to learn from; more than the default teach little."
+            min=1, help="Number of captions to learn from; more than the default help little."
         ),
     ] = 10_000,
     restore: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Instead of learning, go back to what the bundle had learnt: a file that an "
-            "earlier learn named.",
+            help="Restore what the bundle had learned before, from a file that an earlier "
+            "learn named.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line instead of text.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Learn from captions which tokens to draft, so that a bundle's first captions are generated as
     fast as later ones. Captions stay the same, and so does the bundle's id.

@@ -36,14 +36,15 @@ def mix_command(
     ],
     alt: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A file of alt-texts that replace those in CAPTIONS."),
+        typer.Option(metavar="FILE", help="File of alt-texts to use instead of those in CAPTIONS."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="The file to write. Default: mixed.jsonl, mixed.tsv, metadata.jsonl or "
-            "mixed.json, depending on the format. open-clip: a .csv has commas for tabs.",
+            help="File to write. Default: mixed.jsonl, mixed.tsv, metadata.jsonl or "
+            "mixed.json, depending on the format. open-clip: a .csv file is separated by "
+            "commas instead of tabs.",
         ),
     ] = None,
     layout: Annotated[
@@ -64,17 +65,22 @@ def mix_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same choices.")] = 0,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Number of draws, each in a file: OUT-epoch0 and so on.")
+        int,
+        typer.Option(
+            min=1, help="Number of draws, each in a file of its own: OUT-epoch0 and so on."
+        ),
     ] = 1,
     only_captions: Annotated[
         bool, typer.Option("--only-captions", help="Leave out images that have no caption.")
     ] = False,
     images: Annotated[
-        str, typer.Option(metavar="DIR", help="open-clip: the folder to put before file names.")
+        str, typer.Option(metavar="DIR", help="open-clip: folder to prefix file names with.")
     ] = "",
     overwrite: Annotated[bool, typer.Option(help="Replace existing files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON line.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Write the texts to train CLIP or an image generator with: alt-texts, a share of which is
     replaced by captions. Whether the text of an image is its caption depends on its name, the seed

@@ -7,7 +7,8 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from time import monotonic, sleep
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,7 @@ from altogether_rt.errors import AltogetherError, MissingDependencyError
 
 __all__ = [
     "etag_of",
+    "etags_of",
     "file_system",
     "is_refusal",
     "is_same_file",
@@ -186,13 +188,29 @@ def pause(num_failures: int, error: BaseException) -> None:
 
 def etag_of(info: Mapping[str, Any]) -> str | None:
     """What changes with a file's content, of fsspec's information about it, or of HTTP headers."""
+    return next(etags_of(info), None)
+
+
+def etags_of(info: Mapping[str, Any]) -> Iterator[str]:
+    """All that `etag_of` may have chosen, its choice first: a store says less of a file in a list
+    of many than of one."""
     for key in _IDENTITIES:
         if info.get(key):
-            return str(info[key]).removeprefix("W/").strip('"')
+            yield str(info[key]).removeprefix("W/").strip('"')
     for key in _TIMES:
         if info.get(key):
-            return f"{info.get('size')}-{info[key]}"
-    return None
+            yield f"{info.get('size')}-{_moment(info[key])}"
+
+
+def _moment(value: object) -> str:
+    """A time, which one answer of a store may have as an object, another as a text or in seconds
+    since 1970."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    elif isinstance(value, int | float):
+        value = datetime.fromtimestamp(value, UTC)
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def read_small(url: str, max_bytes: int) -> bytes | None:

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Self
 
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.stats import RowCounts
-from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.executor import Executor
 from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask

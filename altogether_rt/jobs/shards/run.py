@@ -11,6 +11,7 @@ from functools import cached_property
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.base import Shard
 from altogether_rt.data.sinks.shards.foreign import check_outputs
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.output import WORK_FOLDER, clear_work, error_name
 from altogether_rt.data.sinks.shards.run_file import join_run, record_shards
 from altogether_rt.data.sinks.shards.stats import (
@@ -19,7 +20,6 @@ from altogether_rt.data.sinks.shards.stats import (
     all_stats,
     stats_name,
 )
-from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.shards.engine import OnRows, ShardEngine
 from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sinks.shards.claims import read_claim
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.output import WORK_FOLDER, error_name
 from altogether_rt.data.sinks.shards.run_file import RUN_FILE, read_run, read_shards
 from altogether_rt.data.sinks.shards.stats import RowCounts, all_stats
-from altogether_rt.data.sinks.shards.store import OutputStore, open_store
+from altogether_rt.data.sinks.shards.store import OutputStore
 from altogether_rt.errors import AltogetherError
 
 __all__ = ["STATES", "RunStatus", "read_status"]

@@ -12,8 +12,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.stats import RowCounts
-from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import LocalExecutor
 from altogether_rt.jobs.shards.plan import ShardJob, ShardTask

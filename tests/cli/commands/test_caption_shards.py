@@ -141,8 +141,8 @@ def test_exit_codes_say_what_became_of_a_shard(folder: Path, captioner: FakeCapt
 
 def test_a_shard_that_another_process_has(folder: Path, captioner: FakeCaptioner) -> None:
     from altogether_rt.data.sinks.shards.claims import take_claim
+    from altogether_rt.data.sinks.shards.open_store import open_store
     from altogether_rt.data.sinks.shards.output import claim_name
-    from altogether_rt.data.sinks.shards.store import open_store
 
     run("caption-shard", "in/00000.tar", "out")
     taken = take_claim(open_store("out"), claim_name("00001"))

@@ -1,4 +1,4 @@
-"""What commands refuse before they begin: empty values, options given twice, a bad output."""
+"""What commands refuse before they begin: empty values, a second input file, a bad output."""
 
 from __future__ import annotations
 
@@ -39,10 +39,18 @@ def test_an_empty_argument_is_refused() -> None:
     assert "it is empty: give a value." in said
 
 
-def test_an_option_given_twice_is_refused(photos: Path) -> None:
-    code, said = run("caption", str(photos), "--alt", "a.jsonl", "--alt", "b.jsonl")
+@pytest.mark.parametrize("option", ["--alt", "--embeddings", "--join"])
+def test_two_input_files_where_one_is_read_are_refused(photos: Path, option: str) -> None:
+    code, said = run("caption", str(photos), option, "a.npy", option, "b.npy")
     assert code == 2
-    assert "'--alt': it is given more than once, and takes one value: give it once." in said
+    assert f"'{option}': it takes one file and is given more than once" in said
+
+
+def test_of_other_options_the_last_value_counts(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "last.jsonl"
+    given = ("--bundle", "no/such/folder", "--bundle", "starter", "--out", "first", "--out")
+    assert run("caption", str(photos), *given, str(out), "--max-new-tokens", "2")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.jsonl", "photos"]
 
 
 def test_help_and_repeated_flags_are_not(photos: Path) -> None:

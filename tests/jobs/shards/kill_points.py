@@ -109,7 +109,7 @@ def caption(shard: Shard, out: Path, kill_at: int | None, **options: Any) -> dic
 def _caption_here(
     shard: Shard, out: Path, kill_at: int | None, write_end: int, options: dict[str, Any]
 ) -> dict[str, Any]:
-    from altogether_rt.data.sinks.shards.store import open_store
+    from altogether_rt.data.sinks.shards.open_store import open_store
     from altogether_rt.jobs.executor import LocalExecutor
     from altogether_rt.jobs.shards.plan import ShardTask
     from altogether_rt.jobs.shards.shard import caption_shard

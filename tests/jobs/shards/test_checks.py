@@ -11,8 +11,8 @@ import pytest
 
 from altogether_rt.captions import Caption, CaptionParams, CaptionRequest
 from altogether_rt.data.check_counts import CheckCounts
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.stats import RowCounts, read_stats
-from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import LocalExecutor
 from altogether_rt.jobs.shards.engine import LocalShardEngine

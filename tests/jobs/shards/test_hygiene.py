@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from altogether_rt.data.hygiene.clean import HygieneOptions
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.stats import RowCounts, ShardStats, read_stats
-from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import LocalExecutor
 from altogether_rt.jobs.shards.engine import LocalShardEngine

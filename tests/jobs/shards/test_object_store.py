@@ -11,7 +11,8 @@ pytest.importorskip("pyarrow")
 
 from altogether_rt.data.shards.base import Shard
 from altogether_rt.data.sinks.shards.objects import ObjectStore
-from altogether_rt.data.sinks.shards.store import LocalStore, OutputStore, open_store
+from altogether_rt.data.sinks.shards.open_store import open_store
+from altogether_rt.data.sinks.shards.store import LocalStore, OutputStore
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import LocalExecutor
 from altogether_rt.jobs.shards.engine import LocalShardEngine

@@ -58,12 +58,12 @@ __all__ = ["caption_shard_command"]
 Shards = Annotated[
     str, typer.Argument(metavar="IN", help="A shard, or a pattern of shards with --index.")
 ]
-Folder = Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL of the captions.")]
+Folder = Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL for the captions.")]
 Index = Annotated[
-    int | None, typer.Option(min=0, help="Which of the shards that IN names, from 0.")
+    int | None, typer.Option(min=0, help="Which of the shards matching IN to caption, from 0.")
 ]
 Name = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Name of the output; by default the shard's.")
+    str | None, typer.Option(metavar="NAME", help="Name of the output. Default: the shard's.")
 ]
 
 
@@ -152,8 +152,8 @@ def _run(
 ) -> None:
     from altogether_rt.data.shards.listing import list_shards
     from altogether_rt.data.sinks.shards.foreign import check_outputs
+    from altogether_rt.data.sinks.shards.open_store import open_store
     from altogether_rt.data.sinks.shards.run_file import join_run
-    from altogether_rt.data.sinks.shards.store import open_store
     from altogether_rt.jobs.shards.open import open_shard_engine
     from altogether_rt.jobs.shards.plan import ShardResult, ShardTask
 

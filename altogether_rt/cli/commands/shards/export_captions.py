@@ -8,7 +8,7 @@ import typer
 
 from altogether_rt.cli.output import Output
 from altogether_rt.data.shards.spool import Spool
-from altogether_rt.data.sinks.shards.store import open_store
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.draw import MixDraw
 from altogether_rt.publishing.inputs import find_shards
@@ -44,8 +44,7 @@ def export_captions_command(
         str,
         typer.Argument(
             metavar="CAPTIONS",
-            help="The output of a sharded run, as a folder or a URL, or a file such as "
-            "captions.jsonl.",
+            help="Output of a sharded run, as a folder or a URL, or a file such as captions.jsonl.",
         ),
     ],
     out: Annotated[
@@ -56,9 +55,9 @@ def export_captions_command(
         _FormatName,
         typer.Option(
             "--format",
-            help="metaclip: {id%100}/{id}.json of captions by uuid. webdataset: the tars of "
-            "--shards with captions in them. parquet: a table a shard, for "
-            "datasets.load_dataset. jsonl: one file of rows, as `caption` writes it.",
+            help="metaclip: {id%100}/{id}.json with captions by uuid. webdataset: the tars of "
+            "--shards with captions added. parquet: a table per shard, for "
+            "datasets.load_dataset. jsonl: one file of rows, as `caption` writes them.",
         ),
     ],
     form: Annotated[
@@ -72,40 +71,44 @@ def export_captions_command(
         str | None,
         typer.Option(
             metavar="SHARDS",
-            help="What was captioned, named as it was then: a folder, pattern or URL. webdataset: "
-            "the tars to put captions into. parquet: the images are written as well.",
+            help="The shards that were captioned, named as they were then: a folder, pattern "
+            "or URL. webdataset: the tars to add captions to. parquet: the images are "
+            "written as well.",
         ),
     ] = None,
     into: Annotated[
         Literal["json", "txt"] | None,
         typer.Option(
-            help="webdataset: a key of each sample's .json, beside the old text, or its .txt, for "
-            "a share of the samples. Default: json."
+            help="webdataset: where captions go: into a key of each sample's .json, beside the"
+            " old text, or into its .txt for a share of the samples. Default: json."
         ),
     ] = None,
     json_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="--into json: the key. Default: altogether.")
+        str | None,
+        typer.Option(metavar="KEY", help="With --into json: the key. Default: altogether."),
     ] = None,
     ratio: Annotated[
         float | None,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="--into txt: probability that a text is the caption. Default: 0.15.",
+            help="With --into txt: probability that a text is the caption. Default: 0.15.",
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="--into txt: the same seed gives the same choices (0).")
+        int | None, typer.Option(help="With --into txt: the same seed gives the same choices (0).")
     ] = None,
     epoch: Annotated[
         int | None,
-        typer.Option(min=0, help="--into txt: another epoch draws again (0)."),
+        typer.Option(min=0, help="With --into txt: a different epoch draws again (0)."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write again what is there already.")
+        bool, typer.Option("--overwrite", help="Rewrite what is already there.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Result as one JSON line.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON line.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Write the captions of a sharded run in the layout that training code reads.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from altogether_rt.data.shards.base import Shard
-from altogether_rt.data.shards.storage import etag_of, file_system, retried
+from altogether_rt.data.shards.storage import etag_of, etags_of, file_system, retried
 from altogether_rt.data.shards.stores.web import download, is_web, web_info
 from altogether_rt.errors import AltogetherError
 
@@ -53,9 +53,9 @@ def fetch(shard: Shard, path: Path, room: int) -> None:
 
 
 def _check_same(shard: Shard, info: dict[str, Any]) -> None:
-    size, etag = info.get("size"), etag_of(info)
-    resized = shard.num_bytes is not None and size != shard.num_bytes
-    if resized or (None not in (shard.etag, etag) and shard.etag != etag):
+    known = list(etags_of(info))
+    resized = shard.num_bytes is not None and info.get("size") != shard.num_bytes
+    if resized or (known and shard.etag is not None and shard.etag not in known):
         raise AltogetherError(_changed(shard))
 
 

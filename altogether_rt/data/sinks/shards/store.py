@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from altogether_rt.artifacts.files import new_file, write_whole
-from altogether_rt.errors import AltogetherError
 
-__all__ = ["LocalStore", "OutputStore", "open_store"]
+__all__ = ["LocalStore", "OutputStore"]
 
 _MAX_TRIES = 20
 
@@ -185,17 +184,3 @@ def _create_without_links(path: Path, data: bytes) -> bool:
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
     return True
-
-
-def open_store(url: str | Path) -> OutputStore:
-    """The store at a path or a URL. Raises AltogetherError if the path is a file."""
-    if "://" in str(url):
-        from altogether_rt.data.sinks.shards.objects import ObjectStore
-
-        return ObjectStore(str(url))
-    path = Path(url)
-    if path.exists() and not path.is_dir():
-        raise AltogetherError(
-            f"{path} is a file: shards have a file of captions each, so --out must name a folder."
-        )
-    return LocalStore(path)

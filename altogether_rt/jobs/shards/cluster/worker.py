@@ -14,8 +14,8 @@ from typing import Any
 
 from altogether_rt.captioner import open_captioner
 from altogether_rt.data.sinks.shards.claims import ProcessId, this_process
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.stats import RowCounts
-from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError, reason
 from altogether_rt.jobs.executor import LocalExecutor, SupportsCaptions
 from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask

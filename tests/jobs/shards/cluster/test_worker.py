@@ -12,9 +12,9 @@ import pytest
 pytest.importorskip("pyarrow")
 
 from altogether_rt.data.sinks.shards.claims import ProcessId, take_claim, this_process
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.output import claim_name
 from altogether_rt.data.sinks.shards.stats import RowCounts
-from altogether_rt.data.sinks.shards.store import open_store
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.shards.cluster import worker as worker_module
 from altogether_rt.jobs.shards.cluster.worker import (

@@ -143,6 +143,21 @@ def test_a_link_as_target(tmp_path: Path, follow: bool) -> None:
     assert names(real.parent) == ["real"]
 
 
+def test_links_are_followed_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.write_text("before")
+    for name in ("a", "b", "c"):
+        (tmp_path / name).symlink_to(real)
+    write_whole(tmp_path / "a", "after")
+    with new_file(tmp_path / "b") as file:
+        file.write(b"after")
+    with NewFile(tmp_path / "c") as new:
+        new.file.write(b"after")
+        new.commit()
+    assert [(tmp_path / name).is_symlink() for name in "abc"] == [False] * 3
+    assert real.read_text() == "before"
+
+
 def test_devices_and_the_like_are_not_replaced(tmp_path: Path) -> None:
     fifo, folder, path = tmp_path / "fifo", tmp_path / "folder", tmp_path / "socket"
     os.mkfifo(fifo)
@@ -200,6 +215,24 @@ def test_a_link_to_a_folder_is_replaced_and_not_what_it_leads_to(tmp_path: Path)
     assert names(tmp_path) == ["link", "real"]
 
 
+def test_all_files_of_a_folder_are_on_the_disk_before_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, flushed = tmp_path / "d", set[str]()
+
+    def flush(path: Path) -> None:
+        assert not target.exists()
+        flushed.add(path.name)
+
+    monkeypatch.setattr(files, "flush_to_disk", flush)
+    with NewFolder(target) as new:
+        (new.path / "sub").mkdir()
+        for name in ("f", "sub/g"):
+            (new.path / name).write_text("x")
+        new.commit()
+    assert flushed == {"f", "g"}
+
+
 @pytest.mark.parametrize("first_wins", [False, True])
 def test_two_that_make_one_folder(
     tmp_path: Path, first_wins: bool, monkeypatch: pytest.MonkeyPatch
@@ -247,7 +280,9 @@ def test_text_is_sent_to_pipes_and_to_our_stdout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_or_send(tmp_path / "f", "kept")
-    assert (tmp_path / "f").read_text() == "kept"
+    os.link(tmp_path / "f", tmp_path / "former")
+    write_or_send(tmp_path / "f", "new")  # as a file of its own: it is whole whenever it is read
+    assert ((tmp_path / "f").read_text(), (tmp_path / "former").read_text()) == ("new", "kept")
     write_or_send("/dev/null", "gone")
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)

@@ -88,6 +88,64 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert_holds(path, names)
 
 
+def test_a_run_that_is_stopped_again_and_again_loses_nothing(tmp_path: Path) -> None:
+    path, names = tmp_path / "e.npy", list(IMAGES)
+    for number in range(4):
+        with EmbeddingSink(path, STAMP) as sink:
+            assert [name for name in names if name in sink] == names[: 3 * number]
+            for name in names[3 * number : 3 * number + 3]:
+                sink.write(name, IMAGES[name])
+            if number == 3:
+                sink.finish()
+    assert_holds(path, names)
+    with EmbeddingSink(path, STAMP) as sink:
+        assert names[0] in sink
+        assert "other.png" not in sink
+    assert not Path(f"{path}.part").exists(), "nothing was added"
+
+
+def test_overwriting_takes_over_nothing(tmp_path: Path) -> None:
+    path, names = tmp_path / "e.npy", list(IMAGES)
+    save(path, names[:2])
+    with EmbeddingSink(path, STAMP) as sink:
+        sink.write(names[3], IMAGES[names[3]])
+    with EmbeddingSink(path, STAMP, overwrite=True) as sink:
+        assert not [name for name in names if name in sink]
+        sink.write(names[5], IMAGES[names[5]])
+        sink.finish()
+    assert_holds(path, names[5:6])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"content": 3},
+        {"content": "0123"},
+        {"embedding": None},
+        {"embedding": "AAAA"},  # three bytes
+        {"embedding": "?"},
+        {"file_name": ["a"]},
+    ],
+)
+def test_what_follows_a_line_that_is_no_embedding_is_made_again(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    path, names = tmp_path / "e.npy", list(IMAGES)
+    with EmbeddingSink(path, STAMP) as sink:
+        for name in names[:4]:
+            sink.write(name, IMAGES[name])
+    part = Path(f"{path}.part")
+    lines = part.read_text().splitlines()  # the header, then a line for each
+    lines[3] = json.dumps({**json.loads(lines[3]), **change})
+    part.write_text("\n".join(lines) + "\n")
+    with EmbeddingSink(path, STAMP) as sink:
+        assert [name for name in names if name in sink] == names[:2]
+        for name in names[2:]:
+            sink.write(name, IMAGES[name])
+        sink.finish()
+    assert_holds(path, names)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize(
     "change", [{"encoder": "ffffffffffff"}, {"embed_dim": 6}, {"decoding": "fast"}]
@@ -105,6 +163,8 @@ def test_another_encoder_is_refused(tmp_path: Path, ending: str, change: dict[st
         sink.write("sub/1.png", IMAGES["sub/1.png"])
     with pytest.raises(AltogetherError, match=sentence):
         EmbeddingSink(tmp_path / "stopped.npy", other)
+    with EmbeddingSink(tmp_path / "stopped.npy", STAMP) as sink:  # which is locked no more
+        assert "sub/1.png" in sink
 
 
 def test_bad_embeddings_are_errors_of_their_images(tmp_path: Path) -> None:

@@ -127,6 +127,24 @@ def test_another_folder_with_the_same_names_is_refused(folder: Path, tmp_path: P
     assert list(run(other, out).changes.images) == ["a.png", "b.png"]
 
 
+def test_two_images_make_another_folder_and_one_does_not(tmp_path: Path) -> None:
+    """Of a single image it cannot be told whether it was replaced or is that of another folder."""
+    out = tmp_path / "c.jsonl"
+    for names in ("a", "ab"):
+        folder = tmp_path / names
+        folder.mkdir()
+        for seed, name in enumerate(names):
+            draw(folder / f"{name}.png", seed)
+        run(folder, out, alts=None, overwrite=True)
+        for seed, name in enumerate(names):
+            draw(folder / f"{name}.png", 40 + seed)
+        if names == "a":
+            assert list(run(folder, out, alts=None).changes.images) == ["a.png"]
+            continue
+        with pytest.raises(AltogetherError, match="holds captions of other images"):
+            run(folder, out, alts=None)
+
+
 def test_a_changed_alt_text_is_named_and_made_again_when_asked(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -70,3 +70,19 @@ def test_a_journal_that_became_the_output_meanwhile_is_not_written_to(
     monkeypatch.setattr(fcntl, "flock", slow_lock)
     assert run(out, ["a", "b"]) == ["b"]
     assert written(out) == ["a", "b"]
+
+
+def test_what_a_stopped_run_left_is_judged_as_what_a_finished_one_did(tmp_path: Path) -> None:
+    """A row to be made again is not checked, and a failed one is known, in OUT and in OUT.part."""
+    out = tmp_path / "c.jsonl"
+    rows = b"".join(map(encode_row, (row("a", "old"), row("b"), failure("c"))))
+    for path in (out, Path(f"{out}.part")):
+        path.write_bytes(rows)
+        with JsonlSink(out) as sink:
+            found = sink.recover(
+                lambda row: "of another bundle" if row.get("caption") == "old" else None,
+                is_stale=lambda row: row["file_name"] == "a",
+            )
+        assert found == {"b", "c"}
+        assert sink.error_names == {"c"}
+        path.unlink()

@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from altogether_rt.captioner import Captioner
 from altogether_rt.captions import Caption, CaptionRequest
 from altogether_rt.config import CaptionerConfig, DecoderConfig, EncoderConfig, MapperConfig
 from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.generation.engine import Completion, Engine, SequenceRequest
 from altogether_rt.generation.requests import Recent, RequestSource
 from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess.prompts import PromptTokenizer
@@ -123,6 +124,26 @@ def test_the_same_picture_is_encoded_once() -> None:
         plain.caption([image], [alt])[0] for image, alt in zip(images, alts, strict=True)
     ]
     assert runtime.num_encoded == 4
+
+
+def test_parameters_reach_the_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[SequenceRequest] = []
+
+    def run(engine: Engine, requests: Iterable[SequenceRequest | None]) -> Iterator[Completion]:
+        given.extend(each for each in requests if each is not None)
+        yield from (Completion(each.key, (5,), 2, "eos") for each in given)
+
+    monkeypatch.setattr(Engine, "run", run)
+    captioner = _captioner()
+    params = captioner.params(temperature=0.5, top_p=0.25, max_new_tokens=17, loop_repeats=4)
+    (caption,) = captioner.caption(_images(1), ["12"], params)
+    (sequence,) = given
+    assert (sequence.temperature, sequence.top_p, sequence.max_new_tokens) == (0.5, 0.25, 17)
+    assert (sequence.loop_repeats, list(sequence.alt_ids)) == (4, [1, 2])
+    assert sequence.seed == caption.seed
+    assert sequence.embedding is not None, "drafts are made from it"
+    assert sequence.embedding().shape == (4,)
+    assert (caption.text, caption.tokens, caption.embedded) == ("5", 2, None)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

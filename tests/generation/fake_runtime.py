@@ -28,6 +28,7 @@ class FakeRuntime:
         self.prefill_tokens = 2048
         self.slots: list[list[int]] = [[] for _ in range(num_slots)]
         self.batch_sizes: list[int] = []
+        self.num_prompts: list[int] = []  # of each step
         self.num_tokens = 0  # computed in all steps
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -43,6 +44,7 @@ class FakeRuntime:
         assert rows <= self.num_slots
         assert batch.query_lengths.min() > 0, "an idle row was computed"
         self.batch_sizes.append(rows)
+        self.num_prompts.append(int((batch.past_lengths == 0).sum()))
         tokens = batch.token_ids.copy()
         tokens[batch.visual_index] = 1000 + np.asarray(batch.visual_tokens)[:, 0].astype(np.int64)
         ends = np.cumsum(batch.query_lengths)

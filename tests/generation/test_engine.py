@@ -69,6 +69,17 @@ def test_admission_budget_changes_nothing_but_the_steps() -> None:
     assert narrow.stats.num_prefill_tokens == wide.stats.num_prefill_tokens
 
 
+def test_prompts_are_admitted_until_the_budget_is_used_up() -> None:
+    """Prompts of 5 tokens: after two of them 8 are used up, and the third waits for a step."""
+    runtime = FakeRuntime(8)
+    work = [
+        SequenceRequest(key, np.zeros((3, 2), np.float32), [4, 5 + key], max_new_tokens=9)
+        for key in range(5)
+    ]
+    list(Engine(runtime, EOS, max_prefill_tokens=8).run(work))
+    assert runtime.num_prompts[:4] == [2, 2, 1, 0]
+
+
 def test_slots_are_refilled_at_once() -> None:
     runtime = FakeRuntime(4)
     list(Engine(runtime, EOS).run(_work(40)))
@@ -127,5 +138,8 @@ def test_nothing_to_do_is_nothing_done() -> None:
 
 
 def test_work_that_does_not_fit_is_refused() -> None:
+    work = [SequenceRequest(0, np.zeros((3, 2), np.float32), [4, 5], max_new_tokens=7)]
+    # 5 tokens and 7 more, of which the last is never read
+    assert len(list(Engine(FakeRuntime(2, capacity=11), EOS).run(work))) == 1
     with pytest.raises(AssertionError, match="do not fit"):
-        list(Engine(FakeRuntime(2, capacity=10), EOS).run(_work(1)))
+        list(Engine(FakeRuntime(2, capacity=10), EOS).run(work))

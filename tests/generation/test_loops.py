@@ -30,6 +30,7 @@ pytestmark = pytest.mark.lean
         ([1, 2, 3, 4] * 3, 3, 4),
         ([5, *[1] * 11], 3, None),
         ([5, *[1] * 12], 3, 2),  # not [1, 1, 1, 1] three times: the shortest passage counts
+        ([5, *[1] * 12], 12, 2),
         ([5, *[1, 2] * 6], 3, 3),
         ([1, 2, 3, 4] * 3, 0, None),
         ([], 3, None),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from altogether_rt.captions import content_hash
+from altogether_rt.errors import AltogetherError
 from altogether_rt.generation.sampling import row_seed, row_uniforms, sample_top_p
 
 
@@ -90,6 +91,20 @@ def test_row_seed_derives_from_content_alone() -> None:
     ]
     assert len({seed, *others}) == 6
     assert 0 <= seed < 2**63
+
+
+def test_the_seed_of_a_row_stays_the_same_in_later_versions() -> None:
+    """A rerun samples what the first run did; worked out with `b2sum -l 64`, the run's seed and
+    alt-texts as Python prints them behind the 16 bytes: a1aec2eb df429e60, little-endian, halved.
+    """
+    assert row_seed(bytes(range(16)), ["a boat", "é"], 3) == 3481037801730955088
+
+
+def test_weights_that_compute_no_number_are_named() -> None:
+    logits = np.zeros(20, np.float32)
+    logits[13] = np.nan
+    with pytest.raises(AltogetherError, match="its weights are damaged"):
+        sample_top_p(logits, 0.5, 1.0, 0.9)
 
 
 def test_uniforms_do_not_depend_on_how_many_are_asked_for() -> None:

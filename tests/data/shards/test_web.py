@@ -60,6 +60,8 @@ def expected(data: bytes) -> list[bytes]:
         (Page(LARGE), 1, len(LARGE)),
         (Page(LARGE, ranges=False), 1, len(LARGE)),
         (Page(SMALL, etag=False), 1, len(SMALL)),
+        (Page(SMALL, etag=False, modified=True), 1, len(SMALL)),  # as `python -m http.server`
+        (Page(SMALL, etag=False, modified=True, head=405), 2, len(SMALL) + 1),
         (Page(SMALL, head=405), 2, len(SMALL) + 1),  # one byte to learn the size
         (Page(SMALL, statuses=[503, 429, 500]), 4, len(SMALL)),
         (Page(SMALL, head=500, statuses=[500]), 3, len(SMALL) + 1),
@@ -67,7 +69,18 @@ def expected(data: bytes) -> list[bytes]:
         (Page(LARGE, cuts=[1 << 20, 1 << 21]), 3, len(LARGE)),
         (Page(LARGE, cuts=[1 << 20, 1 << 21], ranges=False), 3, len(LARGE) + 3 * (1 << 20)),
     ],
-    ids=["plain", "no-ranges", "no-etag", "no-head", "busy", "ill", "cut", "cut-no-ranges"],
+    ids=[
+        "plain",
+        "no-ranges",
+        "no-etag",
+        "time",
+        "time-no-head",
+        "no-head",
+        "busy",
+        "ill",
+        "cut",
+        "cut-no-ranges",
+    ],
 )
 def test_it_is_read_once_and_whole(
     server: WebServer,

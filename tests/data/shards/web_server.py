@@ -28,6 +28,7 @@ class Page:
     head: int | None = None  # status of HEAD, where it is another one
     length: int | None = 0  # added to Content-Length; None: sent in chunks, without a length
     etag: bool = True
+    modified: bool = False  # whether Last-Modified is sent
     encoding: str | None = None  # Content-Encoding, of data that are so encoded
     moved_to: str | None = None
     cuts: list[int] = field(default_factory=list)  # bytes after which an answer is cut, in turn
@@ -104,6 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(stop - start + page.length))
         if page.etag:
             self.send_header("ETag", f'"{hashlib.md5(page.data).hexdigest()}"')
+        if page.modified:
+            self.send_header("Last-Modified", "Fri, 27 Nov 2026 06:49:06 GMT")
         if page.encoding is not None:
             self.send_header("Content-Encoding", page.encoding)
         self.send_header("Content-Type", page.kind)

@@ -25,8 +25,8 @@ _SILENCE_S: Final = 60.0
 #: Statuses that say: later, perhaps.
 _TEMPORARY: Final = frozenset((408, 425, 429, *range(500, 600))) - {501, 505}
 _HEADERS: Final = {"Accept-Encoding": "identity"}
-#: What identifies a file's content, of an answer's headers.
-_IDENTIFYING: Final = ("ETag", "Content-MD5", "Digest", "Last-Modified")
+#: What identifies a file's content, of an answer's headers; else the time of its last change does.
+_IDENTIFYING: Final = ("ETag", "Content-MD5", "Digest")
 
 
 class _TryLater(OSError):
@@ -170,8 +170,7 @@ async def _probe(fs: Any, url: str) -> dict[str, Any]:
 
 
 def _info(url: str, size: int | None, response: Any) -> dict[str, Any]:
-    identity = {name: response.headers[name] for name in _IDENTIFYING if name in response.headers}
-    return {"name": url, "size": size, "type": "file", **identity}
+    return {"name": url, "size": size, "type": "file", "etag": _identity(response.headers)}
 
 
 async def _request(fs: Any, method: str, url: str, headers: Mapping[str, str] | None = None) -> Any:
@@ -223,13 +222,19 @@ def _check(response: Any, url: str) -> None:
 
 
 def _answer(response: Any) -> _Answer:
-    identity = etag_of({k: response.headers[k] for k in _IDENTIFYING if k in response.headers})
+    identity = _identity(response.headers)
     if response.status == 206:
         start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
         number = int(start) if start.isdecimal() else -1
         return _Answer(_total(response.headers), number, identity)
     length = response.headers.get("Content-Length", "")
     return _Answer(int(length) if length.isdecimal() else None, 0, identity)
+
+
+def _identity(headers: Mapping[str, str]) -> str | None:
+    """It leaves the size out, which not every answer has, and which is compared by itself."""
+    known = {name: headers[name] for name in _IDENTIFYING if name in headers}
+    return etag_of(known) or headers.get("Last-Modified")
 
 
 def _total(headers: Mapping[str, str]) -> int | None:

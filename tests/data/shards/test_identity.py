@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from altogether_rt.data.shards.base import Shard
-from altogether_rt.data.shards.storage import etag_of
+from altogether_rt.data.shards.storage import etag_of, file_system
 from altogether_rt.data.shards.stores import fetching
 from altogether_rt.errors import AltogetherError
 
@@ -58,7 +58,7 @@ def test_a_file_is_the_one_that_was_listed(
 ) -> None:
     """A store says less of a file in a list of many than of one."""
     url = "memory://identity/a.tar"
-    filesystem, inner = fetching.file_system(url)
+    filesystem, inner = file_system(url)
     filesystem.pipe(inner, b"seven b")
     shard = Shard(url=url, name="a", num_bytes=7, etag=etag_of({"size": 7, **listed}))
     monkeypatch.setattr(fetching, "remote_info", lambda _: {"size": 7, **fresh})

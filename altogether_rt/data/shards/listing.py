@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,8 @@ TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd")
 PARQUET_SUFFIX: Final = ".parquet"
 _GLOB: Final = re.compile(r"[*?\[]")
 _DIGITS: Final = re.compile(r"(\d+)")
+#: Files of a web server that are asked for at once.
+_MAX_PROBES: Final = 16
 #: What a name of an output may not have, wherever it is written.
 _UNSAFE: Final = re.compile(r"[^\w.=+,@ ()\-]|^\.+|[. ]+$")
 
@@ -164,12 +167,13 @@ def _walk(folder: str) -> Iterator[str]:
 def _find_remote(text: str, layout: Layout) -> Iterator[_Found]:
     if layout in ("files", "imagefolder"):
         raise AltogetherError(f"{text}: folders of images are read from a disk only; copy it.")
+    if is_web(text):  # each file is a request, and a server may be far
+        with ThreadPoolExecutor(_MAX_PROBES) as pool:
+            yield from pool.map(_remote_web, expand_braces(text))
+        return
     for url in expand_braces(text):
         fs, inner = file_system(url)
         with storage_errors(url):
-            if is_web(url):
-                yield _remote_web(url)
-                continue
             if _GLOB.search(inner):
                 infos = retried(partial(fs.glob, inner, detail=True))
                 matches = [_remote(fs, info) for info in infos.values()]
@@ -188,7 +192,8 @@ def _remote_web(url: str) -> _Found:
         raise AltogetherError(
             f"{url}: web servers do not list their files; write the numbers, as {{00000..00123}}."
         )
-    info = web_info(url)
+    with storage_errors(url):
+        info = web_info(url)
     return _Found(url, info.get("size"), etag_of(info))
 
 

@@ -137,7 +137,8 @@ def storage_errors(url: str) -> Iterator[None]:
     except AltogetherError:
         raise
     except FileNotFoundError as error:
-        raise AltogetherError(f"there is no {url}.") from error
+        private = ", or it is private: hf auth login" if url.startswith("hf://") else ""
+        raise AltogetherError(f"there is no {url}{private}.") from error
     except Exception as error:  # each store raises classes of its own
         if is_refusal(error):
             raise AltogetherError(

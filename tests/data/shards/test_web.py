@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("aiohttp", reason="needs the extra shards")
 
+from altogether_rt.data.shards import listing
 from altogether_rt.data.shards.listing import list_shards
 from altogether_rt.data.shards.opening import open_shard
 from altogether_rt.data.shards.spool import Spool
@@ -186,3 +189,23 @@ def test_patterns_are_numbers_not_stars(server: WebServer) -> None:
     assert [shard.name for shard in shards] == ["00000", "00001", "00002"]
     with pytest.raises(AltogetherError, match=r"do not list their files; write the numbers"):
         list_shards([server.url + "/a/*.tar"])
+
+
+def test_files_are_asked_for_several_at_once_and_come_in_order(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand files, one after another, would take minutes from a server that is far."""
+    names = [f"/a/{number:05}.tar" for number in range(12)]
+    server.pages = {name: Page(SMALL) for name in names}
+    together = threading.Barrier(4, timeout=30)  # it breaks if fewer than four are waiting
+
+    def info(url: str) -> dict[str, Any]:
+        together.wait()
+        return web.web_info(url)
+
+    monkeypatch.setattr(listing, "web_info", info)
+    shards = list_shards([server.url + "/a/{00000..00011}.tar"])
+    assert [shard.url for shard in shards] == [server.url + name for name in names]
+    del server.pages[names[5]]
+    with pytest.raises(AltogetherError, match=r"there is no http://\S+/a/00005\.tar\."):
+        list_shards([server.url + "/a/{00000..00011}.tar"])

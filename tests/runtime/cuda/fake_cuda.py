@@ -12,15 +12,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.sampling.candidates import LIKELIEST_NAME, candidates_model
+from altogether_rt.runtime.ort_session import open_session
 
 POISON = 0xFF  # as float32 and float16: NaN
 
@@ -300,6 +302,26 @@ class FakeCuda:
         leaks = [f"{len(things)} of {name}" for name, things in left.items() if things]
         if leaks:
             raise CudaMisuse(f"left over: {', '.join(leaks)}")
+
+
+class QueuedSession:
+    """A session on the processor whose runs wait in a fake stream, as on a GPU; counts them."""
+
+    def __init__(self, cuda: FakeCuda, model: Path | bytes, stream: int) -> None:
+        if isinstance(model, Path):
+            self._session = open_session(model, threads=1)
+        else:
+            self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        self._cuda, self._stream = cuda, stream
+        self.runs = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.runs += 1
+        run = self._session.run_with_iobinding
+        self._cuda.enqueue(self._stream, lambda: run(binding, options))
 
 
 def graph_model(bundle: Bundle, name: str) -> Path | bytes:

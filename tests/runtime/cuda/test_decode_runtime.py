@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from altogether_rt.artifacts.bundle import Bundle
@@ -23,30 +21,10 @@ from altogether_rt.runtime.cuda.onnx import OrtGraph, onnx_gpu_runtime
 from altogether_rt.runtime.cuda.step_sizes import PlannedCall
 from altogether_rt.runtime.ort_session import open_session
 from tests.runtime.conftest import BundleOf
-from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda, graph_model
+from tests.runtime.cuda.fake_cuda import FakeCuda, QueuedSession, as_cuda, graph_model
 from tests.runtime.cuda.test_decode_graph import TARGET, assert_equal_to_half
 from tests.runtime.rows import Row, run_step, speak
 from tests.tiny import VOCAB_SIZE
-
-
-class QueuedSession:
-    """A session on the processor whose runs wait in a fake stream, as on a GPU; counts them."""
-
-    def __init__(self, cuda: FakeCuda, model: Path | bytes, stream: int) -> None:
-        if isinstance(model, Path):
-            self._session = open_session(model, threads=1)
-        else:
-            self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        self._cuda, self._stream = cuda, stream
-        self.runs = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run_with_iobinding(self, binding: Any, options: Any) -> None:
-        self.runs += 1
-        run = self._session.run_with_iobinding
-        self._cuda.enqueue(self._stream, lambda: run(binding, options))
 
 
 class OnFake:

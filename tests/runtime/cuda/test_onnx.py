@@ -26,8 +26,7 @@ from altogether_rt.runtime.ort_session import missing_library
 from altogether_rt.runtime.pipelined import as_pipelined
 from tests.machine.fake_driver import pretend_gpus
 from tests.runtime.conftest import BundleOf
-from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda, graph_model
-from tests.runtime.cuda.test_decode_runtime import QueuedSession
+from tests.runtime.cuda.fake_cuda import FakeCuda, QueuedSession, as_cuda, graph_model
 from tests.runtime.rows import speak
 
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"

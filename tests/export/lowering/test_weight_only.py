@@ -53,7 +53,7 @@ def test_products_are_those_of_the_stored_weights(bits: int, inner: int, tmp_pat
 def test_the_decoder_alone_has_few_bits(tmp_path: Path) -> None:
     recipe = find_recipe("cuda-int8")
     half = find_recipe("cuda-fp16").lowering
-    assert recipe.lowering == replace(half, linear="int8-weight", decode="")
+    assert recipe.lowering == replace(half, linear="int8-weight", decode="", prompts="")
     with tiny_encoder_traced_once():
         bundle = write_bundle(
             tiny_source(tiny_config(), tmp_path), recipe, tmp_path / "b", tiny_samples()

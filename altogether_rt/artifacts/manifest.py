@@ -14,6 +14,7 @@ from altogether_rt.errors import ConfigError
 from altogether_rt.plain_data import from_dict
 
 __all__ = [
+    "DECODER_GRAPHS",
     "DECODE_NAME",
     "GRAPH_NAMES",
     "GROUPS",
@@ -33,6 +34,8 @@ TOKENIZER_NAME = "tokenizer.json"
 GRAPH_NAMES = ("encoder", "mapper", "decoder")
 #: Graphs that a bundle may have besides: the decoder's steps of one token a row, and new prompts.
 DECODE_NAME, PROMPTS_NAME = "decode", "prompts"
+#: All that compute with the decoder's weights.
+DECODER_GRAPHS = ("decoder", DECODE_NAME, PROMPTS_NAME)
 #: How many input channels may share a scale of weights in 4 bits.
 GROUPS = (32, 64, 128, 256)
 

@@ -91,7 +91,7 @@ class CheckedCommand(TyperCommand):
 
 
 def _check(ctx: Any, values: dict[str, Any], given: Counter[str], params: list[Any]) -> None:
-    """Raises typer.BadParameter for the first parameter that is empty, or is given twice."""
+    """Raises typer.BadParameter for the first parameter that is empty, or a second input file."""
     for param in params:
         value = values.get(param.name)
         if isinstance(param, TyperArgument):

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 
 __all__ = [
+    "changed",
     "etag_of",
     "etags_of",
     "file_system",
@@ -185,6 +186,11 @@ def pause(num_failures: int, error: BaseException) -> None:
     asked = min(_MAX_RETRY_AFTER_S, getattr(error, "retry_after", 0.0))
     # At random, so that many workers do not come back all at once.
     sleep(max(asked, longest * random.uniform(0.5, 1.0)))
+
+
+def changed(url: str) -> AltogetherError:
+    """The error for a file that is not the one that was listed."""
+    return AltogetherError(f"{url} changed after it was listed: give the same command again.")
 
 
 def etag_of(info: Mapping[str, Any]) -> str | None:

@@ -48,7 +48,6 @@ class GraphChoice:
     kind: str  # "decode steps", "prompts", "likeliest tokens"
     used: bool
     reason: str
-
     otherwise: str = "the graph of all steps"
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import DECODE_NAME, PROMPTS_NAME
+from altogether_rt.artifacts.manifest import DECODE_NAME, DECODER_GRAPHS, PROMPTS_NAME
 from altogether_rt.errors import BundleError
 from altogether_rt.machine.device import Device, check_providers, find_gpu
 from altogether_rt.machine.gpu import Gpu
@@ -105,7 +105,7 @@ def _loader(
 
     def load(name: str, stream: int) -> OrtGraph:
         """Raises NotSharedError if a session does not read the shared weights."""
-        given = weights if name in ("decoder", DECODE_NAME, PROMPTS_NAME) else None
+        given = weights if name in DECODER_GRAPHS else None
         small = name == LIKELIEST_NAME
         model = candidates_model(bundle.config.decoder.vocab_size) if small else None
         free_before = cuda.free_bytes()

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.artifacts.manifest import DECODE_NAME, PROMPTS_NAME
+from altogether_rt.artifacts.manifest import DECODER_GRAPHS
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.memory_plan import plan_device
 from altogether_rt.runtime.graph_files import ExternalTensor, external_tensors
@@ -39,9 +39,8 @@ def shared_tensors(bundle: Bundle) -> dict[str, ExternalTensor]:
 
     A name that stands for unlike weights is left out.
     """
-    names = {"decoder", DECODE_NAME, PROMPTS_NAME} & set(bundle.manifest.graphs)
     found: dict[str, list[ExternalTensor]] = {}
-    for graph in sorted(names):
+    for graph in sorted(set(DECODER_GRAPHS) & set(bundle.manifest.graphs)):
         for name, tensor in external_tensors(bundle.graph_path(graph)).items():
             found.setdefault(name, []).append(tensor)
     files = bundle.manifest.files

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.serving import serving
 
 __all__ = ["DatasetHub", "dataset_hub"]
 
@@ -135,15 +135,6 @@ def _paths(body: bytes, kind: str) -> list[str]:
     return parse_qs(body.decode()).get("paths", [])
 
 
-@contextmanager
-def dataset_hub() -> Iterator[DatasetHub]:
+def dataset_hub() -> AbstractContextManager[DatasetHub]:
     """A hub on loopback whose dataset `DATASET` is empty."""
-    hub = DatasetHub()
-    thread = threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.shutdown()
-        hub.server_close()
-        thread.join()
+    return serving(DatasetHub())

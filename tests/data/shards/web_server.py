@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from tests.serving import serving
 
 __all__ = ["Page", "WebServer", "web_server"]
 
@@ -141,15 +141,6 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def web_server() -> Iterator[WebServer]:
+def web_server() -> AbstractContextManager[WebServer]:
     """A web server on loopback, without pages."""
-    server = WebServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serving(WebServer())

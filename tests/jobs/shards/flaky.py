@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
+
+from tests.serving import serving
 
 __all__ = ["FlakyServer", "flaky_server"]
 
@@ -92,15 +93,6 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def flaky_server(target: str, one_in: int) -> Iterator[FlakyServer]:
+def flaky_server(target: str, one_in: int) -> AbstractContextManager[FlakyServer]:
     """A server on loopback that passes requests on to `target`, an address with `http://`."""
-    server = FlakyServer(target, one_in)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serving(FlakyServer(target, one_in))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from altogether_rt.data.shards.base import Shard
-from altogether_rt.data.shards.storage import etag_of, etags_of, file_system, retried
+from altogether_rt.data.shards.storage import changed, etag_of, etags_of, file_system, retried
 from altogether_rt.data.shards.stores.web import download, is_web, web_info
 from altogether_rt.errors import AltogetherError
 
@@ -49,14 +49,14 @@ def fetch(shard: Shard, path: Path, room: int) -> None:
             end = min(size, start + _BLOCK_BYTES)
             file.write(retried(partial(_block, fs, inner, start, end)))
     if etag_of(remote_info(shard.url)) not in (etag_of(info), None):
-        raise AltogetherError(_changed(shard))
+        raise changed(shard.url)
 
 
 def _check_same(shard: Shard, info: dict[str, Any]) -> None:
     known = list(etags_of(info))
     resized = shard.num_bytes is not None and info.get("size") != shard.num_bytes
     if resized or (known and shard.etag is not None and shard.etag not in known):
-        raise AltogetherError(_changed(shard))
+        raise changed(shard.url)
 
 
 def _fresh_info(fs: Any, inner: str) -> dict[str, Any]:
@@ -73,7 +73,3 @@ def _block(fs: Any, inner: str, start: int, end: int) -> bytes:
     if len(data) != end - start:
         raise OSError(f"{len(data):,} of {end - start:,} bytes came")
     return data
-
-
-def _changed(shard: Shard) -> str:
-    return f"{shard.url} changed after it was listed: give the same command again."

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-from altogether_rt.data.shards.storage import etag_of, file_system, pause, retried
+from altogether_rt.data.shards.storage import changed, etag_of, file_system, pause, retried
 from altogether_rt.errors import AltogetherError, reason
 
 __all__ = ["download", "is_web", "web_info"]
@@ -120,9 +120,7 @@ class _Download:
 
     def _compare(self, answer: _Answer) -> None:
         if self._etag and answer.etag and answer.etag != self._etag:
-            raise AltogetherError(
-                f"{self._url} changed after it was listed: give the same command again."
-            )
+            raise changed(self._url)
         if None not in (self._size, answer.size) and answer.size != self._size:
             raise AltogetherError(
                 f"{self._url} was listed with {self._size:,} bytes and comes with "
@@ -143,9 +141,7 @@ class _Download:
 
     def _check_end(self, total: int | None, at: int) -> None:
         if total is not None and total < at:
-            raise AltogetherError(
-                f"{self._url} changed after it was listed: give the same command again."
-            )
+            raise changed(self._url)
         if self._size is not None and at < self._size:
             raise AltogetherError(
                 f"{self._url} ends after {at:,} of the {self._size:,} bytes that its server "

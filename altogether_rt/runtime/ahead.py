@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,33 +60,12 @@ class AheadRuntime:
         except BaseException:
             self._thread.shutdown()
             raise
-        self._num_slots, self._capacity = self._runtime.num_slots, self._runtime.capacity
-        self._max_chunk, self._token_width = self._runtime.max_chunk, self._runtime.token_width
-        self._prefill_tokens, self._device = self._runtime.prefill_tokens, self._runtime.device
-
-    @property
-    def num_slots(self) -> int:
-        return self._num_slots
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def max_chunk(self) -> int:
-        return self._max_chunk
-
-    @property
-    def prefill_tokens(self) -> int:
-        return self._prefill_tokens
-
-    @property
-    def token_width(self) -> int:
-        return self._token_width
-
-    @property
-    def device(self) -> str:
-        return self._device
+        self.num_slots: Final = self._runtime.num_slots
+        self.capacity: Final = self._runtime.capacity
+        self.max_chunk: Final = self._runtime.max_chunk
+        self.prefill_tokens: Final = self._runtime.prefill_tokens
+        self.token_width: Final = self._runtime.token_width
+        self.device: Final = self._runtime.device
 
     def encode(self, pixels: NDArray[np.uint8]) -> Array:
         """See `Runtime.encode`."""

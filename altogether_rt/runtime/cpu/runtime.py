@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,8 @@ class OnnxRuntime:
     ) -> None:
         """profile: a folder for each graph's operator times, `NAME_TIME.json`, written on close."""
         assert num_slots >= 1
+        self.num_slots: Final = num_slots
+        self.device: Final = "cpu"
         config = bundle.config
         prepared = find_prepared(bundle)
         if prepared is None and bundle.unverified:  # it was there when the bundle was checked
@@ -67,11 +69,11 @@ class OnnxRuntime:
         # shows them, so attention does not see them and the cache does not get them.
         self._row_multiple = row_multiple(bundle.manifest.target.weight_group)
         self._min_chunk = bundle.manifest.cache.min_chunk
-        self._max_chunk = max(max_chunk or config.max_chunk_tokens, self._min_chunk)
-        self._capacity = config.capacity
-        self._token_width = config.decoder.token_width
+        self.max_chunk: Final = max(max_chunk or config.max_chunk_tokens, self._min_chunk)
+        self.capacity: Final = config.capacity
+        self.token_width: Final = config.decoder.token_width
         self._vocab_size = config.decoder.vocab_size
-        positions = self._capacity + self._max_chunk
+        positions = self.capacity + self.max_chunk
         try:
             self._cache = KVBuffers(bundle.manifest.cache, num_slots, positions)
         except (MemoryError, ValueError) as error:
@@ -82,31 +84,7 @@ class OnnxRuntime:
         self._bindings: dict[tuple[int, bool], Any] = {}  # by (rows, want_logits)
         self._images_per_call = images_per_call(config.encoder)
         self._embeddings_per_call = embeddings_per_call(config)
-        self._prefill_tokens = tokens_per_call(config)
-
-    @property
-    def num_slots(self) -> int:
-        return self._cache.num_slots
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def max_chunk(self) -> int:
-        return self._max_chunk
-
-    @property
-    def prefill_tokens(self) -> int:
-        return self._prefill_tokens
-
-    @property
-    def token_width(self) -> int:
-        return self._token_width
-
-    @property
-    def device(self) -> str:
-        return "cpu"
+        self.prefill_tokens: Final = tokens_per_call(config)
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (N, H, W, 3) to embeddings (N, E)."""
@@ -171,11 +149,9 @@ class OnnxRuntime:
     def _check_room(self, batch: StepBatch) -> None:
         rows, longest = len(batch.query_lengths), int(batch.query_lengths.max())
         assert rows <= self.num_slots, f"{rows} rows, but {self.num_slots} slots"
-        assert longest <= self._max_chunk, (
-            f"{longest} tokens a row, but max_chunk {self._max_chunk}"
-        )
+        assert longest <= self.max_chunk, f"{longest} tokens a row, but max_chunk {self.max_chunk}"
         reach = int((batch.query_lengths + batch.past_lengths).max())
-        assert reach <= self._capacity, f"{reach} tokens in a slot, but capacity {self._capacity}"
+        assert reach <= self.capacity, f"{reach} tokens in a slot, but capacity {self.capacity}"
 
     def _binding(self, rows: int, want_logits: bool) -> Any:
         """The IO binding whose past and present are the first `rows` slots of the cache.

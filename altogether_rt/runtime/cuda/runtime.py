@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,10 +84,11 @@ class DeviceRuntime:
         Raises what `load` raises, and AltogetherError if the GPU has too little free memory.
         """
         assert num_slots >= 1
-        self._index, self._num_slots = index, num_slots
-        self._prefill_tokens = prefill_tokens
-        self._capacity = bundle.config.capacity
-        self._token_width = bundle.config.decoder.token_width
+        self.device: Final = f"cuda:{index}"
+        self.num_slots: Final = num_slots
+        self.prefill_tokens: Final = prefill_tokens
+        self.capacity: Final = bundle.config.capacity
+        self.token_width: Final = bundle.config.decoder.token_width
         cache = CacheLayout(bundle.manifest.cache, num_slots, sizes.decoder[0].positions)
         with ExitStack() as opened:
             if owned is not None:
@@ -117,6 +119,7 @@ class DeviceRuntime:
                 load_optional(DECODE_NAME, stream),
                 None if prompts is None else (prompts, _inputs(bundle, PROMPTS_NAME)),
             )
+            self.max_chunk: Final = self._decoder.max_chunk
             opened.callback(self._decoder.close)
             likeliest = load_optional(LIKELIEST_NAME, stream)
             if likeliest is not None:
@@ -138,31 +141,6 @@ class DeviceRuntime:
             opened.callback(streams.synchronize)  # runs first on closing
             self._opened = opened.pop_all()
 
-    @property
-    def num_slots(self) -> int:
-        return self._num_slots
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def max_chunk(self) -> int:
-        """Maximum tokens of one row in one step."""
-        return self._decoder.max_chunk
-
-    @property
-    def prefill_tokens(self) -> int:
-        return self._prefill_tokens
-
-    @property
-    def token_width(self) -> int:
-        return self._token_width
-
-    @property
-    def device(self) -> str:
-        return f"cuda:{self._index}"
-
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (N, H, W, 3) to embeddings (N, E)."""
         return self._vision["encoder"].run(pixels)
@@ -175,9 +153,9 @@ class DeviceRuntime:
         """One ragged decoder call; see `Runtime.step`. With `batch.sampling`, logits are wanted to
         draw from: tokens are drawn here if that is possible."""
         rows = len(batch.query_lengths)
-        assert rows <= self._num_slots, f"{rows} rows, but {self._num_slots} slots"
+        assert rows <= self.num_slots, f"{rows} rows, but {self.num_slots} slots"
         reach = int((batch.query_lengths + batch.past_lengths).max())
-        assert reach <= self._capacity, f"{reach} tokens in a slot, but capacity {self._capacity}"
+        assert reach <= self.capacity, f"{reach} tokens in a slot, but capacity {self.capacity}"
         return self._decoder.step(batch, want_logits)
 
     @property

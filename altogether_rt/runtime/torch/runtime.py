@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -45,12 +47,15 @@ class TorchRuntime:
         self._fixed_decode = on_gpu if fixed_decode is None else fixed_decode
         self._decode_steps: dict[int, DecodeStep] = {}  # by rows
         self._device = torch.device(device)
+        self.device: Final = str(self._device)
         decoder = model.config.decoder
-        self._capacity = model.config.capacity if capacity is None else capacity
-        self._num_slots = num_slots
-        self._token_width = decoder.token_width
+        self.capacity: Final = model.config.capacity if capacity is None else capacity
+        self.max_chunk: Final = self.capacity
+        self.num_slots: Final = num_slots
+        self.token_width: Final = decoder.token_width
+        self.prefill_tokens: Final = PREFILL_TOKENS
         cached = model.decoder.embed.weight.dtype
-        self._cache = KVCache.zeros(decoder, num_slots, self._capacity, self._device, cached)
+        self._cache = KVCache.zeros(decoder, num_slots, self.capacity, self._device, cached)
 
     @property
     def model(self) -> CaptionerModel:
@@ -61,30 +66,6 @@ class TorchRuntime:
     def cache(self) -> KVCache:
         """Keys and values of all slots."""
         return self._cache
-
-    @property
-    def num_slots(self) -> int:
-        return self._num_slots
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def max_chunk(self) -> int:
-        return self._capacity
-
-    @property
-    def prefill_tokens(self) -> int:
-        return PREFILL_TOKENS
-
-    @property
-    def token_width(self) -> int:
-        return self._token_width
-
-    @property
-    def device(self) -> str:
-        return str(self._device)
 
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -103,7 +84,7 @@ class TorchRuntime:
     def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
         """One ragged decoder call; see `Runtime.step`."""
         rows = len(batch.query_lengths)
-        assert rows <= self._num_slots, f"{rows} rows, but {self._num_slots} slots"
+        assert rows <= self.num_slots, f"{rows} rows, but {self.num_slots} slots"
         if self._fixed_decode and (batch.query_lengths == 1).all() and not batch.visual_index.size:
             return self._decode(batch, want_logits)
         decoder = self._model.decoder
@@ -123,7 +104,7 @@ class TorchRuntime:
         """A step of one token per row."""
         rows = len(batch.query_lengths)
         reach = int(batch.past_lengths.max()) + 1
-        assert reach <= self._capacity, "a sequence is longer than its cache slot"
+        assert reach <= self.capacity, "a sequence is longer than its cache slot"
         if rows not in self._decode_steps:
             self._decode_steps[rows] = DecodeStep(self._model.decoder, self._cache, rows)
         tokens, past = self._tensor(batch.token_ids), self._tensor(batch.past_lengths)

@@ -22,7 +22,7 @@ from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.cuda.api import Cuda
 from altogether_rt.runtime.cuda.sampling.candidates import LIKELIEST_NAME, candidates_model
-from altogether_rt.runtime.ort_session import open_session
+from altogether_rt.runtime.cuda.shared_weights import SharedWeights
 
 POISON = 0xFF  # as float32 and float16: NaN
 
@@ -304,24 +304,39 @@ class FakeCuda:
             raise CudaMisuse(f"left over: {', '.join(leaks)}")
 
 
+def plain_options() -> Any:
+    """Nothing is computed ahead from the weights: on the CPU, float16 ones would be widened."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    return options
+
+
 class QueuedSession:
     """A session on the processor whose runs wait in a fake stream, as on a GPU; counts them."""
 
-    def __init__(self, cuda: FakeCuda, model: Path | bytes, stream: int) -> None:
-        if isinstance(model, Path):
-            self._session = open_session(model, threads=1)
-        else:
-            self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        self._cuda, self._stream = cuda, stream
+    def __init__(
+        self,
+        cuda: FakeCuda,
+        model: Path | bytes,
+        stream: int,
+        weights: SharedWeights | None = None,
+    ) -> None:
+        """weights: read by the session where they are, instead of from the model's files."""
+        options = plain_options()
+        if weights is not None:
+            weights.add_to(options, onnxruntime, ("cpu", 0))
+        self.session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        self._cuda, self.stream = cuda, stream
         self.runs = 0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
+        return getattr(self.session, name)
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         self.runs += 1
-        run = self._session.run_with_iobinding
-        self._cuda.enqueue(self._stream, lambda: run(binding, options))
+        run = self.session.run_with_iobinding
+        self._cuda.enqueue(self.stream, lambda: run(binding, options))
 
 
 def graph_model(bundle: Bundle, name: str) -> Path | bytes:

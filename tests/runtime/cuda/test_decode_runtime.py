@@ -12,64 +12,37 @@ import pytest
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import DECODE_NAME
-from altogether_rt.errors import BundleError
 from altogether_rt.runtime.base import StepBatch
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
 from altogether_rt.runtime.cuda.choose_decode import _TIMED, _WARM_UPS, choose_decode
 from altogether_rt.runtime.cuda.memory_plan import input_layout
-from altogether_rt.runtime.cuda.onnx import OrtGraph, onnx_gpu_runtime
 from altogether_rt.runtime.cuda.step_sizes import PlannedCall
 from altogether_rt.runtime.ort_session import open_session
 from tests.runtime.conftest import BundleOf
-from tests.runtime.cuda.fake_cuda import FakeCuda, QueuedSession, as_cuda, graph_model
+from tests.runtime.cuda.on_fake import OnFake
 from tests.runtime.cuda.test_decode_graph import TARGET, assert_equal_to_half
 from tests.runtime.rows import Row, run_step, speak
 from tests.tiny import VOCAB_SIZE
-
-
-class OnFake:
-    """A runtime on the stand-in, with its sessions by name."""
-
-    def __init__(self, bundle: Bundle, slots: int, refused: tuple[str, ...] = ()) -> None:
-        self.cuda = FakeCuda()
-        self.sessions: dict[str, QueuedSession] = {}
-
-        def load(name: str, stream: int) -> OrtGraph:
-            if name in refused:
-                raise BundleError(f"onnxruntime cannot load {name}.onnx: export it again.")
-            self.sessions[name] = QueuedSession(self.cuda, graph_model(bundle, name), stream)
-            return OrtGraph(self.sessions[name], kind="cpu")
-
-        self.runtime = onnx_gpu_runtime(bundle, as_cuda(self.cuda), load, num_slots=slots)
-
-    def runs(self) -> tuple[int, int]:
-        """Of the graph of all steps, and of the other one."""
-        decode = self.sessions.get(DECODE_NAME)
-        return self.sessions["decoder"].runs, 0 if decode is None else decode.runs
-
-    def close(self) -> None:
-        self.runtime.close()
-        self.cuda.finish()
 
 
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_the_runtime_gives_it_the_steps_that_it_takes(bundle_of: BundleOf, family: str) -> None:
     """Prompts, decoding, drafts, a moved slot; beside the reference that has one graph."""
     bundle = bundle_of(family, TARGET)
-    fake = OnFake(bundle, 4)
+    fake = OnFake(bundle, 4, share=False)
     with OnnxRuntime(bundle, threads=1, num_slots=4) as reference:
         found, wanted = (speak(runtime, bundle) for runtime in (fake.runtime, reference))
     for a, b in zip(found, wanted, strict=True):
         assert_equal_to_half(a, b)
     # Of six steps, the three of one token a row; prompts, drafts and mixtures go the other way.
-    assert fake.runs() == (3, 3)
+    assert fake.runs() == (3, 3, 0)
     fake.close()
 
 
 def test_rows_that_pad_a_step_leave_other_slots_alone(bundle_of: BundleOf) -> None:
     """Three rows run as four: the fourth slot holds a sequence that goes on afterwards."""
     bundle = bundle_of("opt", TARGET)
-    fake = OnFake(bundle, 4)
+    fake = OnFake(bundle, 4, share=False)
     with OnnxRuntime(bundle, threads=1, num_slots=4) as reference:
         answers = []
         for runtime in (fake.runtime, reference):
@@ -88,7 +61,7 @@ def test_rows_that_pad_a_step_leave_other_slots_alone(bundle_of: BundleOf) -> No
 def test_prompts_are_divided_from_the_rows_beside_them(bundle_of: BundleOf) -> None:
     """Padded to the longest prompt, rows of one token would be computed as many times over."""
     bundle = bundle_of("opt", TARGET)
-    fake = OnFake(bundle, 6)
+    fake = OnFake(bundle, 6, share=False)
     calls: list[tuple[int, ...]] = []
     run = fake.runtime.decoder._run
 
@@ -118,14 +91,14 @@ def test_prompts_are_divided_from_the_rows_beside_them(bundle_of: BundleOf) -> N
         assert_equal_to_half(a, b)
     # Prompts; those of three rows beside three; drafts with the rows beside them; one prompt.
     assert calls == [(0, 3, 4, 4), (3, 6, 3, 16), (0, 6, 6, 2), (2, 3, 1, 2)]
-    assert fake.runs() == (4, 3)
+    assert fake.runs() == (4, 3, 0)
     fake.close()
 
 
 def test_visual_tokens_are_padded_with_zeros(bundle_of: BundleOf) -> None:
     """In pinned memory that holds NaN; a later step with fewer of them leaves none behind."""
     bundle = bundle_of("opt", TARGET)
-    fake = OnFake(bundle, 4)
+    fake = OnFake(bundle, 4, share=False)
     decoder = fake.runtime.decoder
     rng, width = np.random.default_rng(5), fake.runtime.token_width
     decoder._host_inputs.array[:] = 0xFF
@@ -145,7 +118,7 @@ def test_visual_tokens_are_padded_with_zeros(bundle_of: BundleOf) -> None:
 def test_no_more_logits_are_held_on_the_host_than_were_asked_for(bundle_of: BundleOf) -> None:
     """For all drafts of 256 slots of a published size they would be 0.8 GB."""
     bundle = bundle_of("opt", TARGET)
-    fake = OnFake(bundle, 4)
+    fake = OnFake(bundle, 4, share=False)
     for lengths in ((2, 1), (3, 5), (1, 2)):
         run_step(fake.runtime, [Row().bring(range(5, 5 + length)) for length in lengths])
         held = fake.runtime.decoder.reader._host
@@ -169,7 +142,7 @@ def ticking(*seconds: float) -> Callable[[], float]:
 def test_the_faster_graph_is_used(bundle_of: BundleOf) -> None:
     bundle = bundle_of("opt", TARGET)
     for seconds, used in (((0.004, 0.002), True), ((0.002, 0.004), False)):
-        fake = OnFake(bundle, 5)
+        fake = OnFake(bundle, 5, share=False)
         choice = choose_decode(fake.runtime, ticking(*seconds))
         assert choice.used == used == fake.runtime.decoder.has_decode
         wanted = f"{1e3 * seconds[1]:.2f} ms instead of {1e3 * seconds[0]:.2f} for 5 rows"
@@ -178,7 +151,7 @@ def test_the_faster_graph_is_used(bundle_of: BundleOf) -> None:
         rows = [Row()]
         answers = run_step(fake.runtime, [rows[0].bring([5, 6])])  # slots are empty again
         answers += run_step(fake.runtime, [rows[0].bring([7])])
-        assert fake.runs() == (before[0] + 2 - used, before[1] + used)
+        assert fake.runs() == (before[0] + 2 - used, before[1] + used, 0)
         with OnnxRuntime(bundle, threads=1, num_slots=1) as reference:
             row = Row()
             first = run_step(reference, [row.bring([5, 6])])
@@ -190,10 +163,10 @@ def test_the_faster_graph_is_used(bundle_of: BundleOf) -> None:
 def test_a_graph_that_disagrees_is_not_used(bundle_of: BundleOf) -> None:
     """The other one's steps are those of a decoder with other weights."""
     bundle = bundle_of("opt", TARGET)
-    fake = OnFake(bundle, 3)
+    fake = OnFake(bundle, 3, share=False)
     decode = fake.sessions[DECODE_NAME]
     other = open_session(bundle_of("gpt2", TARGET).graph_path(DECODE_NAME), threads=1)
-    decode._session = SimpleNamespace(
+    decode.session = SimpleNamespace(
         io_binding=other.io_binding, run_with_iobinding=other.run_with_iobinding
     )
     choice = choose_decode(fake.runtime, ticking(0.004, 0.002))
@@ -204,7 +177,7 @@ def test_a_graph_that_disagrees_is_not_used(bundle_of: BundleOf) -> None:
 
 def test_a_graph_that_fails_is_not_used(bundle_of: BundleOf) -> None:
     bundle = bundle_of("opt", TARGET)
-    fake = OnFake(bundle, 2)
+    fake = OnFake(bundle, 2, share=False)
 
     def fail(binding: Any, options: Any) -> None:
         raise RuntimeError("no kernel image is available\nmore")
@@ -223,7 +196,7 @@ def test_without_it_everything_runs_as_before(bundle_of: BundleOf) -> None:
     bundle = bundle_of("opt", TARGET)
     without = {n: g for n, g in bundle.manifest.graphs.items() if n != DECODE_NAME}
     older = Bundle(bundle.path, replace(bundle.manifest, graphs=without))
-    for fake in (OnFake(bundle, 4, refused=(DECODE_NAME,)), OnFake(older, 4)):
+    for fake in (OnFake(bundle, 4, refused=(DECODE_NAME,)), OnFake(older, 4, share=False)):
         assert not choose_decode(fake.runtime).used
         with OnnxRuntime(bundle, threads=1, num_slots=4) as reference:
             answers = [speak(runtime, bundle) for runtime in (fake.runtime, reference)]

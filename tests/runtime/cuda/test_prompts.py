@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from altogether_rt.artifacts.bundle import Bundle
 from altogether_rt.artifacts.manifest import PROMPTS_NAME
-from altogether_rt.errors import BundleError, ConfigError
+from altogether_rt.errors import ConfigError
 from altogether_rt.export.recipes import LoweringNames, find_recipe
 from altogether_rt.runtime.base import StepBatch, StepRow
 from altogether_rt.runtime.cpu.runtime import OnnxRuntime
@@ -26,13 +26,12 @@ from altogether_rt.runtime.cuda.choose_decode import (
 )
 from altogether_rt.runtime.cuda.graph import Tensor
 from altogether_rt.runtime.cuda.onnx import OrtContext, OrtGraph, onnx_gpu_runtime
-from altogether_rt.runtime.cuda.shared_weights import SharedWeights, shared_tensors
 from altogether_rt.runtime.ort_session import open_session
 from altogether_rt.runtime.packing import pack_indices
 from tests.runtime.conftest import BundleOf
-from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda, graph_model
+from tests.runtime.cuda.fake_cuda import FakeCuda, QueuedSession, as_cuda, graph_model
+from tests.runtime.cuda.on_fake import OnFake
 from tests.runtime.cuda.test_decode_graph import TARGET, assert_equal_to_half
-from tests.runtime.cuda.test_shared_weights import ReadingSession
 from tests.runtime.rows import Row, run_step, speak
 
 Answers = dict[str, NDArray[Any]]
@@ -138,36 +137,6 @@ def test_the_recipe_asks_for_it_beside_the_cache_it_shares() -> None:
     assert find_recipe(TARGET).lowering.prompts == "group-query"
     with pytest.raises(ConfigError, match=r"lowering\.prompts needs attention to be scatter"):
         LoweringNames("fp32", "fp32", "group-query", prompts="group-query")
-
-
-class OnFake:
-    """A runtime on the stand-in, with shared weights; its sessions by name, and their runs."""
-
-    def __init__(self, bundle: Bundle, slots: int, refused: tuple[str, ...] = ()) -> None:
-        self.cuda = FakeCuda()
-        self.sessions: dict[str, ReadingSession] = {}
-        weights = SharedWeights(as_cuda(self.cuda), bundle.path, shared_tensors(bundle))
-
-        def load(name: str, stream: int) -> OrtGraph:
-            if name in refused:
-                raise BundleError(f"onnxruntime cannot load {name}.onnx: export it again.")
-            given = weights if name in ("decoder", "decode", PROMPTS_NAME) else None
-            model = graph_model(bundle, name)
-            self.sessions[name] = ReadingSession(self.cuda, model, stream, given)
-            return OrtGraph(self.sessions[name], kind="cpu", keep=given)
-
-        self.runtime = onnx_gpu_runtime(
-            bundle, as_cuda(self.cuda), load, num_slots=slots, weights=weights
-        )
-
-    def runs(self) -> tuple[int, ...]:
-        """Of the graph of all steps, of decode steps, of prompts."""
-        names = ("decoder", "decode", PROMPTS_NAME)
-        return tuple(self.sessions[n].runs if n in self.sessions else 0 for n in names)
-
-    def close(self) -> None:
-        self.runtime.close()
-        self.cuda.finish()
 
 
 @pytest.mark.parametrize("family", ["opt", "llama"])
@@ -359,7 +328,7 @@ def test_without_it_prompts_run_as_before(bundle_of: BundleOf) -> None:
 
     def load(name: str, stream: int) -> OrtGraph:
         names.append(name)
-        return OrtGraph(ReadingSession(cuda, graph_model(bundle, name), stream, None), kind="cpu")
+        return OrtGraph(QueuedSession(cuda, graph_model(bundle, name), stream), kind="cpu")
 
     cuda = FakeCuda()
     with onnx_gpu_runtime(bundle, as_cuda(cuda), load, num_slots=4):

@@ -22,8 +22,8 @@ from altogether_rt.runtime.cuda.sampling.draw import Likeliest, draw
 from altogether_rt.runtime.cuda.sampling.reader import joined_results
 from altogether_rt.runtime.tiny_onnx import likeliest_model
 from tests.runtime.conftest import BundleOf
+from tests.runtime.cuda.on_fake import OnFake
 from tests.runtime.cuda.test_decode_graph import TARGET
-from tests.runtime.cuda.test_prompts import OnFake
 from tests.runtime.cuda.test_real_onnxruntime import WHEEL, on_wheel
 from tests.tiny import VOCAB_SIZE
 

@@ -31,7 +31,7 @@ from altogether_rt.runtime.cuda.shared_weights import (
 from altogether_rt.runtime.graph_files import external_tensors
 from tests.machine.fake_driver import pretend_gpus
 from tests.runtime.conftest import BundleOf
-from tests.runtime.cuda.fake_cuda import FakeCuda, as_cuda
+from tests.runtime.cuda.fake_cuda import FakeCuda, QueuedSession, as_cuda, plain_options
 from tests.runtime.cuda.test_decode_graph import TARGET, assert_equal_to_half
 from tests.runtime.cuda.test_real_onnxruntime import WHEEL, on_wheel
 from tests.runtime.rows import speak
@@ -46,36 +46,6 @@ def cuda() -> FakeCuda:
 
 def weights_of(cuda: FakeCuda, bundle: Bundle) -> SharedWeights:
     return SharedWeights(as_cuda(cuda), bundle.path, shared_tensors(bundle))
-
-
-def plain_options() -> Any:
-    """Nothing is computed ahead from the weights: on the CPU, float16 ones would be widened."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    return options
-
-
-class ReadingSession:
-    """A session on the processor that reads shared weights, whose runs wait in a fake stream."""
-
-    def __init__(
-        self, cuda: FakeCuda, model: Path | bytes, stream: int, weights: SharedWeights | None
-    ) -> None:
-        options = plain_options()
-        if weights is not None:
-            weights.add_to(options, onnxruntime, ("cpu", 0))
-        self.session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
-        self._cuda, self.stream = cuda, stream
-        self.runs = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.session, name)
-
-    def run_with_iobinding(self, binding: Any, options: Any) -> None:
-        self.runs += 1
-        run = self.session.run_with_iobinding
-        self._cuda.enqueue(self.stream, lambda: run(binding, options))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -132,8 +102,8 @@ def test_a_session_reads_them_where_they_are(
     """What is written there afterwards is what it computes with: it has no copy of any of them."""
     bundle = bundle_of(family, TARGET)
     weights = weights_of(cuda, bundle)
-    session = ReadingSession(cuda, bundle.graph_path(name), 0, weights).session
-    own = ReadingSession(cuda, bundle.graph_path(name), 0, None).session
+    session = QueuedSession(cuda, bundle.graph_path(name), 0, weights).session
+    own = QueuedSession(cuda, bundle.graph_path(name), 0, None).session
     feeds = step_feeds(session)
     wanted = own.run(["logits"], feeds)[0]
     np.testing.assert_array_equal(session.run(["logits"], feeds)[0], wanted)
@@ -256,7 +226,7 @@ def opened(bundle_of: BundleOf, monkeypatch: pytest.MonkeyPatch) -> Opened:
             weights = given["weights"]
             if weights is not None and copies:
                 cuda.malloc(weights.nbytes)
-            return ReadingSession(cuda, given["model"] or path, stream, weights)
+            return QueuedSession(cuda, given["model"] or path, stream, weights)
 
         def slots(bundle: Bundle, memory_bytes: int, again: int) -> int:
             copied.append(again)

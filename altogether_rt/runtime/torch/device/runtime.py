@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Final
 
 import numpy as np
 import torch
@@ -84,8 +85,12 @@ class DeviceTorchRuntime:
         assert num_slots >= 1
         config, where = model.config, device.torch_device
         self._device, self._dtype = device, dtype
-        self._num_slots = num_slots
-        self._capacity = config.capacity if capacity is None else capacity
+        self.device: Final = str(where)
+        self.num_slots: Final = num_slots
+        self.token_width: Final = config.decoder.token_width
+        self.prefill_tokens: Final = _PREFILL_TOKENS
+        self.capacity: Final = config.capacity if capacity is None else capacity
+        self.max_chunk: Final = self.capacity
         self._heads = HeadLayout.of(config.decoder)
         self._kernels = kernels or choose_kernels(where, dtype, self._heads)[0]
         self._packing = Packing(where, dtype, float8=float8, rows=rows)
@@ -97,9 +102,9 @@ class DeviceTorchRuntime:
         self._encoder = None if encoder is None else device_encoder(encoder, self._packing)
         self._packing.choose_rows()
         rotary = config.decoder.position == "rotary"
-        self._rotation = rotation_table(config.decoder, self._capacity, where) if rotary else None
+        self._rotation = rotation_table(config.decoder, self.capacity, where) if rotary else None
         self._cache = SlotCache.zeros(
-            config.decoder, num_slots, self._capacity, device=where, dtype=dtype, kept=kept
+            config.decoder, num_slots, self.capacity, device=where, dtype=dtype, kept=kept
         )
         # Steps are short, and many products of the encoder are queued beside them.
         self._vision, self._decoding = device.stream(), device.stream(first=True)
@@ -116,30 +121,6 @@ class DeviceTorchRuntime:
     def _wait_for_all(self) -> None:
         if self._device.torch_device.type == "cuda":
             torch.cuda.synchronize(self._device.torch_device)
-
-    @property
-    def num_slots(self) -> int:
-        return self._num_slots
-
-    @property
-    def capacity(self) -> int:
-        return self._capacity
-
-    @property
-    def max_chunk(self) -> int:
-        return self._capacity
-
-    @property
-    def prefill_tokens(self) -> int:
-        return _PREFILL_TOKENS
-
-    @property
-    def token_width(self) -> int:
-        return self._decoder.config.token_width
-
-    @property
-    def device(self) -> str:
-        return str(self._device.torch_device)
 
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> TorchArray:
@@ -183,9 +164,9 @@ class DeviceTorchRuntime:
     def _launch(self, batch: StepBatch, chosen: ChosenIds | None) -> tuple[Tensor, Tensor]:
         """Greedy ids (L,) and logits (L, vocab), which the next step may overwrite."""
         rows = len(batch.query_lengths)
-        assert rows <= self._num_slots, f"{rows} rows, but {self._num_slots} slots"
+        assert rows <= self.num_slots, f"{rows} rows, but {self.num_slots} slots"
         reach = int((batch.query_lengths + batch.past_lengths).max())
-        assert reach <= self._capacity, "a sequence is longer than its cache slot"
+        assert reach <= self.capacity, "a sequence is longer than its cache slot"
         if not (batch.query_lengths == 1).all() or batch.visual_index.size:
             if chosen is None and self._verify_graphs.fits(batch):
                 return self._verify_graphs.run(batch)

@@ -20,7 +20,7 @@ from altogether_rt.captions import CaptionRequest
 from altogether_rt.importing.bundle import checkpoint_folder
 from altogether_rt.opening import CaptionerParts
 from altogether_rt.preprocess.prompts import PromptTokenizer
-from altogether_rt.runtime.base import Runtime, Sampling, StepBatch, StepRow
+from altogether_rt.runtime.base import Array, Runtime, Sampling, StepBatch, StepRow
 from altogether_rt.runtime.torch.device.api import HostDevice
 from altogether_rt.runtime.torch.device.decode_graphs import row_buckets
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
@@ -230,23 +230,31 @@ def test_steps_are_captured_ahead() -> None:
             assert torch.equal(part[:, 6, :, : length - 1], before[:, 6, :, : length - 1])
 
 
+@contextmanager
+def prompted(
+    family: str, num_rows: int, capturable: bool
+) -> Iterator[tuple[FakeDevice, DeviceTorchRuntime, list[Row], Array]]:
+    """Rows that have had a prompt each, and visual tokens for others."""
+    with FakeDevice() as device:
+        runtime = DeviceTorchRuntime(
+            tiny_model(tiny_config(family)),
+            device,
+            num_slots=num_rows,
+            dtype=torch.float32,
+            kernels=replace(PLAIN, capturable=capturable),
+        )
+        visual = runtime.map(runtime.encode(pixels_of(num_rows)))
+        rows = [Row() for _ in range(num_rows)]
+        run_step(runtime, [row.bring([5, 9], visual[i]) for i, row in enumerate(rows)])
+        yield device, runtime, rows, visual
+
+
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_verify_steps_of_few_rows_are_captured(family: str) -> None:
     """What they give and write is what the same steps give where nothing is captured."""
     found = []
     for capturable in (True, False):
-        device = FakeDevice()
-        with device:
-            runtime = DeviceTorchRuntime(
-                tiny_model(tiny_config(family)),
-                device,
-                num_slots=5,
-                dtype=torch.float32,
-                kernels=replace(PLAIN, capturable=capturable),
-            )
-            visual = runtime.map(runtime.encode(pixels_of(5)))
-            rows = [Row() for _ in range(5)]
-            run_step(runtime, [row.bring([5, 9], visual[i]) for i, row in enumerate(rows)])
+        with prompted(family, 5, capturable) as (device, runtime, rows, visual):
             drafts = [[7, 8, 9], [3], [20, 21, 22, 23, 24], []]
             results = run_step(
                 runtime, [row.bring(ids) for row, ids in zip(rows[:4], drafts, strict=True)]
@@ -271,18 +279,7 @@ def test_short_drafts_of_more_rows_are_captured(family: str) -> None:
     """Up to 64 tokens: of eight rows four each. Rows that pad write nothing into their slots."""
     found = []
     for capturable in (True, False):
-        device = FakeDevice()
-        with device:
-            runtime = DeviceTorchRuntime(
-                tiny_model(tiny_config(family)),
-                device,
-                num_slots=8,
-                dtype=torch.float32,
-                kernels=replace(PLAIN, capturable=capturable),
-            )
-            visual = runtime.map(runtime.encode(pixels_of(8)))
-            rows = [Row() for _ in range(8)]
-            run_step(runtime, [row.bring([5, 9], visual[i]) for i, row in enumerate(rows)])
+        with prompted(family, 8, capturable) as (device, runtime, rows, _):
             results = run_step(runtime, [row.bring([7, 8 + n]) for n, row in enumerate(rows[:5])])
             results += run_step(runtime, [row.bring([3, 4, 5, 6][: 1 + n % 4]) for n, row in
                                           enumerate(rows)])  # fmt: skip

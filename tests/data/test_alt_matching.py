@@ -65,6 +65,42 @@ def test_no_image_is_meant(
     assert names[0] in str(caught.value) and images[0] in str(caught.value)
 
 
+COMPOSED, DECOMPOSED = "caf\u00e9.png", "cafe\u0301.png"
+#: In neither normal form: its two marks are in the wrong order.
+NEITHER = "a\u0301\u0323.png"
+
+
+@pytest.mark.parametrize("prefix", ["", "somewhere/photos/", "elsewhere/"])
+@pytest.mark.parametrize(
+    "names", [[COMPOSED], [DECOMPOSED], [COMPOSED, DECOMPOSED], [DECOMPOSED, COMPOSED]]
+)
+def test_two_images_whose_names_differ_in_their_unicode_form_alone(
+    tmp_path: Path, prefix: str, names: list[str]
+) -> None:
+    found = source(tmp_path, [COMPOSED, DECOMPOSED], [prefix + name for name in names])
+    texts = {sample.key: sample.alts.texts for sample in found.samples()}
+    assert texts == {
+        name: (f"of {prefix}{name}",) if name in names else () for name in (COMPOSED, DECOMPOSED)
+    }
+    assert not found.alts_without_image
+    assert found.alts_of(COMPOSED) == next(s.alts for s in found.samples() if s.key == COMPOSED)
+
+
+def test_a_name_that_may_mean_either_of_two_unicode_forms_means_neither(tmp_path: Path) -> None:
+    forms = [unicodedata.normalize(form, NEITHER) for form in ("NFC", "NFD")]
+    assert len({NEITHER, *forms}) == 3
+    found = source(tmp_path, [*forms, "b.png"], [NEITHER, "b.png"])
+    assert [found.alts_of(form).texts for form in forms] == [(), ()]  # type: ignore[union-attr]
+    assert found.alts_without_image.examples == [NEITHER]
+
+
+def test_metadata_beside_images_in_the_other_unicode_form(tmp_path: Path) -> None:
+    (tmp_path / COMPOSED).write_bytes(b"x")
+    (tmp_path / "metadata.csv").write_text(f"file_name,alt\n{DECOMPOSED},of a café\n", "utf-8")
+    found = FolderSource(tmp_path, beside="metadata.csv")
+    assert found.alts_of(COMPOSED).texts == ("of a café",)  # type: ignore[union-attr]
+
+
 def test_an_exact_name_goes_before_one_in_other_case(tmp_path: Path) -> None:
     found = source(tmp_path, ["a.png", "b.png"], ["A.PNG", "a.png"])
     assert found.alts_of("a.png").texts == ("of a.png",)  # type: ignore[union-attr]

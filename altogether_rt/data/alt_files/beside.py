@@ -9,6 +9,7 @@ from typing import Final
 from altogether_rt.data.alt_files.columns import ALT_KEYS, Columns
 from altogether_rt.data.alt_files.folder_alts import FolderAlts
 from altogether_rt.data.alt_files.json_records import read_json
+from altogether_rt.data.alt_files.matching import ImageNames
 from altogether_rt.data.alts import alt_texts, iter_alts
 from altogether_rt.data.sniff import has_image_suffix
 from altogether_rt.errors import AltogetherError
@@ -55,11 +56,11 @@ def read_alts_beside(
             if path.is_file():
                 _add_sidecar(found, name, path, columns or Columns())
     else:
-        known = set(names)
+        images = ImageNames(names)
         for other in sorted(texts):
             folder, _, last = other.rpartition("/")
             if last == kind:
-                _add_metadata(found, root / other, folder + "/" if folder else "", known, columns)
+                _add_metadata(found, root / other, folder + "/" if folder else "", images, columns)
     if not any(alts.texts for alts in found.table.by_name.values()):
         problems = f" ({found.table.problems})" if found.table.problems else ""
         raise AltogetherError(
@@ -104,15 +105,16 @@ def _text(raw: bytes) -> str:
 
 
 def _add_metadata(
-    found: FolderAlts, path: Path, prefix: str, known: set[str], columns: Columns | None
+    found: FolderAlts, path: Path, prefix: str, images: ImageNames, columns: Columns | None
 ) -> None:
     table = found.table
     unmatched: dict[str, None] = {}
     try:
         for name, texts in iter_alts(path, table.problems, path.parent, columns, table.notes):
             table.num_used += 1
-            if prefix + name in known:
-                table.add(prefix + name, texts)
+            image = images.exact(prefix + name)
+            if image is not None:
+                table.add(image, texts)
             else:
                 unmatched[prefix + name] = None
     except AltogetherError as error:

@@ -30,21 +30,35 @@ def plain_name(name: str) -> str:
         return name
     if "%" in name:
         name = unquote(name)
-    return unicodedata.normalize("NFC", posixpath.normpath(name))
+    return posixpath.normpath(name)
+
+
+def _composed(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 class _Unique:
-    """Images by some form of their names; those that share a form are left out."""
+    """Images by some form of their names; those that share a form are left out.
+
+    A form is looked for as it is and then composed (NFC): of two images whose names differ in their
+    Unicode normal form alone, each is found by its own, and neither by a third.
+    """
 
     def __init__(self, names: Iterable[str], form: Callable[[str], str]) -> None:
-        self._form = form
         self._found: dict[str, str | None] = {}
+        self._found_composed: dict[str, str | None] = {}
         for name in names:
             key = form(name)
             self._found[key] = None if key in self._found else name
+            if not key.isascii():
+                composed = _composed(key)
+                clash = composed in self._found_composed
+                self._found_composed[composed] = None if clash else name
 
-    def get(self, name: str) -> str | None:
-        return self._found.get(self._form(name))
+    def get(self, form: str) -> str | None:
+        if form in self._found:
+            return self._found[form]
+        return self._found_composed.get(_composed(form))
 
 
 class ImageNames:
@@ -52,28 +66,22 @@ class ImageNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = names if isinstance(names, set) else set(names)
-        self._composed = {
-            unicodedata.normalize("NFC", name): name for name in self._names if not name.isascii()
-        }
+        self._not_ascii = _Unique((n for n in self._names if not n.isascii()), lambda name: name)
         self._by_case: _Unique | None = None
         self._by_base: _Unique | None = None
         self._by_stem: _Unique | None = None
 
     def exact(self, name: str) -> str | None:
-        """The image of this name, in any Unicode normal form."""
+        """The image of this name, or the only one whose name is that in another normal form."""
         if name in self._names:
             return name
-        if name.isascii():
-            return None
-        return self._composed.get(unicodedata.normalize("NFC", name))
+        return None if name.isascii() else self._not_ascii.get(name)
 
     def in_other_case(self, name: str) -> str | None:
         """The only image whose name differs in upper and lower case alone."""
         if self._by_case is None:
-            self._by_case = _Unique(
-                self._names, lambda name: unicodedata.normalize("NFC", name).casefold()
-            )
-        return self._by_case.get(name)
+            self._by_case = _Unique(self._names, _without_case)
+        return self._by_case.get(_without_case(name))
 
     def by_base(self, name: str) -> str | None:
         """The only image in any folder that has this name, which names no folder."""
@@ -89,7 +97,11 @@ class ImageNames:
             return None
         if self._by_stem is None:
             self._by_stem = _Unique(self._names, _without_suffix)
-        return self._by_stem._found.get(name)
+        return self._by_stem.get(name)
+
+
+def _without_case(name: str) -> str:
+    return _composed(name).casefold()
 
 
 def _without_suffix(name: str) -> str:
@@ -180,9 +192,9 @@ def likely_cause(images: list[str], examples: list[str], root: Path) -> str:
     """A sentence's end: why none of the names in a file is an image's."""
     if any(_URL.match(name) for name in examples):
         return "they are addresses, not file names: name the column of file names by --image-key"
-    plain = [plain_name(name) for name in examples]
-    bases = {posixpath.basename(name) for name in images}
-    folded = {unicodedata.normalize("NFC", name).casefold() for name in bases}
+    plain = [_composed(plain_name(name)) for name in examples]
+    bases = {_composed(posixpath.basename(name)) for name in images}
+    folded = {name.casefold() for name in bases}
     stems = {_without_suffix(name) for name in bases}
     if any(posixpath.basename(name) in bases for name in plain):
         return (

@@ -145,7 +145,11 @@ class FolderSource(Source):
         self._listed = self._in_folder if len(names) == len(scan.names) else set(names)
 
     def samples(self) -> Iterator[Sample]:
-        return (Sample(name, self._table.get(name), self.root / name) for name in self.names)
+        return (Sample(name, self._alts(name), self.root / name) for name in self.names)
+
+    def _alts(self, name: str) -> Alts:
+        """Those of this very name: one in another Unicode normal form may be another image's."""
+        return self._table.by_name.get(name, Alts())
 
     @property
     def num_shards(self) -> int:
@@ -166,7 +170,7 @@ class FolderSource(Source):
         return key in self._listed
 
     def alts_of(self, key: str) -> Alts | None:
-        return self._table.get(key) if key in self._in_folder else None
+        return self._alts(key) if key in self._in_folder else None
 
     def notes(self) -> list[str]:
         notes = []

@@ -65,22 +65,57 @@ def is_sharded(inputs: Sequence[str], layout: Layout = "auto") -> bool:
     """Whether inputs are shards, and not a folder of images or one image.
 
     A folder is one of shards if it holds tars or Parquet files and no images; a URL, a pattern or
-    several inputs are always shards, and a `layout` says so itself.
+    several inputs are always shards, and a `layout` says so itself. Raises AltogetherError for
+    images or folders of images where there can only be shards.
     """
-    if layout != "auto" or len(inputs) != 1 or is_url(inputs[0]):
+    if layout != "auto":
+        return True
+    if len(inputs) != 1 or is_url(inputs[0]):
+        for text in inputs:
+            _refuse_images(text, several=len(inputs) > 1)
         return True
     path = local_path(inputs[0]) or ""
     if not os.path.isdir(path):
         is_pattern = not os.path.exists(path) and bool(_GLOB.search(path) or "{" in path)
+        if is_pattern:
+            _refuse_images(path, several=True)
         return is_pattern or _kind_of(path) is not None
     found = False
-    for file in _walk(path):
+    for is_shard in _images_and_shards(path):
+        if not is_shard:
+            return False
+        found = True
+    return found
+
+
+def _refuse_images(text: str, *, several: bool) -> None:
+    """Raise AltogetherError if an input that must be shards names an image, or a folder of some."""
+    path = local_path(text)
+    if path is not None and os.path.isdir(path):
+        found = list(itertools.islice(_images_and_shards(path), 1000))
+        if found and not any(found):
+            raise AltogetherError(
+                f"{text} is a folder of images, and only shards can be several: caption one folder "
+                "at a time, each with an --out of its own, or the folder that all of them are in."
+            )
+    elif has_image_suffix(text.partition("?")[0] if path is None else text):
+        raise AltogetherError(
+            f"{text} is an image, and only shards can be several: give the folder of the images, "
+            "or one image at a time."
+            if several
+            else f"{text} is an image elsewhere: fetch it, and give the file or its folder."
+        )
+
+
+def _images_and_shards(folder: str) -> Iterator[bool]:
+    """For each image and each shard in a folder: whether it is a shard."""
+    for file in _walk(folder):
         name = os.path.basename(file)
         if has_image_suffix(name):
-            return False
-        kind = _kind_of(name)
-        found = found or kind == "webdataset" or (kind == "parquet" and name not in METADATA_NAMES)
-    return found
+            yield False
+        elif (kind := _kind_of(name)) is not None:
+            if kind == "webdataset" or name not in METADATA_NAMES:
+                yield True
 
 
 def list_shards(inputs: Sequence[str], options: ShardOptions | None = None) -> list[Shard]:

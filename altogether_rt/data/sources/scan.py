@@ -30,6 +30,9 @@ _LITTER: Final = frozenset(
     }
 )
 
+#: Of files that may be meant as the alt-texts, where an image is wanted.
+_ALT_SUFFIXES: Final = frozenset({".jsonl", ".json", ".csv", ".tsv", ".txt"})
+
 #: A file without an image's name is looked into, but no decoder starts in less than this.
 _MIN_IMAGE_BYTES: Final = 16
 
@@ -65,7 +68,7 @@ def scan_folder(path: str | Path, *, recursive: bool = True) -> FolderScan:
     A file counts if its name ends like an image's, in any case, or, failing that, if its first
     bytes are an image's. Nothing but regular files is ever opened. Links to folders are followed
     unless they lead to where the walk goes anyway; folders whose name begins with a dot are not
-    entered. Raises AltogetherError if there is no such folder.
+    entered. Raises AltogetherError if there is no such folder, or the one file is not an image.
     """
     path = Path(path)
     try:
@@ -74,10 +77,15 @@ def scan_folder(path: str | Path, *, recursive: bool = True) -> FolderScan:
         reason = getattr(error, "strerror", None) or error
         raise AltogetherError(f"{path} cannot be read: {reason}.") from error
     if not stat.S_ISDIR(mode):
+        if stat.S_ISREG(mode) and not _is_candidate(path.name, path):
+            hint = " (alt-texts are given by --alt)" if path.suffix in _ALT_SUFFIXES else ""
+            raise AltogetherError(
+                f"{path} is not an image{hint}: name an image, or a folder of images."
+            )
         return FolderScan(path.parent, [path.name])
     scan = FolderScan(path)
     for name, entry in _walk(scan, recursive):
-        if _is_candidate(entry):
+        if _is_candidate(entry.name, entry):
             scan.names.append(name)
         else:
             scan.num_other += 1
@@ -139,14 +147,14 @@ def _is_new_tree(scan: FolderScan, name: str, trees: list[str]) -> bool:
     return True
 
 
-def _is_candidate(entry: os.DirEntry[str]) -> bool:
-    if has_image_suffix(entry.name):
+def _is_candidate(name: str, file: os.DirEntry[str] | Path) -> bool:
+    if has_image_suffix(name):
         return True
     try:
-        status = entry.stat()
+        status = file.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size < _MIN_IMAGE_BYTES:
             return False
-        descriptor = os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             return sniff_format(file.read(SNIFF_BYTES)) is not None
     except OSError:

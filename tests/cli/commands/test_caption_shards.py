@@ -163,8 +163,11 @@ def test_options_of_folders_and_of_shards(folder: Path, captioner: FakeCaptioner
     assert "is a file" in run("caption", "in", "--out", "in/00000.tar").output
     refused = run("caption", "in", "--out", "-")
     assert refused.exit_code == 2 and "name a folder" in refused.output and not Path("-").exists()
-    refused = run("caption", "photos", "photos", "--alt", "alts.jsonl")
+    refused = run("caption", "in", "in", "--alt", "alts.jsonl")
     assert refused.exit_code == 2 and "several" in refused.output
+    refused = run("caption", "photos", "photos", "--alt", "alts.jsonl", "--out", "new")
+    assert refused.exit_code == 1 and "is a folder of images" in refused.output
+    assert not Path("new").exists()
     refused = run("caption", "", "--write-alt", "in-place")  # not the folder that one is in
     assert refused.exit_code == 2 and "it is empty" in refused.output
 

@@ -104,6 +104,31 @@ def test_what_counts_as_sharded(tmp_path: Path) -> None:
     assert is_sharded([str(images)], "files")
 
 
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        (["photos", "edge"], "photos is a folder of images, and only shards can be several:"),
+        (["shards", "photos"], "photos is a folder of images, and only shards can be several:"),
+        (["photos/a.jpg", "photos/b.jpg"], "photos/a.jpg is an image, and only shards can be"),
+        (["gone.JPG", "x.tar"], "gone.JPG is an image, and only shards can be several: give the"),
+        (["photos/*.jpg"], "photos/.*.jpg is an image, and only shards can be several: give the"),
+        (["https://example.org/a.png?w=1"], "is an image elsewhere: fetch it, and give the file"),
+    ],
+)
+def test_images_where_there_can_only_be_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: list[str], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_webdataset(tmp_path / "shards", 1, 1)
+    for folder in ("photos", "edge", "shards"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "a.jpg").write_bytes(b"x")  # beside shards it is no input
+    with pytest.raises(AltogetherError, match=sentence):
+        is_sharded(inputs)
+    assert is_sharded(["shards", "elsewhere.tar"])
+    assert is_sharded(inputs, "files")
+
+
 def test_expected_samples(tmp_path: Path) -> None:
     tar = tmp_path / "00000.tar"
     stats = tmp_path / "00000_stats.json"

@@ -55,6 +55,21 @@ def test_images_by_content(tmp_path: Path) -> None:
     assert scan.num_other == 6
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("alts.jsonl", r"alts\.jsonl is not an image \(alt-texts are given by --alt\): name an image"),
+        ("notes.md", r"notes\.md is not an image: name an image, or a folder of images\."),
+    ],
+)
+def test_one_file_that_is_no_image(tmp_path: Path, name: str, sentence: str) -> None:
+    with pytest.raises(AltogetherError, match=sentence):
+        scan_folder(touch(tmp_path / name, b'{"file_name": "a.jpg", "alt": "x"}'))
+    save(tmp_path / "blob", "PNG")
+    assert scan_folder(tmp_path / "blob").names == ["blob"]
+    assert scan_folder(touch(tmp_path / "page.jpg", b"<html>")).names == ["page.jpg"]
+
+
 def test_links_to_folders(tmp_path: Path) -> None:
     root = tmp_path / "root"
     touch(root / "z" / "a.jpg")

@@ -72,7 +72,8 @@ def shard_notes(
 def _knows_no_other(captioner: ResolvedCaptioner, stranger: str = "") -> str:
     return (
         f"{captioner.name} knows drawn scenes alone (altogether-rt scenes){stranger}: captions of "
-        "other images describe scenes; train or import a captioner for them."
+        "other images describe scenes. For photographs name another captioner, such as --bundle "
+        "smolvlm-500m; altogether-rt models lists them."
     )
 
 

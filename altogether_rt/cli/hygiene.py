@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from altogether_rt.data.hygiene.clean import HygieneCounts, HygieneOptions
+from altogether_rt.data.problems import counted
 
 __all__ = [
     "AltLanguage",
@@ -40,10 +41,10 @@ AltLanguage = Annotated[
 ]
 
 _NAMES = {
-    "camera": "names that a camera gave",
-    "file_name": "names of files",
-    "url": "URLs",
-    "placeholder": "defaults",
+    "camera": ("name that a camera gave", "names that a camera gave"),
+    "file_name": ("name of a file", "names of files"),
+    "url": ("URL", "URLs"),
+    "placeholder": ("default", "defaults"),
 }
 
 
@@ -52,16 +53,19 @@ def hygiene_sentences(counts: HygieneCounts, options: HygieneOptions) -> Iterato
     total = sum(problems.count for problems in counts.noise.values())
     if total:
         kinds = "; ".join(
-            f"{problems.count:,} {_NAMES[kind]} ({problems})"
+            f"{counted(problems.count, *_NAMES[kind])} ({problems})"
             for kind, problems in sorted(counts.noise.items())
         )
-        what = "were not read" if options.drop_noise else "--drop-noise-alts leaves them unread"
-        yield f"{total:,} alt-texts say nothing of their image: {kinds}: {what}."
+        say = counted(total, "alt-text says nothing of its", "alt-texts say nothing of their")
+        left_out = "not read" if options.drop_noise else "--drop-noise-alts leaves such unread"
+        yield f"{say} image: {kinds}: {left_out}."
     if counts.unescaped:
-        yield f"{counts.unescaped:,} alt-texts were read without HTML entities."
+        were = counted(counts.unescaped, "alt-text was", "alt-texts were")
+        yield f"{were} read without HTML entities."
     if options.drop_boilerplate:
         found = "; ".join(counts.boilerplate_parts[:5]) or "none was found"
-        yield f"{counts.boilerplate:,} alt-texts were read without boilerplate: {found}."
+        were = counted(counts.boilerplate, "alt-text was", "alt-texts were")
+        yield f"{were} read without boilerplate: {found}."
     if counts.languages:
         most = ", ".join(f"{count:,} {code}" for code, count in counts.languages.most_common(8))
         yield f"Languages of alt-texts: {most}."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from altogether_rt.data.problems import Problems
+from altogether_rt.data.problems import Problems, counted
 from altogether_rt.wording.checks import CHECK_FLAGS
 
 __all__ = ["CheckCounts", "flags_of"]
@@ -68,7 +68,7 @@ class CheckCounts:
             if num
         ]
         parts += [
-            f"{problems.count:,} {_SHOWN[flag]} ({problems})"
+            f"{counted(problems.count, *_SHOWN[flag])} ({problems})"
             for flag, problems in self._in_order()
             if problems
         ]
@@ -80,12 +80,15 @@ class CheckCounts:
 
 #: What the sentence says of captions, by flag.
 _SHOWN = {
-    "refusal": "refuse",
-    "preamble": "begin with a preamble",
-    "prompt_echo": "repeat words of the prompt",
-    "loop": "repeat themselves",
-    "new_names": "have names or numbers that are not in their alt-texts",
-    "alt_unused": "have no word of their alt-texts",
+    "refusal": ("refuses", "refuse"),
+    "preamble": ("begins with a preamble", "begin with a preamble"),
+    "prompt_echo": ("repeats words of the prompt", "repeat words of the prompt"),
+    "loop": ("repeats itself", "repeat themselves"),
+    "new_names": (
+        "has names or numbers that are not in its alt-texts",
+        "have names or numbers that are not in their alt-texts",
+    ),
+    "alt_unused": ("has no word of its alt-texts", "have no word of their alt-texts"),
 }
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["Problems"]
+__all__ = ["Problems", "counted"]
 
 _MAX_EXAMPLES: Final = 5
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """`1 line is` or `1,234 lines are`: a count and the words that go with it."""
+    return f"{count:,} {one if count == 1 else several}"
 
 
 @dataclass

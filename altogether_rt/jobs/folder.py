@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from altogether_rt.data.embeddings import EncoderStamp
 from altogether_rt.data.hygiene.boilerplate import Boilerplate, find_boilerplate
 from altogether_rt.data.hygiene.clean import AltHygiene, HygieneOptions
 from altogether_rt.data.images import ImageLimits
+from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import RunStamp
 from altogether_rt.data.sinks.alt_writer import AltWriter
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
@@ -138,6 +139,7 @@ def caption_folder(
             is_stale=partial(output.is_stale, changes) if job.update else lambda row: False,
         )
         summary.note_earlier(sink, done, changes, kept=not job.update)
+        summary.rows_elsewhere = _rows_elsewhere(source, done)
         if done:
             output.review(source)
         monitor.start(source.num_samples(without=done))
@@ -175,6 +177,17 @@ def _changes(job: CaptionJob, source: Source, sink: RowSink, monitor: RunMonitor
 
     found = find_changes(sink.former_rows(), source, limits, tell)
     monitor.advance(0, note="")
+    return found
+
+
+def _rows_elsewhere(source: Source, done: Set[str]) -> Problems:
+    """Rows of earlier runs whose images are not in the folder: they are gone, or in another one."""
+    found = Problems()
+    if isinstance(source, FolderSource):
+        for name in sorted(done):
+            # The images of a folder that a run did not look at are there all the same.
+            if source.alts_of(name) is None and not os.path.lexists(source.root / name):
+                found.add(name)
     return found
 
 

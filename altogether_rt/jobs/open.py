@@ -33,7 +33,8 @@ def fitting_workers(
     they are prepared, which lets all of them share one copy.
     """
     if num_samples is not None and workers > num_samples >= 1:
-        note(f"--workers is {workers}, and there are {num_samples} images: {num_samples} are used.")
+        images = "there is one image" if num_samples == 1 else f"there are {num_samples} images"
+        note(f"--workers is {workers}, and {images}: more would have nothing to do.")
         workers = num_samples
     memory, bundle = available_memory(), captioner.bundle
     if workers == 1 or memory is None or bundle is None or find_prepared(bundle) is not None:
@@ -43,7 +44,8 @@ def fitting_workers(
     if workers > room:
         note(
             f"{workers} workers would hold {each / 1e9:.1f} GB each, and this process may use "
-            f"{memory / 1e9:.1f} GB: {room} are used; `altogether-rt prepare` lets them share."
+            f"{memory / 1e9:.1f} GB: {'one is' if room == 1 else f'{room} are'} used; "
+            "`altogether-rt prepare` lets them share."
         )
     return min(workers, room)
 

@@ -46,6 +46,7 @@ class CaptionSummary:
     updated: int = 0  # rows made again, since their image or alt-texts have changed
     changes: Changes = field(default_factory=Changes)  # that were left as they are
     images_unchecked: int = 0  # captions of earlier runs that do not say of which file
+    rows_elsewhere: Problems = field(default_factory=Problems)  # of images not in the folder
     lines_set_aside: Problems = field(default_factory=Problems)  # lines of OUT that are not rows
     doubtful: dict[str, Problems] = field(default_factory=dict)  # by `caption_fault`
     embeddings_missing: int = 0  # rows of earlier runs, which did not save them

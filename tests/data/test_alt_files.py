@@ -206,3 +206,22 @@ def test_learn_reads_rows_as_alt_texts_are_read(tmp_path: Path) -> None:
     path.write_text("\n".join(rows), "utf-8-sig")
     with pytest.raises(AltogetherError, match=r"line 2 of .* is not a caption row"):
         list(_caption_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("shop.xlsx", b"PK\x03\x04\x14\x00", "is a spreadsheet or an archive, .* save it as CSV"),
+        ("shop.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is a spreadsheet or an archive"),
+        ("page.html", b"\n<!doctype html><img src=a.jpg alt=x>", "is a web page or XML: list its"),
+        ("page.jsonl", b"\xef\xbb\xbf<html>", "is a web page or XML"),
+    ],
+)
+def test_files_that_are_no_table(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(AltogetherError, match=sentence):
+        read_alts(path)
+    path = tmp_path / "good.csv"
+    path.write_text("<file_name>,alt\na.jpg,x\n")  # an odd heading is one all the same
+    assert read_alts(path, columns=Columns("<file_name>", "alt")).get("a.jpg").texts == ("x",)

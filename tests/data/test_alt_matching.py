@@ -127,7 +127,7 @@ def test_strict(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     (tmp_path / "alts.csv").write_text('file_name,alt\na.png,x\nb.png,"y\n')
     assert FolderSource(tmp_path, tmp_path / "alts.csv").figures()["alt_lines_used"] == 1
-    with pytest.raises(AltogetherError, match=r"1 lines of .* and --strict is given: line 3"):
+    with pytest.raises(AltogetherError, match=r"1 line of .* and --strict is given: line 3"):
         FolderSource(tmp_path, tmp_path / "alts.csv", strict=True)
 
 

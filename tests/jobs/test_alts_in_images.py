@@ -214,8 +214,8 @@ def test_the_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     done = caption("--alt-embedded", "alt", "--write-alt", "in-place")
     assert done.exit_code == 0
-    assert "3 images have their captions as alt-texts in their XMP." in done.stdout
-    assert "1 images cannot hold their captions: d.bmp" in done.stderr
+    assert "3 images have their captions as alt-text in XMP." in done.stdout
+    assert "1 image cannot hold its caption: d.bmp" in done.stderr
     done = caption("--alt-embedded", "alt", "--write-alt", "copies", "--json")
     assert json.loads(done.stdout)["alts_written"] == 3
     assert caption("--alt-embedded", "alt", "--alt", "x").exit_code == 2

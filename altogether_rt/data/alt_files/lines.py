@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
-from altogether_rt.data.problems import Problems
+from altogether_rt.data.problems import Problems, counted
 from altogether_rt.errors import AltogetherError, MissingDependencyError
 
 __all__ = [
@@ -59,14 +59,20 @@ class FileNotes:
         """What the user should know, a sentence each."""
         found = []
         if self.windows_1252:
+            lines = counted(
+                self.windows_1252.count,
+                f"line of {path} is not UTF-8 and was",
+                f"lines of {path} are not UTF-8 and were",
+            )
             found.append(
-                f"{self.windows_1252.count:,} lines of {path} are not UTF-8 and were read as "
-                f"Windows-1252 ({self.windows_1252}): save the file as UTF-8 if texts look wrong."
+                f"{lines} read as Windows-1252 ({self.windows_1252}): save the file as UTF-8 if "
+                "texts look wrong."
             )
         if self.joined:
+            lines = counted(self.joined.count, f"line of {path} has", f"lines of {path} have")
             found.append(
-                f"{self.joined.count:,} lines of {path} have more cells than the header: the last "
-                f"column's text was read to the end of the line ({self.joined})."
+                f"{lines} more cells than the header: the last column's text was read to the end "
+                f"of the line ({self.joined})."
             )
         return found
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.alt_files.delimited import delimited_records
@@ -12,8 +13,13 @@ from altogether_rt.data.alt_files.json_records import json_line_records, json_re
 from altogether_rt.data.alt_files.lines import FileNotes, head_of, open_plain, plain_suffix
 from altogether_rt.data.alt_files.parquet import parquet_records
 from altogether_rt.data.problems import Problems
+from altogether_rt.errors import AltogetherError
 
 __all__ = ["read_records"]
+
+_DELIMITED: Final = (".csv", ".tsv", ".tab", ".psv")
+#: How .xlsx and .ods (archives), and .xls begin.
+_WORKBOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
 
 
 def read_records(
@@ -40,9 +46,10 @@ def _records(
 ) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     suffix = plain_suffix(path)
     head = head_of(file)
+    _refuse_other_formats(path, suffix, head)
     if head.startswith(b"PAR1") or suffix == ".parquet":
         yield from parquet_records(path, file, notes)
-    elif suffix in (".csv", ".tsv", ".tab", ".psv"):
+    elif suffix in _DELIMITED:
         tabs = suffix in (".tsv", ".tab")
         yield from delimited_records(file, problems, notes, tabs=tabs, columns=columns)
     elif suffix == ".json":
@@ -51,3 +58,18 @@ def _records(
         yield from delimited_records(file, problems, notes, columns=columns)
     else:
         yield from json_line_records(file, problems, notes)
+
+
+def _refuse_other_formats(path: Path, suffix: str, head: bytes) -> None:
+    """Raise AltogetherError for what people name in place of a table, and is never one."""
+    if head.startswith(_WORKBOOKS):
+        raise AltogetherError(
+            f"{path} is a spreadsheet or an archive, not a table in a text file: save it as CSV "
+            "(UTF-8)."
+        )
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if text.startswith(b"<") and suffix not in _DELIMITED:
+        raise AltogetherError(
+            f"{path} is a web page or XML: list its images and their texts in a table (CSV) or in "
+            "JSON lines."
+        )

@@ -113,9 +113,8 @@ def _images_and_shards(folder: str) -> Iterator[bool]:
         name = os.path.basename(file)
         if has_image_suffix(name):
             yield False
-        elif (kind := _kind_of(name)) is not None:
-            if kind == "webdataset" or name not in METADATA_NAMES:
-                yield True
+        elif _kind_of(name) is not None and name not in METADATA_NAMES:
+            yield True
 
 
 def list_shards(inputs: Sequence[str], options: ShardOptions | None = None) -> list[Shard]:

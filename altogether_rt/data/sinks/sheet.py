@@ -105,7 +105,9 @@ def write_sheet(
 
 
 def check_sheet(path: Path) -> None:
-    """Raise AltogetherError if something other than a contact sheet is at `path`."""
+    """Raise AltogetherError if something other than a contact sheet is at `path`, or none can be
+    written there."""
+    _check_folder(path)
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # of a link, nothing is read or replaced
             raise AltogetherError(f"{path} is not a regular file: name another for the sheet.")
@@ -118,6 +120,17 @@ def check_sheet(path: Path) -> None:
         raise AltogetherError(
             f"{path} is not a contact sheet, and it is not replaced: name another, or remove it."
         )
+
+
+def _check_folder(path: Path) -> None:
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    problem = None
+    if not folder.is_dir():
+        problem = f"{folder} is not a folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        problem = f"no right to write to {folder}"
+    if problem is not None:
+        raise AltogetherError(f"{path} cannot be written ({problem}): name another for the sheet.")
 
 
 @dataclass(frozen=True)

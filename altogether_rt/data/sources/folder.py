@@ -12,7 +12,7 @@ from altogether_rt.data.alt_files.columns import Columns
 from altogether_rt.data.alt_files.embedded import Embedded, read_embedded_alts
 from altogether_rt.data.alt_files.folder_alts import FolderAlts, OnRecords, read_folder_alts
 from altogether_rt.data.alts import MAX_ALT_CHARS, Alts
-from altogether_rt.data.problems import Problems
+from altogether_rt.data.problems import Problems, counted
 from altogether_rt.data.sinks.sidecars import count_own
 from altogether_rt.data.sources.base import Sample, Source
 from altogether_rt.data.sources.sampling import KeyShare
@@ -84,9 +84,9 @@ class FolderSource(Source):
         given = self._read_alts(scan, alts, columns, beside, embedded, on_records)
         problems = given.table.problems
         if strict and problems:
+            lines = counted(problems.count, "line", "lines")
             raise AltogetherError(
-                f"{problems.count:,} lines of {self.alt_file} cannot be used, and --strict is "
-                f"given: {problems}."
+                f"{lines} of {self.alt_file} cannot be used, and --strict is given: {problems}."
             )
         names = scan.names if share is None else [name for name in scan.names if name in share]
         if not names:
@@ -184,32 +184,33 @@ class FolderSource(Source):
         if self._scan.problems:
             notes.append(f"Left out in {self.root}: {self._scan.problems}.")
         if self._scan.litter:
-            count = self._scan.litter.count
-            notes.append(
-                f"{count:,} files and folders of the system were left out: {self._scan.litter}."
+            were = counted(
+                self._scan.litter.count,
+                "file or folder of the system was",
+                "files and folders of the system were",
             )
+            notes.append(f"{were} left out: {self._scan.litter}.")
         if self._table.problems:
-            count = self._table.problems.count
-            notes.append(
-                f"{count:,} lines of the alt-text file cannot be used: {self._table.problems}."
-            )
+            lines = counted(self._table.problems.count, "line", "lines")
+            notes.append(f"{lines} of the alt-text file cannot be used: {self._table.problems}.")
         if self.alts_without_image:
-            count = self.alts_without_image.count
-            notes.append(
-                f"{count:,} alt-texts have no image in the folder: {self.alts_without_image}."
-            )
+            have = counted(self.alts_without_image.count, "alt-text has no", "alt-texts have no")
+            notes.append(f"{have} image in the folder: {self.alts_without_image}.")
         if self._given.matched_loosely:
             matched = self._given.matched_loosely
-            notes.append(
-                f"{matched.count:,} alt-texts have names spelled otherwise, or relative to "
-                f"another folder, and were matched: {matched}."
+            have = counted(
+                matched.count,
+                "alt-text has a name spelled otherwise, or relative to another folder, and was",
+                "alt-texts have names spelled otherwise, or relative to another folder, and were",
             )
+            notes.append(f"{have} matched: {matched}.")
         if self.alt_file is not None:
             notes += self._table.notes.sentences(self.alt_file)
         if self._table.num_truncated:
+            have = counted(self._table.num_truncated, "image has", "images have")
             notes.append(
-                f"{self._table.num_truncated:,} images have alt-texts of more than "
-                f"{MAX_ALT_CHARS:,} characters: the rest is left out, and the rows say so."
+                f"{have} alt-texts of more than {MAX_ALT_CHARS:,} characters: the rest is left "
+                "out, and the rows say so."
             )
         if self.alt_file is None:
             for name in ("alts.jsonl", "metadata.jsonl"):
@@ -221,9 +222,10 @@ class FolderSource(Source):
                 if kind.startswith(".") and self._out is not None:
                     count -= count_own(self._out, self.root, kind)
                 if kind != self._sidecar and count > 0:
+                    lie = counted(count, f"{kind} file lies", f"{kind} files lie")
                     notes.append(
-                        f"{count:,} {kind} files lie beside the images: give --alt-beside {kind} "
-                        "to use their texts as alt-texts."
+                        f"{lie} beside the images: give --alt-beside {kind} to use their texts as "
+                        "alt-texts."
                     )
         return notes
 

@@ -147,14 +147,14 @@ def _is_new_tree(scan: FolderScan, name: str, trees: list[str]) -> bool:
     return True
 
 
-def _is_candidate(name: str, file: os.DirEntry[str] | Path) -> bool:
+def _is_candidate(name: str, entry: os.DirEntry[str] | Path) -> bool:
     if has_image_suffix(name):
         return True
     try:
-        status = file.stat()
+        status = entry.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size < _MIN_IMAGE_BYTES:
             return False
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(entry, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             return sniff_format(file.read(SNIFF_BYTES)) is not None
     except OSError:

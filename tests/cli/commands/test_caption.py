@@ -65,8 +65,8 @@ def test_folder_with_alts(folder: Path, captioner: FakeCaptioner) -> None:
     assert rows()[0]["alt"] == "a boat"
     assert "captions.jsonl: 2 captioned in 00:00" in done.stdout
     assert "1 failed (1 not_an_image)." in done.stdout
-    assert "1 lines of the alt-text file cannot be used: line 3: not JSON." in done.stderr
-    assert "1 alt-texts have no image in the folder: gone.png." in done.stderr
+    assert "1 line of the alt-text file cannot be used: line 3: not JSON." in done.stderr
+    assert "1 alt-text has no image in the folder: gone.png." in done.stderr
     done = caption("photos/", "--alt", "alts.jsonl")
     assert "0 captioned, 3 skipped (already there)." in done.stdout
 
@@ -83,7 +83,7 @@ def test_hint_of_names_that_are_not_relative_to_the_folder(
     assert "must be relative to photos, as c.gif is." in done.stderr
     (folder / "alts.jsonl").write_text('{"file_name": "photos/a.png", "alt": "a boat"}')
     done = caption("photos", "--alt", "alts.jsonl")
-    assert "were matched: photos/a.png is a.png." in done.stderr
+    assert "was matched: photos/a.png is a.png." in done.stderr
     assert rows()[0]["alt"] == "a boat"
     Path("captions.jsonl").unlink()
     (folder / "alts.jsonl").write_text('{"file_name": "a.png", "alt": "a boat"}')
@@ -201,9 +201,9 @@ def test_what_changed_is_named(folder: Path, captioner: FakeCaptioner) -> None:
     Image.new("RGB", (30, 20), "red").save(folder / "a.png")
     (folder / "alts.jsonl").write_text('{"file_name": "sub/b.JPG", "alt": "a ship"}')
     done = caption("photos", "--alt", "alts.jsonl")
-    assert "1 images have changed since they were captioned (a.png): --update" in done.stdout
+    assert "1 image has changed since it was captioned (a.png): --update captions it" in done.stdout
     assert "2 images have other alt-texts than their captions were written from" in done.stdout
-    assert "1 images failed in an earlier run and were skipped: --retry-errors" in done.stderr
+    assert "1 image failed in an earlier run: --retry-errors" in done.stderr
     summary = json.loads(caption("photos", "--alt", "alts.jsonl", "--json").stdout)
     assert summary["images_changed"] == {"count": 1, "examples": ["a.png"]}
     assert summary["alts_changed"] == {"count": 2, "examples": ["a.png", "sub/b.JPG"]}
@@ -218,9 +218,41 @@ def test_lines_that_are_no_rows_are_named(folder: Path, captioner: FakeCaptioner
     with Path("captions.jsonl").open("a") as file:
         file.write("garbage\n")
     done = caption("photos")
-    assert "1 lines were not rows" in done.stderr
+    assert "1 line was not a row" in done.stderr
     assert "captions.jsonl.set-aside now: line 4 of captions.jsonl." in done.stderr
     assert len(rows()) == 3
+
+
+def test_rows_of_another_folder_in_the_output_are_told_of(
+    folder: Path, captioner: FakeCaptioner
+) -> None:
+    other = Path("other")
+    other.mkdir()
+    Image.new("RGB", (30, 20), "olive").save(other / "d.png")
+    Image.new("RGB", (30, 20), "gray").save(other / "e.png")
+    caption("photos")
+    done = caption("other", "--limit", "1")
+    assert "captions.jsonl has 3 rows of images not in other too (a.png; c.gif; sub/b.JPG)" in (
+        done.stderr
+    )
+    assert "an --out of its own" in done.stderr and len(rows()) == 4
+    done = caption("photos", "--no-recursive", "--json")
+    assert json.loads(done.stdout)["rows_elsewhere"] == {"count": 1, "examples": ["d.png"]}
+    assert "rows of" not in caption("other/e.png", "--out", "e.jsonl").stderr
+    assert "rows of" not in caption("other", "--out", "e.jsonl").stderr
+    assert "not in" not in caption("other/e.png", "--out", "e.jsonl").stderr
+
+
+def test_a_sheet_that_cannot_be_written_is_refused_before_the_run(
+    folder: Path, captioner: FakeCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = caption("photos", "--sheet", "photos/alts.jsonl/sheet.html")
+    assert done.exit_code == 1 and not Path("captions.jsonl").exists()
+    assert "alts.jsonl is not a folder): name another for the sheet." in done.stderr
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    done = caption("photos", "--sheet", "new/sheet.html")
+    assert done.exit_code == 1 and not Path("captions.jsonl").exists()
+    assert "new/sheet.html cannot be written (no right to write to " in done.stderr
 
 
 def test_sidecars_of_a_run_are_not_offered_as_alts(folder: Path, captioner: FakeCaptioner) -> None:
@@ -228,7 +260,7 @@ def test_sidecars_of_a_run_are_not_offered_as_alts(folder: Path, captioner: Fake
     assert "--alt-beside" not in caption("photos").stderr
     assert "--alt-beside" not in caption("photos", "--out", "other.jsonl").stderr
     (folder / "a.txt").write_text("by hand\n")
-    assert "1 .txt files lie beside the images" in caption("photos").stderr
+    assert "1 .txt file lies beside the images" in caption("photos").stderr
 
 
 def test_hand_written_sidecars_survive_overwriting(folder: Path, captioner: FakeCaptioner) -> None:
@@ -237,7 +269,7 @@ def test_hand_written_sidecars_survive_overwriting(folder: Path, captioner: Fake
     first = (folder / "sub" / "b.txt").read_text()
     Image.new("RGB", (30, 20), "red").save(folder / "sub" / "b.JPG")
     done = caption("photos", "--sidecar", ".txt", "--overwrite")
-    assert "1 sidecar files hold other text and were left alone: photos/a.txt." in done.stderr
+    assert "1 sidecar file holds other text and was left alone: photos/a.txt." in done.stderr
     assert (folder / "a.txt").read_text() == "by hand\n"
     assert (folder / "sub" / "b.txt").read_text() != first
 
@@ -350,8 +382,8 @@ def test_alt_texts_that_say_nothing_are_counted_and_left_out_when_asked(
     ]
     (folder / "alts.jsonl").write_text("\n".join(map(json.dumps, lines)))
     done = caption("photos", "--alt", "alts.jsonl")
-    assert "1 alt-texts say nothing of their image: 1 names that a camera gave" in done.stderr
-    assert "--drop-noise-alts leaves them unread" in done.stderr
+    assert "1 alt-text says nothing of its image: 1 name that a camera gave" in done.stderr
+    assert "--drop-noise-alts leaves such unread" in done.stderr
     assert list(captioner.requests[0].alts) == ["IMG_1234.JPG", "Tom &amp; Jerry"]
     assert "hygiene" not in rows()[0] and "alt_used" not in rows()[0]
     # Captions from other texts do not stand beside these.

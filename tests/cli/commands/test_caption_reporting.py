@@ -226,12 +226,12 @@ def test_workers_above_the_work_are_cut(monkeypatch: pytest.MonkeyPatch) -> None
     starter = resolve_captioner("starter")
     monkeypatch.setattr(open_module, "available_memory", lambda: None)
     assert fitting_workers(starter, 8, 3, notes.append) == 3
-    assert notes == ["--workers is 8, and there are 3 images: 3 are used."]
+    assert notes == ["--workers is 8, and there are 3 images: more would have nothing to do."]
     assert fitting_workers(starter, 3, 3, notes.append) == 3
     assert fitting_workers(starter, 8, None, notes.append) == 8
     assert len(notes) == 1
     done = caption("--workers", "5", "--limit", "1")
-    assert "there are 1 images: 1 are used" in done.stderr
+    assert "there is one image: more would have nothing to do" in done.stderr
 
 
 def test_workers_that_do_not_fit_into_the_memory_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,8 @@ def test_every_format() -> None:
         ("run out --format webdataset --shards in --into txt --json-key k", "--into json"),
         ("run out --format metaclip --shards in", "--format webdataset or parquet"),
         ("run run/_run.jsonl --format jsonl", "exists already"),
+        ("run - --format jsonl", "an export does not go to standard output: name a file."),
+        ("run - --format parquet", "an export does not go to standard output: name a folder."),
         ("none out --format parquet", "there are no captions in none"),
         ("run out --format webdataset --shards nowhere", "there is no nowhere"),
         ("run out --format webdataset --shards other", "the export is incomplete: 1 shards"),
@@ -77,3 +79,4 @@ def test_mistakes_are_one_sentence(command: str, message: str) -> None:
     assert code == 1
     assert message in " ".join(output.split())
     assert "Traceback" not in output
+    assert not Path("-").exists()

@@ -58,7 +58,10 @@ def test_images_by_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("alts.jsonl", r"alts\.jsonl is not an image \(alt-texts are given by --alt\): name an image"),
+        (
+            "alts.jsonl",
+            r"alts\.jsonl is not an image \(alt-texts are given by --alt\): name an image",
+        ),
         ("notes.md", r"notes\.md is not an image: name an image, or a folder of images\."),
     ],
 )

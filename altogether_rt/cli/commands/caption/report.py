@@ -9,7 +9,7 @@ from typing import Any
 from altogether_rt.cli.hygiene import hygiene_sentences
 from altogether_rt.cli.output import Output, format_duration
 from altogether_rt.cli.run_output import RunOutput
-from altogether_rt.data.problems import Problems
+from altogether_rt.data.problems import Problems, counted
 from altogether_rt.data.sinks.alt_writer import IN_PLACE
 from altogether_rt.data.sources.base import Sample, Source
 from altogether_rt.data.sources.folder import FolderSource
@@ -28,6 +28,21 @@ _FAULTS = {
     "empty": "empty",
     "loop": "cut in a loop",
     "same_as_alt": "equal to the alt-text",
+}
+
+#: What was not written as asked, for one and for several.
+_NOT_WRITTEN = {
+    "alts_kept": (
+        "image has another alt-text, or is another file",
+        "images have other alt-texts, or are other files",
+    ),
+    "alts_failed": ("image cannot hold its caption", "images cannot hold their captions"),
+    "sidecars_kept": (
+        "sidecar file holds other text and was left alone",
+        "sidecar files hold other text and were left alone",
+    ),
+    "sidecars_shared": ("image has no sidecar of its own", "images have no sidecar of their own"),
+    "sidecars_failed": ("sidecar file could not be written", "sidecar files could not be written"),
 }
 
 
@@ -54,12 +69,14 @@ def report(
         "captioner_notes": list(captioner_notes),
         "failed_examples": state.error_examples,
     }
-    checked = [] if summary.checks is None else [f"  {summary.checks.sentence()}"]
+    checks = summary.checks
+    checked = [f"  {checks.sentence()}"] if checks is not None and checks.num_checked else []
     output.result(data, [sentence, *checked, *error_lines(state)])
     alts = summary.alts_written
     if alts is not None:
-        where = "their XMP" if alts.target == IN_PLACE else f"copies of them in {alts.target}"
-        output.show(f"{alts.num_written:,} images have their captions as alt-texts in {where}.")
+        where = "XMP" if alts.target == IN_PLACE else f"copies in {alts.target}"
+        images = counted(alts.num_written, "image has its caption", "images have their captions")
+        output.show(f"{images} as alt-text in {where}.")
     if sheet is not None:
         output.show(f"Look at them in {sheet}.")
     if summary.num_failed and not summary.captioned and not summary.skipped:
@@ -71,36 +88,50 @@ def report(
 def _note_problems(job: CaptionJob, summary: CaptionSummary, output: Output) -> None:
     """What did not go as it was asked, a sentence each."""
     alts = summary.alts_written
-    for problems, what in (
-        (alts.kept if alts else Problems(), "images have other alt-texts, or are other files"),
-        (alts.failed if alts else Problems(), "images cannot hold their captions"),
-        (summary.sidecars_kept, "sidecar files hold other text and were left alone"),
-        (summary.sidecars_shared, "images have no sidecar of their own"),
-        (summary.sidecars_failed, "sidecar files could not be written"),
-    ):
+    found = {
+        "alts_kept": alts.kept if alts else Problems(),
+        "alts_failed": alts.failed if alts else Problems(),
+        "sidecars_kept": summary.sidecars_kept,
+        "sidecars_shared": summary.sidecars_shared,
+        "sidecars_failed": summary.sidecars_failed,
+    }
+    for name, problems in found.items():
         if problems:
-            output.note(f"{problems.count:,} {what}: {problems}.")
+            output.note(f"{counted(problems.count, *_NOT_WRITTEN[name])}: {problems}.")
+    _note_earlier(job, summary, output)
+
+
+def _note_earlier(job: CaptionJob, summary: CaptionSummary, output: Output) -> None:
+    """What was found in the output of earlier runs."""
     if summary.embeddings_missing and job.embeddings is not None:
+        were = counted(summary.embeddings_missing, "caption was", "captions were")
         output.note(
-            f"{summary.embeddings_missing:,} captions were there without an embedding, so "
-            f"{job.embeddings.save} lacks theirs: --overwrite makes all of them again."
+            f"{were} there without an embedding, so {job.embeddings.save} lacks some: --overwrite "
+            "makes all of them again."
         )
     if summary.lines_set_aside:
         aside = summary.lines_set_aside
+        what = counted(
+            aside.count,
+            "line was not a row, or another row of an image, and is",
+            "lines were not rows, or other rows of an image, and are",
+        )
+        output.note(f"{what} in {job.out}.set-aside now: {aside}.")
+    if summary.rows_elsewhere:
+        rows = counted(summary.rows_elsewhere.count, "row of an image", "rows of images")
         output.note(
-            f"{aside.count:,} lines were not rows, or rows of the same image, and are in "
-            f"{job.out}.set-aside now: {aside}."
+            f"{job.out} has {rows} not in {job.folder} too ({summary.rows_elsewhere}): give each "
+            "folder an --out of its own to keep them apart."
         )
     if summary.images_unchecked:
+        were = counted(summary.images_unchecked, "caption was", "captions were")
         output.note(
-            f"{summary.images_unchecked:,} captions were written without the hash of their image, "
-            "so whether those images have changed is not known: --overwrite makes them again."
+            f"{were} written without the hash of the image, so whether that has changed is not "
+            "known: --overwrite captions again."
         )
     if summary.errors_skipped and not job.retry_errors:
-        output.note(
-            f"{summary.errors_skipped:,} images failed in an earlier run and were skipped: "
-            "--retry-errors tries them again."
-        )
+        failed = counted(summary.errors_skipped, "image", "images")
+        output.note(f"{failed} failed in an earlier run: --retry-errors tries again.")
 
 
 def _alt_file(source: Source) -> str | None:
@@ -178,10 +209,23 @@ def _changed(summary: CaptionSummary) -> str:
     """Sentences about images that were skipped though they, or their alt-texts, have changed."""
     changes = summary.changes
     return "".join(
-        f" {len(names):,} {what} ({changes.problems(names)}): --update captions them again."
+        f" {counted(len(names), *what)} ({changes.problems(names)}): --update captions "
+        f"{'it' if len(names) == 1 else 'them'} again."
         for names, what in (
-            (changes.images, "images have changed since they were captioned"),
-            (changes.alts, "images have other alt-texts than their captions were written from"),
+            (
+                changes.images,
+                (
+                    "image has changed since it was captioned",
+                    "images have changed since they were captioned",
+                ),
+            ),
+            (
+                changes.alts,
+                (
+                    "image has other alt-texts than its caption was written from",
+                    "images have other alt-texts than their captions were written from",
+                ),
+            ),
         )
         if names
     )
@@ -216,6 +260,7 @@ def _summary_data(
         "images_changed": _problems_data(summary.changes.problems(summary.changes.images)),
         "alts_changed": _problems_data(summary.changes.problems(summary.changes.alts)),
         "images_unchecked": summary.images_unchecked,
+        "rows_elsewhere": _problems_data(summary.rows_elsewhere),
         "lines_set_aside": _problems_data(summary.lines_set_aside),
         "errors_skipped": summary.errors_skipped,
         "failed": dict(summary.failed),

@@ -126,6 +126,9 @@ def export_captions_command(
         "--epoch": epoch,
     }
     _check_options(layout, into or "json", given)
+    if out == "-":
+        what = "file" if layout == "jsonl" else "folder"
+        raise AltogetherError(f"an export does not go to standard output: name a {what}.")
     output = Output(as_json=as_json, quiet=quiet)
     run = open_run(captions)
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,14 +141,21 @@ def _carry(task: Task, answer: Row) -> Task:
 def _check_complete(
     tasks: Sequence[Task], answers: Mapping[TaskKey, Sequence[Row]], number: int
 ) -> None:
-    wanted = {task: max(1, len(task.annotators)) for task in tasks}
-    missing = [t for t in tasks if len(answers.get(t.key, ())) < wanted[t]]
+    missing = [t for t in tasks if len(answers.get(t.key, ())) < max(1, len(t.annotators))]
     if missing:
-        first = missing[0]
-        who = f" ({', '.join(first.annotators)})" if first.annotators else ""
+        waiting = Counter(
+            name
+            for task in missing
+            for name in task.annotators
+            if all(row["annotator"] != name for row in answers.get(task.key, ()))
+        )
+        who = ", ".join(f"{name}: {count:,}" for name, count in sorted(waiting.items()))
+        num_open = sum(not answers.get(task.key) for task in missing)
+        without = f", without the {num_open:,} that nobody has answered" if num_open else ""
         raise AltogetherError(
-            f"{len(missing):,} of {len(tasks):,} images lack an answer in round {number}, "
-            f"{first.file_name}{who} for one: finish them, or continue without them with --partial."
+            f"{len(missing):,} of {len(tasks):,} images lack an answer in round {number}"
+            f"{f' ({who})' if who else ''}, {missing[0].file_name} for one: finish them, or "
+            f"continue with --partial{without}."
         )
 
 

@@ -7,7 +7,7 @@ from altogether_rt.annotation.work import Work
 from altogether_rt.web.answers import read_answers
 from tests.browser.driver import Browser
 
-__all__ = ["READY", "counting", "wait_for"]
+__all__ = ["READY", "counting", "in_sight", "wait_for"]
 
 #: True when a page shows its first image.
 READY = "return document.body.dataset.ready && document.getElementById('image').complete"
@@ -23,4 +23,17 @@ def wait_for(browser: Browser, element: str, words: str) -> None:
         "return document.getElementById(arguments[0]).textContent.includes(arguments[1])",
         element,
         words,
+    )
+
+
+def in_sight(browser: Browser, element: str) -> bool:
+    """Whether all of an element lies within the window, and nothing covers its middle."""
+    return bool(
+        browser.script(
+            "const e = document.getElementById(arguments[0]), box = e.getBoundingClientRect();"
+            "const over = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);"
+            "return box.height > 0 && box.top >= 0 && box.bottom <= innerHeight"
+            " && e.contains(over)",
+            element,
+        )
     )

@@ -15,7 +15,7 @@ import pytest
 from altogether_rt.annotation.work import Work
 from tests.annotation.people import begin, serving
 from tests.browser.driver import Browser
-from tests.browser.pages import READY, counting, wait_for
+from tests.browser.pages import READY, counting, in_sight, wait_for
 
 Check = Callable[[], None]
 
@@ -98,6 +98,21 @@ def test_types_saves_undoes_and_resumes_by_keyboard_alone(
     assert [flags for _, flags in counting(work, "anna").values()] == [
         *([], [], ["unusable"], ["unusable"]),
     ]
+
+
+def test_messages_are_in_sight_on_a_low_screen(browser: Browser, work: Work) -> None:
+    browser.resize(1366, 620)  # of a laptop's 768 pixels, what the browser itself leaves
+    with serving(work, "anna") as anna:
+        browser.open(anna.url)
+        browser.wait(READY)
+        browser.press("Ctrl+a", "Backspace", "Ctrl+Enter")
+        wait_for(browser, "error", "is empty")
+        assert in_sight(browser, "error")
+        browser.press("Alt+r", "Ctrl+Enter")
+        wait_for(browser, "status", "Saved 0000.png")
+        assert in_sight(browser, "status")
+        browser.script("scrollTo(0, document.body.scrollHeight)")
+        assert in_sight(browser, "save") and in_sight(browser, "status")
 
 
 def test_every_control_is_reached_by_tab(browser: Browser, work: Work) -> None:

@@ -12,6 +12,7 @@ from altogether_rt.comparison.study import Study
 from altogether_rt.web.answers import AnswerFile, read_answers
 from altogether_rt.web.server import LoopbackServer
 from tests.browser.driver import Browser
+from tests.browser.pages import in_sight
 from tests.comparison.studies import start_small, write_rows
 
 NUM_IMAGES = 4  # and one pair again
@@ -130,9 +131,12 @@ def answered(study: Study) -> set[str]:
 def test_an_open_question_is_pointed_out(
     browser: Browser, server: LoopbackServer, study: Study
 ) -> None:
+    browser.resize(1366, 420)  # lower than the questions
     open_page(browser, server)
     browser.press("3", "Enter")
     browser.wait("return !document.getElementById('error').hidden")
+    browser.script("scrollTo(0, document.body.scrollHeight)")
+    assert in_sight(browser, "error")
     assert browser.text("error") == "Answer every question first; a tie is an answer."
     assert browser.focused() == "named-entities:left"
     assert answered(study) == set()

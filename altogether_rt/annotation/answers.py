@@ -66,8 +66,11 @@ def checked_answer(
     _check_start(task, said)
     name = task.file_name
     text, flags = said.get("text"), said.get("flags", [])
-    if not isinstance(text, str) or not _are_flags(flags):
-        raise AnswerError("malformed", f"the answer to {name} has no text, or unknown flags.")
+    if not isinstance(text, str):
+        raise AnswerError("malformed", f"the answer to {name} has no text.")
+    if not _are_flags(flags):
+        known = ", ".join(FLAGS)
+        raise AnswerError("malformed", f"a flag of the answer to {name} is none of {known}.")
     text = clean_text(text)
     if len(text) > MAX_ALT_CHARS:
         raise AnswerError(

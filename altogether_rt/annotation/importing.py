@@ -149,10 +149,12 @@ def _task_of(row: Row, opened: Round, tasks: Mapping[str, list[Task]]) -> Task:
 def _checked(
     row: Row, task: Task, round_number: int, source: str, annotator: str | None
 ) -> dict[str, Any]:
-    name, time = annotator or str(row.get("annotator")), row.get("time")
+    name, time = annotator or row.get("annotator"), row.get("time")
     guideline = row.get("guideline")
+    if name is None:
+        raise AnswerError("malformed", f"the answer to {task.file_name} names no annotator.")
     try:
-        check_annotator(name)
+        check_annotator(str(name))
     except AltogetherError as error:
         raise AnswerError("annotator", f"{error} Or give --as.") from error
     if not isinstance(time, str) or not is_time(time):

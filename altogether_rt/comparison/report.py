@@ -66,6 +66,9 @@ class Report:
                 {
                     "first": names[pair.systems[0]],
                     "second": names[pair.systems[1]],
+                    "planned": pair.progress.num_planned,
+                    "judged": pair.progress.num_judged,
+                    "identical": pair.progress.num_identical,
                     "questions": {q.question.id: _question(q) for q in pair.questions},
                 }
                 for pair in results.pairs

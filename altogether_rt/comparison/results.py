@@ -3,6 +3,10 @@
 Every image counts once, however many people judged it: its outcome is the mean of their answers.
 The interval is a bootstrap over images, and the sign test takes one sign an image. Pairs
 repeated with sides swapped are used to test the annotators, and for nothing else.
+
+Identical captions are ties that nobody is asked about. While a study is unfinished, only the share
+of them counts that has been judged of the others; all of them beside a few judged pairs would say
+that the systems are nearly equal.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ __all__ = [
     "AnnotatorResult",
     "Consistency",
     "PairResult",
+    "Progress",
     "QuestionResult",
     "Results",
     "answers_by_image",
@@ -45,7 +50,7 @@ class QuestionResult:
 
     question: Question
     num_images: int
-    num_identical: int  # images with identical captions, which are ties
+    num_identical: int  # images with identical captions that count, which are ties
     win: float
     tie: float
     loss: float
@@ -62,11 +67,28 @@ class QuestionResult:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far two systems have been compared. Counts are of images; repeats are left out."""
+
+    num_planned: int = 0  # to be judged
+    num_judged: int = 0  # by somebody, "cannot judge" included
+    num_identical: int = 0
+
+    @property
+    def num_counted(self) -> int:
+        """Identical captions that count: the share that has been judged of the others."""
+        if not self.num_planned:
+            return self.num_identical
+        return round(self.num_identical * self.num_judged / self.num_planned)
+
+
+@dataclass(frozen=True)
 class PairResult:
     """Two systems and what was asked about them."""
 
     systems: tuple[int, int]
     questions: tuple[QuestionResult, ...]
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -111,11 +133,12 @@ def compute_results(study: Study, key: Key, judgments: Sequence[Judgment]) -> Re
     """All figures. Pairs and questions without a judgment are left out."""
     questions = study.info.questions.questions
     answers = answers_by_image(study, key, judgments)
+    progress = _progress(study, key, judgments)
     pairs = []
     for pair in sorted(answers):
         of_pair = answers[pair]
         found = [_question_result(q, of_pair[q.id]) for q in questions if q.id in of_pair]
-        pairs.append(PairResult(pair, tuple(found)))
+        pairs.append(PairResult(pair, tuple(found), progress[pair]))
     by_annotator: dict[str, list[Judgment]] = defaultdict(list)
     for judgment in judgments:
         by_annotator[judgment.annotator].append(judgment)
@@ -138,22 +161,46 @@ def answers_by_image(
     """Outcomes by pair of systems, question and image, in sorted order, one for each annotator.
 
     1: the pair's first system won, 0.5: a tie, 0: the second won. Images with identical captions
-    have an empty list, images that nobody could judge are absent, and repeats do not count.
+    have an empty list, as many of them as count so far (`Progress`); images that nobody could
+    judge are absent, and repeats do not count.
     """
+    judgments = list(judgments)
     listed: dict[tuple[tuple[int, int], str, str], list[float]] = defaultdict(list)
     for judgment in judgments:
         for id_ in judgment.choices if not judgment.side.is_repeat else ():
             value = outcome(judgment, id_)
             if value is not None:
                 listed[judgment.pair, id_, judgment.task.file_name].append(value)
-    for tie in key.identical:
-        low, high = sorted(tie.systems)
-        for asked in study.info.questions.asked(has_alt_text=tie.has_alt_text):
-            listed[(low, high), asked.id, tie.file_name] = []
+    progress, seen = _progress(study, key, judgments), Counter[tuple[int, int]]()
+    for tie in key.identical:  # in the order in which images were drawn
+        pair = _ascending(*tie.systems)
+        seen[pair] += 1
+        if seen[pair] <= progress[pair].num_counted:
+            for asked in study.info.questions.asked(has_alt_text=tie.has_alt_text):
+                listed[pair, asked.id, tie.file_name] = []
     found: dict[tuple[int, int], dict[str, dict[str, list[float]]]] = {}
     for (pair, id_, name), values in sorted(listed.items()):
         found.setdefault(pair, {}).setdefault(id_, {})[name] = values
     return found
+
+
+def _progress(
+    study: Study, key: Key, judgments: Iterable[Judgment]
+) -> dict[tuple[int, int], Progress]:
+    sides = key.sides()
+    first = [task for task in study.tasks if not sides[task.id].is_repeat]
+    planned = Counter(_ascending(sides[task.id].left, sides[task.id].right) for task in first)
+    judged = {(j.task.id, j.pair) for j in judgments if not j.side.is_repeat}
+    done = Counter(pair for _, pair in judged)
+    identical = Counter(_ascending(*tie.systems) for tie in key.identical)
+    return {
+        pair: Progress(planned[pair], done[pair], identical[pair])
+        for pair in planned.keys() | identical.keys()
+    }
+
+
+def _ascending(one: int, other: int) -> tuple[int, int]:
+    return min(one, other), max(one, other)
 
 
 def image_outcome(answers: Sequence[float]) -> float:

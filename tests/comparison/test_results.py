@@ -12,6 +12,7 @@ import pytest
 from altogether_rt.comparison.design import Split
 from altogether_rt.comparison.judgments import Judgment, judgments_of, outcome
 from altogether_rt.comparison.results import (
+    Progress,
     QuestionResult,
     Results,
     answers_by_image,
@@ -97,6 +98,26 @@ def test_figures_by_hand() -> None:
     assert [a.num_answered for a in results.annotators] == [3, 2]
     assert results.median_seconds == 10.0
     assert outcome(judgments[0], "no such question") is None
+
+
+def test_identical_captions_count_in_proportion_while_a_study_is_unfinished() -> None:
+    """Otherwise twelve ties beside one judged pair of four would say: nearly equal."""
+    different = {f"{i}": (f"one {i}", f"two {i}") for i in range(4)}
+    captions = different | {f"same {i}": ("x", "x") for i in range(12)}
+    study, key = study_in_memory(captions, repeat_share=0.0)
+    first = study.tasks[0].file_name
+    results = compute_results(study, key, verdicts(study, key, {"ann": {first: "first"}}))
+    found = question(results, "alignment")
+    # One of four pairs, so three of the twelve: one win and three ties.
+    assert (found.num_images, found.num_identical) == (4, 3)
+    assert (found.win, found.tie, found.loss) == (1 / 4, 3 / 4, 0)
+    assert results.pairs[0].progress == Progress(4, 1, 12)
+    # "Cannot judge" is no missing judgment: the other three are left out, and all ties count.
+    rows = [{"task": task.id, "skipped": True, "seconds": 1.0} for task in study.tasks[1:]]
+    skipped, _ = judgments_of(study, key, {"ben": rows})
+    judged = verdicts(study, key, {"ann": {first: "first"}})
+    found = question(compute_results(study, key, [*judged, *skipped]), "alignment")
+    assert (found.num_images, found.num_identical, found.win) == (13, 12, 1 / 13)
 
 
 def test_what_the_alt_text_question_is_not_asked_about() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from altogether_rt.artifacts.files import write_whole
 from altogether_rt.artifacts.own_files import check_own
-from altogether_rt.cli.output import Output, format_duration
+from altogether_rt.cli.output import Output
 from altogether_rt.cli.tables.comparison import show_report
 from altogether_rt.comparison.design import Split
 from altogether_rt.comparison.questions import load_questions
@@ -217,8 +218,8 @@ def _started_sentence(started: Started, out: Path) -> str:
         parts.append(f"{started.num_identical:,} more are ties of identical captions")
     annotators = started.study.info.annotators or ("",)
     each = max(sum(not t.annotators or who in t.annotators for t in tasks) for who in annotators)
-    time = format_duration(_SECONDS_PER_PAIR * each)
-    effort = f"About {time} for each annotator, at {_SECONDS_PER_PAIR} seconds a pair."
+    minutes = math.ceil(_SECONDS_PER_PAIR * each / 60)
+    effort = f"About {minutes:,} min for each annotator, at {_SECONDS_PER_PAIR} seconds a pair."
     return f"{', '.join(parts)}. {effort}"
 
 

@@ -67,7 +67,7 @@ def _annotator_rows(report: Report) -> Iterator[tuple[str, ...]]:
             f"{found.num_skipped:,}",
             _NONE if found.median_seconds is None else f"{found.median_seconds:.1f}",
             _left(found.side),
-            _p(found.side.p_value),
+            _p(found.side.p_value) if _num_sided(found.side) else _NONE,
             _same(found.consistency),
         )
 
@@ -79,10 +79,8 @@ def _remarks(report: Report) -> Iterator[str]:
         "Win rate: wins and half of the ties, with its bootstrap interval over images. "
         "p: exact sign test over images. α: Krippendorff's agreement."
     )
-    identical = max((q.num_identical for pair in results.pairs for q in pair.questions), default=0)
-    if identical:
-        yield f"{identical:,} of the ties are identical captions, which nobody had to judge."
-    if results.side.tally.total:
+    yield from _progress_remarks(report)
+    if _num_sided(results.side):
         low, high = results.side.interval
         yield (
             f"Side bias: {_left(results.side)} of the pairs that were not tied went to the left "
@@ -100,6 +98,23 @@ def _remarks(report: Report) -> Iterator[str]:
             )
 
 
+def _progress_remarks(report: Report) -> Iterator[str]:
+    """Where judgments are missing, and how many ties nobody was asked about."""
+    identical = 0
+    for pair in report.results.pairs:
+        progress = pair.progress
+        if progress.num_judged < progress.num_planned:
+            first, second = (report.names[index] for index in pair.systems)
+            counted = f"; of {progress.num_identical:,} identical captions the same share counts"
+            yield (
+                f"Not finished: {progress.num_judged:,} of {progress.num_planned:,} pairs of "
+                f"{first} and {second} are judged{counted if progress.num_identical else ''}."
+            )
+        identical = max(identical, *(question.num_identical for question in pair.questions))
+    if identical:
+        yield f"{identical:,} of the ties are identical captions, which nobody had to judge."
+
+
 def _same(found: Consistency) -> str:
     return _NONE if found.share is None else f"{found.num_same:,} of {found.num_pairs:,}"
 
@@ -109,8 +124,12 @@ def _p_equals(side: SideBias) -> str:
 
 
 def _left(side: SideBias) -> str:
-    chosen = side.tally.wins + side.tally.losses
-    return _percent(side.left_share) if chosen else _NONE
+    return _percent(side.left_share) if _num_sided(side) else _NONE
+
+
+def _num_sided(side: SideBias) -> int:
+    """Judgments that favoured one side."""
+    return side.tally.wins + side.tally.losses
 
 
 def _percent(share: float) -> str:

@@ -39,6 +39,8 @@ def test_start_answer_report(tmp_path: Path, inputs: list[Path]) -> None:
     done = run("start", *inputs, "--out", sxs, "--seed", 3, "--annotators", "ann, ben")
     assert done.exit_code == 0, done.output
     assert "7 pairs to judge in" in done.stdout
+    # 7 pairs, one repeated, and one image for both: 5 for one of them, at 20 seconds.
+    assert "About 2 min for each annotator" in done.stdout
     assert f"compare serve {sxs} --as ann" in done.stdout
     assert "1 images have no caption of walrus: 007.png: no row." in done.stderr
     done = run("report", sxs)
@@ -72,6 +74,25 @@ def test_start_answer_report(tmp_path: Path, inputs: list[Path]) -> None:
     assert run("report", sxs, "--key", kept).exit_code == 0
     assert run("report", sxs, "--key", kept, "--plot", tmp_path).exit_code == 1
     assert run("report", sxs, "--key", kept, "-q").stdout == ""
+
+
+def test_an_unfinished_study_of_ties_says_so(tmp_path: Path, inputs: list[Path]) -> None:
+    rows = [json.loads(line) for line in inputs[0].read_text().splitlines()]
+    changed = [row | {"caption": "another"} if i < 2 else row for i, row in enumerate(rows)]
+    inputs[1] = write_rows(tmp_path / "walrus.jsonl", changed)
+    sxs = tmp_path / "sxs"
+    assert run("start", *inputs, "--out", sxs, "--repeat", 0).exit_code == 0
+    study = Study.load(sxs)
+    write_answers(study, {"ann": answer_all(study, "ann", lambda *_: "tie")[:1]})
+    said = run("report", sxs).stdout
+    assert "Not finished: 1 of 2 pairs of zebra and walrus are judged; of 6 identical" in said
+    assert "3 of the ties are identical captions" in said
+    assert "nan" not in said and "Side bias" not in said
+    (pair,) = json.loads(run("report", sxs, "--json").stdout)["pairs"]
+    assert (pair["planned"], pair["judged"], pair["identical"]) == (2, 1, 6)
+    assert (pair["questions"]["alignment"]["images"], pair["questions"]["alignment"]["tie"]) == (
+        *(4, 1.0),
+    )
 
 
 def test_the_plain_form_is_start(tmp_path: Path, inputs: list[Path]) -> None:

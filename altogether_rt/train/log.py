@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
-from altogether_rt.artifacts.files import open_to_append
+from altogether_rt.artifacts.files import open_to_append, write_whole
 
 __all__ = ["Countdown", "TrainLog"]
 
@@ -41,9 +41,22 @@ class TrainLog:
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._rows = os.fdopen(open_to_append(folder / "metrics.jsonl"), "a", encoding="utf-8")
+        self._path = folder / "metrics.jsonl"
+        self._rows = _open_rows(self._path)
         self._say = say
         self._board = _tensorboard(folder / "tensorboard")
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget the rows of a stage's later steps, which are going to be computed again.
+
+        TensorBoard keeps its own: it draws equal values twice.
+        """
+        lines = self._path.read_text("utf-8", errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if not _is_later(line, stage, step)]
+        if len(kept) < len(lines):
+            self._rows.close()
+            write_whole(self._path, "".join(kept))
+            self._rows = _open_rows(self._path)
 
     def progress(self, stage: str, step: int, num_steps: int, values: Mapping[str, float]) -> None:
         """Log metrics of the steps since the last call."""
@@ -91,6 +104,19 @@ class TrainLog:
         self._rows.close()
         if self._board is not None:
             self._board.close()
+
+
+def _open_rows(path: Path) -> TextIO:
+    return os.fdopen(open_to_append(path), "a", encoding="utf-8")
+
+
+def _is_later(line: str, stage: str, step: int) -> bool:
+    """Whether a row is of a later step of the stage, or was cut off when its run was killed."""
+    try:
+        row = json.loads(line)
+        return bool(row["task"] == stage and row["step"] > step)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return True
 
 
 def _rate(per_s: float) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,8 @@ from safetensors.torch import load_file
 from altogether_rt.artifacts.checkpoint import Checkpoint
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.scenes.dataset import write_scenes
-from altogether_rt.train.recipe import load_recipe
+from altogether_rt.train.compute.interrupts import interrupts_noticed
+from altogether_rt.train.recipe import TrainRecipe, load_recipe
 from altogether_rt.train.run import train
 from tests.train.tiny import write_recipe
 
@@ -62,6 +66,68 @@ def test_killed_run_goes_on_to_the_same_bits(undisturbed: Path, tmp_path: Path) 
     assert wanted.keys() == found.keys()
     for name, tensor in wanted.items():
         assert torch.equal(tensor, found[name]), name
+    # Steps that were computed twice are in the log once.
+    assert logged(tmp_path / "ckpt.training") == logged(undisturbed.with_name("ckpt.training"))
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log, without what depends on its speed."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("samples_per_s", "eta_s")} for row in rows]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_the_step_and_the_run_ends_as_if_nothing_had_been(
+    finetune: TrainRecipe, undisturbed: Path, scenes: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """After two of four steps: between two lines of the log, and two usual states."""
+    recipe = dataclasses.replace(finetune, log_every_steps=3, save_every_steps=3)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("finetune 2  ["):
+            signal.raise_signal(number)
+
+    def run(out: str, say: Callable[[str], None], resume: bool = False) -> None:
+        train(
+            recipe, tmp_path / out, init=undisturbed, data=scenes, resume=resume, threads=1, say=say
+        )
+
+    run("whole", lambda _: None)
+    with pytest.raises(KeyboardInterrupt, match=r"after step 2 of 4 of finetune, which is saved"):
+        run("mine", say)
+    assert said[-1].startswith("finetune: finishing and saving a step")
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    run("mine", said.append, resume=True)
+    assert "finetune: resuming at step 2 of 4" in said
+    wanted, found = (load_file(tmp_path / n / "model.safetensors") for n in ("whole", "mine"))
+    assert all(torch.equal(tensor, found[name]) for name, tensor in wanted.items())
+    assert logged(tmp_path / "mine.training") == logged(tmp_path / "whole.training")
+    stages = [Checkpoint.load(tmp_path / name).about["stages"] for name in ("whole", "mine")]
+    assert stages[0] == stages[1]
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    told: list[str] = []
+
+    def press_twice() -> None:
+        with interrupts_noticed(lambda: told.append("once")) as came:
+            assert not came()
+            signal.raise_signal(signal.SIGINT)
+            assert came()
+            signal.raise_signal(signal.SIGINT)
+            told.append("still there")
+
+    with pytest.raises(KeyboardInterrupt):
+        press_twice()
+    assert told == ["once"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_after_the_last_question_is_not_swallowed() -> None:
+    with pytest.raises(KeyboardInterrupt), interrupts_noticed(lambda: None):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_training_from_a_checkpoint_learns_a_folder(undisturbed: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def checked_answer(
         raise AnswerError("malformed", f"the answer to {name} has no text.")
     if not _are_flags(flags):
         known = ", ".join(FLAGS)
-        raise AnswerError("malformed", f"a flag of the answer to {name} is none of {known}.")
+        raise AnswerError("malformed", f"the answer to {name} has unknown flags: give {known}.")
     text = clean_text(text)
     if len(text) > MAX_ALT_CHARS:
         raise AnswerError(

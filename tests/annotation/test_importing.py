@@ -98,6 +98,7 @@ def test_older_answers_do_not_replace_newer_ones(work: Work, tmp_path: Path) -> 
         ({"flags": ["nice"]}, "malformed"),
         ({"time": "yesterday"}, "malformed"),
         ({"guideline": "x" * 65}, "malformed"),
+        ({"annotator": None}, "malformed"),
         ({"annotator": "../ben"}, "annotator"),
         ({"annotator": "ben\n"}, "annotator"),
     ],
@@ -167,6 +168,7 @@ def test_label_studio_there_and_back(work: Work, tmp_path: Path) -> None:
     path.write_text(json.dumps(entries))
     imported = import_answers(work, path)
     assert imported.source == "label-studio" and imported.taken == {"ls-3": 2}
+    assert "row 5: the answer to 0004.png has unknown flags" in str(imported.examples)
     assert imported.refused == {
         "empty": 1, "another text": 1, "malformed": 2, "another image": 1,
     }  # fmt: skip

@@ -184,10 +184,14 @@ def _rows_elsewhere(source: Source, done: Set[str]) -> Problems:
     """Rows of earlier runs whose images are not in the folder: they are gone, or in another one."""
     found = Problems()
     if isinstance(source, FolderSource):
-        for name in sorted(done):
-            # The images of a folder that a run did not look at are there all the same.
-            if source.alts_of(name) is None and not os.path.lexists(source.root / name):
-                found.add(name)
+        # The images of a folder that a run did not look at are there all the same.
+        elsewhere = [
+            name
+            for name in done
+            if source.alts_of(name) is None and not os.path.lexists(source.root / name)
+        ]
+        for name in sorted(elsewhere):
+            found.add(name)
     return found
 
 

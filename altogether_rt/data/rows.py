@@ -23,6 +23,7 @@ __all__ = [
     "caption_row",
     "encode_row",
     "error_row",
+    "is_edited",
     "parse_row",
     "read_rows",
 ]
@@ -80,6 +81,11 @@ def caption_row(
         **({"notes": list(caption.notes)} if caption.notes else {}),
         **checks,
     }
+
+
+def is_edited(row: Row) -> bool:
+    """Whether somebody has edited the caption, on a contact sheet."""
+    return row.get("edited") is True and "caption" in row
 
 
 def caption_fault(row: Row) -> str | None:

@@ -11,7 +11,7 @@ from altogether_rt.data.alts import Alts
 from altogether_rt.data.check_counts import CheckCounts
 from altogether_rt.data.hygiene.clean import HygieneCounts
 from altogether_rt.data.problems import Problems
-from altogether_rt.data.rows import Row, RunStamp, caption_fault, caption_row, error_row
+from altogether_rt.data.rows import Row, RunStamp, caption_fault, caption_row, error_row, is_edited
 from altogether_rt.data.sinks.alt_writer import AltWriter
 from altogether_rt.data.sinks.base import Sink
 from altogether_rt.data.sinks.embeddings import EmbeddingSink
@@ -46,6 +46,7 @@ class CaptionSummary:
     updated: int = 0  # rows made again, since their image or alt-texts have changed
     changes: Changes = field(default_factory=Changes)  # that were left as they are
     images_unchecked: int = 0  # captions of earlier runs that do not say of which file
+    edited_kept: Problems = field(default_factory=Problems)  # by hand; `update` was asked for
     rows_elsewhere: Problems = field(default_factory=Problems)  # of images not in the folder
     lines_set_aside: Problems = field(default_factory=Problems)  # lines of OUT that are not rows
     doubtful: dict[str, Problems] = field(default_factory=dict)  # by `caption_fault`
@@ -85,11 +86,15 @@ class JobOutput(Sink):
     stale: dict[str, str] = field(default_factory=dict)  # captions of rows that are made again
 
     def is_stale(self, changes: Changes, row: Row) -> bool:
-        """Whether a row is to be made again; its caption is remembered."""
+        """Whether a row is to be made again; its caption is remembered. An edited one stays."""
         name = row["file_name"]
-        if name in changes:
-            self.stale[name] = row.get("caption", "")
-        return name in changes
+        if name not in changes:
+            return False
+        if is_edited(row):
+            self.summary.edited_kept.add(name)
+            return False
+        self.stale[name] = row.get("caption", "")
+        return True
 
     def review(self, source: Source) -> None:
         """Write what earlier runs, which may not have been asked for it, left out."""

@@ -216,6 +216,8 @@ def test_the_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert done.exit_code == 0
     assert "3 images have their captions as alt-text in XMP." in done.stdout
     assert "1 image cannot hold its caption: d.bmp" in done.stderr
+    done = caption("--alt-embedded", "alt", "--write-alt", "in-place")
+    assert "3 images have their captions as alt-text in XMP, 3 from before." in done.stdout
     done = caption("--alt-embedded", "alt", "--write-alt", "copies", "--json")
     assert json.loads(done.stdout)["alts_written"] == 3
     assert caption("--alt-embedded", "alt", "--alt", "x").exit_code == 2

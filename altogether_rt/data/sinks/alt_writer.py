@@ -33,6 +33,7 @@ class AltWriter:
     target: str  # a folder for copies, or IN_PLACE
     limits: ImageLimits = field(default_factory=ImageLimits)
     num_written: int = 0
+    num_unchanged: int = 0  # images that had their captions already
     kept: Problems = field(default_factory=Problems)  # files that hold something else
     failed: Problems = field(default_factory=Problems)  # files that cannot be written, and why
 
@@ -77,7 +78,10 @@ class AltWriter:
         if is_there and self.target != IN_PLACE and file_hash(target, self.limits) != now:
             self.kept.add(str(target))
             return
-        self.num_written += write_alt_text(source, target, row["caption"], self.limits)
+        if write_alt_text(source, target, row["caption"], self.limits):
+            self.num_written += 1
+        else:
+            self.num_unchanged += 1
 
     def _has_other_alt(self, source: Path, row: Row) -> bool:
         """Whether somebody gave the image an alt-text that the caption was not made from."""

@@ -16,8 +16,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from altogether_rt.artifacts.files import new_file
-from altogether_rt.data.problems import Problems
-from altogether_rt.data.rows import MAX_ROW_BYTES, Row, encode_row, parse_row, read_rows
+from altogether_rt.data.problems import Problems, counted
+from altogether_rt.data.rows import (
+    MAX_ROW_BYTES,
+    Row,
+    encode_row,
+    is_edited,
+    parse_row,
+    read_rows,
+)
 from altogether_rt.data.sinks.earlier_rows import EarlierRows, identity
 from altogether_rt.data.sinks.journal import Journal
 from altogether_rt.data.sources.scan import order_key
@@ -77,13 +84,10 @@ class JsonlSink:
         overwrite: take no row as done; OUT is left alone until `finish` replaces it. retry_errors:
         do not count rows of OUT that carry an error. is_stale: rows that are to be made again; they
         are not checked, and the new ones replace them. Raises AltogetherError if a file holds
-        no rows but something else, or rows that `check` refuses.
+        no rows but something else, rows that `check` refuses, or edited ones to be overwritten.
         """
         if overwrite:
-            # A file of something else is not replaced.
-            self._overwritten = {
-                row["file_name"]: offset for offset, row in self._earlier.output_rows()
-            }
+            self._note_overwritten()
             for _ in self._earlier.journal_rows():
                 break
             self._forget()
@@ -109,6 +113,20 @@ class JsonlSink:
             self._note_error(row)
             (retried.add if stale else retried.discard)(row["file_name"])
         return (self._in_output.keys() | self._in_journal.keys()) - retried
+
+    def _note_overwritten(self) -> None:
+        """Raises AltogetherError for a file of something else, and for captions edited by hand."""
+        edited = Problems()
+        for offset, row in self._earlier.output_rows():
+            self._overwritten[row["file_name"]] = offset
+            if is_edited(row):
+                edited.add(row["file_name"])
+        if edited:
+            have = counted(edited.count, "caption", "captions")
+            raise AltogetherError(
+                f"{self.path} has {have} edited by hand ({edited}), which --overwrite does not "
+                "replace: move the file away, or choose another --out."
+            )
 
     def former_caption(self, name: str) -> str | None:
         """The caption in OUT of an image whose row is being overwritten, if it has one."""

@@ -223,6 +223,29 @@ def test_lines_that_are_no_rows_are_named(folder: Path, captioner: FakeCaptioner
     assert len(rows()) == 3
 
 
+def test_captions_edited_by_hand_are_never_replaced(folder: Path, captioner: FakeCaptioner) -> None:
+    caption("photos", "--alt", "alts.jsonl")
+    first, *others = rows()
+    first |= {"caption": "by hand", "edited": True}
+    others[1] |= {"edited": "yes"}  # what a sheet does not write is no edit
+    output = Path("captions.jsonl")
+    output.write_text("".join(json.dumps(row) + "\n" for row in (first, *others)))
+    lines = (folder / "alts.jsonl").read_text().replace("a boat", "a ship")
+    (folder / "alts.jsonl").write_text(lines + '\n{"file_name": "sub/b.JPG", "alt": "a bay"}')
+    done = caption("photos", "--alt", "alts.jsonl", "--update")
+    assert "1 made again" in done.stdout
+    assert "keeps 1 caption edited by hand (a.png): delete a row there" in done.stderr
+    assert [row.get("caption") == "by hand" for row in rows()] == [True, False, False]
+    assert [row["alt"] for row in rows()] == ["a boat", "", "a bay"]
+    before = output.read_bytes()
+    done = caption("photos", "--alt", "alts.jsonl", "--overwrite")
+    assert done.exit_code == 1 and output.read_bytes() == before
+    assert "has 1 caption edited by hand (a.png), which --overwrite does not replace" in done.stderr
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows()[1:]))
+    assert caption("photos", "--alt", "alts.jsonl", "--overwrite").exit_code == 0
+    assert rows()[0]["alt"] == "a ship"
+
+
 def test_rows_of_another_folder_in_the_output_are_told_of(
     folder: Path, captioner: FakeCaptioner
 ) -> None:

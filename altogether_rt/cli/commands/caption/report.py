@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from altogether_rt.cli.commands.caption.run_notes import note_problems
 from altogether_rt.cli.hygiene import hygiene_sentences
 from altogether_rt.cli.output import Output, format_duration
 from altogether_rt.cli.run_output import RunOutput
@@ -30,21 +31,6 @@ _FAULTS = {
     "same_as_alt": "equal to the alt-text",
 }
 
-#: What was not written as asked, for one and for several.
-_NOT_WRITTEN = {
-    "alts_kept": (
-        "image has another alt-text, or is another file",
-        "images have other alt-texts, or are other files",
-    ),
-    "alts_failed": ("image cannot hold its caption", "images cannot hold their captions"),
-    "sidecars_kept": (
-        "sidecar file holds other text and was left alone",
-        "sidecar files hold other text and were left alone",
-    ),
-    "sidecars_shared": ("image has no sidecar of its own", "images have no sidecar of their own"),
-    "sidecars_failed": ("sidecar file could not be written", "sidecar files could not be written"),
-}
-
 
 def report(
     job: CaptionJob,
@@ -59,7 +45,7 @@ def report(
 
     captioner_notes: why captions may not be what is expected, as said before the run.
     """
-    _note_problems(job, summary, output)
+    note_problems(job, summary, output)
     for sentence in hygiene_sentences(summary.hygiene, job.hygiene):
         output.note(sentence)
     sentence = _sentence(job, summary) + _changed(summary) + _unusable(source)
@@ -75,63 +61,16 @@ def report(
     alts = summary.alts_written
     if alts is not None:
         where = "XMP" if alts.target == IN_PLACE else f"copies in {alts.target}"
-        images = counted(alts.num_written, "image has its caption", "images have their captions")
-        output.show(f"{images} as alt-text in {where}.")
+        total = alts.num_written + alts.num_unchanged
+        images = counted(total, "image has its caption", "images have their captions")
+        before = f", {alts.num_unchanged:,} from before" if alts.num_unchanged else ""
+        output.show(f"{images} as alt-text in {where}{before}.")
     if sheet is not None:
         output.show(f"Look at them in {sheet}.")
     if summary.num_failed and not summary.captioned and not summary.skipped:
         count = summary.num_failed
         failed = "the one image could not" if count == 1 else f"none of the {count:,} images could"
         raise AltogetherError(f"{failed} be captioned: {job.out} says why.")
-
-
-def _note_problems(job: CaptionJob, summary: CaptionSummary, output: Output) -> None:
-    """What did not go as it was asked, a sentence each."""
-    alts = summary.alts_written
-    found = {
-        "alts_kept": alts.kept if alts else Problems(),
-        "alts_failed": alts.failed if alts else Problems(),
-        "sidecars_kept": summary.sidecars_kept,
-        "sidecars_shared": summary.sidecars_shared,
-        "sidecars_failed": summary.sidecars_failed,
-    }
-    for name, problems in found.items():
-        if problems:
-            output.note(f"{counted(problems.count, *_NOT_WRITTEN[name])}: {problems}.")
-    _note_earlier(job, summary, output)
-
-
-def _note_earlier(job: CaptionJob, summary: CaptionSummary, output: Output) -> None:
-    """What was found in the output of earlier runs."""
-    if summary.embeddings_missing and job.embeddings is not None:
-        were = counted(summary.embeddings_missing, "caption was", "captions were")
-        output.note(
-            f"{were} there without an embedding, so {job.embeddings.save} lacks some: --overwrite "
-            "makes all of them again."
-        )
-    if summary.lines_set_aside:
-        aside = summary.lines_set_aside
-        what = counted(
-            aside.count,
-            "line was not a row, or another row of an image, and is",
-            "lines were not rows, or other rows of an image, and are",
-        )
-        output.note(f"{what} in {job.out}.set-aside now: {aside}.")
-    if summary.rows_elsewhere:
-        rows = counted(summary.rows_elsewhere.count, "row of an image", "rows of images")
-        output.note(
-            f"{job.out} has {rows} not in {job.folder} too ({summary.rows_elsewhere}): give each "
-            "folder an --out of its own to keep them apart."
-        )
-    if summary.images_unchecked:
-        were = counted(summary.images_unchecked, "caption was", "captions were")
-        output.note(
-            f"{were} written without the hash of the image, so whether that has changed is not "
-            "known: --overwrite captions again."
-        )
-    if summary.errors_skipped and not job.retry_errors:
-        failed = counted(summary.errors_skipped, "image", "images")
-        output.note(f"{failed} failed in an earlier run: --retry-errors tries again.")
 
 
 def _alt_file(source: Source) -> str | None:
@@ -260,6 +199,7 @@ def _summary_data(
         "images_changed": _problems_data(summary.changes.problems(summary.changes.images)),
         "alts_changed": _problems_data(summary.changes.problems(summary.changes.alts)),
         "images_unchecked": summary.images_unchecked,
+        "edited_kept": _problems_data(summary.edited_kept),
         "rows_elsewhere": _problems_data(summary.rows_elsewhere),
         "lines_set_aside": _problems_data(summary.lines_set_aside),
         "errors_skipped": summary.errors_skipped,

@@ -8,6 +8,7 @@ __all__ = [
     "ConfigError",
     "ImageError",
     "MissingDependencyError",
+    "Terminated",
     "reason",
 ]
 
@@ -48,6 +49,10 @@ class MissingDependencyError(AltogetherError):
             f"{purpose} needs {package}, which is not installed: "
             f"run pip install 'altogether-rt[{extra}]'."
         )
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: a container was stopped, a service ended, a job preempted."""
 
 
 def reason(error: BaseException, max_chars: int = 200) -> str:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from altogether_rt.errors import AltogetherError
+from altogether_rt.errors import AltogetherError, Terminated
 
-__all__ = ["failure"]
+__all__ = ["FAILURES", "failure"]
+
+#: What `failure` may have a sentence for.
+FAILURES: Final = (AltogetherError, OSError, KeyboardInterrupt, MemoryError, RuntimeError)
 
 _NO_ROOM: Final = "make room on the disk, then give it again"
 _NO_RIGHT: Final = "choose another folder, or change who may read and write there"
+
+#: What Python says where the system starts no thread, mostly since there is no memory for it.
+_NO_THREAD: Final = "can't start new thread"
+_NO_MEMORY: Final = (
+    "This process may use no more memory, or start no more threads: the command could not "
+    "continue; close other programs, or use fewer --workers, then give it again."
+)
 
 #: What to do about an error of the system.
 _ADVICE: Final = {
@@ -34,5 +44,8 @@ def failure(error: BaseException) -> tuple[int, str] | None:
         what = "the command could not continue" + (f"; {advice}" if advice else "")
         return 1, f"{error.strerror or error}{named}: {what}."
     if isinstance(error, KeyboardInterrupt):
-        return 130, str(error) or "Interrupted: finished work is kept."
+        code = 143 if isinstance(error, Terminated) else 130
+        return code, str(error) or "Interrupted: finished work is kept."
+    if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
+        return 1, _NO_MEMORY
     return None

@@ -1,6 +1,6 @@
 """`altogether-rt`: finds the command, runs it, and prints its errors as sentences.
 
-Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted.
+Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typer.core import TyperGroup
 
 from altogether_rt import __version__
 from altogether_rt.cli.arguments import CheckedCommand
-from altogether_rt.cli.failures import failure
+from altogether_rt.cli.failures import FAILURES, failure
 from altogether_rt.cli.output import Output, printable
 from altogether_rt.cli.registry import COMMANDS, EXTRA_OF_PACKAGE, GROUPS, PANELS, CommandSpec
-from altogether_rt.errors import AltogetherError, MissingDependencyError
+from altogether_rt.errors import MissingDependencyError
 from altogether_rt.monitoring.text import print_traceback
 
 __all__ = ["app", "run"]
@@ -70,9 +70,10 @@ class RootGroup(CommandGroup):
         except BrokenPipeError:  # the reader, such as `head`, has stopped reading
             _discard_stdout()
             raise typer.Exit(1) from None
-        except (AltogetherError, OSError, KeyboardInterrupt) as error:
+        except FAILURES as error:
             found = failure(error)
-            assert found is not None, "only a broken pipe has none"
+            if found is None:
+                raise  # a bug, or an exit
             code, message = found
         Output().error(message)
         raise typer.Exit(code)

@@ -19,9 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from altogether_rt import __version__
-from altogether_rt.cli.failures import failure
+from altogether_rt.cli.failures import FAILURES, failure
 from altogether_rt.cli.output import Output
 from altogether_rt.errors import AltogetherError
+from altogether_rt.jobs.interrupts import sigterm_interrupts
 from altogether_rt.machine.device import installed_version
 from altogether_rt.machine.limits import read_limits
 from altogether_rt.monitoring.base import Observer
@@ -125,10 +126,12 @@ def open_run_output(
             if reporting.metrics_file is not None:
                 run.observers.append(MetricsFile(reporting.metrics_file))
             output.event("info", "start", f"{command} begins", **_facts(command, parameters))
-            yield run
-        except (AltogetherError, OSError, KeyboardInterrupt) as error:
+            with sigterm_interrupts():
+                yield run
+        except FAILURES as error:
             found = failure(error)
             if found is None:
+                _log_bug(output, command, error)
                 raise
             code, message = found
             is_silent = isinstance(error, KeyboardInterrupt) and not str(error)
@@ -136,11 +139,16 @@ def open_run_output(
             output.event("error", "end", f"{command} ended with {code}", exit_code=code)
             raise typer.Exit(code) from None
         except BaseException as error:
-            if not isinstance(error, (typer.Exit, SystemExit)):
-                kind = type(error).__name__
-                output.event("error", "bug", f"{command} ended with {kind}: {error}")
+            _log_bug(output, command, error)
             raise
         output.event("info", "end", f"{command} ended", exit_code=0)
+
+
+def _log_bug(output: Output, command: str, error: BaseException) -> None:
+    """Unless it is a way to end the program."""
+    if not isinstance(error, (typer.Exit, SystemExit, BrokenPipeError)):
+        kind = type(error).__name__
+        output.event("error", "bug", f"{command} ended with {kind}: {error}")
 
 
 def _facts(command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ctrl-C while processes are started."""
+"""Ctrl-C while processes are started, and SIGTERM as another Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,8 +7,38 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from types import FrameType
 
-__all__ = ["sigint_blocked"]
+from altogether_rt.errors import Terminated
+
+__all__ = ["sigint_blocked", "sigterm_interrupts"]
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends the block like Ctrl-C, as Terminated, rather than the process on the spot.
+
+    Left alone, it would leave fetched shards on the disk and a log without an end, and the first
+    process of a container would not notice it at all.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if not callable(signal.getsignal(signal.SIGINT)):  # ignored, as in a shell's background
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # which may be put off just now
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Terminated(*error.args) if came else error from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 _WARNING, _ERROR = 2, 3
+#: What onnxruntime says where the system gives it no memory.
+_NO_MEMORY = ("Cannot allocate memory", "bad_alloc", "Failed to allocate memory")
 
 
 def import_onnxruntime() -> Any:
@@ -134,9 +136,15 @@ def _open(path: Path, options: Any, provider: str, half: bool) -> Any:
             options,
             providers=[provider],
             disabled_optimizers=["NchwcTransformer"] if half else None,
+            enable_fallback=0,  # it would try the same again, and print so among rows on stdout
         )
     except Exception as error:  # onnxruntime's exceptions share no public base
         first_line = (str(error).splitlines() or [""])[0]
+        if isinstance(error, MemoryError) or any(text in first_line for text in _NO_MEMORY):
+            raise AltogetherError(
+                f"{path} needs more memory than this process may use: close other programs, or "
+                "choose a smaller captioner."
+            ) from error
         raise BundleError(
             f"onnxruntime cannot load {path} ({first_line}): export it again."
         ) from error

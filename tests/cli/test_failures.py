@@ -13,6 +13,13 @@ from altogether_rt.cli.failures import failure
 pytestmark = pytest.mark.lean
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_memory_that_is_used_up_is_no_bug(error: Exception) -> None:
+    code, sentence = failure(error) or (0, "")
+    assert code == 1 and sentence.startswith("This process may use no more memory")
+    assert failure(RuntimeError("can't be")) is None
+
+
 @pytest.mark.parametrize(
     ("number", "name", "says"),
     [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from altogether_rt.errors import BundleError
+from altogether_rt.errors import AltogetherError, BundleError
 from altogether_rt.runtime import ort_session
 from altogether_rt.runtime.ort_session import open_session, products_saturate
 from altogether_rt.runtime.tiny_onnx import matmul_model
@@ -62,6 +62,21 @@ def test_saturation_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_provider_than_asked_for_is_an_error(graph: Path) -> None:
     with pytest.raises(BundleError, match="CUDAExecutionProvider"):
         open_session(graph, threads=1, provider="CUDAExecutionProvider")
+
+
+def test_a_graph_without_memory_for_it(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message is the one seen under `ulimit -v`."""
+
+    def create(*_: object) -> None:
+        raise RuntimeError("PosixThread pthread_create failed: Cannot allocate memory")
+
+    session = ort_session.import_onnxruntime().InferenceSession
+    monkeypatch.setattr(session, "_create_inference_session", create)
+    with pytest.raises(AltogetherError, match="needs more memory than this process may use"):
+        open_session(graph, threads=1)
+    assert capsys.readouterr().out == ""  # rows may go there
 
 
 def test_broken_graph_is_one_sentence(tmp_path: Path) -> None:

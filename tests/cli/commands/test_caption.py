@@ -360,7 +360,17 @@ def test_interrupt_says_how_to_go_on(folder: Path, captioner: FakeCaptioner) -> 
     assert os.listdir() == ["photos", "captions.jsonl"] or not Path("captions.jsonl.part").exists()
 
 
-def test_real_interrupt(folder: Path, root: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "sigint", "code"),
+    [
+        (signal.SIGINT, "signal.default_int_handler", 130),
+        (signal.SIGTERM, "signal.default_int_handler", 143),
+        (signal.SIGTERM, "signal.SIG_IGN", 143),
+    ],
+)
+def test_real_interrupt(
+    folder: Path, root: Path, number: signal.Signals, sigint: str, code: int
+) -> None:
     for i in range(40):
         Image.new("RGB", (9, 9), (i, 0, 0)).save(folder / f"{i:02}.png")
     program = (
@@ -368,9 +378,9 @@ def test_real_interrupt(folder: Path, root: Path) -> None:
         "from altogether_rt.jobs import open as module\n"
         "from tests.fake_captioner import FakeCaptioner\n"
         # A suite run in the background inherits SIGINT ignored.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"signal.signal(signal.SIGINT, {sigint})\n"
         "module.open_captioner = lambda *_, **options: FakeCaptioner(delay_s=0.05)\n"
-        "sys.argv[1:] = ['caption', 'photos']; main.run()\n"
+        "sys.argv[1:] = ['caption', 'photos', '--log-file', 'log']; main.run()\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -382,9 +392,10 @@ def test_real_interrupt(folder: Path, root: Path) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and not (part.exists() and part.stat().st_size):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code
+    assert f"caption ended with {code}" in Path("log").read_text()
     assert "Interrupted: the captions so far are kept" in stderr
     assert "Traceback" not in stderr
     assert part.read_bytes().endswith(b"\n")

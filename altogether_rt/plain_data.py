@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ _LIMITS: Mapping[str, int] = {
     "mlp_ratio": 64,
 }
 _OTHER_LIMIT, _MAX_LIST, _MAX_NESTING = 1 << 22, 1024, 8
+
+_MAX_SHOWN_BITS = 128
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
@@ -72,7 +75,7 @@ def check_numbers(value: Any, where: str, *, key: str = "", depth: int = 0) -> N
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         limit = _LIMITS.get(key, _OTHER_LIMIT)
-        _require(abs(value) <= limit, f"{where} is {value:.6g}; the most is {limit}.")
+        _require(abs(value) <= limit, f"{where} is {_shown(value)}; the most is {limit}.")
     if not isinstance(value, Mapping | list | tuple):
         return
     _require(depth <= _MAX_NESTING, f"{where} is nested too deeply.")
@@ -106,6 +109,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         _require(hint is Any or isinstance(value, Mapping), f"{where} must be a table of keys.")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        _require(
+            abs(value) <= sys.float_info.max, f"{where} is {_shown(value)}, which is too large."
+        )
         return float(value)
     expected = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     _require(expected, f"{where} is {_shown(value)}; it must be of type {hint.__name__}.")
@@ -116,6 +122,8 @@ def _shown(value: Any) -> str:
     """A value of a file for a message: it may have megabytes, or lists nested a thousand deep."""
     if isinstance(value, list | tuple | dict):
         return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
+        return f"a number of {value.bit_length()} bits"  # Python writes no more than 4300 digits
     return f"{value!r:.80}"
 
 

@@ -59,7 +59,7 @@ def load_file(file: Traversable, kind: str, parse: Callable[[Mapping[str, Any]],
         raise ConfigError(f"the {kind} {file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the {kind} {file} is not UTF-8: save it in that encoding.") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # an integer of 5000 digits is a plain ValueError
         raise ConfigError(f"the {kind} {file} is not valid TOML: {error}.") from error
     try:
         return parse(data)

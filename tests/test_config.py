@@ -174,12 +174,17 @@ def test_wrong_types_are_named(where: str, value: object) -> None:
         ("generation.stop_ids", [10**9]),
         ("prompt.suffix_ids", [-1]),
         ("encoder.std", [1.0, 0.0, 1.0]),
+        pytest.param("generation.temperature", 10**400, id="no float holds it"),
+        pytest.param("mapper.mlp_ratio", -(10**400), id="nor this"),
+        pytest.param("decoder.layers", 10**400, id="no float holds it, and none is asked for"),
+        pytest.param("encoder.image_size", 1 << 20_000, id="more digits than Python writes"),
     ],
 )
 def test_values_out_of_bounds_are_refused(where: str, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         CaptionerConfig.from_dict(changed(where, value))
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 def test_whole_numbers_are_taken_for_fractions() -> None:

@@ -91,11 +91,19 @@ def test_a_missing_file_is_named(kind: Kind, tmp_path: Path) -> None:
     [
         (b"[encoder", "is not valid TOML: "),
         (b"a = " + b"[" * 100_000, "is not valid TOML: "),
+        (b"a = " + b"9" * 5000, "is not valid TOML: "),
         (b'name = "caf\xe9"', "is not UTF-8: save it in that encoding."),
         (b"speed = 3", "has a mistake: unknown key speed; known keys: "),
         (b"", "has a mistake: missing key "),
     ],
-    ids=["not TOML", "nested without end", "not UTF-8", "unknown key", "missing key"],
+    ids=[
+        "not TOML",
+        "nested without end",
+        "endless number",
+        "not UTF-8",
+        "unknown key",
+        "missing key",
+    ],
 )
 def test_a_bad_file_is_named_with_its_mistake(
     kind: Kind, tmp_path: Path, content: bytes, says: str

@@ -159,6 +159,8 @@ def _are_flags(value: Any) -> bool:
 
 def _seconds(value: Any) -> float | None:
     """Seconds within bounds; None if the value is not a number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return round(min(max(float(value), 0.0), _MAX_SECONDS), 1)
+    if not abs(value) < math.inf:  # NaN fails; `isfinite` would raise for an integer of 400 digits
+        return None
+    return round(float(min(max(value, 0.0), _MAX_SECONDS)), 1)

@@ -86,7 +86,7 @@ def _flags(value: Any) -> list[Any]:
 def _time(value: Any) -> str | None:
     try:
         time = datetime.datetime.fromisoformat(str(value).replace("Z", "+00:00"))
-    except ValueError:
+        utc = time.astimezone(datetime.UTC)
+    except (ValueError, OverflowError):  # an overflow: of a time before the year 1 in UTC
         return None
-    utc = time.astimezone(datetime.UTC)
     return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")

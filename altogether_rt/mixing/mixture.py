@@ -187,6 +187,11 @@ def _mix_shards(
     advance: Advance,
 ) -> None:
     """A folder of MetaCLIP's shards, one at a time. Each epoch's folder appears at the end."""
+    for path in paths:
+        if path.exists():  # `_check_paths` has refused folders
+            raise AltogetherError(
+                f"{path} is a file, and a folder of shards is to be written: give another --out."
+            )
     temporaries = [path.with_name(path.name + ".tmp") for path in paths]
     for temporary in temporaries:
         if temporary.exists():

@@ -162,6 +162,7 @@ def test_label_studio_there_and_back(work: Work, tmp_path: Path) -> None:
         json_min(tasks[3], "of another text", previous="something else"),
         json_min(tasks[4], "bad flag", flag="nice"),
         json_min(tasks[5], "no time", created_at=None),
+        json_min(tasks[5], "before all time", created_at="0001-01-01T00:00:00+01:00"),
         "no entry",
     ]
     path = tmp_path / "ls.json"
@@ -170,7 +171,7 @@ def test_label_studio_there_and_back(work: Work, tmp_path: Path) -> None:
     assert imported.source == "label-studio" and imported.taken == {"ls-3": 2}
     assert "row 5: the answer to 0004.png has unknown flags" in str(imported.examples)
     assert imported.refused == {
-        "empty": 1, "another text": 1, "malformed": 2, "another image": 1,
+        "empty": 1, "another text": 1, "malformed": 3, "another image": 1,
     }  # fmt: skip
     first, second = read_answers(work.answer_path("ls-3"))
     assert (first["text"], first["flags"], first["seconds"]) == (

@@ -92,14 +92,20 @@ def test_what_is_no_answer_is_refused_and_not_written(
         assert anna.save(0, "", "unusable")[0] == 200  # what cannot be described needs no text
 
 
-@pytest.mark.parametrize("seconds", [None, "nine", True, -5, 1e12])
+@pytest.mark.parametrize(
+    "seconds", [None, "nine", True, -5, 1e12, pytest.param(10**400, id="no float")]
+)
 def test_seconds_that_cannot_be_are_not_believed(
     scenes: Path, tmp_path: Path, seconds: Any
 ) -> None:
     work, _ = begin(scenes, tmp_path / "work")
     with serving(work, "anna") as anna:
         assert anna.save(0, "text", seconds=seconds)[0] == 200
-    expected = {-5: 0.0, 1e12: 86400.0}.get(seconds) if not isinstance(seconds, bool) else None
+    expected = (
+        {-5: 0.0, 1e12: 86400.0, 10**400: 86400.0}.get(seconds)
+        if not isinstance(seconds, bool)
+        else None
+    )
     assert rows_of(tmp_path / "work", "anna")[0]["seconds"] == expected
 
 

@@ -29,6 +29,24 @@ def test_ratios_nought_and_one_are_exact() -> None:
     assert all(MixDraw(1.0).wants_caption(key) for key in keys)
 
 
+@pytest.mark.parametrize(
+    ("byte", "wanted"), [(b"\x00", {0.0: False, 1e-9: True}), (b"\xff", {1.0: True})]
+)
+def test_the_first_and_the_last_draw_keep_to_the_ends(
+    byte: bytes, wanted: dict[float, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One key in 2**53 draws them. The last is 1 - 2**-53, which a float of more bits makes 1."""
+    import hashlib
+
+    class Digest:
+        def digest(self) -> bytes:
+            return byte * 8
+
+    monkeypatch.setattr(hashlib, "blake2b", lambda *_, **__: Digest())
+    assert {ratio: MixDraw(ratio).wants_caption("a") for ratio in wanted} == wanted
+    assert MixDraw(0.5).alt(["one", "two"], "a") == ("one" if byte == b"\x00" else "two")
+
+
 def test_choices_are_nested() -> None:
     keys = [str(number) for number in range(5000)]
     ratios = (0.0, 0.05, 0.15, 0.3, 0.31, 0.75, 1.0)
@@ -91,6 +109,7 @@ def test_several_alt_texts_take_turns_whatever_the_ratio() -> None:
     assert found == [MixDraw(0.9).alt(alts, "a", epoch) for epoch in range(3000)]
     for alt in alts:
         assert abs(found.count(alt) - 1000) < 5 * (3000 * 2 / 9) ** 0.5
+    assert {MixDraw(0.0).alt(["one", "two"], "a", epoch) for epoch in range(50)} == {"one", "two"}
 
 
 def test_names_that_are_no_utf8_are_drawn_too() -> None:

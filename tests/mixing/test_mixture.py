@@ -218,6 +218,35 @@ def test_a_name_that_a_layout_cannot_hold_is_counted(tmp_path: Path) -> None:
     assert [row["file_name"] for row in rows(tmp_path / "m.jsonl")] == names
 
 
+def test_a_folder_of_shards_does_not_replace_a_file(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "1.json").write_text('{"a": "caption"}')
+    (tmp_path / "mixed.json").write_text("{}")
+    with pytest.raises(AltogetherError, match=r"mixed\.json is a file, and a folder"):
+        run(tmp_path / "shards", tmp_path / "mixed.json", layout="metaclip", overwrite=True)
+    assert (tmp_path / "mixed.json").read_text() == "{}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mixed.json", "shards"]
+
+
+def test_shards_in_another_layout_are_one_file(tmp_path: Path) -> None:
+    for name, text in (("7/107.json", '{"b": "two", "c": null}'), ("12/3.json", '{"a": "one"}')):
+        (tmp_path / "shards" / name).parent.mkdir(parents=True)
+        (tmp_path / "shards" / name).write_text(text)
+    summary = run(tmp_path / "shards", tmp_path / "m.jsonl", ratio=1.0)
+    assert [(row["file_name"], row["text"]) for row in rows(tmp_path / "m.jsonl")] == [
+        ("a", "one"),
+        ("b", "two"),
+    ]
+    assert (summary.num_samples, summary.num_without_caption, summary.num_left_out) == (3, 1, 1)
+
+
+def test_blank_captions_of_shards_are_none(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "1.json").write_text('{"a": "caption", "b": " \\n", "c": null}')
+    summary = run(tmp_path / "shards", tmp_path / "out", ratio=1.0, layout="metaclip")
+    assert (summary.num_samples, summary.num_without_caption, summary.num_captions) == (3, 2, 1)
+
+
 def test_shards_that_fail_leave_no_folder(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "1.json").write_text('{"a": "b"}')

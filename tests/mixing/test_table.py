@@ -47,12 +47,21 @@ def test_names_are_kept_to_the_byte_and_composed_ones_found() -> None:
         table.add_alts(decomposed, ["alt"])
         assert [sample.key for sample in table] == ["caf\udce9.jpg", composed]
         assert next(s for s in table if s.key == composed).alts == ("alt",)
+    with SampleTable() as table:
+        table.add(decomposed, [], "c")
+        assert not table.add_alts(composed, ["alt"])
+        assert list(table) == [Sample(decomposed, ("alt",), "c")]
 
 
 def test_endless_alt_texts_are_cut() -> None:
     with SampleTable() as table:
         table.add("a", ["x" * 1_000_000, "y"], None)
         assert sum(map(len, next(iter(table)).alts)) == 8192
+        table.add("b", ["x" * 8000], None)
+        table.add_alts("b", ["y" * 1000])
+        table.add_alts("b", ["z"])
+        table.add("c", ["x" * 8191 + " y"], None)  # cut behind the space, which then goes as well
+        assert [list(map(len, sample.alts)) for sample in table][1:] == [[8000, 192], [8191]]
 
 
 _GROWTH = """

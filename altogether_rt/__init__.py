@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from altogether_rt.captions import CaptionRequest as CaptionRequest
     from altogether_rt.config import CaptionerConfig as CaptionerConfig
     from altogether_rt.errors import AltogetherError as AltogetherError
+    from altogether_rt.errors import BundleError as BundleError
+    from altogether_rt.errors import ConfigError as ConfigError
+    from altogether_rt.errors import ImageError as ImageError
+    from altogether_rt.errors import MissingDependencyError as MissingDependencyError
 
 __version__ = "0.1.0"
 
@@ -19,20 +23,28 @@ __version__ = "0.1.0"
 #: it `altogether-rt --help`, costs nothing.
 _HOMES = {
     "AltogetherError": "altogether_rt.errors",
+    "BundleError": "altogether_rt.errors",
     "Caption": "altogether_rt.captions",
     "CaptionParams": "altogether_rt.captions",
     "CaptionRequest": "altogether_rt.captions",
     "Captioner": "altogether_rt.captioner",
     "CaptionerConfig": "altogether_rt.config",
+    "ConfigError": "altogether_rt.errors",
+    "ImageError": "altogether_rt.errors",
+    "MissingDependencyError": "altogether_rt.errors",
 }
 
 __all__ = [
     "AltogetherError",
+    "BundleError",
     "Caption",
     "CaptionParams",
     "CaptionRequest",
     "Captioner",
     "CaptionerConfig",
+    "ConfigError",
+    "ImageError",
+    "MissingDependencyError",
     "__version__",
 ]
 

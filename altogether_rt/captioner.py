@@ -10,19 +10,24 @@ with Captioner.load("starter") as captioner:
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Literal, Self, TypeAlias, Unpack, get_args, overload
 
 from altogether_rt.artifacts.bundle import Bundle
-from altogether_rt.captions import Caption, CaptionParams, CaptionRequest, caption_params
+from altogether_rt.captions import (
+    Caption,
+    CaptionParams,
+    CaptionRequest,
+    ParamOverrides,
+    caption_params,
+)
 from altogether_rt.data.inputs import AltsLike, ImageLike, as_rgb, image_pairs
 from altogether_rt.errors import AltogetherError, ImageError
-from altogether_rt.generation.engine import Engine, EngineStats
-from altogether_rt.generation.requests import ListedRequests, RequestSource
-from altogether_rt.generation.stream import CaptionStream
-from altogether_rt.generation.vision import VisionStage
+from altogether_rt.generation.requests import as_source
+from altogether_rt.generation.streams import CaptionStreams
+from altogether_rt.generation.turns import Turn
 from altogether_rt.opening import (
     CaptionerParts,
     Dtype,
@@ -31,27 +36,35 @@ from altogether_rt.opening import (
     resolve_captioner,
 )
 from altogether_rt.preprocess.pixels import Preprocessor
-from altogether_rt.speculation.planner import DraftPlanner, Speculation
-from altogether_rt.speculation.store import new_planner
+from altogether_rt.speculation.planner import Speculation
 
-__all__ = ["Captioner", "open_captioner"]
+__all__ = ["Captioner", "OnError", "open_captioner"]
+
+#: What an image that cannot be read does: raise its ImageError, or stand in its row.
+OnError: TypeAlias = Literal["raise", "row"]
 
 
 class Captioner:
-    """Captions images with one bundle or checkpoint on one device."""
+    """Captions images with one bundle or checkpoint on one device. Made by `Captioner.load`.
+
+    Threads may share it: it computes for one caller at a time, and the others wait. In another
+    process it is opened again: a pickle has its name and options, not its weights.
+
+    Attributes: `bundle_id` (12 hex digits of what was opened), `config`, `stats` (seconds and
+    tokens of all captions since it was opened).
+    """
 
     def __init__(self, parts: CaptionerParts, speculation: Speculation = "auto") -> None:
         """Raises BundleError if the file of what earlier captions have taught is not one."""
-        self.config = parts.config
-        self.runtime = parts.runtime
-        self.tokenizer = parts.tokenizer
+        config, runtime, tokenizer = parts.config, parts.runtime, parts.tokenizer
+        self.config, self.runtime, self.tokenizer = config, runtime, tokenizer
         self.bundle_id = parts.bundle_id
-        self.speculation: Speculation = speculation
-        self.preprocessor = Preprocessor(parts.config.encoder, parts.config.tiles)
-        self.stats = EngineStats()  # of all captions since it was opened
-        self._drafting_state = parts.drafting_state
-        self._planner = self._new_planner()
-        self._closed = False
+        self.preprocessor = Preprocessor(config.encoder, config.tiles)
+        self._streams = CaptionStreams(
+            config, runtime, tokenizer, self.preprocessor, speculation, parts.drafting_state
+        )
+        self.stats = self._streams.stats
+        self._open_again: Callable[[], Captioner] | None = None  # in another process
 
     @classmethod
     def load(
@@ -94,8 +107,13 @@ class Captioner:
             speculation=speculation,
         )
 
-    def params(self, **overrides: Any) -> CaptionParams:
-        """The bundle's defaults, with overrides that are not None (`temperature=0`, …)."""
+    def params(self, **overrides: Unpack[ParamOverrides]) -> CaptionParams:
+        """The captioner's defaults, with overrides that are not None (`temperature=0`, …).
+
+        They are those of `CaptionParams`: max_new_tokens, temperature, top_p, seed, loop_repeats,
+        style and prompt. Raises AltogetherError for what is out of range, for captions that are
+        longer than it has room for, and for a prompt if it follows no instructions.
+        """
         return caption_params(self.config, **overrides)
 
     @overload
@@ -124,8 +142,8 @@ class Captioner:
         alts: AltsLike | Iterable[AltsLike] = None,
         params: CaptionParams | None = None,
         *,
-        on_error: Literal["raise", "row"] = "raise",
-    ) -> Sequence[Caption | ImageError]:
+        on_error: OnError = "raise",
+    ) -> list[Caption] | list[Caption | ImageError]:
         """One caption per image, in order. `alts` has one alt-text, several or None per image.
 
         A single image may stand by itself, with its alt-texts; the list then has one caption.
@@ -133,25 +151,65 @@ class Captioner:
         row of the result while the others are captioned. Raises AltogetherError if the numbers of
         images and alt-texts differ, or the captioner was closed.
         """
-        rows: list[Caption | ImageError | None] = []
-        indices: deque[int] = deque()  # of rows that wait for their caption
+        with self._streams.turns.new() as turn:  # for all of them, but for the reading of images
+            return list(self._captions(images, alts, params, on_error, turn))
 
-        def readable() -> Iterator[CaptionRequest]:
+    @overload
+    def iter_captions(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        alts: AltsLike | Iterable[AltsLike] = None,
+        params: CaptionParams | None = None,
+        *,
+        on_error: Literal["raise"] = "raise",
+    ) -> Generator[Caption, None, None]: ...
+
+    @overload
+    def iter_captions(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        alts: AltsLike | Iterable[AltsLike] = None,
+        params: CaptionParams | None = None,
+        *,
+        on_error: Literal["row"],
+    ) -> Generator[Caption | ImageError, None, None]: ...
+
+    def iter_captions(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        alts: AltsLike | Iterable[AltsLike] = None,
+        params: CaptionParams | None = None,
+        *,
+        on_error: OnError = "raise",
+    ) -> Generator[Caption | ImageError, None, None]:
+        """What `caption` returns, one at a time: images are drawn as captions are taken, two
+        batches ahead at most. Raises what `caption` does.
+        """
+        return self._captions(images, alts, params, on_error, self._streams.turns.new())
+
+    def _captions(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        alts: AltsLike | Iterable[AltsLike],
+        params: CaptionParams | None,
+        on_error: OnError,
+        turn: Turn,
+    ) -> Generator[Caption | ImageError, None, None]:
+        if on_error not in get_args(OnError):
+            raise AltogetherError(f"on_error is raise or row, not {on_error!r}.")
+
+        def read() -> Iterator[CaptionRequest | ImageError]:
             for image, listed in image_pairs(images, alts):
                 try:
                     request = self._request(image, listed)
                 except ImageError as error:
                     if on_error == "raise":
                         raise
-                    rows.append(error)
+                    yield error
                 else:
-                    indices.append(len(rows))
-                    rows.append(None)
                     yield request
 
-        for caption in self.stream(readable(), params):
-            rows[indices.popleft()] = caption
-        return [row for row in rows if row is not None]
+        return self._streams.answers(read(), params, turn)
 
     def requests(
         self,
@@ -171,69 +229,53 @@ class Captioner:
         *,
         speculation: Speculation | None = None,
         keep_embeddings: bool = False,
-    ) -> Iterator[Caption]:
+    ) -> Generator[Caption, None, None]:
         """Captions in the order of the requests, each as soon as it and those before it are done.
 
         Requests are drawn as slots become free: no more than two batches are held at once, or
-        three where images are encoded on a device meanwhile. Those of
-        a `RequestSource` are waited for only while there is nothing to write. speculation: as for
-        `load`; None: as it was given there. keep_embeddings: captions come with theirs.
+        three where images are encoded on a device meanwhile. Those of a `RequestSource` are waited
+        for only while there is nothing to write. speculation: as for `load`; None: as it was given
+        there. keep_embeddings: captions come with theirs. Raises AltogetherError if the captioner
+        was closed, or for what is not a request.
         """
-        self._check_open()
-        source = requests if isinstance(requests, RequestSource) else ListedRequests(requests)
-        params = params or self.params()
-        stream = CaptionStream(
-            self._new_engine(speculation or self.speculation),
-            self._new_vision(),
-            self.config,
-            self.tokenizer.asking(params.style, params.prompt),
+        return self._streams.open(
+            as_source(requests, self.preprocessor.shape),
             params,
+            speculation=speculation,
             keep_embeddings=keep_embeddings,
         )
-        yield from stream.captions(source)
-
-    def _new_engine(self, speculation: Speculation) -> Engine:
-        config = self.config
-        return Engine(
-            self.runtime,
-            config.decoder.eos_id,
-            config.generation.stop_ids,
-            speculation=speculation,
-            planner=self._planner,
-            stats=self.stats,
-        )
-
-    def _new_vision(self) -> VisionStage:
-        config = self.config
-        tiles = None if config.tiles is None else self.preprocessor.tiles
-        return VisionStage(self.runtime, self.stats, config.encoder.embedding_shape, tiles)
 
     def reset_speculation(self) -> None:
         """Drop what drafting has learnt from captions so far, as if the captioner were just opened.
 
         For measurements that write the same captions again; captions do not change.
         """
-        self._planner = self._new_planner()
-
-    def _new_planner(self) -> DraftPlanner:
-        return new_planner(None if self.speculation == "off" else self._drafting_state, self.config)
+        self._streams.reset_speculation()
 
     def close(self) -> None:
-        """Free the runtime; calling it again does nothing."""
-        self._closed = True
-        self.runtime.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise AltogetherError("this captioner is closed: open another one.")
+        """Free the runtime, once no thread computes; calling it again does nothing."""
+        self._streams.close()
 
     def __enter__(self) -> Self:
         """Raises AltogetherError if it was closed."""
-        self._check_open()
+        self._streams.turns.check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._streams.turns.closed else f"on {self.runtime.device}"
+        return f"<Captioner {self.config.name}, {self.bundle_id}, {state}>"
+
+    def __reduce__(self) -> tuple[Callable[[], Captioner], tuple[()]]:
+        """For another process, in which it is opened again. So a copy is another captioner.
+
+        Raises TypeError for one that was not opened by its name or path.
+        """
+        if self._open_again is None:
+            raise TypeError("a captioner that was made from parts cannot be pickled.")
+        return self._open_again, ()
 
 
 def open_captioner(
@@ -244,4 +286,13 @@ def open_captioner(
     speculation: Speculation = "auto",
 ) -> Captioner:
     """Open what `resolve_captioner` found; the options are those of `Captioner.load`."""
-    return Captioner(captioner.open(threads=threads, num_slots=num_slots), speculation)
+    opened = Captioner(captioner.open(threads=threads, num_slots=num_slots), speculation)
+    opened._open_again = partial(_open_again, captioner, threads, num_slots, speculation)
+    return opened
+
+
+def _open_again(
+    captioner: ResolvedCaptioner, threads: int | None, num_slots: int | None, mode: Speculation
+) -> Captioner:
+    found = captioner.resolve_same()
+    return open_captioner(found, threads=threads, num_slots=num_slots, speculation=mode)

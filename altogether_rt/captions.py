@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.config import CaptionerConfig, GenerationConfig
+from altogether_rt.config.checks import require
 from altogether_rt.errors import AltogetherError, ConfigError, ImageError
 from altogether_rt.wording.alt_style import Shortened
 
@@ -22,7 +23,9 @@ __all__ = [
     "CaptionStyle",
     "EmbeddedImage",
     "FinishReason",
+    "ParamOverrides",
     "caption_params",
+    "check_params",
     "content_hash",
 ]
 
@@ -57,6 +60,10 @@ class CaptionParams:
     prompt: str | None = None  # what a captioner that follows instructions is asked for
 
     def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "seed", "loop_repeats"):
+            require(type(getattr(self, name)) is int, f"{name} must be an int.")
+        for name in ("temperature", "top_p"):
+            require(isinstance(getattr(self, name), (int, float)), f"{name} must be a number.")
         GenerationConfig(  # same bounds
             self.max_new_tokens, self.temperature, self.top_p, loop_repeats=self.loop_repeats
         )
@@ -90,6 +97,18 @@ class CaptionParams:
         return {key: v for key, v in plain.items() if key not in added or v != added[key]}
 
 
+class ParamOverrides(TypedDict, total=False):
+    """Parameters by name, as `CaptionParams` describes them; None: the captioner's own."""
+
+    max_new_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    loop_repeats: int | None
+    style: CaptionStyle | None
+    prompt: str | None
+
+
 def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
     """The defaults of a captioner, with overrides that are not None (`temperature=0`, …).
 
@@ -98,7 +117,17 @@ def caption_params(config: CaptionerConfig, **overrides: Any) -> CaptionParams:
     """
     limit = config.max_caption_tokens
     defaults = dataclasses.replace(config.generation, max_new_tokens=limit)
-    params = CaptionParams.from_config(defaults, **overrides)
+    return check_params(config, CaptionParams.from_config(defaults, **overrides))
+
+
+def check_params(config: CaptionerConfig, params: CaptionParams) -> CaptionParams:
+    """`params`, if the captioner can follow them; raises what `caption_params` does."""
+    given: object = params  # whatever the annotation says
+    if not isinstance(given, CaptionParams):
+        raise AltogetherError(
+            f"params is a {type(given).__name__}: make it with captioner.params(temperature=0, …)."
+        )
+    limit = config.max_caption_tokens
     if params.max_new_tokens > limit:
         raise AltogetherError(
             f"max_new_tokens is {params.max_new_tokens}, but this captioner has room for {limit}."
@@ -129,6 +158,13 @@ class CaptionRequest:
     embedded: EmbeddedImage | None = None  # then pixels are not needed
     image_hash: str = ""  # `file_hash` of the image's file, for its row
     notes: tuple[str, ...] = ()  # what was wrong with the file and did not matter, for its row
+
+    def __post_init__(self) -> None:
+        alts: object = self.alts  # whatever the annotation says
+        if isinstance(alts, str):  # of which each letter would be an alt-text
+            raise AltogetherError("the alt-texts of a request are a tuple: (text,).")
+        if self.pixels is None and self.embedded is None:
+            raise AltogetherError("a request has pixels or an embedding.")
 
     def content_hash(self) -> bytes:
         """What stands for the picture, computed unless it was given."""

@@ -49,6 +49,11 @@ class MissingDependencyError(AltogetherError):
             f"{purpose} needs {package}, which is not installed: "
             f"run pip install 'altogether-rt[{extra}]'."
         )
+        self.package, self.extra, self.purpose = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
+        """From another process."""
+        return MissingDependencyError, (self.package, self.extra, self.purpose)
 
 
 class Terminated(KeyboardInterrupt):

@@ -55,8 +55,10 @@ class ResolvedCaptioner:
     def open(self, *, threads: int | None = None, num_slots: int | None = None) -> CaptionerParts:
         """Load the weights. threads: of the compute kernels; num_slots: captions at once.
 
-        Raises AltogetherError if a file was changed since it was checked.
+        Raises AltogetherError if a file was changed since it was checked, or for no threads or
+        slots.
         """
+        _check_counts(threads=threads, num_slots=num_slots)
         if self.bundle is not None:
             self.stamps.check()
             runtime = open_runtime(
@@ -94,6 +96,16 @@ class ResolvedCaptioner:
             kv_cache=arithmetic.kv_cache,
             allow_download=self.checkpoint.allow_download,
         )
+
+    def resolve_same(self) -> ResolvedCaptioner:
+        """`resolve_again`; raises AltogetherError too if it is another captioner there."""
+        found = self.resolve_again()
+        if found.bundle_id != self.bundle_id:
+            raise AltogetherError(
+                f"{self.name} is {found.bundle_id} here, and was {self.bundle_id} in the process "
+                "that sent it: give both the same bundle."
+            )
+        return found
 
     def encoder_stamp(self, *, fast_jpeg: bool) -> EncoderStamp:
         """What embeddings of this captioner are marked with. Raises AltogetherError for a
@@ -162,6 +174,12 @@ def resolve_captioner(
         checkpoint=None,
         stamps=stamps,
     )
+
+
+def _check_counts(**counts: object) -> None:
+    for name, count in counts.items():
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise AltogetherError(f"{name} must be an int of at least 1, not {count!r}.")
 
 
 def _check_types(name: str, dtype: Dtype, kv_cache: KVCacheType) -> None:

@@ -13,59 +13,33 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from altogether_rt.captioner import Captioner
 from altogether_rt.captions import Caption, CaptionRequest
-from altogether_rt.config import CaptionerConfig, DecoderConfig, EncoderConfig, MapperConfig
 from altogether_rt.errors import AltogetherError, ImageError
 from altogether_rt.generation.engine import Completion, Engine, SequenceRequest
 from altogether_rt.generation.requests import Recent, RequestSource
-from altogether_rt.opening import CaptionerParts
-from altogether_rt.preprocess.prompts import PromptTokenizer
-from tests.generation.fake_runtime import EOS, VOCAB, FakeRuntime
+from tests.generation.fake_runtime import FakeRuntime
+from tests.made_captioner import CONFIG, made_captioner, made_images
 
 pytestmark = pytest.mark.lean
-
-CONFIG = CaptionerConfig(
-    name="fake",
-    encoder=EncoderConfig("fake", embed_dim=4, image_size=8),
-    mapper=MapperConfig(prefix_length=3, clip_length=3, layers=1, heads=1),
-    decoder=DecoderConfig(VOCAB, 1, 2, 1, 2, max_positions=256, eos_id=EOS, pad_id=1),
-)
-
-
-def _captioner(num_slots: int = 4) -> Captioner:
-    letters = {chr(ord("0") + i): i for i in range(VOCAB)}
-    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    prompts = PromptTokenizer(tokenizer, CONFIG.prompt, pad_id=1)
-    runtime = FakeRuntime(num_slots, capacity=400)
-    return Captioner(CaptionerParts(CONFIG, runtime, prompts, "fake-id", None))
-
-
-def _images(num: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 255, (8, 8, 3), dtype=np.uint8) for _ in range(num)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_captions_do_not_depend_on_batch_size_or_order(temperature: float) -> None:
-    images, alts = _images(20), [f"{i}" * (i % 5) for i in range(20)]
+    images, alts = made_images(20), [f"{i}" * (i % 5) for i in range(20)]
     captions = []
     for slots in (1, 3, 16):
-        captioner = _captioner(slots)
+        captioner = made_captioner(slots)
         params = captioner.params(temperature=temperature, max_new_tokens=30)
         captions.append(captioner.caption(images, alts, params))
     assert captions[0] == captions[1] == captions[2]
-    captioner = _captioner(5)
+    captioner = made_captioner(5)
     params = captioner.params(temperature=temperature, max_new_tokens=30)
     assert captioner.caption(images[::-1], alts[::-1], params) == captions[0][::-1]
 
 
 def test_another_seed_gives_other_samples() -> None:
-    captioner, images = _captioner(), _images(5)
+    captioner, images = made_captioner(), made_images(5)
     one, two = (
         captioner.caption(images, params=captioner.params(temperature=1.0, top_p=1.0, seed=seed))
         for seed in (0, 1)
@@ -75,16 +49,16 @@ def test_another_seed_gives_other_samples() -> None:
 
 
 def test_paths_pictures_and_arrays_are_the_same_image(tmp_path: Path) -> None:
-    array = _images(1)[0]
+    array = made_images(1)[0]
     Image.fromarray(array).save(tmp_path / "a.png")
     forms: list[Any] = [array, Image.fromarray(array), tmp_path / "a.png", str(tmp_path / "a.png")]
-    captions = _captioner().caption(forms, ["12", ["12"], ("12",), "12"])
+    captions = made_captioner().caption(forms, ["12", ["12"], ("12",), "12"])
     assert len(set(captions)) == 1
 
 
 def test_several_alts_and_none() -> None:
-    image = _images(1)[0]
-    captioner = _captioner()
+    image = made_images(1)[0]
+    captioner = made_captioner()
     alts = [["5"], ["5", "6"], ["5", "5"], None]
     params = captioner.params(temperature=0.0)  # sampling would draw by the alt-texts themselves
     one, two, repeated, none = captioner.caption([image] * 4, alts, params)
@@ -97,11 +71,11 @@ def test_requests_are_drawn_as_captions_are_written() -> None:
 
     def requests() -> Iterator[CaptionRequest]:
         nonlocal drawn
-        for image in _images(100):
+        for image in made_images(100):
             drawn += 1
             yield CaptionRequest(image)
 
-    next(_captioner(4).stream(requests()))
+    next(made_captioner(4).stream(requests()))
     assert drawn < 50
 
 
@@ -116,9 +90,9 @@ class CountingRuntime(FakeRuntime):
 
 
 def test_the_same_picture_is_encoded_once() -> None:
-    captioner, plain = _captioner(3), _captioner(3)
-    captioner.runtime = runtime = CountingRuntime(3, capacity=400)
-    images = _images(4) * 5
+    runtime = CountingRuntime(3, capacity=400)
+    captioner, plain = made_captioner(runtime=runtime), made_captioner(3)
+    images = made_images(4) * 5
     alts = [f"{i}" for i in range(20)]
     assert captioner.caption(images, alts) == [
         plain.caption([image], [alt])[0] for image, alt in zip(images, alts, strict=True)
@@ -134,9 +108,9 @@ def test_parameters_reach_the_sequences(monkeypatch: pytest.MonkeyPatch) -> None
         yield from (Completion(each.key, (5,), 2, "eos") for each in given)
 
     monkeypatch.setattr(Engine, "run", run)
-    captioner = _captioner()
+    captioner = made_captioner()
     params = captioner.params(temperature=0.5, top_p=0.25, max_new_tokens=17, loop_repeats=4)
-    (caption,) = captioner.caption(_images(1), ["12"], params)
+    (caption,) = captioner.caption(made_images(1), ["12"], params)
     (sequence,) = given
     assert (sequence.temperature, sequence.top_p, sequence.max_new_tokens) == (0.5, 0.25, 17)
     assert (sequence.loop_repeats, list(sequence.alt_ids)) == (4, [1, 2])
@@ -148,10 +122,10 @@ def test_parameters_reach_the_sequences(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_an_embedding_stands_for_its_picture(temperature: float) -> None:
-    captioner = _captioner(3)
-    captioner.runtime = runtime = CountingRuntime(3, capacity=400)
+    runtime = CountingRuntime(3, capacity=400)
+    captioner = made_captioner(runtime=runtime)
     params = captioner.params(temperature=temperature, max_new_tokens=20)
-    requests = [CaptionRequest(image, (str(i),)) for i, image in enumerate(_images(7))]
+    requests = [CaptionRequest(image, (str(i),)) for i, image in enumerate(made_images(7))]
     captions = list(captioner.stream(requests, params, keep_embeddings=True))
     assert all(caption.embedded is not None for caption in captions)
     runtime.num_encoded = 0
@@ -161,7 +135,7 @@ def test_an_embedding_stands_for_its_picture(temperature: float) -> None:
     ]
     assert list(captioner.stream(embedded, params)) == captions
     assert runtime.num_encoded == 0
-    assert captioner.caption(_images(1))[0].embedded is None
+    assert captioner.caption(made_images(1))[0].embedded is None
 
 
 class Halting(RequestSource):
@@ -181,10 +155,10 @@ class Halting(RequestSource):
 
 
 def test_captions_go_on_while_no_image_is_ready() -> None:
-    requests = [CaptionRequest(image) for image in _images(12)]
-    captioner = _captioner(4)
+    requests = [CaptionRequest(image) for image in made_images(12)]
+    captioner = made_captioner(4)
     source = Halting(requests)
-    assert list(captioner.stream(source)) == list(_captioner(4).stream(requests))
+    assert list(captioner.stream(source)) == list(made_captioner(4).stream(requests))
     assert 1 <= source.waited < 12, "it waits only when there is nothing to write"
     assert captioner.stats.decode_wait_s >= 0
     assert captioner.stats.decoder_s > 0
@@ -202,35 +176,37 @@ def test_recent_forgets_what_was_used_longest_ago() -> None:
 
 def test_lengths_that_differ_are_refused() -> None:
     with pytest.raises(AltogetherError, match="as many alt-texts as images"):
-        _captioner().caption(_images(2), ["1"])
+        made_captioner().caption(made_images(2), ["1"])
     with pytest.raises(AltogetherError, match="as many alt-texts as images"):
-        _captioner().caption(_images(1), ["1", "2"])
+        made_captioner().caption(made_images(1), ["1", "2"])
 
 
 def test_unreadable_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_text("no image")
     with pytest.raises(ImageError):
-        _captioner().caption([tmp_path / "x.jpg"])
+        made_captioner().caption([tmp_path / "x.jpg"])
 
 
 def test_too_long_captions_are_refused() -> None:
     limit = CONFIG.max_caption_tokens
-    assert _captioner().params(max_new_tokens=limit).max_new_tokens == limit
+    assert made_captioner().params(max_new_tokens=limit).max_new_tokens == limit
     with pytest.raises(AltogetherError, match=f"room for {limit}"):
-        _captioner().params(max_new_tokens=limit + 1)
+        made_captioner().params(max_new_tokens=limit + 1)
 
 
 def test_length_limit_and_truncation_are_reported() -> None:
-    captioner = _captioner()
+    captioner = made_captioner()
     long_alt = "7" * (CONFIG.prompt.max_alt_tokens + 1)
-    captions = captioner.caption(_images(30), [long_alt] * 30, captioner.params(max_new_tokens=3))
+    captions = captioner.caption(
+        made_images(30), [long_alt] * 30, captioner.params(max_new_tokens=3)
+    )
     assert all(c.alt_truncated for c in captions)
     assert {c.finish_reason for c in captions} == {"eos", "length"}
     assert all(c.tokens == 3 for c in captions if c.finish_reason == "length")
 
 
 def test_closing_closes_the_runtime() -> None:
-    with _captioner() as captioner:
+    with made_captioner() as captioner:
         pass
     assert isinstance(captioner.runtime, FakeRuntime)
     assert captioner.runtime.slots == []
@@ -250,10 +226,10 @@ def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
 
 
 def test_one_image_in_every_form_is_one_caption(tmp_path: Path) -> None:
-    (pixels,) = _images(1)
+    (pixels,) = made_images(1)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    captioner = _captioner()
+    captioner = made_captioner()
     (expected,) = captioner.caption([pixels], [["an alt"]])
     forms = (path, str(path), path.read_bytes(), Image.open(path), pixels)
     for image in forms:
@@ -265,8 +241,8 @@ def test_one_image_in_every_form_is_one_caption(tmp_path: Path) -> None:
 
 
 def test_a_bad_image_stands_in_its_row_on_request() -> None:
-    first, second = _images(2)
-    captioner = _captioner()
+    first, second = made_images(2)
+    captioner = made_captioner()
     rows = captioner.caption([first, b"404", second], on_error="row")
     assert [type(row) for row in rows] == [Caption, ImageError, Caption]
     assert rows[0] == captioner.caption([first])[0]
@@ -275,20 +251,20 @@ def test_a_bad_image_stands_in_its_row_on_request() -> None:
     assert captioner.caption([second])[0] == rows[2]  # usable after an error
 
 
-def test_mistakes_with_a_single_text_and_a_closed_captioner() -> None:
-    captioner = _captioner()
+def test_mistakes_with_a_single_text_and_a_closedmade_captioner() -> None:
+    captioner = made_captioner()
     with pytest.raises(AltogetherError, match="a list with one entry per image"):
-        captioner.caption(_images(2), "one text")
+        captioner.caption(made_images(2), "one text")
     captioner.close()
     with pytest.raises(AltogetherError, match="this captioner is closed"):
-        captioner.caption(_images(1))
+        captioner.caption(made_images(1))
 
 
 def test_file_objects_of_any_kind_are_read(tmp_path: Path) -> None:
-    (pixels,) = _images(1)
+    (pixels,) = made_images(1)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    captioner = _captioner()
+    captioner = made_captioner()
     expected = captioner.caption(pixels)
     with path.open("rb") as opened, path.open("rb", buffering=0) as raw:
         for file in (io.BytesIO(path.read_bytes()), opened, raw):
@@ -309,30 +285,30 @@ def test_file_objects_of_any_kind_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_image_is_refused_with_a_sentence(mistake: Any, says: str) -> None:
-    captioner = _captioner()
+    captioner = made_captioner()
     with pytest.raises(AltogetherError, match=says):
         captioner.caption(mistake)
-    assert len(captioner.caption(_images(2))) == 2, "usable after an error"
+    assert len(captioner.caption(made_images(2))) == 2, "usable after an error"
 
 
 @pytest.mark.parametrize("alts", [[["a"], 3], [b"a", None], [["a", 3], None], {"a": 1, "b": 2}, 7])
 def test_alts_that_are_no_texts_are_refused_with_a_sentence(alts: Any) -> None:
-    captioner = _captioner()
+    captioner = made_captioner()
     with pytest.raises(AltogetherError, match="alt"):
-        captioner.caption(_images(2), alts)
-    assert len(captioner.caption(_images(2))) == 2
+        captioner.caption(made_images(2), alts)
+    assert len(captioner.caption(made_images(2))) == 2
 
 
 def test_texts_for_a_single_image_in_a_list_are_one_each() -> None:
     """Two alt-texts of one image in a list are taken for those of two images, and refused."""
-    captioner = _captioner()
+    captioner = made_captioner()
     with pytest.raises(AltogetherError, match=r"\[\[…\]\]"):
-        captioner.caption(_images(1), ["one", "two"])
-    assert len(captioner.caption(_images(1)[0], ["one", "two"])) == 1
+        captioner.caption(made_images(1), ["one", "two"])
+    assert len(captioner.caption(made_images(1)[0], ["one", "two"])) == 1
 
 
-def test_an_error_in_the_middle_of_a_stream_leaves_a_usable_captioner(tmp_path: Path) -> None:
-    captioner, images = _captioner(2), _images(6)
+def test_an_error_in_the_middle_of_a_stream_leaves_a_usablemade_captioner(tmp_path: Path) -> None:
+    captioner, images = made_captioner(2), made_images(6)
     expected = captioner.caption(images)
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     for position in range(7):
@@ -345,11 +321,11 @@ def test_an_error_in_the_middle_of_a_stream_leaves_a_usable_captioner(tmp_path: 
 
 
 def test_a_closed_captioner_says_so_however_it_is_asked() -> None:
-    captioner = _captioner()
+    captioner = made_captioner()
     captioner.close()
     captioner.close()
     for ask in (
-        lambda: captioner.caption(_images(1)),
+        lambda: captioner.caption(made_images(1)),
         lambda: captioner.caption([]),
         lambda: captioner.caption([b"404"], on_error="row"),
         lambda: list(captioner.stream([])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -24,7 +25,7 @@ IMAGES = [render(sample.scene) for sample in SAMPLES]
 ALTS = [list(sample.alts) for sample in SAMPLES]
 
 
-def _texts(slots: int, order: list[int], **params: object) -> dict[int, str]:
+def _texts(slots: int, order: list[int], **params: Any) -> dict[int, str]:
     with Captioner.load("starter", num_slots=slots) as captioner:
         captions = captioner.caption(
             [IMAGES[i] for i in order], [ALTS[i] for i in order], captioner.params(**params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from altogether_rt.bench.roofline import decoder_cost, mapper_cost, schedule_cos
 from altogether_rt.bench.timing import Timing, measure
 from altogether_rt.bench.vision_cost import encoder_cost
 from altogether_rt.captioner import Captioner
-from altogether_rt.generation.engine import STAGE_SECONDS, EngineStats
+from altogether_rt.generation.engine import STAGE_SECONDS
 from altogether_rt.runtime.base import stack_arrays, wait_for
 from altogether_rt.runtime.batches import decode_batch, prefill_batch
 
@@ -143,10 +143,10 @@ class StageRunner:
             return [caption.tokens for caption in captioner.stream(requests, params)]
 
         captioner.reset_speculation()
-        captioner.stats = EngineStats()
+        captioner.stats.clear()
         tokens = write()
-        stats = captioner.stats
-        captioner.stats = EngineStats()
+        stats = replace(captioner.stats)  # a copy
+        captioner.stats.clear()
         # Otherwise later runs would know the captions of the first.
         timing = self._measure(write, before=captioner.reset_speculation)
         num_runs = len(timing.times_s) + 1  # including the warm-up

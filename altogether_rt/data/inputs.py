@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from altogether_rt.data.images import open_image, to_rgb
-from altogether_rt.errors import AltogetherError
+from altogether_rt.data.images import open_image, upright_rgb
+from altogether_rt.errors import AltogetherError, ImageError, reason
 
 __all__ = ["AltsLike", "ImageLike", "as_rgb", "image_pairs"]
 
 #: A path, the bytes of a file, an open file, a Pillow image, or pixels (H, W, 3).
-ImageLike = str | Path | bytes | BinaryIO | Image.Image | NDArray[np.uint8]
-AltsLike = str | Sequence[str] | None
+ImageLike: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | Image.Image
+    | NDArray[np.uint8]
+)
+#: One alt-text of an image, several, or none.
+AltsLike: TypeAlias = str | Sequence[str] | None
 
 _MISSING: Any = object()
+_BYTES = (bytes, bytearray, memoryview)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 
 
 def image_pairs(
@@ -54,7 +68,7 @@ def image_pairs(
 
 def _check_kinds(images: object, alts: object) -> None:
     """Whatever the annotations say, a caller may give anything."""
-    if not isinstance(images, Iterable):
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise _no_image(images)
     if alts is not None and (isinstance(alts, Mapping) or not isinstance(alts, Iterable)):
         raise AltogetherError("alts must be a list with one entry per image.")
@@ -66,21 +80,45 @@ def as_rgb(image: ImageLike) -> Image.Image:
     Raises ImageError if it cannot be read, AltogetherError for what is no image at all.
     """
     if isinstance(image, Image.Image):
-        return to_rgb(image)
+        return upright_rgb(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise AltogetherError(
-                f"pixels are uint8 of shape (H, W, 3), and these are {image.dtype} of shape "
-                f"{image.shape}: convert them, or give a Pillow image."
-            )
-        return Image.fromarray(image)
-    if isinstance(image, (str, Path, bytes)):
-        with open_image(image) as opened:
+        return upright_rgb(Image.fromarray(_checked_pixels(image)))
+    if isinstance(image, (str, os.PathLike)):
+        path = os.fspath(image)
+        if _URL.match(path):
+            raise ImageError("not_a_file", f"{path[:80]} is a URL: fetch it, and give its bytes.")
+        with open_image(path) as opened:
             return opened
+    with open_image(_read(image)) as opened:
+        return opened
+
+
+def _checked_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    shape, last = pixels.shape, pixels.shape[-1:]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or last != (3,):
+        is_chw = pixels.ndim == 3 and shape[0] == 3
+        todo = "move the channels last, .transpose(1, 2, 0)" if is_chw else "convert them"
+        raise AltogetherError(
+            f"pixels are uint8 of shape (H, W, 3), and these are {pixels.dtype} of shape {shape}: "
+            f"{todo}, or give a Pillow image."
+        )
+    if not pixels.size:
+        raise ImageError("damaged", f"an image of shape {shape} has no pixels.")
+    return pixels
+
+
+def _read(image: bytes | bytearray | memoryview | BinaryIO) -> bytes:
+    given: object = image  # whatever the annotation says
+    if isinstance(image, _BYTES):
+        return bytes(image)
     if not hasattr(image, "read"):
         raise _no_image(image)
-    with open_image(image.read()) as opened:
-        return opened
+    if isinstance(given, io.TextIOBase):
+        raise AltogetherError("a file of text is not an image: open it with mode 'rb'.")
+    try:
+        return image.read()
+    except OSError as error:
+        raise ImageError("unreadable", f"the image cannot be read: {reason(error)}.") from error
 
 
 def _no_image(value: object) -> AltogetherError:
@@ -89,20 +127,26 @@ def _no_image(value: object) -> AltogetherError:
         return AltogetherError(f"one of the images is a {kind}: give one list of images.")
     return AltogetherError(
         f"a value of type {kind} is not an image: give a path, the bytes of a file, an open file, "
-        "a Pillow image, or pixels."
+        "a Pillow image, or a NumPy array of shape (H, W, 3)."
     )
 
 
 def _is_image(images: object) -> bool:
     if isinstance(images, np.ndarray):
-        return images.ndim == 3  # (H, W, 3); an array of four dimensions is several
-    return isinstance(images, (str, Path, bytes, Image.Image)) or hasattr(images, "read")
+        # An array of four dimensions is several images; one of texts is a list of paths.
+        return images.ndim in (2, 3)
+    kinds = (str, os.PathLike, *_BYTES, Image.Image)
+    return isinstance(images, kinds) or hasattr(images, "read")
 
 
 def _texts(alts: AltsLike) -> tuple[str, ...]:
     if alts is None or isinstance(alts, str):
         return () if alts is None else (alts,)
     listed: object = alts  # whatever the annotation says
-    if not isinstance(listed, Iterable) or not all(isinstance(text, str) for text in listed):
+    if (
+        isinstance(listed, Mapping)
+        or not isinstance(listed, Iterable)
+        or not all(isinstance(text, str) for text in alts)
+    ):
         raise AltogetherError("the alt-texts of an image are a text or a list of texts.")
     return tuple(alts)

@@ -10,6 +10,7 @@ next one before the last one's tokens are known (`pipeline`); captions are the s
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from altogether_rt.generation.pipeline import Pipeline
@@ -21,6 +22,7 @@ from altogether_rt.generation.sequence import (
     step_batch,
 )
 from altogether_rt.generation.stats import STAGE_SECONDS, EngineStats
+from altogether_rt.generation.turns import Turn, Turns
 from altogether_rt.runtime.base import Runtime, StepResult
 from altogether_rt.runtime.pipelined import as_pipelined
 from altogether_rt.speculation.drafter import Draft
@@ -42,6 +44,7 @@ class Engine:
         speculation: Speculation = "auto",
         planner: DraftPlanner | None = None,
         stats: EngineStats | None = None,
+        turn: Turn | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """max_prefill_tokens: once a step has this many prompt tokens, no more sequences are
@@ -49,7 +52,7 @@ class Engine:
         tokens; captions are the same either way.
 
         planner, stats: those of an earlier engine of this runtime, to continue from what it learnt
-        and counted.
+        and counted. turn: of a run among others of this runtime; None: there are no others.
         """
         self._runtime = runtime
         self._ends = EndTokens(eos_id, frozenset(stop_ids))
@@ -57,6 +60,7 @@ class Engine:
         self._speculation: Speculation = speculation
         self._planner = DraftPlanner() if planner is None else planner
         self._clock = clock
+        self._turn = Turns().new() if turn is None else turn
         self.stats = EngineStats() if stats is None else stats
 
     def run(self, requests: Iterable[SequenceRequest | None]) -> Iterator[Completion]:
@@ -64,16 +68,24 @@ class Engine:
 
         A None from `requests` means that none is ready: the engine continues with its active
         sequences and asks again after the next step. Stopping early leaves no work behind that a
-        later run could see.
+        later run could see. If another run was given a turn meanwhile, which may be wherever a
+        request is drawn or a completion was taken, the active sequences begin again.
         """
         waiting = iter(requests)
+        again: deque[SequenceRequest] = deque()
         active: list[ActiveSequence] = []  # in slot order
         pipeline = self._new_pipeline()
         exhausted = False
         while True:
+            if not self._turn.undisturbed:
+                again.extendleft(reversed(_unfinished(active, pipeline)))
+                active, pipeline = [], self._new_pipeline()
+                self._turn.claim()
             self._free_slots(active)
-            if not exhausted:
-                exhausted = self._admit(waiting, active)
+            if again or not exhausted:
+                exhausted = self._admit(again, waiting, active)
+            if not self._turn.undisturbed:
+                continue
             if active or (pipeline is not None and pipeline.busy):
                 for sequence in self._advance(active, pipeline):
                     yield sequence.completion()
@@ -88,13 +100,16 @@ class Engine:
         return Pipeline(runtime, self.stats, cost, self._clock)
 
     def _admit(
-        self, waiting: Iterator[SequenceRequest | None], active: list[ActiveSequence]
+        self,
+        again: deque[SequenceRequest],
+        waiting: Iterator[SequenceRequest | None],
+        active: list[ActiveSequence],
     ) -> bool:
         """Fill free slots up to the prefill budget; True when there are no more requests."""
         budget = self._max_prefill_tokens
         while len(active) < self._runtime.num_slots and budget > 0:
             try:
-                request = next(waiting)
+                request = again.popleft() if again else next(waiting)
             except StopIteration:
                 return True
             if request is None:
@@ -192,6 +207,15 @@ class Engine:
                     self._runtime.move_slot(last, slot, active[last].length)
                 active[slot] = active[last]
             active.pop()
+
+
+def _unfinished(
+    active: Sequence[ActiveSequence], pipeline: Pipeline | None
+) -> list[SequenceRequest]:
+    """The requests of active sequences, and of those whose last token was not read; by key."""
+    unread = () if pipeline is None else pipeline.unread()
+    lost = {id(each): each for each in (*active, *unread) if each.finish_reason is None}
+    return sorted((each.request for each in lost.values()), key=lambda request: request.key)
 
 
 def _no_drafts(rows: int) -> tuple[Sequence[Draft | None], list[tuple[int, ...]]]:

@@ -60,6 +60,10 @@ class Pipeline:
         """Whether a step was begun whose tokens were not read."""
         return self._begun is not None
 
+    def unread(self) -> list[ActiveSequence]:
+        """The sequences that wait for the step that was begun."""
+        return [] if self._begun is None else [row for row in self._begun.rows if row is not None]
+
     def paused(self) -> bool:
         """Whether the next step is better waited for. Call once a step: it counts down."""
         if not self._pause_left:

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Generic, TypeVar
 
-from altogether_rt.captions import CaptionRequest
+import numpy as np
 
-__all__ = ["ListedRequests", "Recent", "RequestSource"]
+from altogether_rt.captions import CaptionRequest
+from altogether_rt.errors import AltogetherError
+
+__all__ = ["ListedRequests", "Recent", "RequestSource", "as_source"]
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -39,6 +42,40 @@ class ListedRequests(RequestSource):
 
     def take(self, max_requests: int, wait: bool) -> list[CaptionRequest] | None:
         return list(islice(self._requests, max_requests)) or None
+
+
+def as_source(
+    requests: Iterable[CaptionRequest], image_shape: tuple[int, int, int] | None
+) -> RequestSource:
+    """`requests`, whatever a caller gave, as a source. image_shape: of their pixels, if it is one.
+
+    Raises AltogetherError, also when drawn from, for what is not a request or has other pixels.
+    """
+    if isinstance(requests, RequestSource):
+        return requests
+    if not isinstance(requests, Iterable):
+        raise AltogetherError("requests must be a list or another iterable of requests.")
+    return ListedRequests(_checked(requests, image_shape))
+
+
+def _checked(
+    requests: Iterable[object], image_shape: tuple[int, int, int] | None
+) -> Iterator[CaptionRequest]:
+    for request in requests:
+        if not isinstance(request, CaptionRequest):
+            raise AltogetherError(
+                f"a value of type {type(request).__name__} is not a request: make requests with "
+                "captioner.requests(images, alts), or give images to captioner.iter_captions."
+            )
+        pixels = request.pixels
+        if pixels is not None and (
+            pixels.dtype != np.uint8 or pixels.shape != (image_shape or pixels.shape)
+        ):
+            raise AltogetherError(
+                f"the pixels of a request are {pixels.dtype} of shape {pixels.shape}: make "
+                "requests with captioner.requests(images, alts)."
+            )
+        yield request
 
 
 class Recent(Generic[Key, Value]):

@@ -37,6 +37,11 @@ class EngineStats:
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
+    def clear(self) -> None:
+        """Count from zero again."""
+        for field in fields(self):
+            setattr(self, field.name, field.default)
+
     @property
     def acceptance(self) -> float | None:
         """Fraction of the draft tokens that were accepted; None if there were none."""

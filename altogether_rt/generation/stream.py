@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from altogether_rt.captions import Caption, CaptionParams
@@ -11,6 +11,7 @@ from altogether_rt.config import CaptionerConfig
 from altogether_rt.generation.engine import Completion, Engine, SequenceRequest
 from altogether_rt.generation.requests import RequestSource
 from altogether_rt.generation.sampling import row_seed
+from altogether_rt.generation.turns import Turn
 from altogether_rt.generation.vision import MappedImage, VisionStage
 from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.wording.alt_style import Shortened, page_alt
@@ -41,11 +42,13 @@ class CaptionStream:
         config: CaptionerConfig,
         tokenizer: PromptTokenizer,
         params: CaptionParams,
+        turn: Turn,
         *,
         keep_embeddings: bool = False,
     ) -> None:
         """Engine and vision stage are those of one runtime. tokenizer: its prompts are those of the
-        style and the instruction that params ask for. keep_embeddings: captions come with theirs.
+        style and the instruction that params ask for. turn: the engine's. keep_embeddings: captions
+        come with theirs.
         """
         self._engine = engine
         self._vision = vision
@@ -53,10 +56,23 @@ class CaptionStream:
         self._tokenizer = tokenizer
         self._params = params
         self._keep_embeddings = keep_embeddings
+        self._turn = turn
         self._held: dict[int, _Held] = {}  # of the captions being generated
 
-    def captions(self, source: RequestSource) -> Iterator[Caption]:
-        """In the order of the requests, each as soon as it and those before it are done."""
+    def captions(self, source: RequestSource) -> Generator[Caption, None, None]:
+        """In the order of the requests, each as soon as it and those before it are done.
+
+        Computes in its turn, and gives it up while requests are waited for, and behind each yield.
+        """
+        captions = self._captions(self._turn.drawing(source))
+        while True:
+            with self._turn:
+                caption = next(captions, None)
+            if caption is None:
+                return
+            yield caption
+
+    def _captions(self, source: RequestSource) -> Iterator[Caption]:
         done: dict[int, Caption] = {}
         next_key = 0
         for completion in self._engine.run(self._sequences(source)):

@@ -41,6 +41,11 @@ class Preprocessor:
         """Longest side of what `pixels` makes."""
         return self._longest_edge or self._size
 
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """Of what `pixels` makes; None if it depends on the image."""
+        return (self._size, self._size, 3) if self._longest_edge is None else None
+
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Pixels of an RGB image: uint8 (image_size, image_size, 3).
 

@@ -7,23 +7,32 @@ may depend on clocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from altogether_rt.config import MAX_DRAFT_TOKENS
+from altogether_rt.errors import AltogetherError
 from altogether_rt.speculation.drafter import DEFAULT_TOKEN_COST, Draft, Drafter
 from altogether_rt.speculation.evidence import NUM_KINDS, PRIOR_RATES
 from altogether_rt.speculation.ngram_cache import NgramCache
 from altogether_rt.speculation.picture_prior import PicturePrior
 from altogether_rt.speculation.step_cost import StepCost
 
-__all__ = ["Acceptance", "DraftPlanner", "LearningDrafter", "Speculation"]
+__all__ = ["Acceptance", "DraftPlanner", "LearningDrafter", "Speculation", "check_speculation"]
 
 #: auto: speculate where it is measured to be faster. on: always; the draft of each row is chosen as
 #: if it were alone in the step. off: never.
 Speculation = Literal["auto", "on", "off"]
+
+
+def check_speculation(mode: Speculation) -> Speculation:
+    """`mode`; raises AltogetherError if it is none."""
+    if mode not in get_args(Speculation):
+        raise AltogetherError(f"speculation is auto, on or off, not {mode!r}.")
+    return mode
+
 
 #: With several rows, a step with drafts must promise to be faster by this fraction: the estimates
 #: are rough.

@@ -1,7 +1,7 @@
 """Reads an image file of any supported format as RGB, in bounded memory."""
 
 from altogether_rt.data.images.limits import IMAGE_ERROR_KINDS, ImageLimits
-from altogether_rt.data.images.opening import image_notes, load_image, open_image
+from altogether_rt.data.images.opening import image_notes, load_image, open_image, upright_rgb
 from altogether_rt.data.rgb import to_rgb
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "load_image",
     "open_image",
     "to_rgb",
+    "upright_rgb",
 ]

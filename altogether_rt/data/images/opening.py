@@ -43,7 +43,7 @@ from altogether_rt.data.rgb import to_rgb
 from altogether_rt.data.sniff import SNIFF_BYTES, UNSUPPORTED, sniff_format, unsupported_name
 from altogether_rt.errors import ImageError, MissingDependencyError
 
-__all__ = ["image_notes", "load_image", "open_image"]
+__all__ = ["image_notes", "load_image", "open_image", "upright_rgb"]
 
 _PREPARE: Final[dict[str, Callable[[Scan], Prepared]]] = {
     "AVIF": prepare_heif,
@@ -85,6 +85,28 @@ def load_image(path: str | Path, limits: ImageLimits | None = None) -> Image.Ima
     """
     with open_image(path, limits) as image:
         return image
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image that somebody opened or made with Pillow, as `load_image` would give it.
+
+    Its pixels may not have been read yet, and are then decoded by Pillow alone. Raises ImageError
+    if that fails, or if there are none.
+    """
+    name = os.path.basename(str(getattr(image, "filename", ""))) or "the image"
+    if not all(image.size):
+        raise ImageError("damaged", f"{name} has {image.width} x {image.height} pixels.")
+    try:
+        with QuietPillow():
+            image.load()
+            orientation = _orientation(image)
+            image = to_rgb(image)
+        return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        kind = "truncated" if "truncated" in str(error) else "damaged"
+        raise ImageError(kind, f"{name} cannot be read: {reason_of(error)}.") from error
 
 
 def image_notes(image: Image.Image) -> tuple[str, ...]:

@@ -1,0 +1,269 @@
+"""One captioner, and several that use it: streams side by side, threads, forks, other processes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from altogether_rt import Captioner
+from altogether_rt.artifacts.bundle import find_bundle
+from altogether_rt.captions import Caption
+from altogether_rt.errors import AltogetherError
+from altogether_rt.runtime.base import StepBatch, StepResult
+from tests.generation.fake_runtime import FakeRuntime
+from tests.generation.pipelined_runtime import PipelinedFakeRuntime
+from tests.made_captioner import made_captioner, made_images
+
+pytestmark = pytest.mark.lean
+
+RUNTIMES: list[Callable[[], FakeRuntime]] = [
+    lambda: FakeRuntime(3, capacity=400),
+    lambda: PipelinedFakeRuntime(3, capacity=400),
+    lambda: PipelinedFakeRuntime(3, capacity=400, undecided=0.3),
+]
+
+
+class WatchedRuntime(FakeRuntime):
+    """Fails if two threads are in it, and runs `in_step` in the middle of each step."""
+
+    def __init__(self, num_slots: int) -> None:
+        super().__init__(num_slots, capacity=400)
+        self.in_step: Callable[[], object] = lambda: threading.Event().wait(0.001)
+        self._inside = threading.Lock()
+
+    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with self._alone():
+            return super().encode(pixels)
+
+    def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
+        with self._alone():
+            self.in_step()
+            return super().step(batch, want_logits)
+
+    def _alone(self) -> threading.Lock:
+        assert not self._inside.locked(), "two threads compute at once"
+        return self._inside
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("make_runtime", RUNTIMES)
+def test_streams_side_by_side_write_what_each_writes_alone(
+    make_runtime: Callable[[], FakeRuntime], temperature: float
+) -> None:
+    """They share the slots of one runtime: whoever comes back finds them overwritten."""
+    images = made_images(21)
+    shared = made_captioner(runtime=make_runtime())
+    params = shared.params(temperature=temperature, max_new_tokens=20)
+    parts = [images[:9], images[9:18], images[18:]]
+    alone = [made_captioner(runtime=make_runtime()).caption(part, None, params) for part in parts]
+    streams = [shared.iter_captions(part, None, params) for part in parts]
+    together: list[list[Caption]] = [[] for _ in parts]
+    rng = np.random.default_rng(5)
+    open_streams = [0, 1, 2]
+    while open_streams:
+        index = int(rng.choice(open_streams))
+        caption = next(streams[index], None)
+        if caption is None:
+            open_streams.remove(index)
+        else:
+            together[index].append(caption)
+    assert together == alone
+
+
+def test_a_caption_within_a_stream_changes_neither() -> None:
+    images = made_images(12)
+    expected = made_captioner(4).caption(images)
+    captioner = made_captioner(4)
+    for index, caption in enumerate(captioner.iter_captions(images)):
+        assert caption == expected[index]
+        assert captioner.caption(images[11 - index]) == [expected[11 - index]]
+
+
+def test_a_caption_while_images_are_drawn_changes_neither() -> None:
+    images = made_images(12)
+    expected = made_captioner(4).caption(images)
+    captioner = made_captioner(4)
+    within: list[Caption] = []
+
+    def drawn() -> Iterator[NDArray[np.uint8]]:
+        for image in images:
+            within.extend(captioner.caption(image))
+            yield image
+
+    assert captioner.caption(drawn()) == expected == within
+
+
+def test_threads_may_share_a_captioner() -> None:
+    images = made_images(40)
+    expected = made_captioner(4).caption(images)
+    captioner = made_captioner(runtime=WatchedRuntime(4))
+    parts = [slice(start, start + 10) for start in range(0, 40, 10)]
+    found: dict[int, list[Caption]] = {}
+    asking: list[Callable[[Any], Any]] = [captioner.caption, captioner.iter_captions] * 2
+
+    def run(index: int) -> None:
+        found[index] = list(asking[index](images[parts[index]]))
+
+    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == {index: expected[parts[index]] for index in range(4)}
+
+
+def test_images_may_wait_for_another_thread_that_captions() -> None:
+    """Images are drawn outside of a turn; within it both threads would wait for ever."""
+    images = made_images(2)
+    captioner = made_captioner(2)
+    other: list[Caption] = []
+
+    def drawn() -> Iterator[NDArray[np.uint8]]:
+        helper = threading.Thread(target=lambda: other.extend(captioner.caption(images[1])))
+        helper.daemon = True
+        helper.start()
+        helper.join(30)
+        assert not helper.is_alive(), "the other thread waits for this one"
+        yield images[0]
+
+    assert captioner.caption(drawn()) + other == made_captioner(2).caption(images)
+
+
+def test_a_stream_that_was_left_unfinished_is_in_nobodys_way() -> None:
+    images = made_images(9)
+    expected = made_captioner(2).caption(images)
+    captioner = made_captioner(2)
+    left = captioner.iter_captions(images)
+    assert next(left) == expected[0]
+    assert captioner.caption(images) == expected
+    left.close()
+    assert captioner.caption(images) == expected
+
+
+def test_closing_ends_the_streams_of_a_captioner() -> None:
+    captioner = made_captioner(2)
+    stream = captioner.iter_captions(made_images(9))
+    next(stream)
+    captioner.close()
+    with pytest.raises(AltogetherError, match="this captioner is closed"):
+        next(stream)
+
+    captioner = made_captioner(2)
+
+    def drawn() -> Iterator[NDArray[np.uint8]]:
+        yield from made_images(5)
+        captioner.close()
+        yield from made_images(5)
+
+    with pytest.raises(AltogetherError, match="this captioner is closed"):
+        captioner.caption(drawn())
+
+
+def test_a_signal_handler_may_close_a_captioner_in_the_middle_of_a_step() -> None:
+    """It runs in the thread that computes: waiting for the end of the step would last for ever."""
+    runtime = WatchedRuntime(2)
+    captioner = made_captioner(runtime=runtime)
+    runtime.in_step = captioner.close
+    stream = captioner.iter_captions(made_images(9))
+    next(stream)
+    assert runtime.slots == [], "freed at the end of the turn"
+    with pytest.raises(AltogetherError, match="this captioner is closed"):
+        next(stream)
+
+
+def test_a_signal_handler_that_captions_is_told_that_it_cannot() -> None:
+    runtime = WatchedRuntime(2)
+    captioner = made_captioner(runtime=runtime)
+    runtime.in_step = lambda: captioner.caption(made_images(1))
+    with pytest.raises(AltogetherError, match="outside of signal handlers"):
+        captioner.caption(made_images(1))
+    runtime.in_step = lambda: None
+    assert captioner.caption(made_images(1)) == made_captioner(2).caption(made_images(1))
+
+
+FORKED = """
+import json, os, sys
+from altogether_rt import AltogetherError, Captioner
+import numpy as np
+
+image = np.zeros((9, 9, 3), np.uint8)
+captioner = Captioner.load("starter", threads=2)
+captioner.caption(image)
+read, write = os.pipe()
+if os.fork() == 0:
+    said = []
+    for ask in (captioner.caption, captioner.iter_captions):
+        try:
+            ask(image)
+        except AltogetherError as error:
+            said.append(str(error))
+    captioner.close()
+    os.write(write, json.dumps(said).encode())
+    os._exit(0)
+os.close(write)
+sys.stdout.write(open(read).read())
+sys.stdout.flush()
+captioner.caption(image)
+captioner.close()
+"""
+
+
+def test_a_fork_is_told_to_open_its_own() -> None:
+    """The threads of its kernels are not in the fork, and a step there would wait for them."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=120
+    )
+    said = json.loads(done.stdout)
+    assert len(said) == 2
+    assert all("opened before the process was forked" in each for each in said)
+
+
+@pytest.fixture(scope="module")
+def starter() -> Iterator[Captioner]:
+    with Captioner.load("starter", num_slots=3, threads=1, speculation="off") as captioner:
+        yield captioner
+
+
+@pytest.mark.parametrize(
+    "send", [lambda c: pickle.loads(pickle.dumps(c)), copy.copy, copy.deepcopy]
+)
+def test_a_captioner_that_was_sent_is_opened_again(
+    starter: Captioner, send: Callable[[Captioner], Captioner]
+) -> None:
+    image = made_images(1)[0]
+    with send(starter) as sent:
+        assert sent.runtime is not starter.runtime
+        assert sent.runtime.num_slots == 3
+        assert sent.bundle_id == starter.bundle_id
+        assert sent.caption(image) == starter.caption(image)
+    assert starter.caption(image), "still open"
+
+
+def test_a_pickled_captioner_is_the_same_bundle_or_refused() -> None:
+    with Captioner.load(find_bundle("starter"), threads=1) as captioner:
+        sent = pickle.dumps(captioner)
+    assert len(sent) < 20_000, "no weights"
+    pickle.loads(sent).close()
+    changed = sent.replace(captioner.bundle_id.encode(), b"0123456789ab")
+    assert changed != sent
+    with pytest.raises(AltogetherError, match="give both the same bundle"):
+        pickle.loads(changed)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(made_captioner())
+
+
+def test_what_a_captioner_says_of_itself(starter: Captioner) -> None:
+    assert repr(starter) == f"<Captioner starter, {starter.bundle_id}, on cpu>"
+    captioner = made_captioner()
+    captioner.close()
+    assert repr(captioner) == "<Captioner fake, fake-id, closed>"

@@ -207,9 +207,8 @@ if os.fork() == 0:
             ask(image)
         except AltogetherError as error:
             said.append(str(error))
-    captioner.close()
     os.write(write, json.dumps(said).encode())
-    os._exit(0)
+    sys.exit()  # frees what was opened, if it may
 os.close(write)
 sys.stdout.write(open(read).read())
 sys.stdout.flush()
@@ -219,13 +218,41 @@ captioner.close()
 
 
 def test_a_fork_is_told_to_open_its_own() -> None:
-    """The threads of its kernels are not in the fork, and a step there would wait for them."""
+    """The threads of its kernels are not in the fork: a step there would wait for them, and so
+    would the end of the fork."""
     done = subprocess.run(
         [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=120
     )
     said = json.loads(done.stdout)
     assert len(said) == 2
     assert all("opened before the process was forked" in each for each in said)
+
+
+DAEMON = """
+import atexit, threading
+atexit.register(lambda: captioner.close())  # the last to be called
+from altogether_rt import Captioner
+import numpy as np
+
+images = [np.full((9, 9, 3), shade, np.uint8) for shade in range(200)]
+captioner = Captioner.load("starter", threads=2, num_slots=4)
+computing = threading.Event()
+
+def compute():
+    while True:
+        captioner.caption(images[:4])
+        computing.set()
+        captioner.caption(images)
+
+threading.Thread(target=compute, daemon=True).start()
+computing.wait()
+"""
+
+
+def test_a_process_ends_while_a_daemon_thread_captions() -> None:
+    """Python ends such a thread within a kernel's return, and C++ calls that a crash (134)."""
+    done = subprocess.run([sys.executable, "-c", DAEMON], capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ class CaptionStreams:
         drafting_state: Path | None,
     ) -> None:
         """drafting_state: what earlier captions have taught; raises BundleError if it is not."""
-        self.turns = Turns()
+        self.turns = Turns(runtime)
         self.stats = EngineStats()  # of all captions since it was opened
         self.speculation: Speculation = check_speculation(speculation)
         self._config = config

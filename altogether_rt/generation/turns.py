@@ -8,9 +8,12 @@ captions in them again: they are the same.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Self
 
@@ -21,16 +24,23 @@ from altogether_rt.generation.requests import ListedRequests, RequestSource
 __all__ = ["Turn", "Turns"]
 
 
+#: How long the end of the process waits for a step.
+_MAX_STEP_S = 10.0
+
+
 class Turns:
     """The turns of all streams of one runtime, until it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: object = None) -> None:
         self.closed = False
+        self._runtime = runtime
+        self._ending = False  # the process
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._thread: int | None = None  # that computes
         self._last: Turn | None = None  # whose sequences are in the slots
         self._free: Callable[[], None] | None = None  # called when the turn ends
+        _KNOWN.add(self)
 
     def new(self) -> Turn:
         """For one stream."""
@@ -42,6 +52,8 @@ class Turns:
         """
         if self.closed:
             raise AltogetherError("this captioner is closed: open another one.")
+        if self._ending:
+            raise AltogetherError("the process is ending: caption before that.")
         if os.getpid() != self._process:
             raise AltogetherError(
                 "this captioner was opened before the process was forked, and cannot be used in "
@@ -50,7 +62,7 @@ class Turns:
 
     def close(self, free: Callable[[], None]) -> None:
         """Call `free` once no stream computes, and let none begin; only the first time."""
-        if self.closed:
+        if self.closed or self._ending:
             return
         self.closed = True
         if os.getpid() != self._process:
@@ -61,7 +73,28 @@ class Turns:
         with self._lock:
             free()
 
+    def end(self) -> None:
+        """Let nobody compute any more, since the process ends: a thread that comes back from a
+        kernel then is unwound within it, and takes the process down.
+        """
+        if os.getpid() == self._process and not self._ending:
+            self._ending = True
+            self._last = None  # so that the stream that computes asks
+            self._lock.acquire(timeout=_MAX_STEP_S)
+
+    def keep(self) -> None:
+        """Never free the runtime in this process, a fork, not even at its end: that would wait for
+        threads that are not here.
+        """
+        if not self.closed:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._runtime))
+
+    def _stop_if_ending(self) -> None:
+        if self._ending and threading.current_thread() is not threading.main_thread():
+            threading.Event().wait()  # until the process has ended
+
     def _take(self) -> None:
+        self._stop_if_ending()
         self.check_open()
         if self._thread == threading.get_ident():
             raise AltogetherError(
@@ -84,6 +117,24 @@ class Turns:
         finally:
             self._thread = None
             self._lock.release()
+
+
+_KNOWN: weakref.WeakSet[Turns] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    for turns in list(_KNOWN):
+        turns.end()
+
+
+def _keep_all() -> None:
+    for turns in list(_KNOWN):
+        turns.keep()
+
+
+atexit.register(_end_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_all)
 
 
 class Turn:
@@ -114,6 +165,9 @@ class Turn:
 
     def claim(self) -> None:
         """From here on the slots are written by this stream."""
+        if self._turns._ending:
+            with self.outside():
+                self._turns._stop_if_ending()
         self._turns._last = self
 
     def drawing(self, source: RequestSource) -> RequestSource:

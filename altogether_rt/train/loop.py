@@ -100,11 +100,11 @@ def minimize(
                     if evaluate is not None and (figures := evaluate(last)):
                         log.held_out(objective.name, done, figures)
                         history.add_held_out(done, figures)
-            stop = interrupted()
-            if done % save_every_steps == 0 or last or stop:
+            interruption = interrupted()
+            if done % save_every_steps == 0 or last or interruption:
                 _save_state(state_path, objective, optimizer, history, meter.losses)
-            if stop:
-                raise KeyboardInterrupt(
+            if interruption:
+                raise interruption(
                     f"Interrupted after step {done} of {num_steps} of {objective.name}, which is "
                     "saved: the same command with --resume continues."
                 )

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from altogether_rt.artifacts.checkpoint import Checkpoint
-from altogether_rt.errors import AltogetherError, ConfigError
+from altogether_rt.errors import AltogetherError, ConfigError, Terminated
 from altogether_rt.scenes.dataset import write_scenes
 from altogether_rt.train.compute.interrupts import interrupts_noticed
 from altogether_rt.train.recipe import TrainRecipe, load_recipe
@@ -95,8 +95,11 @@ def test_ctrl_c_saves_the_step_and_the_run_ends_as_if_nothing_had_been(
         )
 
     run("whole", lambda _: None)
-    with pytest.raises(KeyboardInterrupt, match=r"after step 2 of 4 of finetune, which is saved"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"after step 2 of 4 of finetune, which is saved"
+    ) as interrupted:
         run("mine", say)
+    assert interrupted.type is (Terminated if number == signal.SIGTERM else KeyboardInterrupt)
     assert said[-1].startswith("finetune: finishing and saving a step")
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
     run("mine", said.append, resume=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ from altogether_rt.errors import AltogetherError, ImageError
 
 if TYPE_CHECKING:
     from altogether_rt.artifacts.bundle import Bundle
+    from altogether_rt.speculation.planner import DraftPlanner
 
 __all__ = ["learn_command"]
 
@@ -67,9 +69,8 @@ def learn_command(
     """
     from altogether_rt.artifacts.bundle import Bundle
     from altogether_rt.hub.lookup import locate_bundle
-    from altogether_rt.preprocess.prompts import PromptTokenizer
     from altogether_rt.speculation.planner import DraftPlanner
-    from altogether_rt.speculation.store import save_drafting_state, teach
+    from altogether_rt.speculation.store import save_drafting_state
 
     if (captions is None) == (restore is None):
         raise typer.BadParameter("give either CAPTIONS or --restore FILE.", param_hint="CAPTIONS")
@@ -79,40 +80,64 @@ def learn_command(
         _restore(opened, restore, output)
         return
     assert captions is not None
-    config = opened.config
-    tokenizer = PromptTokenizer.of_captioner(opened.tokenizer_path, config)
-    saved = None if embeddings is None else _open_embeddings(embeddings, opened)
     planner = DraftPlanner()
-    num_captions = num_embeddings = 0
     with output.progress(None, "captions") as progress:
-        for row, alts in itertools.islice(_caption_rows(captions), limit):
-            embedding = None
-            if saved is not None:
-                try:
-                    embedding = saved.get(row["file_name"]).embedding
-                    num_embeddings += 1
-                except ImageError:
-                    pass  # its caption teaches without it
-            alt_ids = tokenizer.prompt(alts).alt_ids
-            ids = (*tokenizer.encode(row["caption"]), config.decoder.eos_id)
-            teach(planner, alt_ids, ids, embedding)
-            num_captions += 1
-            progress.advance()
-    if not num_captions:
+        taught = _teach(planner, opened, captions, embeddings, limit, progress.advance)
+    if not taught.captions:
         raise AltogetherError(
             f"there are no captions in {captions}, so there is nothing to learn from: "
             "give the output of altogether-rt caption."
         )
     size, former = _replace(opened, lambda path: save_drafting_state(planner, path))
     said = (
-        f"{bundle} has learnt from {num_captions} captions, {num_embeddings} with embeddings "
+        f"{bundle} has learnt from {taught.captions} captions, {taught.pictures} with embeddings "
         f"({format_bytes(size)})"
     )
     if former is not None:
         said += f"; what it had learnt before is kept: --restore {former} goes back to it"
-    figures = {"captions": num_captions, "pictures": num_embeddings, "bytes": size}
+    figures = {"captions": taught.captions, "pictures": taught.pictures, "bytes": size}
     kept = None if former is None else str(former)
     output.result({**figures, "bundle": bundle, "former": kept}, said)
+
+
+@dataclass
+class _Taught:
+    """How many captions there were, and of how many the image's embedding was known."""
+
+    captions: int = 0
+    pictures: int = 0
+
+
+def _teach(
+    planner: DraftPlanner,
+    bundle: Bundle,
+    captions: Path,
+    embeddings: Path | None,
+    limit: int,
+    advance: Callable[[], object],
+) -> _Taught:
+    """Let `planner` learn from the first `limit` captions. Raises AltogetherError for a file that
+    is not of caption rows, and for embeddings of another encoder.
+    """
+    from altogether_rt.preprocess.prompts import PromptTokenizer
+    from altogether_rt.speculation.store import teach
+
+    tokenizer = PromptTokenizer.of_captioner(bundle.tokenizer_path, bundle.config)
+    saved = None if embeddings is None else _open_embeddings(embeddings, bundle)
+    taught = _Taught()
+    for row, alts in itertools.islice(_caption_rows(captions), limit):
+        embedding = None
+        if saved is not None:
+            try:
+                embedding = saved.get(row["file_name"]).embedding
+                taught.pictures += 1
+            except ImageError:
+                pass  # its caption teaches without it
+        ids = (*tokenizer.encode(row["caption"]), bundle.config.decoder.eos_id)
+        teach(planner, tokenizer.prompt(alts).alt_ids, ids, embedding)
+        taught.captions += 1
+        advance()
+    return taught
 
 
 def _replace(bundle: Bundle, write: Callable[[Path], None]) -> tuple[int, Path | None]:

@@ -75,7 +75,7 @@ class Output:
             for line in lines:
                 print(printable(line))
         else:
-            self._console().print(lines)
+            self._show_table(lines)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
         """A table for `result` or `show`: first column aligned left, the others right."""
@@ -92,6 +92,24 @@ class Output:
         for row in rows:  # Text: brackets in a name are not markup
             table.add_row(*(Text(printable(str(cell))) for cell in row))
         return table
+
+    def _show_table(self, table: Table) -> None:
+        """Print a table; row by row where the terminal is so narrow that words would be cut."""
+        from rich.measure import Measurement
+
+        console = self._console()
+        unbounded = console.options.update(max_width=1_000_000)
+        if Measurement.get(console, unbounded, table).minimum <= console.width:
+            console.print(table)
+            return
+        if table.title is not None:
+            print(table.title)
+        headers = [str(column.header) for column in table.columns]
+        for first, *others in zip(*(column.cells for column in table.columns), strict=True):
+            print(first)
+            for header, cell in zip(headers[1:], others, strict=True):
+                if str(cell):
+                    print(f"  {header}: {cell}")
 
     def event(self, level: Level, name: str, message: str, **fields: Any) -> None:
         """Something for the log alone. Notes and errors are logged as they are printed."""

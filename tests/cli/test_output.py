@@ -64,6 +64,29 @@ def test_table_shows_brackets_as_they_are(capsys: Capture) -> None:
     assert "\x1b" not in shown
 
 
+@pytest.mark.parametrize("columns", [30, 41, 42, 200])
+def test_no_word_of_a_table_is_cut_on_a_narrow_terminal(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = Output()
+    rows = [["smolvlm-500m", "photographs, on a laptop", "1.02 GB"], ["x", "", "0.999973"]]
+    table = out.table("Names", ["name", "good for", "download"], rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+        out.show(table)
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("Names", "smolvlm-500m", "photographs,", "0.999973"))
+    assert "…" not in shown
+    # 12, 12 and 8 characters of the longest words, and 10 for lines and spaces: 42.
+    assert ("│" in shown) == (columns >= 42)
+    if columns < 42:
+        assert (
+            "smolvlm-500m\n  good for: photographs, on a laptop\n  download: 1.02 GB\nx\n" in shown
+        )
+        assert shown.endswith("x\n  download: 0.999973\n")
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [

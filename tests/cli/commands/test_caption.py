@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from altogether_rt import opening
+from altogether_rt.cli.commands.caption import folder as folder_command
 from altogether_rt.cli.main import app
 from altogether_rt.jobs import open as open_module
 from altogether_rt.jobs.processes import ProcessExecutor
@@ -276,6 +278,22 @@ def test_a_sheet_that_cannot_be_written_is_refused_before_the_run(
     done = caption("photos", "--sheet", "new/sheet.html")
     assert done.exit_code == 1 and not Path("captions.jsonl").exists()
     assert "new/sheet.html cannot be written (no right to write to " in done.stderr
+
+
+def test_a_disk_that_is_too_full_for_the_sheet(
+    folder: Path, captioner: FakeCaptioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_sheet(*_: object, **options: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_command, "write_sheet", write_sheet)
+        done = caption("photos", "--sheet", "sheet.html")
+    assert done.exit_code == 1 and len(rows()) == 3
+    assert "sheet.html cannot be written (No space left on device); the captions are in" in (
+        done.stderr
+    )
+    assert caption("photos", "--sheet", "sheet.html").exit_code == 0 and Path("sheet.html").exists()
 
 
 def test_sidecars_of_a_run_are_not_offered_as_alts(folder: Path, captioner: FakeCaptioner) -> None:

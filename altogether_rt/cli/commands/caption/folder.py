@@ -165,7 +165,13 @@ def _caption(
             summary = caption_folder(job, source, executor, params, monitor)
     shown = None
     if given.sheet is not None:
-        shown = write_sheet(job.out, source.root, given.sheet, limits=job.limits, notes=notes)
+        try:
+            shown = write_sheet(job.out, source.root, given.sheet, limits=job.limits, notes=notes)
+        except OSError as error:
+            raise AltogetherError(
+                f"{given.sheet} cannot be written ({error.strerror or error}); the captions are in "
+                f"{job.out}: give the same command for the sheet alone."
+            ) from error
     summed = given.sheet if shown else None
     with redirect_stdout(sys.stderr) if is_standard_output(job.out) else nullcontext():
         report(job, source, summary, summed, output, monitor.state(), notes)

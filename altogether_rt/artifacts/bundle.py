@@ -145,7 +145,8 @@ def find_bundle(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if not path.is_dir():
         raise BundleError(
-            f"there is no bundle at {path}: give a folder made by altogether-rt export."
+            f"there is no bundle at {path}: give a folder made by altogether-rt export, or "
+            "one of the names that altogether-rt models lists."
         )
     if not (path / MANIFEST_NAME).is_file():
         advice = (

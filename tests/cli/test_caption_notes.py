@@ -71,6 +71,7 @@ def test_nothing_is_said_of_scenes(scenes: Path, tmp_path: Path) -> None:
     done = run("caption", scenes, "--alt", "alts.jsonl", "--out", out, "--sheet", sheet, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["captioner_notes"] == []
+    assert json.loads(done.stdout)["captioner"] == {"name": "starter", "target": "cpu-int8"}
     assert SAYS not in done.stderr + sheet.read_text()
     alone = tmp_path / "alone"
     alone.mkdir()

@@ -58,7 +58,7 @@ def test_metadata_of_each_folder(folder: Path) -> None:
 def test_what_lies_there_is_mentioned(folder: Path) -> None:
     notes = " ".join(FolderSource(folder).notes())
     assert "2 .txt files lie beside the images: give --alt-beside .txt" in notes
-    assert "2 .json files" in notes and "1 metadata.jsonl files" in notes
+    assert "2 .json files" in notes and "1 metadata.jsonl file lies" in notes
     assert ".txt" not in " ".join(FolderSource(folder, sidecar=".txt").notes())
     assert "beside" not in " ".join(FolderSource(folder, beside=".txt").notes())
 

@@ -116,6 +116,14 @@ def test_an_alt_text_that_the_caption_does_not_know_is_kept(folder: Path, tmp_pa
     assert alt_of(folder / "a.jpg") == "the Marigold"
 
 
+@pytest.mark.parametrize("target", ["inplace", "in_place", "In-Place"])
+def test_in_place_misspelt_is_no_folder(folder: Path, tmp_path: Path, target: str) -> None:
+    with pytest.raises(AltogetherError, match=f"write in-place .* or ./{target} for a folder"):
+        write(folder, tmp_path / "c.jsonl", target)
+    assert not (tmp_path / "c.jsonl").exists()
+    AltWriter(folder, f"./{target}")
+
+
 def test_copies(folder: Path, tmp_path: Path) -> None:
     out, copies = tmp_path / "c.jsonl", tmp_path / "copies"
     before = contents(folder)

@@ -38,7 +38,13 @@ class AltWriter:
     failed: Problems = field(default_factory=Problems)  # files that cannot be written, and why
 
     def __post_init__(self) -> None:
-        """Raises AltogetherError if copies would lie among the images."""
+        """Raises AltogetherError if copies would lie among the images, or IN_PLACE is misspelt."""
+        plain = self.target.strip("-_ ").lower().replace("_", "-").replace(" ", "-")
+        if self.target != IN_PLACE and plain in (IN_PLACE, IN_PLACE.replace("-", "")):
+            raise AltogetherError(
+                f"--write-alt {self.target}: write {IN_PLACE} for the images themselves, or "
+                f"./{self.target} for a folder of that name."
+            )
         self._folder = self.root if self.target == IN_PLACE else Path(self.target)
         self._real_folder = os.path.realpath(self._folder)
         real_root = os.path.realpath(self.root)

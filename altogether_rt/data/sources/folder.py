@@ -225,7 +225,7 @@ class FolderSource(Source):
                     lie = counted(count, f"{kind} file lies", f"{kind} files lie")
                     notes.append(
                         f"{lie} beside the images: give --alt-beside {kind} to use their texts as "
-                        "alt-texts."
+                        "alt-texts, unless they are captions."
                     )
         return notes
 

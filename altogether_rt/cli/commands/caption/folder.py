@@ -174,7 +174,8 @@ def _caption(
             ) from error
     summed = given.sheet if shown else None
     with redirect_stdout(sys.stderr) if is_standard_output(job.out) else nullcontext():
-        report(job, source, summary, summed, output, monitor.state(), notes)
+        by = {"name": captioner.name, "target": captioner.target}
+        report(job, source, summary, summed, output, monitor.state(), notes, by)
 
 
 def _check_writable(out: Path) -> None:

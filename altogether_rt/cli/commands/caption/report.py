@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,12 @@ def report(
     output: Output,
     state: RunState,
     captioner_notes: Sequence[str] = (),
+    captioner: Mapping[str, str] | None = None,
 ) -> None:
     """The summary; exits with 1 if not one image could be captioned.
 
-    captioner_notes: why captions may not be what is expected, as said before the run.
+    captioner_notes: why captions may not be what is expected, as said before the run. captioner:
+    its name, and the target that a name turned out to mean on this machine.
     """
     note_problems(job, summary, output)
     for sentence in hygiene_sentences(summary.hygiene, job.hygiene):
@@ -52,6 +54,7 @@ def report(
     data = {
         **_summary_data(job, source, summary, sheet),
         "alt_file": _alt_file(source),
+        "captioner": dict(captioner or {}),
         "captioner_notes": list(captioner_notes),
         "failed_examples": state.error_examples,
     }

@@ -8,6 +8,7 @@ already lies in the folder, a symbolic link for example, is ever opened or writt
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -27,6 +28,7 @@ __all__ = [
     "append_to",
     "flush_to_disk",
     "is_temporary",
+    "naming_full_disk",
     "new_file",
     "open_to_append",
     "write_or_send",
@@ -86,9 +88,20 @@ def new_file(target: str | Path, *, follow: bool = False, sync: bool = True) -> 
 
     Arguments and errors: see `NewFile`.
     """
-    with NewFile(target, follow=follow, sync=sync) as new:
+    with NewFile(target, follow=follow, sync=sync) as new, naming_full_disk(target):
         yield new.file
         new.commit()
+
+
+@contextmanager
+def naming_full_disk(path: str | Path) -> Iterator[None]:
+    """The system's error says that a disk is full, and not which: have it name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_whole(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
 import socket
 import stat
@@ -83,6 +85,17 @@ def test_a_full_disk_leaves_no_litter(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the writer's own"):
         write_to_full_disk(tmp_path / "f")
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "named"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EIO, False)]
+)
+def test_a_full_disk_is_named_by_the_file(tmp_path: Path, number: int, named: bool) -> None:
+    """EIO may come of reading something else within the block."""
+    failing = pytest.raises(OSError, match=re.escape(os.strerror(number)))
+    with failing as caught, new_file(tmp_path / "f"):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.filename == (str(tmp_path / "f") if named else None)
 
 
 def test_a_killed_writer_leaves_the_former_file(tmp_path: Path) -> None:

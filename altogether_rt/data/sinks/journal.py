@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
+from altogether_rt.artifacts.files import naming_full_disk
 from altogether_rt.data.sinks.lock_file import LockFile
 from altogether_rt.errors import AltogetherError
 
@@ -81,8 +82,9 @@ class Journal:
             self._checked_at = now
             self.check()
         left = memoryview(line)
-        while left:
-            left = left[os.write(self._descriptor, left) :]
+        with naming_full_disk(self.path):
+            while left:
+                left = left[os.write(self._descriptor, left) :]
         self.size += len(line)
         return self.size - len(line)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import json
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,30 @@ def test_lines_and_offsets(tmp_path: Path) -> None:
     journal.close()
     assert (tmp_path / "new" / "out").read_bytes() == b"a\nbc\nd\n"
     assert os.listdir(tmp_path / "new") == ["out"]
+
+
+def test_a_full_disk_is_told_of_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much of the line as there was room for may stand there: recovery cuts it."""
+    journal = Journal(tmp_path / "out")
+    write = os.write
+    room = [3]
+
+    def write_some(descriptor: int, data: memoryview) -> int:
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[: room.pop()])
+
+    monkeypatch.setattr(os, "write", write_some)
+    with pytest.raises(OSError, match="No space left") as caught:
+        journal.append(b"abcdef\n")
+    monkeypatch.undo()
+    assert caught.value.filename == str(tmp_path / "out.part")
+    journal.close()
+    assert Path(tmp_path / "out.part").read_bytes() == b"abc"
+    with closing(Journal(tmp_path / "out")) as again:
+        assert list(again.recover(keep)) == []
 
 
 def test_recovery_cuts_a_half_written_line(tmp_path: Path) -> None:

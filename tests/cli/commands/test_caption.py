@@ -366,6 +366,17 @@ def test_usage_errors(folder: Path, arguments: list[str]) -> None:
     assert caption("photos", *arguments).exit_code == 2
 
 
+@pytest.mark.parametrize("name", ["captions.csv", "sheet.HTML", "a.png"])
+def test_an_output_that_is_named_like_something_else(
+    folder: Path, captioner: FakeCaptioner, name: str
+) -> None:
+    done = caption("photos", "--out", name)
+    assert done.exit_code == 2 and "rows are JSON lines" in done.output
+    assert not Path(name).exists()
+    Path(name).touch()  # who has made it, wants it
+    assert caption("photos", "--out", name).exit_code == 0
+
+
 def test_interrupt_says_how_to_go_on(folder: Path, captioner: FakeCaptioner) -> None:
     captioner.interrupt_after = 1
     done = caption("photos")

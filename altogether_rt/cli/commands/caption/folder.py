@@ -26,6 +26,7 @@ from altogether_rt.data.images import ImageLimits
 from altogether_rt.data.sinks.journal import Journal
 from altogether_rt.data.sinks.sheet import check_sheet, write_sheet
 from altogether_rt.data.sinks.stream import is_standard_output, is_stream
+from altogether_rt.data.sniff import IMAGE_SUFFIXES
 from altogether_rt.data.sources.folder import FolderSource
 from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.errors import AltogetherError
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from altogether_rt.opening import ResolvedCaptioner
 
 __all__ = ["folder_job", "run_folder_job", "used_files"]
+
+#: Suffixes of files that people would open with another program than one for JSON lines.
+_OTHER_FORMATS = frozenset({".csv", ".tsv", ".xlsx", ".ods", ".parquet", ".html", *IMAGE_SUFFIXES})
 
 
 def folder_job(given: CaptionArguments, share: KeyShare | None) -> CaptionJob:
@@ -80,6 +84,11 @@ def _check_options(given: CaptionArguments, out: Path) -> None:
         raise typer.BadParameter("it reads the images.", param_hint="--dry-run")
     if given.embeddings is not None and given.save_embeddings is not None:
         raise typer.BadParameter("it goes without --embeddings.", param_hint="--save-embeddings")
+    if out.suffix.lower() in _OTHER_FORMATS and not out.exists():
+        raise typer.BadParameter(
+            f"rows are JSON lines, and {out} is named like something else: name a .jsonl file.",
+            param_hint="--out",
+        )
     if given.sheet is not None and is_stream(out):
         raise typer.BadParameter(
             "it needs a file of rows: name one by --out.", param_hint="--sheet"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from altogether_rt.captions import Answer, Caption
 from altogether_rt.data.alts import Alts
@@ -28,6 +29,11 @@ __all__ = ["CaptionSummary", "JobOutput", "RowSink", "row_check"]
 
 #: What rows are written with: a file that can be continued, or a stream.
 RowSink = JsonlSink | StreamSink
+
+#: Characters shown of a parameter, such as a prompt.
+_MAX_SHOWN_CHARS: Final = 40
+#: Parameters shown: a row may be anybody's, and have any number.
+_MAX_SHOWN: Final = 5
 
 
 @dataclass
@@ -165,7 +171,9 @@ def row_check(stamp: RunStamp) -> Callable[[Row], str | None]:
         if row.get("bundle") != expected["bundle"]:
             return f"of bundle {row.get('bundle')}, and this one is {expected['bundle']}"
         if row.get("params") != expected["params"]:
-            return "written with other parameters"
+            return (
+                f"written with other parameters{_differing(row.get('params'), expected['params'])}"
+            )
         if row.get("hygiene") != expected.get("hygiene"):
             options = ", ".join(row.get("hygiene") or ()) or "none"
             return f"written with other options for alt-texts ({options})"
@@ -174,3 +182,21 @@ def row_check(stamp: RunStamp) -> Callable[[Row], str | None]:
         return None
 
     return check
+
+
+def _differing(then: object, now: Mapping[str, Any]) -> str:
+    """` (style: alt then, the default now)`; nothing if a row's parameters are none."""
+    if not isinstance(then, Mapping):
+        return ""
+    names = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    found = [
+        f"{name:.{_MAX_SHOWN_CHARS}}: {_shown(then, name)} then, {_shown(now, name)} now"
+        for name in names[:_MAX_SHOWN]
+    ]
+    return f" ({'; '.join(found)})"
+
+
+def _shown(params: Mapping[str, Any], name: str) -> str:
+    """A value in a few words; what is at its default may not be there."""
+    text = str(params.get(name, "the default"))
+    return text if len(text) <= _MAX_SHOWN_CHARS else text[:_MAX_SHOWN_CHARS] + "…"

@@ -182,7 +182,9 @@ def test_another_seed_is_another_run(folder: Path, captioner: FakeCaptioner) -> 
     caption("photos")
     done = caption("photos", "--seed", "1")
     assert done.exit_code == 1
-    assert "captions.jsonl holds captions written with other parameters" in done.stderr
+    assert "captions.jsonl holds captions written with other parameters (seed: 0 then, 1 now)" in (
+        done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert caption("photos", "--seed", "1", "--overwrite").exit_code == 0
     assert rows()[0]["params"]["seed"] == 1

@@ -48,7 +48,7 @@ def test_style_alt_of_a_captioner_that_cannot_be_asked(scenes: Path) -> None:
         assert plain["seed"] == short["seed"]
     done = caption(scenes, *usual, "--style", "alt")
     assert done.exit_code == 1
-    assert "written with other parameters" in done.stderr
+    assert "with other parameters (style: the default then, alt now): choose" in done.stderr
     assert read(Path("usual.jsonl")) == [plain for plain, _ in pairs]
 
 
@@ -149,7 +149,7 @@ def test_a_captioner_is_asked_otherwise(scenes: Path, vlm: Path) -> None:
     assert json.loads(again.stdout)["skipped"] == 6
     other = caption(scenes, *usual, "--prompt", "What is that?", "--out", "prompt.jsonl")
     assert other.exit_code == 1
-    assert "written with other parameters" in other.stderr
+    assert "(prompt: What is it? then, What is that? now): choose" in other.stderr
     long = caption(scenes, *usual, "--prompt", "x" * 1000, "--out", "long.jsonl")
     assert long.exit_code == 1
     assert "the prompt has" in long.stderr

@@ -123,7 +123,8 @@ def _read(path: Path, annotator: str | None) -> tuple[Sequence[Row], str]:
         if text.lstrip().startswith("["):
             entries = [entry if isinstance(entry, dict) else {} for entry in json.loads(text)]
             return [answer_of(entry, annotator) for entry in entries], "label-studio"
-        values = [json.loads(line) for line in text.splitlines() if line.strip()]
+        # Not `splitlines`: a text that was pasted into the page may hold U+2028, as its rows do.
+        values = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, RecursionError) as error:
         raise AltogetherError(
             f"{path} holds neither rows of answers nor Label Studio's JSON_MIN: {error}."

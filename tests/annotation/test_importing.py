@@ -75,6 +75,26 @@ def test_answers_come_back_once(work: Work, tmp_path: Path) -> None:
         assert ben.post("undo", {})[1]["task"] is None
 
 
+def test_a_line_separator_in_a_text_does_not_end_the_row(work: Work, tmp_path: Path) -> None:
+    """The page's JSON.stringify escapes neither U+2028 nor U+0085."""
+    row = packed_row(work.round().tasks[0], "one\u2028two\u0085three")
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(json.dumps(row, ensure_ascii=False).encode() + b"\r\n\r\n")
+    assert import_answers(work, path).taken == {"ben": 1}
+    assert counting(work, "ben") == {"0000.png": "one two three"}
+
+
+def test_answers_are_taken_while_somebody_else_is_at_the_page(work: Work, tmp_path: Path) -> None:
+    path = write(tmp_path / "answers.jsonl", [packed_row(work.round().tasks[0], "of ben")])
+    with serving(work, "anna") as anna:
+        assert import_answers(work, path).taken == {"ben": 1}
+        assert anna.save(0, "of anna")[0] == 200
+    assert (counting(work, "ben"), counting(work, "anna")) == (
+        {"0000.png": "of ben"},
+        {"0000.png": "of anna"},
+    )
+
+
 def test_older_answers_do_not_replace_newer_ones(work: Work, tmp_path: Path) -> None:
     with serving(work, "ben") as ben:
         ben.save(0, "at the page, today")
@@ -163,23 +183,25 @@ def test_label_studio_there_and_back(work: Work, tmp_path: Path) -> None:
         json_min(tasks[4], "bad flag", flag="nice"),
         json_min(tasks[5], "no time", created_at=None),
         json_min(tasks[5], "before all time", created_at="0001-01-01T00:00:00+01:00"),
+        json_min(tasks[6], "of this round, whichever that is", round=None),
         "no entry",
     ]
     path = tmp_path / "ls.json"
     path.write_text(json.dumps(entries))
     imported = import_answers(work, path)
-    assert imported.source == "label-studio" and imported.taken == {"ls-3": 2}
+    assert imported.source == "label-studio" and imported.taken == {"ls-3": 3}
     assert "row 5: the answer to 0004.png has unknown flags" in str(imported.examples)
     assert imported.refused == {
         "empty": 1, "another text": 1, "malformed": 3, "another image": 1,
     }  # fmt: skip
-    first, second = read_answers(work.answer_path("ls-3"))
+    first, second, third = read_answers(work.answer_path("ls-3"))
     assert (first["text"], first["flags"], first["seconds"]) == (
         *("a caption", ["cannot_verify"], 12.2),
     )
     assert first["time"] == "2026-11-26T08:30:00.123Z" and first["via"] == "label-studio"
     assert (second["text"], second["flags"]) == ("in a list", ["private", "unusable"])
-    assert import_answers(work, path, "ben").taken == {"ben": 2}
+    assert (third["text"], third["round"]) == ("of this round, whichever that is", 2)
+    assert import_answers(work, path, "ben").taken == {"ben": 3}
 
 
 def test_a_packed_page_stands_alone(work: Work, tmp_path: Path) -> None:

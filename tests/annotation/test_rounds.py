@@ -80,6 +80,8 @@ def test_each_round_starts_from_the_one_before(scenes: Path, tmp_path: Path) -> 
     for name in names:
         answer_all(work, name, truth(scenes, 2))
     number, tasks, _ = next_round(work)
+    (work.folder / "rounds" / ".4.0123456789abcdef.tmp").mkdir()  # of a run that was killed
+    (work.folder / "rounds" / "notes").mkdir()
     assert number == 3 == work.current_number
     references = read_references(scenes / "references.jsonl")
     for task in tasks:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from altogether_rt.annotation.answers import current_answers
-from altogether_rt.annotation.session import Session
+from altogether_rt.annotation.session import Session, tasks_for
 from altogether_rt.annotation.work import hash_text
 from altogether_rt.errors import AltogetherError
 from altogether_rt.web.answers import read_answers
@@ -71,9 +71,12 @@ def _seconds(text: str) -> float:
         ({"text": 3}, 409, "has no text"),
         ({"flags": ["nice"]}, 409, "unknown flags"),
         ({"flags": "private"}, 409, "unknown flags"),
+        ({"flags": [["private"]]}, 409, "unknown flags"),
         ({"from": "0" * 64}, 409, "not this round's"),
         ({"from": None}, 409, "not this round's"),
         ({"task": 99}, 404, "no such image"),
+        ({"task": NUM_SCENES}, 404, "no such image"),
+        ({"task": "9" * 5000}, 404, "no such image"),
         ({"task": -1}, 404, "no such image"),
         ({"task": "../0"}, 404, "no such image"),
         ({"task": None}, 404, "no such image"),
@@ -177,6 +180,25 @@ def test_who_has_no_images_is_told_and_may_take_over(scenes: Path, tmp_path: Pat
     with serving(work, "dave", ("ben",)) as dave:
         num = len(dave.get("state")["statuses"])
         assert [dave.get(f"task/{i}")["file_name"] for i in range(num)] == of_ben[1:]
+
+
+def test_what_is_taken_over_stands_where_it_stood_and_once(scenes: Path, tmp_path: Path) -> None:
+    work, started = begin(scenes, tmp_path / "work", annotators=("anna", "ben"), overlap=0.5)
+    both = tasks_for(work, "ben", ("anna",))
+    assert [task.key for task in both] == [task.key for task in started.tasks]
+
+
+@pytest.mark.parametrize("name", ["../anna", "", "a/b", ".", "anna\n"])
+def test_a_name_that_is_no_name_of_a_file_is_refused(
+    scenes: Path, tmp_path: Path, name: str
+) -> None:
+    work, _ = begin(scenes, tmp_path / "work")
+    before = sorted((tmp_path / "work").rglob("*"))
+    with pytest.raises(AltogetherError, match="annotator"):
+        Session(work, name)
+    with pytest.raises(AltogetherError, match="annotator"):
+        Session(work, "anna", (name,))
+    assert sorted((tmp_path / "work").rglob("*")) == before
 
 
 def test_a_image_that_changed_is_refused_by_name(scenes: Path, tmp_path: Path) -> None:

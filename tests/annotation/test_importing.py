@@ -173,6 +173,8 @@ def test_label_studio_there_and_back(work: Work, tmp_path: Path) -> None:
     odd = dataclasses.replace(tasks[0], file_name="a b/&?#.jpg")
     (row,) = task_rows([odd], 2, "/d=")
     assert row["data"]["image"] == "/d=a%20b/%26%3F%23.jpg"
+    (row,) = task_rows([dataclasses.replace(odd, file_name="caf\udce9.jpg")], 2, "/d=")
+    assert row["data"]["image"] == "/d=caf%E9.jpg"
     for flag in ("cannot_verify", "private", "unusable"):
         assert f'<Choice value="{flag}"/>' in LABEL_CONFIG
     entries = [

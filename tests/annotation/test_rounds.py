@@ -113,7 +113,8 @@ def test_unfinished_rounds_are_not_closed_by_mistake(scenes: Path, tmp_path: Pat
         next_round(work, partial=True)
     with serving(work, "anna") as anna:
         for index in range(5):
-            anna.save(index, f"text {index}", *(["private"] if index == 0 else []))
+            flags = {0: ["private"], 2: ["cannot_verify"]}.get(index, [])
+            anna.save(index, f"text {index}", *flags)
     said = r"3 of 8 .* 0005\.png .* --partial, without the 3 that nobody has answered\."
     with pytest.raises(AltogetherError, match=said):
         next_round(work)
@@ -122,6 +123,7 @@ def test_unfinished_rounds_are_not_closed_by_mistake(scenes: Path, tmp_path: Pat
     export = training_rows(work, tmp_path / "train.jsonl")
     assert export.left_out == {"private": 1, "without an answer": 3}
     assert [row["rounds"][-1] for row in export.rows] == [f"text {i}" for i in range(1, 5)]
+    assert [row["flags"] for row in export.rows] == [[], ["cannot_verify"], [], []]
 
 
 def test_two_answers_are_waited_for_where_two_were_wanted(scenes: Path, tmp_path: Path) -> None:

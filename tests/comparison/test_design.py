@@ -74,6 +74,8 @@ def test_a_share_comes_again_swapped_half_a_study_later(
         assert (before.left, before.right) == (task.right, task.left)
         assert index - first[task.candidate.file_name] > (num // 4 if num > 2 else 0)
     assert len({task.candidate.file_name for _, task in again}) == expected
+    if num > 2 and share < 0.5:  # drawn from the first half, not its beginning
+        assert sorted(first[task.candidate.file_name] for _, task in again) != list(range(expected))
 
 
 def test_no_repeats_of_nothing_and_none_if_none_are_wanted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -107,12 +108,65 @@ def test_bars_are_as_long_as_the_shares_they_show(tmp_path: Path) -> None:
         widths = [float(bar.get("width", "0")) / 480 for bar in of_question]
         assert widths == pytest.approx([found.win, found.tie, found.loss], abs=1e-4)
         start = float(of_question[0].get("x", "0"))
+        begins = [(float(bar.get("x", "0")) - start) / 480 for bar in of_question]
+        assert begins == pytest.approx([0, found.win, found.win + found.tie], abs=1e-4)
         assert (dots[index] - start) / 480 == pytest.approx(found.win_rate, abs=1e-4)
         drawn = re.match(r"M([\d.]+) [\d.]+H([\d.]+)M", whiskers[index])
         assert drawn is not None
         low, high = float(drawn[1]), float(drawn[2])
         assert (low - start) / 480 == pytest.approx(found.interval.low, abs=1e-4)
         assert (high - start) / 480 == pytest.approx(found.interval.high, abs=1e-4)
+
+
+def test_a_plot_has_its_rows_below_each_other_and_its_axis_under_the_bars(tmp_path: Path) -> None:
+    study = start_small(tmp_path, 40).study
+    write_answers(study, {"ann": answer_all(study, "ann", lambda *_: "left")})
+    report = make_report(study, study.load_key())
+    (pair,) = report.results.pairs
+    questions = [
+        dataclasses.replace(q, p_value=p)
+        for q, p in zip(pair.questions, (0.02, 9e-4, 1e-3), strict=True)
+    ]
+    pairs = (dataclasses.replace(pair, questions=tuple(questions)), pair)
+    results = dataclasses.replace(report.results, pairs=pairs)
+    root = ElementTree.fromstring(plot_report(dataclasses.replace(report, results=results)))
+    groups = root.findall(f"{SVG}g")
+    tops = [int(group.get("transform", "").removesuffix(")").split()[1]) for group in groups]
+    height = int(root.get("height", "0"))
+    assert tops == [0, height // 2]
+    for group in groups:
+        bars = [rect for rect in group.iter(f"{SVG}rect") if rect.get("height") == "28"]
+        rows = sorted({int(bar.get("y", "0")) for bar in bars})
+        assert len(rows) == 3
+        assert rows[2] - rows[1] == rows[1] - rows[0] > 28 + 9 + 4  # a bar and the whisker below it
+        legend = [rect for rect in group.iter(f"{SVG}rect") if rect.get("height") == "12"]
+        places = [float(rect.get("x", "0")) for rect in legend]
+        start = min(float(bar.get("x", "0")) for bar in bars)
+        assert places == [start, start + 160, start + 320]  # of a bar of 480
+        ticks = {
+            text.text: text for text in group.iter(f"{SVG}text") if text.get("class") == "tick"
+        }
+        for percent in (0, 25, 50, 75, 100):
+            tick = ticks.pop(f"{percent} %")
+            assert float(tick.get("x", "0")) == start + 4.8 * percent
+            assert rows[2] + 28 < float(tick.get("y", "0")) < height // 2
+        assert not ticks
+        lines = [line for line in group.iter(f"{SVG}line") if line.get("y1")]
+        assert {line.get("x1") == line.get("x2") for line in lines} == {True}
+        assert all(int(line.get("y1", "0")) < rows[0] for line in lines)
+        assert all(int(line.get("y2", "0")) > rows[2] + 28 for line in lines)
+        dots = [float(circle.get("cy", "0")) for circle in group.iter(f"{SVG}circle")]
+        assert all(row + 28 < dot < row + 58 for row, dot in zip(rows, dots, strict=True))
+        whole = [text for text in group.iter(f"{SVG}text") if "images, p" in (text.text or "")]
+        assert all(start + 480 < float(text.get("x", "0")) for text in whole)
+        for row, text in zip(rows, whole, strict=True):
+            assert row < float(text.get("y", "0")) < row + 58
+        if group is groups[0]:
+            assert [(text.text or "").split("p ")[1] for text in whole] == [
+                "= 0.020",
+                "< 0.001",
+                "= 0.001",
+            ]
 
 
 def test_several_systems_are_ranked_as_they_were_made() -> None:

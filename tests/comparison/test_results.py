@@ -19,6 +19,7 @@ from altogether_rt.comparison.results import (
     compute_results,
 )
 from altogether_rt.comparison.study import Key, Study
+from altogether_rt.statistics import Tally
 from tests.comparison.studies import (
     Preference,
     answer_all,
@@ -271,7 +272,8 @@ def test_rows_that_are_no_answers_are_counted_and_the_last_answer_of_a_task_stan
         row("left", choices={ids[0]: "left"}),
         row("left", choices="left"),
     ]
-    rows = {"ann": [row("left"), *bad, row("tie")], "ben": [row("left"), row("", skipped=True)]}
+    first = row("left", seconds=0)
+    rows = {"ann": [first, *bad, row("tie")], "ben": [row("left"), row("", skipped=True)]}
     judgments, problems = judgments_of(study, key, rows)
     assert problems.count == len(bad)
     assert problems.examples[0] == "row 2 of ann: not a task of this study"
@@ -279,6 +281,7 @@ def test_rows_that_are_no_answers_are_counted_and_the_last_answer_of_a_task_stan
     results = compute_results(study, key, judgments)
     assert [a.num_skipped for a in results.annotators] == [0, 1]
     assert question(results, ids[0]).num_images == 1
+    assert results.side.tally == Tally(ties=1)  # what was skipped is no tie
 
 
 def test_no_answers() -> None:

@@ -208,6 +208,7 @@ def test_times_beyond_a_day_are_cut_to_one(tmp_path: Path) -> None:
     path.write_text('{"task": ["no id"]}\n{"other": 1}\n')
     with serving(study) as url:
         task = get(url, f"task/{study.tasks[0].id}")
+        assert ask(url, "answer", whole_answer(task, seconds=0))[0] == 200
         assert ask(url, "answer", whole_answer(task, seconds=10**400))[0] == 200
     assert read_answers(path)[-1]["seconds"] == 86_400.0
 

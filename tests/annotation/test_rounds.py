@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from altogether_rt.annotation.assign import assign
 from altogether_rt.annotation.exporting import training_rows
 from altogether_rt.annotation.rounds import next_round, resolve
 from altogether_rt.annotation.session import Session
@@ -63,6 +64,14 @@ def test_a_majority_wins_and_equal_answers_are_drawn() -> None:
         assert first == resolve([task], {task.key: equal[::-1]}).texts[task.key]
         authors[first["annotator"]] += 1
     assert 70 < authors["anna"] < 130  # 100 ± 4 standard deviations of 7
+
+
+def test_every_two_annotators_share_as_many_images() -> None:
+    tasks = [dataclasses.replace(TASK, file_name=f"{index}.png") for index in range(60)]
+    assigned = assign(tasks, ("anna", "ben", "cleo", "dave"), 1.0, 3)
+    assert [task.file_name for task in assigned] == [task.file_name for task in tasks]
+    pairs = Counter(frozenset(task.annotators) for task in assigned)
+    assert len(pairs) == 6 and set(pairs.values()) == {10}
 
 
 def test_a_flag_of_anybody_keeps_a_image_back() -> None:

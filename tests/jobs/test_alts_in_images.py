@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from altogether_rt.captions import Caption
 from altogether_rt.cli.main import app
 from altogether_rt.data.sinks.alt_writer import IN_PLACE, AltWriter
 from altogether_rt.data.xmp.files import read_alt_texts, write_alt_text
@@ -174,6 +176,20 @@ def test_nothing_is_written_through_links(folder: Path, tmp_path: Path) -> None:
     assert contents(outside) == before
 
 
+class Stalling(FakeCaptioner):
+    """Gives so many captions, then waits to be killed."""
+
+    def __init__(self, num_captions: int) -> None:
+        super().__init__(batch_size=1, delay_s=0.01)
+        self._num_captions = num_captions
+
+    def stream(self, *arguments: Any, **options: Any) -> Iterator[Caption]:
+        for number, caption in enumerate(super().stream(*arguments, **options)):
+            if number == self._num_captions:
+                time.sleep(60)
+            yield caption
+
+
 def test_a_killed_run_leaves_whole_images_and_goes_on(
     folder: Path, tmp_path: Path, root: Path
 ) -> None:
@@ -185,11 +201,12 @@ def test_a_killed_run_leaves_whole_images_and_goes_on(
     out = tmp_path / "c.jsonl"
     program = (
         "import sys; from pathlib import Path; from tests.jobs.test_alts_in_images import *\n"
-        "run(Path(sys.argv[1]), Path(sys.argv[2]), FakeCaptioner(delay_s=0.02), write_alt=IN_PLACE)"
+        "run(Path(sys.argv[1]), Path(sys.argv[2]), Stalling(int(sys.argv[3])), write_alt=IN_PLACE)"
     )
     killed = 0
     for num_rows in (3, 9, 1000):
-        process = subprocess.Popen([sys.executable, "-c", program, str(folder), str(out)], cwd=root)
+        arguments = [str(folder), str(out), str(num_rows + 3)]
+        process = subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=root)
         part = Path(f"{out}.part")
         while process.poll() is None:
             if part.exists() and part.read_bytes().count(b"\n") >= num_rows:

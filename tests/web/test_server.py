@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -253,9 +252,11 @@ def test_it_stops_cleanly(number: int) -> None:
     code = """
 from altogether_rt.web.server import LoopbackServer, serve_until_stopped
 from altogether_rt.web.site import Site
-server = LoopbackServer(Site())
-print(server.url, flush=True)
-serve_until_stopped(server)
+class Server(LoopbackServer):
+    def serve_forever(self, *arguments):
+        print(self.url, flush=True)  # from here on, it hears signals
+        super().serve_forever(*arguments)
+serve_until_stopped(Server(Site()))
 print("stopped")
 """
     process = subprocess.Popen(
@@ -265,7 +266,9 @@ print("stopped")
     url = process.stdout.readline()
     port = int(url.split(":")[2].split("/")[0])
     idle = socket.create_connection(("127.0.0.1", port), 10)  # keeps a thread waiting
-    time.sleep(0.2)
+    with socket.create_connection(("127.0.0.1", port), 10) as other:  # accepted after that one
+        other.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert other.recv(5) == b"HTTP/"
     process.send_signal(number)
     out, error = process.communicate(timeout=20)
     idle.close()

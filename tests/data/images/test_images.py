@@ -334,9 +334,7 @@ def test_byte_limit(tmp_path: Path) -> None:
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     fifo = tmp_path / "a.jpg"
     os.mkfifo(fifo)
-    start = time.monotonic()
-    assert kind_of(fifo) == "not_a_file"
-    assert time.monotonic() - start < 5
+    assert kind_of(fifo) == "not_a_file"  # to open it would wait for ever
     assert kind_of(tmp_path) == "not_a_file"
     assert kind_of(Path("/dev/null")) == "not_a_file"
     assert kind_of(tmp_path / "absent.jpg") == "not_a_file"

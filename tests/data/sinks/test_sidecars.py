@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -92,10 +91,8 @@ def test_links_and_fifos_are_left_alone(tmp_path: Path, former: str | None) -> N
     (root / "d.txt").mkdir()
     (root / "sub").symlink_to(victim.parent)
     sidecars = Sidecars(root, ".txt")
-    start = time.monotonic()
     for name in ("a.png", "b.png", "c.png", "d.png", "sub/e.png"):
         sidecars.write(name, "caption", former)
-    assert time.monotonic() - start < 20
     assert sidecars.kept.count == 4
     assert sidecars.failed.examples == [f"{root / 'sub' / 'e.txt'} is outside of {root}"]
     assert os.listdir(victim.parent) == ["victim"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -36,6 +37,10 @@ class DataRecipe:
     images: str = ""  # source = folder: where the images are, if not beside the file
     round_number: int | None = None  # source = folder: the round to learn; None: the last
 
+    def __post_init__(self) -> None:
+        if self.num_scenes < 1:
+            raise ConfigError("num_scenes must be at least 1.")
+
 
 @dataclass(frozen=True)
 class Optimization:
@@ -62,6 +67,20 @@ class Optimization:
                 raise ConfigError(f"{name} must be at least 1.")
         if self.batch_size % self.accumulation:
             raise ConfigError("batch_size must be a multiple of accumulation.")
+        # Each holds for no NaN. max_grad_norm may be infinite, which clips nothing.
+        bounds = {
+            "peak_lr": (0 < self.peak_lr < math.inf, "greater than 0"),
+            "lr_floor": (0 <= self.lr_floor <= 1, "from 0 to 1"),
+            "warmup_steps": (self.warmup_steps >= 0, "at least 0"),
+            "beta1": (0 <= self.beta1 < 1, "at least 0 and less than 1"),
+            "beta2": (0 <= self.beta2 < 1, "at least 0 and less than 1"),
+            "eps": (0 <= self.eps < math.inf, "at least 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
+            "max_grad_norm": (self.max_grad_norm > 0, "greater than 0"),
+        }
+        for name, (holds, bound) in bounds.items():
+            if not holds:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be {bound}.")
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,10 @@ class EncoderStage:
 
     optimization: Optimization
     fact_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fact_weight < math.inf:
+            raise ConfigError(f"fact_weight is {self.fact_weight}: it must be at least 0.")
 
 
 @dataclass(frozen=True)
@@ -104,6 +127,10 @@ class TrainingStage:
     alt_dropout: float = 0.5  # probability of an empty condition
     lora: LoraRecipe | None = None  # None: mapper and decoder are trained whole
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.alt_dropout <= 1:
+            raise ConfigError(f"alt_dropout is {self.alt_dropout}: it must be from 0 to 1.")
+
 
 @dataclass(frozen=True)
 class TrainRecipe:
@@ -124,6 +151,9 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.holdout < 1:
             raise ConfigError("holdout must be at least 0 and less than 1.")
+        for name in ("save_every_steps", "log_every_steps", "sample_every_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; the last step counts in any case.")
         if self.pretrain is not None and self.pretrain.lora is not None:
             raise ConfigError("lora is for the stage [finetune]: pretraining trains whole weights.")
 

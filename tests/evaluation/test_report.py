@@ -97,7 +97,17 @@ def test_plots_are_well_formed_and_say_what_they_show() -> None:
     heights = [float(rect.get("height", "0")) for rect in rects]
     # Four bins of a half: 0 and .25, then .5, then 1: shares 1/2, 1/4, 1/4 of the tallest.
     assert heights == pytest.approx([max(heights), max(heights) / 2, max(heights) / 2], abs=0.1)
-    assert len(plot.findall("path")) == 1
+    # 360 wide, 128 from the top to the axis, 6 above the tallest.
+    assert [(rect.get("x"), rect.get("y"), rect.get("width")) for rect in rects] == [
+        ("0.5", "6.0", "89.0"),
+        ("90.5", "67.0", "89.0"),
+        ("180.5", "67.0", "89.0"),
+    ]
+    (outline,) = plot.findall("path")  # of 0 and 2: halves in the first bin and in the last
+    steps = "M0 128 V6.0 H90.0 V128.0 H180.0 V128.0 H270.0 V6.0 H360.0 V128"
+    assert outline.get("d") == steps
+    means = {line.get("class"): line.get("x1") for line in plot.findall("line")}
+    assert means == {"mean": "78.8", "mean other": "180.0", "axis": "0"}  # 360 · 0.4375 / 2
     assert len(ElementTree.fromstring(histogram_svg([3.0, 3.0], "x")).findall("rect")) == 1
     assert histogram_svg([float("nan")], "x") == ""
 
@@ -106,6 +116,9 @@ def test_interval_beside_zero() -> None:
     plot = ElementTree.fromstring(interval_svg(-1.0, 0.5, 2.0, "x"))
     middle = float(plot.findall("line")[0].get("x1", "0"))
     reach = plot.findall("line")[1]
-    assert float(reach.get("x1", "0")) < middle < float(reach.get("x2", "0"))
+    # Of 150, and 2.2 to either side: 75 (1 - 1 / 2.2), 75 (1 + 0.5 / 2.2), 75 (1 + 2 / 2.2).
+    assert (reach.get("x1"), middle, reach.get("x2")) == ("40.9", 75, "143.2")
+    assert plot.findall("circle")[0].get("cx") == "92.0"
+    assert interval_svg(1.0, 2.0, 3.0, "x") != "" != interval_svg(-3.0, -2.0, 0.0, "x")
     assert interval_svg(0.0, 0.0, 0.0, "x") == ""
     assert interval_svg(float("nan"), 0.0, 0.0, "x") == ""

@@ -64,9 +64,10 @@ def test_suffix_and_unused_alts() -> None:
     tokenizer = byte_tokenizer(max_alt_tokens=4, padding="attended_left", suffix_ids=(7, 8))
     assert tokenizer.prompt(["ab"]).ids == (PAD, PAD, *tokenizer.encode("ab"), 7, 8)
     assert tokenizer.prompt(["abcdef"]).ids == (*tokenizer.encode("abcd"), 7, 8)
-    without = byte_tokenizer(max_alt_tokens=4, use_alt=False, suffix_ids=(7,))
-    assert without.prompt(["abcdef"]).ids == (7,)
-    assert not without.prompt(["abcdef"]).alt_truncated
+    for padding in ("none", "attended_left"):
+        without = byte_tokenizer(max_alt_tokens=4, use_alt=False, suffix_ids=(7,), padding=padding)
+        assert without.prompt(["abcdef"]).ids == (7,)
+        assert not without.prompt(["abcdef"]).alt_truncated
 
 
 def test_a_huge_alt_is_cut_before_it_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +119,4 @@ def test_special_tokens_written_in_an_alt_are_text() -> None:
     ids = tokenizer.prompt(["the end </s> not"]).ids
     assert EOS not in ids and PAD not in ids
     assert len(ids) == len("the end </s> not")
+    assert tokenizer.encode("</s>") == tokenizer.plain_ids("</s>") != [EOS]

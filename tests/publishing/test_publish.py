@@ -83,6 +83,16 @@ def test_counts_say_what_became_of_every_row(tmp_path: Path, run: Path, spool: S
     assert summary.is_complete and (summary.shards, summary.shards_skipped) == (2, 0)
 
 
+def test_captions_of_samples_that_are_not_there_are_counted(tmp_path: Path, spool: Spool) -> None:
+    write_tar(tmp_path / "in/1.tar", [("a.png", b"x")])
+    texts = {"a": "one", "b": "two", "c": None}
+    rows = [{"key": key, "alt": "", "caption": text} for key, text in texts.items()]
+    captions = open_run(str(write_run(tmp_path / "run", {"1": rows})))
+    layout = into_json(tmp_path / "in", spool)
+    counts = export_shards(captions, open_store(tmp_path / "out"), layout, spool).counts
+    assert (counts.captions, counts.without_sample, counts.missing) == (1, 1, 1)
+
+
 def test_it_goes_on_where_it_was_stopped(
     tmp_path: Path, run: Path, shards: Path, spool: Spool
 ) -> None:

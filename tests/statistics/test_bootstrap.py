@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +54,31 @@ def test_blocks_of_resamples_do_not_change_them(monkeypatch: pytest.MonkeyPatch)
     assert np.allclose(resampled_totals(values, num_resamples=30), whole)
 
 
+def test_memory_is_that_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2000 resamples of 1000 units are 16 MB of draws; in blocks of 10,000 draws, 80 kB each."""
+    monkeypatch.setattr("altogether_rt.statistics.bootstrap._MAX_DRAWS", 10_000)
+    values = np.ones((1000, 1))
+    tracemalloc.start()
+    try:
+        resampled_totals(values, num_resamples=2000)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_level_resamples_and_seed_are_those_that_were_given() -> None:
+    """A mean's interval is that of the percentiles of its resampled means, whoever computes it."""
+    values = np.random.default_rng(6).normal(size=40)
+    given: dict[str, Any] = {"level": 0.8, "num_resamples": 300, "seed": 5}
+    means = resampled_totals(values[:, None], num_resamples=300, seed=5)[:, 0] / 40
+    expected = tuple(np.quantile(means, [0.1, 0.9]))
+    assert mean_interval(values, **given) == pytest.approx(expected)
+    assert paired_mean_interval(values + 1, np.ones(40), **given) == pytest.approx(expected)
+    assert bootstrap_interval(values[:, None] / 40, lambda t: t[:, 0], **given) == pytest.approx(
+        expected
+    )
+
+
 def test_interval_of_a_ratio_of_totals() -> None:
     rows = np.array([[1, 2], [3, 6], [5, 10]])  # the ratio is one half in every resample
     assert bootstrap_interval(rows, lambda t: t[:, 0] / t[:, 1]) == (0.5, 0.5)
@@ -78,10 +105,12 @@ def test_percentiles_by_hand() -> None:
     assert percentile_interval([*range(101), math.nan]) == pytest.approx((2.5, 97.5))
     assert percentile_interval(range(101), level=0.5) == pytest.approx((25, 75))
     assert all(math.isnan(end) for end in percentile_interval([math.nan]))
-    assert 2.0 in Interval(1.0, 2.0)
-    assert 2.1 not in Interval(1.0, 2.0)
+    assert 1.0 in Interval(1.0, 2.0) and 2.0 in Interval(1.0, 2.0)
+    assert 0.9 not in Interval(1.0, 2.0) and 2.1 not in Interval(1.0, 2.0)
 
 
 def test_no_units_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="at least one unit"):
         mean_interval([])
+    with pytest.raises(ValueError, match=r"not \(3,\)"):
+        resampled_totals([1.0, 2.0, 3.0])

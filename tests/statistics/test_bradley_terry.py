@@ -42,7 +42,8 @@ def test_order_of_systems_does_not_matter() -> None:
 
 
 def test_no_finite_solution() -> None:
-    for wins in ([[0, 5], [0, 0]], [[0, 1, 0], [1, 0, 0], [0, 0, 0]]):
+    never_lost, never_won = [[0, 5], [0, 0]], [[0, 0], [5, 0]]
+    for wins in (never_lost, never_won, [[0, 1, 0], [1, 0, 0], [0, 0, 0]]):
         with pytest.raises(AltogetherError, match="give a prior"):
             bradley_terry(wins)
         assert np.isfinite(bradley_terry(wins, prior=1.0)).all()

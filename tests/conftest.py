@@ -35,6 +35,16 @@ def no_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def uncovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts do not measure coverage.
+
+    One that is killed, or that may write no more, leaves half a database of what it measured, which
+    cannot be combined with the others.
+    """
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

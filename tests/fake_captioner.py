@@ -102,7 +102,7 @@ def main() -> None:
     job = CaptionJob(
         folder=Path(folder), out=Path(out), alts=alts, sidecar=rest[1] if len(rest) > 1 else None
     )
-    captioner = FakeCaptioner(delay_s=0.01)
+    captioner = FakeCaptioner(delay_s=0.04)  # time enough to be killed within
     pool = ProcessExecutor(2, partial(FakeCaptioner, delay_s=0.04), "fake", slots=3)
     executor = pool if "workers" in rest else LocalExecutor(captioner)
     caption_folder(job, open_folder(job), executor, captioner.params())

@@ -190,6 +190,7 @@ class Stalling(FakeCaptioner):
             yield caption
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_a_killed_run_leaves_whole_images_and_goes_on(
     folder: Path, tmp_path: Path, root: Path
 ) -> None:

@@ -262,6 +262,7 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
     assert (tmp_path / "caf\udce9\n.txt").exists()
 
 
+@pytest.mark.usefixtures("uncovered")
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_any_moment(folder: Path, tmp_path: Path, seed: int, root: Path) -> None:
     rng = random.Random(seed)

@@ -177,6 +177,7 @@ def test_tasks_are_not_handed_out_far_ahead(folder: Path) -> None:
     assert max(ahead) <= 5 * most_tasks < len(names)
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_killed_at_any_moment(folder: Path, tmp_path: Path, root: Path) -> None:
     """SIGKILL of a worker, which is started again, and then of the process that writes."""
     rng = random.Random(3)

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,21 +44,31 @@ def test_every_stage_is_logged_with_samples(undisturbed: Path) -> None:
     assert any(folder.glob("tensorboard/events.*"))
 
 
+#: Killed between two saved states of the last stage, so that steps are lost and redone.
+KILLED = """
+import os, signal
+from altogether_rt.cli.main import run
+from altogether_rt.train.log import TrainLog
+progress = TrainLog.progress
+def progress_and_die(self, stage, step, *rest):
+    progress(self, stage, step, *rest)
+    if (stage, step) == ("finetune", 6):
+        os.kill(os.getpid(), signal.SIGKILL)
+TrainLog.progress = progress_and_die
+run()
+"""
+
+
 def test_killed_run_goes_on_to_the_same_bits(undisturbed: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
-    command = [
-        sys.executable, "-m", "altogether_rt.cli.main", "train", "--config", str(recipe),
+    arguments = [
+        "train", "--config", str(recipe),
         "--out", str(tmp_path / "ckpt"), "--threads", "1", "--resume",
     ]  # fmt: skip
-    metrics = tmp_path / "ckpt.training" / "metrics.jsonl"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        # Killed between two saved states of the last stage, so that steps are lost and redone.
-        while '"finetune", "step": 6' not in (metrics.read_text() if metrics.exists() else ""):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], stderr=subprocess.DEVNULL)
+    assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "ckpt").exists()
+    command = [sys.executable, "-m", "altogether_rt.cli.main", *arguments]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     wanted = load_file(undisturbed / "model.safetensors")
     found = load_file(tmp_path / "ckpt" / "model.safetensors")

@@ -55,6 +55,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_killed_at_random_moments(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +131,7 @@ with LocalShardEngine(lambda: nullcontext(LocalExecutor(FakeCaptioner()))) as en
 """
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_a_full_disk_then_a_rerun(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

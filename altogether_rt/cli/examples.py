@@ -102,6 +102,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "eval": (
         "altogether-rt eval captions.jsonl references.jsonl",
         "altogether-rt eval captions.jsonl coco.json --against other.jsonl --html report.html",
+        "altogether-rt eval captions.jsonl references.jsonl --scores scores.jsonl",
         "altogether-rt eval made.jsonl --images made/ --clip ViT-B-32 --clip-weights openai",
     ),
     "annotate start": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from altogether_rt.evaluation.metric import Bootstrap
 from altogether_rt.evaluation.options import EvaluationOptions, load_clip
 from altogether_rt.evaluation.phrases import DEFAULT_MODEL, PhraseFinder, PhraseForm
 from altogether_rt.evaluation.report import REPORT_HEAD, Report, write_report
+from altogether_rt.evaluation.scores import SCORES_HEAD, write_scores
 
 __all__ = ["eval_command"]
 
@@ -39,7 +41,8 @@ class EvalArguments:
         Path,
         typer.Argument(
             metavar="CAPTIONS",
-            help="Rows of altogether-rt caption, or any JSON lines with file_name and caption.",
+            help="Rows of altogether-rt caption, or other JSON lines or a table (.csv, .tsv) with "
+            "file_name and caption.",
         ),
     ]
     references: Annotated[
@@ -111,6 +114,13 @@ class EvalArguments:
             metavar="FILE", help="Write a report with plots and the best and worst captions."
         ),
     ] = None
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the scores of each image as JSON lines, for pandas and the like.",
+        ),
+    ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON line.")] = (
         False
     )
@@ -126,11 +136,9 @@ def eval_command(context: typer.Context, arguments: EvalArguments) -> None:
     without captions are counted and shown.
     """
     output = Output(as_json=arguments.as_json, quiet=arguments.quiet)
-    html = arguments.html
-    if html is not None and html.is_dir():
-        raise AltogetherError(f"{html} is a folder: give a file for the report.")
-    if html is not None:
-        check_own(html, REPORT_HEAD, "a report of eval")
+    html, scores = arguments.html, arguments.scores
+    _check_written(html, REPORT_HEAD, "a report of eval")
+    _check_written(scores, SCORES_HEAD, "a file of eval's scores")
     table = None if arguments.alt is None else read_alts(arguments.alt)
     known = None if arguments.references is None else read_references(arguments.references)
     paths = (arguments.captions, arguments.against)
@@ -143,10 +151,21 @@ def eval_command(context: typer.Context, arguments: EvalArguments) -> None:
     settings = run_settings(bootstrap, options, arguments.clip, arguments.clip_weights)
     if html is not None:
         write_report(Report(computed, settings, root), html)
+    num_scored = 0 if scores is None else write_scores(computed, scores)
     show_results(output, computed)
     output.result(results_json(computed, settings))
     if html is not None:
         output.note(f"Report: {html}")
+    if scores is not None:
+        output.note(f"Scores: {scores}, {num_scored:,} rows")
+
+
+def _check_written(path: Path | None, kind: re.Pattern[bytes], name: str) -> None:
+    """Raise AltogetherError, before anything slow, if a file must not be written there."""
+    if path is not None:
+        if path.is_dir():
+            raise AltogetherError(f"{path} is a folder: give a file.")
+        check_own(path, kind, name)
 
 
 def _options(

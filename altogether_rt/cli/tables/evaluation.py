@@ -6,9 +6,11 @@ import datetime
 import platform
 from collections.abc import Iterator, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final
 
 from altogether_rt import __version__
+from altogether_rt.artifacts.bundle import hash_file
 from altogether_rt.cli.output import Output
 from altogether_rt.evaluation.evaluate import Evaluation, Results
 from altogether_rt.evaluation.metric import Bootstrap, Difference, Metric
@@ -68,6 +70,7 @@ def results_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any
     data: dict[str, Any] = {
         "captions": str(evaluation.captions.path),
         "references": None if references is None else str(references.path),
+        "sha256": {str(path): hash_file(path) for path in _files(evaluation, against)},
         "counts": evaluation.counts(),
         "metrics": {
             key: {**results.estimates[key].to_dict(), **_about(metric)}
@@ -82,6 +85,15 @@ def results_json(results: Results, settings: Mapping[str, Any]) -> dict[str, Any
             "differences": {row.metric.key: _difference(row) for row in results.differences},
         }
     return {**data, "settings": dict(settings)}
+
+
+def _files(evaluation: Evaluation, against: Evaluation | None) -> Iterator[Path]:
+    """What was read."""
+    yield evaluation.captions.path
+    if evaluation.references is not None:
+        yield evaluation.references.path
+    if against is not None:
+        yield against.captions.path
 
 
 def _about(metric: Metric) -> dict[str, str]:

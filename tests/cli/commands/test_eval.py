@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,38 @@ def test_differences_are_of_the_images_that_both_have(folder: Path) -> None:
     )["against"]["differences"]
     for key in ("bleu_4", "cider_d", "words"):
         assert swapped[key]["value"] == pytest.approx(-differences[key]["value"])
+
+
+def test_scores_of_each_image(folder: Path) -> None:
+    """One row for each image and file; their means are those of the table, where it has means."""
+    rows = (folder / "blind.jsonl").read_text().splitlines(keepends=True)
+    error = {"file_name": "29.png", "error": {"class": "damaged", "message": "It is."}, "alt": ""}
+    (folder / "blind.jsonl").write_text("".join([*rows[:29], json.dumps(error) + "\n"]))
+    scores = folder / "new" / "scores.jsonl"
+    arguments = (
+        *(folder / "right.jsonl", folder / "references.jsonl", "--missing-as-empty"),
+        *("--against", folder / "blind.jsonl", "--scores", scores),
+    )
+    data = figures(*arguments)
+    found = [json.loads(line) for line in scores.read_text("utf-8").splitlines()]
+    right, blind = (str(folder / f"{name}.jsonl") for name in ("right", "blind"))
+    assert [row["captions"] for row in found] == [right] * NUM + [blind] * NUM
+    assert found[0].keys() == {
+        *("captions", "file_name", "caption", "bleu_1", "bleu_4", "rouge_l", "cider_d"),
+        *("words", "duplicates", "names_kept", "alt_words_kept", "names_unsupported"),
+    }
+    for key in ("rouge_l", "cider_d"):
+        mean = sum(row[key] for row in found[:NUM]) / NUM
+        assert mean == pytest.approx(data["metrics"][key]["value"])
+    missing = found[-1]
+    assert (missing["file_name"], missing["caption"], missing["rouge_l"]) == ("29.png", None, 0)
+    assert missing["words"] is None  # of no caption
+    assert any(row["names_kept"] is None for row in found[:NUM]), "an alt-text without a name"
+    hashes = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (right, blind)}
+    assert hashes.items() <= data["sha256"].items()
+    figures(*arguments)  # once more, over its own file
+    done = run(folder / "right.jsonl", *QUICK, "--scores", folder / "references.jsonl")
+    assert done.exit_code == 1 and "is not a file of eval's scores" in done.stderr
 
 
 def test_nothing_is_dropped_in_silence(folder: Path) -> None:

@@ -16,7 +16,7 @@ from altogether_rt.data.sniff import has_image_suffix
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.draw import MixedText
 
-__all__ = ["CaptionObject", "Format", "MixFile", "epoch_path"]
+__all__ = ["CaptionObject", "Format", "MixFile", "epoch_path", "image_folder"]
 
 #: rows: JSON lines that name the source of each text. open-clip: what its CSV data set reads by
 #: default. imagefolder: Hugging Face's metadata.jsonl. metaclip: captions by uuid, for its loader.
@@ -41,6 +41,14 @@ def epoch_path(path: Path, epoch: int, num_epochs: int) -> Path:
         return path
     digits = len(str(num_epochs - 1))
     return path.with_name(f"{path.stem}-epoch{epoch:0{digits}d}{path.suffix}")
+
+
+def image_folder(layout: Format, path: Path, images: str) -> Path | None:
+    """Where a trainer that reads the file at `path` looks for its images; None if it is elsewhere,
+    as for URLs, or not known."""
+    if layout == "imagefolder":
+        return path.parent
+    return Path(images) if layout == "open-clip" and "://" not in images else None
 
 
 class _Writer(Protocol):

@@ -15,10 +15,13 @@ from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import iter_captions, read_caption_object, shard_paths
 from altogether_rt.mixing.draw import MixDraw, mix_text
-from altogether_rt.mixing.formats import Format, MixFile, epoch_path
+from altogether_rt.mixing.formats import Format, MixFile, epoch_path, image_folder
 from altogether_rt.mixing.table import Sample, SampleTable
 
 __all__ = ["MAX_EPOCHS", "MixPlan", "MixSummary", "mix"]
+
+#: How many of the first images are looked for where the written file says that they are.
+_NUM_LOOKED_FOR: Final = 100
 
 #: Maximum epochs of one call: each has a file, and all of them are open at the same time.
 MAX_EPOCHS: Final = 512
@@ -57,6 +60,9 @@ class MixSummary:
     num_alts: int = 0  # texts
     num_missing_captions: int = 0  # alt-texts taken because the caption drawn is missing
     num_left_out: int = 0  # samples of an epoch without a text, or with a name that does not fit
+
+    num_looked_for: int = 0  # the first images, where a trainer will look for them
+    num_absent: int = 0  # of these, images that are not there
 
     @property
     def share(self) -> float | None:
@@ -134,8 +140,15 @@ def _fill(table: SampleTable, captions: Path, alts: Path | None, summary: MixSum
         summary.num_repeated += not added
         summary.num_failed += record.failed and added
     if alts is not None:
+        num_captions = len(table)
         for name, texts in iter_alts(alts, summary.problems):
             table.add_alts(name, texts)
+        if num_captions and not table.num_with_alts(num_captions):
+            first = next(iter(table)).key
+            raise AltogetherError(
+                f"no image of {captions} has an alt-text in {alts}: file_name must be the same in "
+                f"both files, but {captions} begins with {first!r:.80}."
+            )
 
 
 def _write(
@@ -150,8 +163,12 @@ def _write(
         for epoch, path in enumerate(paths):
             files.append(MixFile(path, plan.layout, epoch, plan.images))
             stack.callback(files[-1].discard)
+        folder = image_folder(plan.layout, paths[0], plan.images)
         for sample in samples:
             summary.num_samples += 1
+            if folder is not None and summary.num_looked_for < _NUM_LOOKED_FOR:
+                summary.num_looked_for += 1
+                summary.num_absent += not _is_there(folder / sample.key)
             summary.num_without_caption += sample.caption is None
             summary.num_without_alt += not sample.alts
             for epoch, file in enumerate(files):
@@ -161,6 +178,13 @@ def _write(
             file.close()
         for file in files:
             file.finish()
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _write_text(

@@ -68,6 +68,14 @@ class SampleTable:
                 return False
         return self.add(key, alts, None)
 
+    def num_with_alts(self, num_first: int) -> int:
+        """How many of the first samples have alt-texts."""
+        found = self._db.execute(
+            "SELECT count(*) FROM sample WHERE number <= ? AND alts != '[]'", (num_first,)
+        )
+        count: int = found.fetchone()[0]
+        return count
+
     def take(self, key: str) -> Sample | None:
         """The sample with that key, which is then no longer in the table."""
         found = self._db.execute(

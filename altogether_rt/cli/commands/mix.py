@@ -10,6 +10,7 @@ import typer
 from altogether_rt.cli.output import Output
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.draw import MixDraw
+from altogether_rt.mixing.formats import epoch_path
 from altogether_rt.mixing.mixture import MixPlan, MixSummary, mix
 
 __all__ = ["DEFAULT_RATIO", "mix_command"]
@@ -101,13 +102,26 @@ def mix_command(
     output.result({**asked, **summary.to_dict()}, _sentences(out, plan, summary))
     if summary.problems:
         output.note(f"records that cannot be read: {summary.problems}")
+    if summary.num_absent:
+        output.note(_absent(out, plan, summary))
+
+
+def _absent(out: Path, plan: MixPlan, summary: MixSummary) -> str:
+    """Images that are not where the file that was written says they are."""
+    count = f"{summary.num_absent} of the first {summary.num_looked_for} images are not"
+    if plan.layout == "imagefolder":
+        return f"{count} beside {out}, where datasets looks for them: put it in their folder."
+    folder = plan.images or "this folder"
+    return f"{count} in {folder}: give the folder as it is called where open_clip runs (--images)."
 
 
 def _sentences(out: Path, plan: MixPlan, summary: MixSummary) -> list[str]:
     """The summary as text."""
     epochs = "" if plan.num_epochs == 1 else f" in {plan.num_epochs} epochs"
     share = "" if summary.share is None else f", {100 * summary.share:.2f} % captions"
-    lines = [f"{out}: {summary.num_captions + summary.num_alts} texts{epochs}{share}."]
+    names = [str(epoch_path(out, n, plan.num_epochs)) for n in (0, plan.num_epochs - 1)]
+    written = " … ".join(dict.fromkeys(names))
+    lines = [f"{written}: {summary.num_captions + summary.num_alts} texts{epochs}{share}."]
     counted = {
         "alt-texts taken because the caption is missing": summary.num_missing_captions,
         "images left out of an epoch because there is no text": summary.num_left_out,

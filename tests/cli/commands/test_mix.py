@@ -69,6 +69,36 @@ def test_result_in_words(captions: Path) -> None:
     assert (quiet.stdout, quiet.stderr) == ("", "")
 
 
+def test_every_file_is_named(captions: Path) -> None:
+    said = run(captions, "--epochs", 3, "--out", "m.jsonl").stdout
+    assert said.startswith("m-epoch0.jsonl … m-epoch2.jsonl: ") and " texts in 3 epochs" in said
+
+
+def test_images_that_a_trainer_would_not_find_are_said(captions: Path) -> None:
+    """Of 40 images one is there; a trainer would stop at the first that is not."""
+    photos = captions.parent / "photos"
+    photos.mkdir()
+    (photos / "3.png").touch()
+    done = run(captions, "--format", "open-clip", "--images", "photos", "--ratio", 1)
+    assert "39 of the first 40 images are not in photos: give the folder" in done.stderr
+    done = run(captions, "--format", "imagefolder", "--only-captions")
+    assert "40 of the first 40 images are not beside metadata.jsonl" in done.stderr
+    for number in range(40):
+        (photos / f"{number}.png").touch()
+    done = run(captions, "--format", "open-clip", "--images", "photos", "--out", "again.tsv")
+    assert "images are not" not in done.stderr
+    done = run(captions, "--format", "open-clip", "--images", "s3://b/photos", "--out", "s3.tsv")
+    assert done.exit_code == 0 and "images are not" not in done.stderr
+    assert "images are not" not in run(captions).stderr
+
+
+def test_alt_texts_of_other_images_are_refused(captions: Path) -> None:
+    Path("other.csv").write_text("file_name,alt\nphotos/0.png,a boat\nphotos/0.png,a ship\n")
+    done = run(captions, "--alt", "other.csv")
+    assert done.exit_code == 1 and not Path("mixed.jsonl").exists()
+    assert "has an alt-text in other.csv" in done.stderr and "begins with '0.png'" in done.stderr
+
+
 def test_a_share_of_fifteen_in_a_hundred_unless_asked(captions: Path) -> None:
     assert json.loads(run(captions, "--json").stdout)["ratio"] == 0.15
     alone = run(captions, "--only-captions", "--format", "imagefolder", "--json")

@@ -88,6 +88,12 @@ def plan_start(start: Start) -> StartPlan:
         read_guideline(start.guideline)
     source = FolderSource(start.images, start.alts, limit=start.limit)
     captions, num_bad = _read_captions(start.captions) if start.captions else ({}, 0)
+    if captions and not any(name in captions for name in source.names):
+        raise AltogetherError(
+            f"no image in {source.root} has a caption in {start.captions}: file_name must be "
+            f"relative to {source.root}, as {source.names[0]!r:.80} is, and the file begins with "
+            f"{next(iter(captions))!r:.80}."
+        )
     references: Mapping[str, Mapping[str, Any]] = {}
     if start.gold is not None:
         references = read_references(start.gold / "references.jsonl")

@@ -60,6 +60,11 @@ class Checkpoint:
         of its folder. Raises AltogetherError if `folder` is not a whole checkpoint, or if a file of
         it is a link that leads out of it and that is not allowed.
         """
+        if not folder.exists():
+            raise AltogetherError(
+                f"{folder} is not a checkpoint: there is no such folder; give one made by "
+                "altogether-rt train or import."
+            )
         missing = [name for name in (CONFIG, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
         if missing:
             raise AltogetherError(f"{folder} is not a checkpoint (no {missing[0]}).")

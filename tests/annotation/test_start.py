@@ -55,6 +55,11 @@ def test_captions_take_the_alt_texts_place_and_every_row_says_so(
     assert first.alts  # still shown
     with pytest.raises(AltogetherError, match="has no captions"):
         begin(scenes, tmp_path / "other", captions=scenes / "alts.jsonl")
+    captions.write_text('{"file_name": "photos/0000.png", "caption": "Of elsewhere."}\n')
+    said = r"no image in .* has a caption in .*captions.jsonl.*'0000.png'.*'photos/0000.png'"
+    with pytest.raises(AltogetherError, match=said):
+        begin(scenes, tmp_path / "other", captions=captions)
+    assert not (tmp_path / "other").exists()
 
 
 def test_images_that_cannot_be_read_are_left_out_by_name(scenes: Path, tmp_path: Path) -> None:

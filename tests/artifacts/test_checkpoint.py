@@ -221,7 +221,7 @@ def test_broken_checkpoints_are_refused_in_a_sentence(case: str, tmp_path: Path)
 
 
 def test_an_absent_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AltogetherError, match="is not a checkpoint"):
+    with pytest.raises(AltogetherError, match="is not a checkpoint: there is no such folder"):
         Checkpoint.load(tmp_path / "none")
 
 

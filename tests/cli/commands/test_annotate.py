@@ -217,3 +217,7 @@ def test_images_left_out_are_said(scenes: Path, tmp_path: Path) -> None:
     options = ["--from", captions, "--out", tmp_path / "other", "--json"]
     done = run("annotate", "start", photos, *options)
     assert "1 lines of" in done.stderr and json.loads(done.stdout)["from_captions"] == 1
+    assert "images have no caption" not in done.stderr
+    (photos / "c.png").write_bytes((scenes / "0001.png").read_bytes())
+    done = run("annotate", "start", photos, "--from", captions, "--out", tmp_path / "third")
+    assert f"1 images have no caption in {captions}: no text instead." in done.stderr

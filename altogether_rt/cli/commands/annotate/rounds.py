@@ -210,6 +210,10 @@ def _report_start(start: Start, started: Started, output: Output) -> None:
             f"{len(left_out):,} images cannot be read and are left out "
             f"({start.out / 'left_out.jsonl'}): {left_out[0]['error']['message']}"
         )
+    others = len(tasks) - started.num_extra - started.num_from_captions
+    if start.captions is not None and others:
+        instead = "no text" if start.alts is None else "the alt-text"
+        output.note(f"{others:,} images have no caption in {start.captions}: {instead} instead.")
     data = {
         "work": str(start.out),
         "round": FIRST_ROUND,

@@ -146,6 +146,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "compare serve": ("altogether-rt compare serve sxs/ --as ann",),
     "compare report": (
         "altogether-rt compare report sxs/ --plot sxs.svg",
+        "altogether-rt compare report sxs/ --judgments judgments.jsonl",
         "altogether-rt compare report sxs/ --json",
     ),
 }

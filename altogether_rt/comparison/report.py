@@ -37,7 +37,7 @@ class Report:
     results: Results
     ranks: Mapping[str, Sequence[Rank]]  # by question; empty for two systems
     unusable: Problems  # rows of answer files that are no answers
-    num_judgments: int
+    judgments: Sequence[Judgment]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ class Report:
             "tasks": len(self.study.tasks),
             "identical": len(self.key.identical),
             "unreadable_images": self.key.unreadable_images,
-            "judgments": self.num_judgments,
+            "judgments": len(self.judgments),
             "rows_unusable": {"count": self.unusable.count, "examples": self.unusable.examples},
             "interval": f"{DEFAULT_LEVEL:.0%}, percentile bootstrap over images, "
             f"{DEFAULT_RESAMPLES} resamples; Wilson where all images agree",
@@ -108,7 +108,7 @@ def make_report(study: Study, key: Key) -> Report:
             f"nobody has answered yet in {study.folder}: "
             "run altogether-rt compare serve, then the report."
         )
-    return Report(study, key, results, _ranks(study, key, judgments), unusable, len(judgments))
+    return Report(study, key, results, _ranks(study, key, judgments), unusable, judgments)
 
 
 def _ranks(study: Study, key: Key, judgments: Sequence[Judgment]) -> dict[str, list[Rank]]:

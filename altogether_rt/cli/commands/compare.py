@@ -158,6 +158,13 @@ def report_command(
     plot: Annotated[
         Path | None, typer.Option(metavar="SVG", help="Also plot wins, ties and losses.")
     ] = None,
+    judgments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write every answer, with the systems' names, as JSON lines.",
+        ),
+    ] = None,
     key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The key, if it is kept elsewhere.")
     ] = None,
@@ -165,12 +172,15 @@ def report_command(
     quiet: _Quiet = False,
 ) -> None:
     """Report which system wins, how certain that is, and how reliable the annotators are."""
+    from altogether_rt.comparison.judgment_rows import JUDGMENTS_HEAD, write_judgments
     from altogether_rt.comparison.plot import PLOT_HEAD, plot_report
     from altogether_rt.comparison.report import make_report
 
     output = Output(as_json=as_json, quiet=quiet)
     if plot is not None:
         check_own(plot, PLOT_HEAD, "a plot of compare")
+    if judgments is not None:
+        check_own(judgments, JUDGMENTS_HEAD, "a file of compare's judgments")
     opened = Study.load(study)
     report = make_report(opened, opened.load_key(key))
     if report.unusable:
@@ -178,9 +188,13 @@ def report_command(
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
         write_whole(plot, plot_report(report))
+    if judgments is not None:
+        num_rows = write_judgments(report.names, report.judgments, judgments)
     show_report(report, output)
     if plot is not None:
         output.show(f"Drawn in {plot}.")
+    if judgments is not None:
+        output.show(f"{num_rows:,} answers in {judgments}.")
 
 
 def _names(text: str) -> tuple[str, ...]:

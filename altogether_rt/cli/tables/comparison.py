@@ -76,8 +76,8 @@ def _remarks(report: Report) -> Iterator[str]:
     """Sentences below the tables."""
     results = report.results
     yield (
-        "Win rate: wins and half of the ties, with its bootstrap interval over images. "
-        "p: exact sign test over images. α: Krippendorff's agreement."
+        "Win rate: wins and half of the ties, with its bootstrap interval over images (Wilson's "
+        "where all of them agree). p: exact sign test over images. α: Krippendorff's agreement."
     )
     yield from _progress_remarks(report)
     if _num_sided(results.side):

@@ -76,6 +76,39 @@ def test_start_answer_report(tmp_path: Path, inputs: list[Path]) -> None:
     assert run("report", sxs, "--key", kept, "-q").stdout == ""
 
 
+def test_every_answer_with_the_names_of_the_systems(tmp_path: Path, inputs: list[Path]) -> None:
+    """Ann always finds zebra's caption better and skips one pair; who is who is in the rows."""
+    sxs, out = tmp_path / "sxs", tmp_path / "new" / "judgments.jsonl"
+    assert run("start", *inputs, "--out", sxs, "--seed", 3).exit_code == 0
+    study = Study.load(sxs)
+    sides = study.load_key().sides()
+    rows = answer_all(
+        study,
+        "ann",
+        lambda id_, q: "tie" if q == "alt-text" else ("right", "left")[sides[id_].right],
+    )
+    rows[0] = {"task": rows[0]["task"], "skipped": True, "seconds": 2.5}
+    write_answers(study, {"ann": rows})
+    done = run("report", sxs, "--judgments", out)
+    assert done.exit_code == 0, done.output
+    found = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert f"{len(found)} answers in {out}" in done.stdout
+    assert {(row["first"], row["second"]) for row in found} == {("zebra", "walrus")}
+    skipped, *answered = found
+    assert (skipped["question"], skipped["score"], skipped["seconds"]) == (None, None, 2.5)
+    assert {(row["question"], row["score"]) for row in answered} == {
+        *(("alignment", 1), ("named-entities", 1), ("alt-text", 0.5)),
+    }
+    assert {row["first_side"] for row in answered} == {"left", "right"}
+    assert sum(row["is_repeat"] for row in answered if row["question"] == "alignment") == 1
+    first = [row for row in answered if row["question"] == "alignment" and not row["is_repeat"]]
+    (pair,) = json.loads(run("report", sxs, "--json").stdout)["pairs"]
+    assert len(first) == pair["questions"]["alignment"]["images"] == 6
+    assert run("report", sxs, "--judgments", out).exit_code == 0  # over its own file
+    done = run("report", sxs, "--judgments", inputs[0])
+    assert done.exit_code == 1 and "is not a file of compare's judgments" in done.stderr
+
+
 def test_an_unfinished_study_of_ties_says_so(tmp_path: Path, inputs: list[Path]) -> None:
     rows = [json.loads(line) for line in inputs[0].read_text().splitlines()]
     changed = [row | {"caption": "another"} if i < 2 else row for i, row in enumerate(rows)]

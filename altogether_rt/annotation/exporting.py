@@ -58,7 +58,7 @@ def training_rows(work: Work, out: Path, advance: Callable[[], None] = lambda: N
             export.left_out["without an answer"] += 1
         elif task.key in changed:
             export.left_out["changed"] += 1
-            export.changed.add(changed[task.key])
+            export.changed.add(changed[task.key].rstrip("."))
         else:
             export.rows.append(_row(work, history, out))
     return export

@@ -81,7 +81,7 @@ def import_answers(work: Work, path: Path, annotator: str | None = None) -> Impo
                     imported.already_there += 1
             except AnswerError as error:
                 imported.refused[error.reason] += 1
-                imported.examples.add(f"row {number}: {error}")
+                imported.examples.add(f"row {number}: {str(error).rstrip('.')}")
     return imported
 
 

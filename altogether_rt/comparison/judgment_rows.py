@@ -1,7 +1,7 @@
 """All answers of a study with the systems' names, for statistics of one's own.
 
-`pandas.read_json("judgments.jsonl", lines=True)` reads them. There is no row for captions that were
-identical, which nobody was asked about.
+`pandas.read_json("judgments.jsonl", lines=True)` reads them. Identical captions, which nobody was
+asked about, have none.
 """
 
 from __future__ import annotations

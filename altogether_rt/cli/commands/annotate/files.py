@@ -85,7 +85,7 @@ def import_command(
     output = Output(as_json=as_json, quiet=quiet)
     imported = import_answers(Work(work), answers, as_)
     if imported.refused:
-        output.note(f"{imported.refused.total():,} answers were refused: {imported.examples}")
+        output.note(f"{imported.refused.total():,} answers were refused: {imported.examples}.")
     if imported.unchanged and imported.source == "label-studio":
         output.note(
             f"{imported.unchanged:,} texts are unchanged; Label Studio also keeps the old text "
@@ -166,12 +166,12 @@ def export_command(
     with output.progress(None, "images checked") as progress:
         export = training_rows(opened, out, progress.advance)
     if export.changed:
-        output.note(f"{export.changed.count:,} images are left out: {export.changed}")
+        output.note(f"{export.changed.count:,} images are left out: {export.changed}.")
+    reasons = ", ".join(f"{count:,} {why}" for why, count in export.left_out.most_common())
     if not export.rows:
-        raise AltogetherError(f"no image of {work} has been answered and may be exported.")
+        raise AltogetherError(f"no image of {work} can be exported: {reasons}.")
     write_rows(out, export.rows)
     data = {"file": str(out), "rows": len(export.rows), "left_out": dict(export.left_out)}
-    reasons = ", ".join(f"{count:,} {why}" for why, count in export.left_out.most_common())
     output.result(data, f"{out}: {len(export.rows):,} rows; left out: {reasons or 'none'}.")
 
 

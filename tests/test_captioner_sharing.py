@@ -191,6 +191,30 @@ def test_a_signal_handler_that_captions_is_told_that_it_cannot() -> None:
     assert captioner.caption(made_images(1)) == made_captioner(2).caption(made_images(1))
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_captioner_is_usable_after_an_interrupted_step(error: type[BaseException]) -> None:
+    runtime = WatchedRuntime(2)
+    captioner = made_captioner(runtime=runtime)
+    images = made_images(9)
+    expected = captioner.caption(images)
+
+    def interrupted() -> None:
+        runtime.in_step = lambda: None
+        raise error
+
+    stream = captioner.iter_captions(images)
+    next(stream)
+    runtime.in_step = interrupted
+    with pytest.raises(error):
+        list(stream)
+    assert list(stream) == [], "a generator that has raised is at its end"
+    other = threading.Thread(target=lambda: captioner.caption(images), daemon=True)
+    other.start()
+    other.join(30)
+    assert not other.is_alive(), "the turn was not given up"
+    assert captioner.caption(images) == expected
+
+
 FORKED = """
 import json, os, sys
 from altogether_rt import AltogetherError, Captioner

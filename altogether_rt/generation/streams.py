@@ -90,7 +90,7 @@ class CaptionStreams:
         params: CaptionParams | None,
         turn: Turn,
     ) -> Generator[Answer, None, None]:
-        """Captions of `requests`, among which errors take their place; in order."""
+        """Captions of `requests`, each error in its row; in order."""
         pending: deque[ImageError | None] = deque()  # None waits for its caption
 
         def readable() -> Iterator[CaptionRequest]:

@@ -1,11 +1,4 @@
-"""The Python API: a captioner, opened and ready.
-
-from altogether_rt import Captioner
-
-with Captioner.load("starter") as captioner:
-    for caption in captioner.caption(["boat.png"], ["our boat Marigold"]):
-        print(caption.text)
-"""
+"""The Python API: a captioner, opened and ready."""
 
 from __future__ import annotations
 
@@ -24,7 +17,7 @@ from altogether_rt.captions import (
     caption_params,
 )
 from altogether_rt.data.inputs import AltsLike, ImageLike, as_rgb, image_pairs
-from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.errors import AltogetherError, ImageError, without_frames
 from altogether_rt.generation.requests import as_source
 from altogether_rt.generation.streams import CaptionStreams
 from altogether_rt.generation.turns import Turn
@@ -46,6 +39,10 @@ OnError: TypeAlias = Literal["raise", "row"]
 
 class Captioner:
     """Captions images with one bundle or checkpoint on one device. Made by `Captioner.load`.
+
+    >>> with Captioner.load("starter") as captioner:
+    ...     for caption in captioner.caption(["boat.png"], ["our boat Marigold"]):
+    ...         print(caption.text)
 
     Threads may share it: it computes for one caller at a time, and the others wait. In another
     process it is opened again: a pickle has its name and options, not its weights.
@@ -200,14 +197,14 @@ class Captioner:
 
         def read() -> Iterator[CaptionRequest | ImageError]:
             for image, listed in image_pairs(images, alts):
+                answer: CaptionRequest | ImageError
                 try:
-                    request = self._request(image, listed)
+                    answer = self._request(image, listed)
                 except ImageError as error:
                     if on_error == "raise":
                         raise
-                    yield error
-                else:
-                    yield request
+                    answer = without_frames(error)
+                yield answer
 
         return self._streams.answers(read(), params, turn)
 

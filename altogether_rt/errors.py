@@ -10,6 +10,7 @@ __all__ = [
     "MissingDependencyError",
     "Terminated",
     "reason",
+    "without_frames",
 ]
 
 
@@ -65,3 +66,12 @@ def reason(error: BaseException, max_chars: int = 200) -> str:
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     text = "".join(char if char.isprintable() else "?" for char in text[:max_chars])
     return text.rstrip(".: ") or type(error).__name__
+
+
+def without_frames(error: ImageError) -> ImageError:
+    """`error`, to be kept: its traceback, and those of its causes, would keep the image's bytes."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error

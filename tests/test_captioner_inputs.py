@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import pickle
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,30 @@ def test_an_image_that_cannot_be_read_is_one_row_in_every_form(
     assert [rows[0], rows[2]] == captioner.caption(images)
     with pytest.raises(ImageError):
         captioner.caption(make())
+
+
+def test_an_error_that_is_kept_does_not_keep_the_bytes_of_its_image() -> None:
+    """As the frames of its traceback would, and those of its causes."""
+
+    class Bytes(bytearray):
+        """A weak reference to it is possible."""
+
+    seen: list[weakref.ref[Bytes]] = []
+
+    def broken() -> Iterator[Bytes]:
+        for _ in range(3):
+            image = Bytes(_png()[:400])
+            seen.append(weakref.ref(image))
+            yield image
+
+    rows = made_captioner().caption(broken(), on_error="row")
+    assert [row.kind for row in rows if isinstance(row, ImageError)] == ["truncated"] * 3
+    gc.collect()
+    assert [reference() for reference in seen] == [None] * 3
+    error: BaseException | None = rows[0] if isinstance(rows[0], ImageError) else None
+    while error is not None:
+        assert error.__traceback__ is None
+        error = error.__cause__ or error.__context__
 
 
 class _OwnPath:

@@ -145,14 +145,15 @@ class EmbeddedImage:
     """What can stand for an image's pixels."""
 
     content: bytes  # their `content_hash`
-    embedding: NDArray[np.float32]  # (E,)
+    embedding: NDArray[np.float32] = field(repr=False)  # (E,) or (patches, E)
 
 
 @dataclass(frozen=True)
 class CaptionRequest:
     """One image to caption: its pixels, or what the encoder made of them."""
 
-    pixels: NDArray[np.uint8] | None  # (H, W, 3), as `Preprocessor.pixels` returns it
+    #: (H, W, 3), as `Preprocessor.pixels` returns it.
+    pixels: NDArray[np.uint8] | None = field(repr=False)
     alts: tuple[str, ...] = ()
     content: bytes = b""  # `content_hash` of the pixels, where it is known
     embedded: EmbeddedImage | None = None  # then pixels are not needed

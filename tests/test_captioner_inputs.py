@@ -172,9 +172,23 @@ def test_what_is_no_image_is_told_apart(mistake: Any, says: str) -> None:
         made_captioner().caption(mistake)
 
 
-def test_a_mapping_is_not_a_list_of_alt_texts() -> None:
-    with pytest.raises(AltogetherError, match="a text or a list of texts"):
-        made_captioner().caption(made_images(1)[0], {"alt": "an alt"})
+@pytest.mark.parametrize(
+    ("alt", "says"),
+    [
+        ({"alt": "an alt"}, r"a list of texts, or None, and one is \{'alt': 'an alt'\}"),
+        (float("nan"), "one is nan"),  # of a table
+        (["an alt", None], r"one is \['an alt', None\]"),
+    ],
+)
+def test_what_is_no_alt_text_is_shown(alt: Any, says: str) -> None:
+    with pytest.raises(AltogetherError, match=says):
+        made_captioner().caption(made_images(1)[0], alt)
+
+
+def test_what_is_shown_of_a_request_is_short() -> None:
+    (request,) = made_captioner().requests(made_images(1), ["an alt"])
+    assert len(repr(request)) < 200
+    assert "an alt" in repr(request)
 
 
 @pytest.mark.parametrize("bad", [(), (0,), (2, 3), (6,), (0, 1, 2, 3, 4, 5, 6)])

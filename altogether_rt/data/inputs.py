@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, BinaryIO, TypeAlias, cast
@@ -148,5 +149,8 @@ def _texts(alts: AltsLike) -> tuple[str, ...]:
         or not isinstance(listed, Iterable)
         or not all(isinstance(text, str) for text in alts)
     ):
-        raise AltogetherError("the alt-texts of an image are a text or a list of texts.")
+        raise AltogetherError(
+            "the alt-texts of an image are a text, a list of texts, or None, and one is "
+            f"{reprlib.repr(listed)}."
+        )
     return tuple(alts)

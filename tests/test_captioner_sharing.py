@@ -20,6 +20,7 @@ from altogether_rt.artifacts.bundle import find_bundle
 from altogether_rt.captions import Caption
 from altogether_rt.errors import AltogetherError
 from altogether_rt.runtime.base import StepBatch, StepResult
+from tests.generation import side_by_side
 from tests.generation.fake_runtime import FakeRuntime
 from tests.generation.pipelined_runtime import PipelinedFakeRuntime
 from tests.made_captioner import made_captioner, made_images
@@ -78,6 +79,12 @@ def test_streams_side_by_side_write_what_each_writes_alone(
         else:
             together[index].append(caption)
     assert together == alone
+
+
+@pytest.mark.parametrize("start", range(0, 60, 20))
+def test_streams_of_all_kinds_side_by_side(start: int) -> None:
+    for seed in range(start, start + 20):
+        side_by_side.check(seed)
 
 
 def test_a_caption_within_a_stream_changes_neither() -> None:

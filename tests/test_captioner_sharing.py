@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -155,6 +157,25 @@ def test_a_stream_that_was_left_unfinished_is_in_nobodys_way() -> None:
     assert captioner.caption(images) == expected
     left.close()
     assert captioner.caption(images) == expected
+
+
+def test_a_captioner_that_is_dropped_is_freed_at_once() -> None:
+    """Not whenever the collector of cycles comes by: it may have gigabytes."""
+    captioner = made_captioner(2)
+    images = made_images(9)
+    captioner.caption(images)
+    left = captioner.iter_captions(images)
+    next(left)
+    runtime = weakref.ref(captioner.runtime)
+    gc.disable()
+    try:
+        del captioner
+        assert runtime() is not None, "the stream goes on"
+        assert len(list(left)) == 8
+        del left
+        assert runtime() is None
+    finally:
+        gc.enable()
 
 
 def test_closing_ends_the_streams_of_a_captioner() -> None:

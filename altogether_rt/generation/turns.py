@@ -38,7 +38,7 @@ class Turns:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._thread: int | None = None  # that computes
-        self._last: Turn | None = None  # whose sequences are in the slots
+        self._last: object = None  # the mark of the turn whose sequences are in the slots
         self._free: Callable[[], None] | None = None  # called when the turn ends
         _KNOWN.add(self)
 
@@ -142,6 +142,7 @@ class Turn:
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
+        self._mark = object()  # not itself: a captioner that is dropped is freed at once
         self._depth = 0
         self._held = False  # the lock
 
@@ -161,14 +162,14 @@ class Turn:
     @property
     def undisturbed(self) -> bool:
         """Whether nobody else has written to the slots since `claim`."""
-        return self._turns._last is self
+        return self._turns._last is self._mark
 
     def claim(self) -> None:
         """From here on the slots are written by this stream."""
         if self._turns._ending:
             with self.outside():
                 self._turns._stop_if_ending()
-        self._turns._last = self
+        self._turns._last = self._mark
 
     def drawing(self, source: RequestSource) -> RequestSource:
         """`source`, whose requests are waited for without the turn."""

@@ -175,7 +175,7 @@ def test_what_is_no_image_is_told_apart(mistake: Any, says: str) -> None:
 @pytest.mark.parametrize(
     ("alt", "says"),
     [
-        ({"alt": "an alt"}, r"a list of texts, or None, and one is \{'alt': 'an alt'\}"),
+        ({"alt": "an alt"}, r"a list of texts, or none, and one is \{'alt': 'an alt'\}"),
         (float("nan"), "one is nan"),  # of a table
         (["an alt", None], r"one is \['an alt', None\]"),
     ],

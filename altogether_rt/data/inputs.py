@@ -150,7 +150,7 @@ def _texts(alts: AltsLike) -> tuple[str, ...]:
         or not all(isinstance(text, str) for text in alts)
     ):
         raise AltogetherError(
-            "the alt-texts of an image are a text, a list of texts, or None, and one is "
+            "the alt-texts of an image are a text, a list of texts, or none, and one is "
             f"{reprlib.repr(listed)}."
         )
     return tuple(alts)

@@ -81,6 +81,11 @@ class CaptionJob:
     hygiene: HygieneOptions = field(default_factory=HygieneOptions)
     checker: CaptionChecker | None = None  # of captions; None: they are not checked
 
+    def __post_init__(self) -> None:
+        for name in ("folder", "out", "alts"):  # whatever the annotations say
+            if isinstance(given := getattr(self, name), str):
+                object.__setattr__(self, name, Path(given))
+
 
 def open_folder(
     job: CaptionJob, on_records: Callable[[int], None] = lambda count: None

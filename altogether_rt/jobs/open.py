@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 from altogether_rt.captioner import open_captioner
+from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import Executor, LocalExecutor
 from altogether_rt.jobs.processes import ProcessExecutor
 from altogether_rt.machine.limits import available_cores, available_memory
@@ -50,6 +52,17 @@ def fitting_workers(
     return min(workers, room)
 
 
+def _check_workers(workers: int) -> None:
+    if workers < 1:
+        raise AltogetherError(f"workers must be at least 1, not {workers}.")
+    importing = getattr(multiprocessing.current_process(), "_inheriting", False)
+    if workers > 1 and importing:  # as multiprocessing itself finds out
+        raise AltogetherError(
+            "each worker imports the program that starts it, and must not start workers itself: "
+            'in that program, put this below if __name__ == "__main__":.'
+        )
+
+
 @contextmanager
 def open_executor(
     captioner: ResolvedCaptioner,
@@ -63,8 +76,11 @@ def open_executor(
     """An executor for `captioner`, closed when the block is left.
 
     workers: processes, each with the captioner of its own. threads: of each; by default they share
-    the cores. on_restart: told of each worker that died and is started again.
+    the cores. on_restart: told of each worker that died and is started again. Raises
+    AltogetherError for fewer than one worker, and in a worker that runs the program again which
+    started it.
     """
+    _check_workers(workers)
     if workers == 1:
         opened = open_captioner(
             captioner, threads=threads, num_slots=num_slots, speculation=speculation

@@ -170,7 +170,7 @@ def test_the_guide_to_the_contracts_runs_as_it_is_printed(
     first, second = re.findall(r"```python\n(.*?)```", guide.read_text("utf-8"), re.S)
     monkeypatch.chdir(tmp_path)
     first = first.replace("workers=2", "workers=1")  # processes would read this test as their main
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     exec(first, names)
     assert names["summary"].captioned == NUM_IMAGES - 1
     names |= {"source": TarSource(tmp_path / "0.tar"), "sink": ListSink()}

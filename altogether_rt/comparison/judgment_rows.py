@@ -6,7 +6,6 @@ asked about, have none.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 from altogether_rt.artifacts.files import new_file
 from altogether_rt.comparison.judgments import Judgment, outcome
+from altogether_rt.data.rows import encode_row
 
 __all__ = ["JUDGMENTS_HEAD", "write_judgments"]
 
@@ -30,9 +30,7 @@ def write_judgments(names: Sequence[str], judgments: Sequence[Judgment], path: P
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file:
         for row in rows:
-            line = json.dumps(row, ensure_ascii=False)
-            # a lone surrogate of a file name becomes what JSON calls it
-            file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            file.write(encode_row(row))
     return len(rows)
 
 

@@ -6,7 +6,6 @@ mean over images is not the BLEU of all of them, and names, words and phrases ar
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from altogether_rt.artifacts.files import new_file
+from altogether_rt.data.rows import encode_row
 from altogether_rt.evaluation.evaluate import Evaluation, Results
 
 __all__ = ["SCORES_HEAD", "write_scores"]
@@ -31,9 +31,7 @@ def write_scores(results: Results, path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file:
         for row in rows:
-            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-            # a lone surrogate of a file name becomes what JSON calls it
-            file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            file.write(encode_row(row))
     return len(rows)
 
 

@@ -46,6 +46,15 @@ def test_one_image_is_meant(tmp_path: Path, image: str, name: str) -> None:
     assert not found.alts_without_image
 
 
+def test_names_relative_to_the_root_of_a_site(tmp_path: Path) -> None:
+    names = ["/img/a.png", "/a.png", "/news/img/a.png", "https://x.org/gone.png"]
+    found = source(tmp_path, ["img/a.png", "a.png", "news/img/a.png"], names)
+    assert {s.key: s.alts.texts for s in found.samples()} == {
+        name.lstrip("/"): (f"of {name}",) for name in names[:3]
+    }
+    assert found.alts_without_image.examples == ["https://x.org/gone.png"]
+
+
 @pytest.mark.parametrize(
     ("images", "names", "reason"),
     [

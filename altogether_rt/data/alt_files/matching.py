@@ -181,6 +181,8 @@ class LooseMatches:
             real = self._folders.get(folder, folder)
             if (real + "/").startswith(self._root.rstrip("/") + "/"):
                 yield posixpath.join(real, last)[len(self._root.rstrip("/")) + 1 :]
+        if name.startswith("/"):  # a page's `src`, relative to the root of its site
+            yield name.lstrip("/")
         _, found, after = ("/" + name).rpartition(f"/{self._root_name}/")
         if self._root_name and found:
             yield after

@@ -27,6 +27,9 @@ from altogether_rt.monitoring.text import print_traceback
 
 __all__ = ["app", "run"]
 
+#: How typer's messages begin where it lets pydantic check a value.
+_OF_PYDANTIC = "Value error, "
+
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -88,7 +91,7 @@ def _safe_messages() -> Iterator[None]:
         for name in ("message", "param_hint", "option_name"):
             text = getattr(error, name, None)
             if isinstance(text, str):
-                setattr(error, name, printable(text))
+                setattr(error, name, printable(text.removeprefix(_OF_PYDANTIC)))
         raise
 
 

@@ -244,3 +244,9 @@ def test_closed_streams_and_narrow_encodings_end_no_run(redirect: str, encoding:
     assert "Traceback" not in done.stderr
     if encoding == "ascii":
         assert done.stdout == "caf\\xe9\n"
+
+
+def test_a_value_that_is_no_choice_is_said_plainly() -> None:
+    done = CliRunner().invoke(app, ["caption", "photos", "--style", "alt-text"])
+    assert done.exit_code == 2
+    assert "Invalid value for '--style': 'alt-text' is not one of" in done.output

@@ -76,6 +76,7 @@ class FolderSource(Source):
         if not scan.names:
             deeper = "" if recursive else " itself (its subfolders were left out)"
             raise AltogetherError(f"there are no images in {folder}{deeper}.")
+        self._is_one_image = not folder.is_dir()
         self.alt_file: Path | None = None
         self._alts_in_folder = False
         self._alts_elsewhere: list[Path] = []  # of the name given, and not taken
@@ -193,7 +194,7 @@ class FolderSource(Source):
         if self._table.problems:
             lines = counted(self._table.problems.count, "line", "lines")
             notes.append(f"{lines} of the alt-text file cannot be used: {self._table.problems}.")
-        if self.alts_without_image:
+        if self.alts_without_image and not self._is_one_image:  # the others may well be there
             have = counted(self.alts_without_image.count, "alt-text has no", "alt-texts have no")
             notes.append(f"{have} image in the folder: {self.alts_without_image}.")
         if self._given.matched_loosely:

@@ -73,6 +73,12 @@ def test_folder_with_alts(folder: Path, captioner: FakeCaptioner) -> None:
     assert "0 captioned, 3 skipped (already there)." in done.stdout
 
 
+def test_one_image_with_the_alt_texts_of_its_folder(folder: Path, captioner: FakeCaptioner) -> None:
+    done = caption("photos/a.png", "--alt", "alts.jsonl")
+    assert rows()[0]["alt"] == "a boat" and len(rows()) == 1
+    assert "no image" not in done.stderr and "1 line of the alt-text file" in done.stderr
+
+
 def test_hint_of_names_that_are_not_relative_to_the_folder(
     folder: Path, captioner: FakeCaptioner
 ) -> None:

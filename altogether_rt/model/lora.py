@@ -11,10 +11,19 @@ from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.model._torchvision import make_torchvision_importable
 from altogether_rt.model.captioner import CaptionerModel
 
-__all__ = ["add_lora", "merge_lora"]
+__all__ = ["add_lora", "check_peft", "merge_lora"]
 
 #: Names under which PEFT, and what was published with it, keeps the two factors of a layer.
 _LORA = re.compile(r"(.+)\.lora_(A|B)\.default\.weight$")
+
+
+def check_peft() -> None:
+    """Raise MissingDependencyError without PEFT."""
+    make_torchvision_importable()  # PEFT imports transformers, which imports it
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError("peft", "lora", "fine-tuning with --lora") from error
 
 
 def add_lora(captioner: CaptionerModel, rank: int, alpha: int) -> None:
@@ -23,11 +32,9 @@ def add_lora(captioner: CaptionerModel, rank: int, alpha: int) -> None:
     They are trained instead of the decoder's own weights; the mapper is trained as before. Raises
     MissingDependencyError without PEFT.
     """
-    make_torchvision_importable()  # PEFT imports transformers, which imports it
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise MissingDependencyError("peft", "lora", "fine-tuning with --lora") from error
+    check_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
     decoder = captioner.decoder.requires_grad_(False)
     names = [
         name

@@ -135,6 +135,11 @@ def _report_bad(
 ) -> None:
     if not bad:
         return
+    if len(bad) == len(dataset) and all(error.kind == "not_a_file" for error in bad.values()):
+        raise AltogetherError(
+            f"none of the {len(bad):,} images is there: {dataset.key(next(iter(bad)))} is the "
+            "first; file names are relative to the file's folder, or to --images DIR."
+        )
     lines = [_named(dataset.key(index), error) for index, error in bad.items()]
     named = "; ".join(lines[:_MAX_NAMED])
     if len(lines) > _MAX_NAMED:

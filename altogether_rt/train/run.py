@@ -18,7 +18,7 @@ from altogether_rt.errors import ConfigError
 from altogether_rt.machine.limits import available_cores
 from altogether_rt.model.captioner import CaptionerModel
 from altogether_rt.model.encoder import Encoder, build_clip, build_encoder
-from altogether_rt.model.lora import add_lora, merge_lora
+from altogether_rt.model.lora import add_lora, check_peft, merge_lora
 from altogether_rt.preprocess.prompts import PromptTokenizer
 from altogether_rt.train.captioning import CaptioningObjective, HeldOut
 from altogether_rt.train.compute.device import device_name, training_device
@@ -189,6 +189,8 @@ class _Run:
 
     def _check_stages(self) -> None:
         """Raise what can be known before images are prepared."""
+        if self.recipe.lora is not None:
+            check_peft()
         if self.start is None and not self.recipe.vocab_size:
             raise ConfigError(
                 "the recipe does not train a tokenizer (vocab_size is 0): give --init CKPT, whose "

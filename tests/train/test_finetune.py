@@ -111,6 +111,7 @@ def test_without_peft_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingDependencyError, match=r"altogether-rt\[lora\]"):
         finetuned(finetune.with_finetune(lora_rank=2), tmp_path / "out", undisturbed, scenes)
+    assert not (run_folder(tmp_path / "out") / "cache").exists(), "said before hours of embedding"
 
 
 def test_patch_tokens_are_trained_on_and_resumed(

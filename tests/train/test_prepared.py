@@ -105,6 +105,17 @@ def test_many_bad_images_are_listed_in_a_file(
         prepare(write(["bad0.png", "bad1.png"]), tmp_path / "cache", skip_bad=True)
 
 
+def test_a_wrong_folder_of_images_is_pointed_out(
+    tmp_path: Path, write: Callable[[list[str]], FolderDataset]
+) -> None:
+    dataset = write([f"{i}.png" for i in range(30)])
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    said = r"^none of the 30 images is there: 0\.png is the first; .* or to --images DIR\.$"
+    with pytest.raises(AltogetherError, match=said):
+        prepare(dataset, tmp_path / "cache", skip_bad=True)
+
+
 def test_a_replaced_image_is_prepared_again(
     tmp_path: Path, write: Callable[[list[str]], FolderDataset]
 ) -> None:

@@ -65,12 +65,13 @@ def score_files(captions: Path, references: Path) -> Scores:
     """
     written = {row.get("file_name"): row.get("caption") or "" for row in _read(captions)}
     scores = Scores()
-    num_found = 0
-    for name, row in read_references(references).items():
-        num_found += name in written
+    known = read_references(references)
+    for name, row in known.items():
         scores.add(str(written.get(name, "")), row)
-    if not num_found:
+    if not known.keys() & written.keys():
         raise AltogetherError(f"{captions} has no caption of any image in {references}.")
+    scores.num_missing = sum(not written.get(name) for name in known)
+    scores.num_unknown = len(written.keys() - known.keys())
     return scores
 
 

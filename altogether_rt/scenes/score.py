@@ -66,6 +66,8 @@ class Scores:
     empty_alts: int = 0
     empty_alts_with_invention: int = 0
     with_invention: int = 0
+    num_missing: int = 0  # of the captions: those that are missing, scored as empty
+    num_unknown: int = 0  # captions that are not scored: not of these scenes
 
     def add(self, caption: str, reference: Mapping[str, Any]) -> None:
         """Add one caption, scored against its row of references.jsonl."""

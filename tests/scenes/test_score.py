@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from altogether_rt.cli.main import app
 from altogether_rt.errors import AltogetherError
 from altogether_rt.scenes.dataset import reference_row, score_files, write_scenes
 from altogether_rt.scenes.score import Scores, score_caption
@@ -104,6 +106,24 @@ def test_scoring_files(tmp_path: Path) -> None:
     captions.write_text("".join(json.dumps(row) + "\n" for row in rows[:4]))
     scores = score_files(captions, references).to_dict()
     assert scores["captions"] == 5 and 70 < scores["visual_facts_right"] < 90  # one is missing
+
+
+def test_captions_of_other_scenes_are_said(tmp_path: Path) -> None:
+    """Folders of scenes share their names, 0000.png and so on: only the number tells."""
+    list(write_scenes(tmp_path / "few", 3, seed=2, split="test"))
+    list(write_scenes(tmp_path / "many", 5, seed=2, split="test"))
+    rows = (tmp_path / "many" / "references.jsonl").read_text().splitlines(keepends=True)
+    error = json.dumps({"file_name": "0001.png", "error": {"class": "c", "message": "m"}}) + "\n"
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text("".join([rows[0], error, *rows[2:]]))
+    arguments = ["scenes", "score", str(captions), str(tmp_path / "few" / "references.jsonl")]
+    done = CliRunner().invoke(app, arguments)
+    assert "1 of the 3 scenes have no caption in" in done.stderr
+    assert "2 captions are of no scene in" in done.stderr
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert (found["captions"], found["missing"], found["unknown"]) == (3, 1, 2)
+    captions.write_text("".join(rows[:3]))
+    assert CliRunner().invoke(app, arguments).stderr == ""
 
 
 def test_bad_files_are_refused(tmp_path: Path) -> None:

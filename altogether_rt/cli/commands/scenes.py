@@ -61,7 +61,18 @@ def score_command(
 ) -> None:
     """Score captions of scenes: facts stated, names kept, wrong facts corrected, names invented."""
     output = Output(as_json=as_json, quiet=quiet)
-    scores = score_files(captions, references).to_dict()
+    found = score_files(captions, references)
+    scores = found.to_dict() | {"missing": found.num_missing, "unknown": found.num_unknown}
+    if found.num_missing:
+        output.note(
+            f"{found.num_missing:,} of the {found.num_captions:,} scenes have no caption in "
+            f"{captions}, which is scored as an empty one."
+        )
+    if found.num_unknown:
+        output.note(
+            f"{found.num_unknown:,} captions are of no scene in {references}: are they of another "
+            "folder?"
+        )
     rows = [
         (label, "–" if scores[key] is None else f"{scores[key]:.1f} %")
         for key, label in _LABELS.items()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from altogether_rt.artifacts.bundle import hash_file
+from altogether_rt.data.file_hash import file_hash
 from altogether_rt.data.images import open_image
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
@@ -22,6 +23,7 @@ class Candidate:
     file_name: str
     captions: Mapping[int, str]  # by the system's index; those without a caption are absent
     alts: tuple[str, ...]
+    hashes: frozenset[str] = frozenset()  # `file_hash` of what was captioned, where rows have it
 
 
 def name_systems(files: Sequence[Captions], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -69,12 +71,20 @@ def find_candidates(files: Sequence[Captions]) -> tuple[list[Candidate], list[Pr
                 missing[index].add(f"{names[0]}: {why}")
         if len(captions) >= 2:
             alts = next((file.alts[image] for file in files if file.alts.get(image)), ())
-            candidates.append(Candidate(names[0], captions, alts))
+            hashes = frozenset(file.hashes[image] for file in files if image in file.hashes)
+            candidates.append(Candidate(names[0], captions, alts, hashes))
     return candidates, missing
 
 
-def check_image(folder: Path, name: str) -> str:
-    """The SHA-256 of an image that can be shown. Raises ImageError for one that cannot be."""
-    path = image_path(folder, name)
+def check_image(folder: Path, candidate: Candidate) -> str:
+    """The SHA-256 of an image that can be shown.
+
+    Raises ImageError for one that cannot be, and AltogetherError for another one than was
+    captioned: folders may share names such as 0000.png.
+    """
+    path = image_path(folder, candidate.file_name)
     with open_image(path):
-        return hash_file(path)
+        found = hash_file(path)
+    if candidate.hashes and candidate.hashes != {file_hash(path)}:
+        raise AltogetherError(f"{candidate.file_name} is not the image that was captioned.")
+    return found

@@ -19,7 +19,7 @@ from altogether_rt.comparison.questions import Questions
 from altogether_rt.comparison.study import Study, SystemInfo, make_study, write_study
 from altogether_rt.data.alts import read_alts
 from altogether_rt.data.problems import Problems
-from altogether_rt.errors import AltogetherError, ImageError
+from altogether_rt.errors import AltogetherError
 from altogether_rt.evaluation.inputs import Captions, read_captions
 from altogether_rt.web.answers import check_annotator
 
@@ -135,9 +135,9 @@ def _readable(
         if len(chosen) == options.limit:
             break
         try:
-            hashes[candidate.file_name] = check_image(options.images, candidate.file_name)
+            hashes[candidate.file_name] = check_image(options.images, candidate)
             chosen.append(candidate)
-        except ImageError as error:
+        except AltogetherError as error:
             unreadable.add(str(error).rstrip("."))
             continue
         advance()
@@ -154,5 +154,5 @@ def _systems(
 
 
 def _why_nothing(missing: Sequence[Problems], unreadable: Problems) -> str:
-    found = [str(problems) for problems in (*missing, unreadable) if problems]
+    found = [str(problems) for problems in (unreadable, *missing) if problems]
     return found[0] if found else "the files share no file_name"

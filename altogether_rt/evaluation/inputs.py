@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,10 @@ __all__ = [
 _REFERENCE_KEYS: Final = ("references", "rounds", "captions", "caption")
 
 
+#: What `data.file_hash` gives; other tools may call other hashes `image_hash`.
+_FILE_HASH: Final = re.compile("[0-9a-f]{16}")
+
+
 def image_key(name: str) -> str:
     """The key that file names are matched by: Unicode NFC (macOS uses NFD), without `./`."""
     return unicodedata.normalize("NFC", posixpath.normpath(name))
@@ -62,8 +67,14 @@ class Captions:
     #: Empty for an image that is known to have no alt-text; without the image if that is not known.
     alts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)  # image -> class of its error row
+    hashes: dict[str, str] = field(default_factory=dict)  # image -> its file's, where rows have it
     problems: Problems = field(default_factory=Problems)  # records that are not rows
     num_repeated: int = 0  # rows replaced by a later row of the same image
+
+    def images_changed(self, other: Captions) -> list[str]:
+        """Images of both that were not the same file when they were captioned."""
+        both = self.hashes.keys() & other.hashes.keys()
+        return sorted(image for image in both if self.hashes[image] != other.hashes[image])
 
     def error_counts(self) -> dict[str, int]:
         """The number of error rows of each class."""
@@ -101,6 +112,9 @@ def read_captions(path: Path, alts: AltTable | None = None) -> Captions:
         else:
             captions.errors[name] = str(row["error"]["class"])
         captions.files[name] = row["file_name"]
+        captions.hashes.pop(name, None)
+        if _FILE_HASH.fullmatch(str(row.get("image_hash"))):
+            captions.hashes[name] = row["image_hash"]
         captions.alts.pop(name, None)
         given = alts.get(row["file_name"]).texts if alts is not None else ()
         if alts is not None or row.get("alt") is not None:

@@ -143,6 +143,11 @@ def eval_command(context: typer.Context, arguments: EvalArguments) -> None:
     known = None if arguments.references is None else read_references(arguments.references)
     paths = (arguments.captions, arguments.against)
     systems = [read_captions(path, table) for path in paths if path is not None]
+    if len(systems) == 2 and (changed := systems[0].images_changed(systems[1])):
+        output.note(
+            f"{len(changed):,} images of {paths[0]} and {paths[1]} have the same name and are not "
+            f"the same image, {changed[0]} for one: are the captions of different folders?"
+        )
     root = arguments.images or _find_images(systems[0], arguments.references)
     options = _options(arguments, root, with_phrases=arguments.phrases and known is not None)
     bootstrap = Bootstrap(num_resamples=arguments.resamples, seed=arguments.seed)

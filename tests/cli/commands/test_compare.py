@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from altogether_rt.cli.main import app
 from altogether_rt.comparison.study import Study
+from altogether_rt.data.file_hash import file_hash
 from tests.comparison.studies import (
     answer_all,
     write_answers,
@@ -173,6 +174,25 @@ def test_what_is_left_out_is_said(tmp_path: Path, inputs: list[Path]) -> None:
     assert "1 records of" in done.stderr and "line 3: no file_name with a caption" in done.stderr
     assert "1 rows of" in done.stderr and "replace an earlier row" in done.stderr
     assert "6 images have no caption of zebra" in done.stderr
+
+
+def test_another_folders_images_are_not_judged(tmp_path: Path, inputs: list[Path]) -> None:
+    """Rows know which file was captioned: the same names in another folder are other images."""
+    rows = [json.loads(line) for line in inputs[1].read_text().splitlines()]
+    for row in rows:
+        row["image_hash"] = file_hash(tmp_path / "images" / row["file_name"])
+    inputs[1] = write_rows(tmp_path / "walrus.jsonl", rows)
+    assert run(*inputs, "--out", tmp_path / "sxs").exit_code == 0
+    write_images(tmp_path / "images", ["002.png"])  # 24 pixels wide, as the first one is
+    done = run(*inputs, "--out", tmp_path / "other")
+    assert done.exit_code == 0
+    assert "1 images cannot be shown: 002.png is not the image that was captioned" in done.stderr
+    assert len(Study.load(tmp_path / "other").tasks) == 7  # six, and one again
+    for row in rows:
+        row["image_hash"] = "0" * 16
+    write_rows(inputs[1], rows)
+    done = run(*inputs, "--out", tmp_path / "third")
+    assert done.exit_code == 1 and "is not the image that was captioned" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,20 @@ def test_differences_are_of_the_images_that_both_have(folder: Path) -> None:
         assert swapped[key]["value"] == pytest.approx(-differences[key]["value"])
 
 
+def test_captions_of_different_folders_are_not_compared_in_silence(folder: Path) -> None:
+    for name, digit in (("right", "a"), ("blind", "b")):
+        path = folder / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, row in enumerate(rows):
+            row["image_hash"] = ("c" if number > 4 else digit) * 16
+        rows_of(path, [*rows[:29], rows[29] | {"image_hash": "another kind"}])
+    files = (folder / "right.jsonl", folder / "references.jsonl")
+    done = run(*files, "--against", folder / "blind.jsonl", *QUICK)
+    assert "5 images of" in done.stderr and "not the same image, 00.png for one" in done.stderr
+    done = run(*files, "--against", folder / "right.jsonl", *QUICK)
+    assert "not the same image" not in done.stderr
+
+
 def test_scores_of_each_image(folder: Path) -> None:
     """One row for each image and file; their means are those of the table, where it has means."""
     rows = (folder / "blind.jsonl").read_text().splitlines(keepends=True)

@@ -60,15 +60,17 @@ class Changes:
         """
         other_images = len(self.images) == self.num_hashes >= _MIN_REFUSED
         no_alts = bool(self.alts) and self.num_alts == 0
-        for refused, changed, what in (
-            (other_images, self.images, "of other images"),
-            (no_alts, self.alts, "written from other alt-texts"),
-        ):
-            if refused:
-                raise AltogetherError(
-                    f"{out} holds captions {what} ({next(iter(changed))} for one), which --update "
-                    "makes again: choose another --out, or start afresh with --overwrite."
-                )
+        if other_images:
+            raise AltogetherError(
+                f"{out} holds captions of other images ({next(iter(self.images))} for one), which "
+                "--update makes again: choose another --out, or start afresh with --overwrite."
+            )
+        if no_alts:
+            raise AltogetherError(
+                f"{out} holds captions written from alt-texts (that of {next(iter(self.alts))} for "
+                "one), and there are none now: give them again, or choose another --out (--update "
+                "captions those images without alt-texts)."
+            )
 
 
 def find_changes(

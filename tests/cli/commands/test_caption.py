@@ -265,7 +265,7 @@ def test_rows_of_another_folder_in_the_output_are_told_of(
     Image.new("RGB", (30, 20), "gray").save(other / "e.png")
     caption("photos")
     done = caption("other", "--limit", "1")
-    assert "captions.jsonl has 3 rows of images not in other too (a.png; c.gif; sub/b.JPG)" in (
+    assert "captions.jsonl also has 3 rows of images not in other (a.png; c.gif; sub/b.JPG)" in (
         done.stderr
     )
     assert "an --out of its own" in done.stderr and len(rows()) == 4

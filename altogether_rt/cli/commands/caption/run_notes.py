@@ -64,8 +64,8 @@ def _note_earlier(job: CaptionJob, summary: CaptionSummary, output: Output) -> N
     if summary.rows_elsewhere:
         rows = counted(summary.rows_elsewhere.count, "row of an image", "rows of images")
         output.note(
-            f"{job.out} has {rows} not in {job.folder} too ({summary.rows_elsewhere}): give each "
-            "folder an --out of its own to keep them apart."
+            f"{job.out} also has {rows} not in {job.folder} ({summary.rows_elsewhere}): removed "
+            "since, or of another folder, which should have an --out of its own."
         )
     if summary.images_unchecked:
         were = counted(summary.images_unchecked, "caption was", "captions were")

@@ -131,6 +131,30 @@ def test_threads_may_share_a_captioner() -> None:
     assert found == {index: expected[parts[index]] for index in range(4)}
 
 
+def test_a_runtime_is_told_of_each_thread_that_comes_to_use_it() -> None:
+    """A GPU is current for a thread; in another one, calls would go to the first GPU."""
+    told: list[int] = []
+
+    class OfAThread(WatchedRuntime):
+        def use_here(self) -> None:
+            told.append(threading.get_ident())
+
+    captioner = made_captioner(runtime=OfAThread(2))
+    image, idents = made_images(1)[0], []
+
+    def run(act: Callable[[], object]) -> None:
+        idents.append(threading.get_ident())
+        act()
+
+    for act in (lambda: captioner.caption(image), captioner.close):
+        captioner.caption(image)
+        thread = threading.Thread(target=run, args=(act,))
+        thread.start()
+        thread.join(60)
+    here = threading.get_ident()
+    assert told == [idents[0], here, idents[1]]
+
+
 def test_images_may_wait_for_another_thread_that_captions() -> None:
     """Images are drawn outside of a turn; within it both threads would wait for ever."""
     images = made_images(2)

@@ -38,6 +38,10 @@ class Turns:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._thread: int | None = None  # that computes
+        #: That computed, or opened the runtime. Not its number, which another one may get.
+        self._last_thread = threading.current_thread()
+        #: A GPU is current for a thread, and a runtime may have to make it so.
+        self._use_here: Callable[[], None] = getattr(runtime, "use_here", lambda: None)
         self._last: object = None  # the mark of the turn whose sequences are in the slots
         self._free: Callable[[], None] | None = None  # called when the turn ends
         _KNOWN.add(self)
@@ -71,6 +75,7 @@ class Turns:
             self._free = free
             return
         with self._lock:
+            self._enter_thread()
             free()
 
     def end(self) -> None:
@@ -105,9 +110,16 @@ class Turns:
         self._thread = threading.get_ident()
         try:
             self.check_open()
-        except AltogetherError:
+            self._enter_thread()
+        except BaseException:
             self._give()
             raise
+
+    def _enter_thread(self) -> None:
+        thread = threading.current_thread()
+        if thread is not self._last_thread:
+            self._use_here()
+            self._last_thread = thread
 
     def _give(self) -> None:
         free, self._free = self._free, None

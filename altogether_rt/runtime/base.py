@@ -244,7 +244,11 @@ class StepResult:
 
 
 class Runtime(Protocol):
-    """A bundle or checkpoint opened on one device. Not thread-safe: use one per thread."""
+    """A bundle or checkpoint opened on one device. For one thread at a time.
+
+    Where it matters which thread that is, there is a method `use_here`: another thread calls it
+    first.
+    """
 
     @property
     def num_slots(self) -> int:

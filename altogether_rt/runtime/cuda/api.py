@@ -28,6 +28,9 @@ class HostBuffer(Protocol):
 class Cuda(Protocol):
     """One GPU. Work enqueued on a stream runs asynchronously, in order; streams are concurrent."""
 
+    def use_here(self) -> None:
+        """Make the GPU current for the calling thread, before it calls anything else."""
+
     def malloc(self, nbytes: int) -> int:
         """Address of device memory, 256-byte aligned. Raises AltogetherError if there is none."""
 

@@ -84,6 +84,7 @@ class DeviceRuntime:
         Raises what `load` raises, and AltogetherError if the GPU has too little free memory.
         """
         assert num_slots >= 1
+        self._cuda = cuda
         self.device: Final = f"cuda:{index}"
         self.num_slots: Final = num_slots
         self.prefill_tokens: Final = prefill_tokens
@@ -140,6 +141,10 @@ class DeviceRuntime:
                 opened.callback(self._vision[name].close)
             opened.callback(streams.synchronize)  # runs first on closing
             self._opened = opened.pop_all()
+
+    def use_here(self) -> None:
+        """Called by a thread that is not the last one that used this, before it does."""
+        self._cuda.use_here()
 
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (N, H, W, 3) to embeddings (N, E)."""

@@ -8,6 +8,7 @@ copies out of bounds, use after free, double free, and whatever is left over at 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class FakeCuda:
     budget_bytes: int = 1 << 31
     launches: int = 0
     uploads: int = 0
+    threads: list[int] = field(default_factory=list)  # that the GPU was made current for
     _memory: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     _freed: set[int] = field(default_factory=set)
     _buffers: list[FakeBuffer] = field(default_factory=list)
@@ -81,6 +83,9 @@ class FakeCuda:
     _graphs: dict[int, list[_Operation]] = field(default_factory=dict)
     _capturing: dict[int, list[_Operation]] = field(default_factory=dict)
     _handles: itertools.count[int] = field(default_factory=lambda: itertools.count(1000))
+
+    def use_here(self) -> None:
+        self.threads.append(threading.get_ident())
 
     # Memory.
 

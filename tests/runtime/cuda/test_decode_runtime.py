@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +38,16 @@ def test_the_runtime_gives_it_the_steps_that_it_takes(bundle_of: BundleOf, famil
         assert_equal_to_half(a, b)
     # Of six steps, the three of one token a row; prompts, drafts and mixtures go the other way.
     assert fake.runs() == (3, 3, 0)
+    fake.close()
+
+
+def test_another_thread_makes_the_gpu_current_first(bundle_of: BundleOf) -> None:
+    fake = OnFake(bundle_of("opt", TARGET), 4, share=False)
+    fake.cuda.threads.clear()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(fake.runtime.use_here).result()
+    (thread,) = fake.cuda.threads
+    assert thread != threading.get_ident()
     fake.close()
 
 

@@ -16,7 +16,9 @@ from altogether_rt.annotation.assign import assign, check_shares, draw_order
 from altogether_rt.annotation.guideline import default_guideline, read_guideline
 from altogether_rt.annotation.work import FIRST_ROUND, SCHEMA, Task, write_round, write_rows
 from altogether_rt.artifacts.files import NewFolder, write_whole
+from altogether_rt.data.file_hash import file_hash, is_file_hash
 from altogether_rt.data.images import open_image
+from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import read_rows
 from altogether_rt.data.sources.folder import FolderSource
 from altogether_rt.errors import AltogetherError, ImageError
@@ -65,6 +67,7 @@ class Started:
 
     tasks: list[Task] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)  # error rows
+    other_images: Problems = field(default_factory=Problems)  # captioned under the same name
 
     @property
     def num_from_captions(self) -> int:
@@ -143,6 +146,9 @@ def _read_own(
     for sample in plan.source.samples():
         name, texts = sample.key, sample.alts.texts
         row = plan.captions.get(name)
+        if row is not None and not _was_captioned(plan.source.root / name, row):
+            started.other_images.add(name)
+            row = None
         caption = None if row is None else str(row["caption"])
         task = _read_task(plan.source.root, name, texts, caption, started)
         if task is not None:
@@ -153,6 +159,12 @@ def _read_own(
                 gold=plan.gold_is_own and name in plan.references,
             )
         advance()
+
+
+def _was_captioned(path: Path, row: Mapping[str, Any]) -> bool:
+    """False if the row knows that it is of another file; rows of other programs do not know."""
+    known = row.get("image_hash")
+    return not is_file_hash(known) or known == file_hash(path)
 
 
 def _read_gold(

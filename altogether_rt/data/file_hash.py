@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -14,10 +15,12 @@ from altogether_rt.data.images.prepared import Scan
 from altogether_rt.data.xmp.layout import find_xmp
 from altogether_rt.errors import ImageError
 
-__all__ = ["file_hash"]
+__all__ = ["file_hash", "is_file_hash"]
 
 #: Hexadecimal digits of SHA-256 that are kept: 64 bits, against accidents and not against forgers.
 _NUM_DIGITS: Final = 16
+
+_HASH: Final = re.compile(f"[0-9a-f]{{{_NUM_DIGITS}}}")
 
 _BUFFER_BYTES: Final = 256 * 1024
 
@@ -39,6 +42,11 @@ def file_hash(image_file: Path | bytes, limits: ImageLimits | None = None) -> st
             return digest.hexdigest()[:_NUM_DIGITS]
     except (ImageError, OSError):
         return ""
+
+
+def is_file_hash(value: object) -> bool:
+    """Whether a row's `image_hash` is one of these: other programs may call others so."""
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
 def _ranges(left_out: tuple[tuple[int, int], ...], num_bytes: int) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from altogether_rt.data.alts import (
     read_records,
     records_of_json,
 )
+from altogether_rt.data.file_hash import is_file_hash
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.rows import as_row
 from altogether_rt.errors import AltogetherError, ImageError
@@ -34,10 +34,6 @@ __all__ = [
 
 #: Where references stand in a record, the first that is there; of rounds, the last counts.
 _REFERENCE_KEYS: Final = ("references", "rounds", "captions", "caption")
-
-
-#: What `data.file_hash` gives; other tools may call other hashes `image_hash`.
-_FILE_HASH: Final = re.compile("[0-9a-f]{16}")
 
 
 def image_key(name: str) -> str:
@@ -113,7 +109,7 @@ def read_captions(path: Path, alts: AltTable | None = None) -> Captions:
             captions.errors[name] = str(row["error"]["class"])
         captions.files[name] = row["file_name"]
         captions.hashes.pop(name, None)
-        if _FILE_HASH.fullmatch(str(row.get("image_hash"))):
+        if is_file_hash(row.get("image_hash")):
             captions.hashes[name] = row["image_hash"]
         captions.alts.pop(name, None)
         given = alts.get(row["file_name"]).texts if alts is not None else ()

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from altogether_rt.annotation.work import Work
 from altogether_rt.cli.main import app
+from altogether_rt.data.file_hash import file_hash
 from tests.annotation.people import Person, truth
 
 #: Four steps of fine-tuning: the target is the last round.
@@ -222,3 +224,12 @@ def test_images_left_out_are_said(scenes: Path, tmp_path: Path) -> None:
     (photos / "c.png").write_bytes((scenes / "0001.png").read_bytes())
     done = run("annotate", "start", photos, "--from", captions, "--out", tmp_path / "third")
     assert f"1 images have no caption in {captions}: no text instead." in done.stderr
+    rows = [
+        {"file_name": "a.png", "caption": "Of another a.", "image_hash": "0" * 16},
+        {"file_name": "c.png", "caption": "Of c.", "image_hash": file_hash(photos / "c.png")},
+    ]
+    captions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("annotate", "start", photos, "--from", captions, "--out", tmp_path / "fourth")
+    assert "1 captions in" in done.stderr and "another image of the same name: a.png" in done.stderr
+    texts = [task.text for task in Work(tmp_path / "fourth").round().tasks]
+    assert texts == ["", "Of c."]

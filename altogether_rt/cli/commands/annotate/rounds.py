@@ -210,6 +210,11 @@ def _report_start(start: Start, started: Started, output: Output) -> None:
             f"{len(left_out):,} images cannot be read and are left out "
             f"({start.out / 'left_out.jsonl'}): {left_out[0]['error']['message']}"
         )
+    if started.other_images:
+        output.note(
+            f"{started.other_images.count:,} captions in {start.captions} are not used, since they "
+            f"are of another image of the same name: {started.other_images}."
+        )
     others = len(tasks) - started.num_extra - started.num_from_captions
     if start.captions is not None and others:
         instead = "no text" if start.alts is None else "the alt-text"

@@ -125,6 +125,9 @@ def test_the_report_reads_well(finished: Path) -> None:
     assert "round 2: 12 of 12 answered" in text
     assert "round 3: 12 of 12 answered" in text
     assert "Agreement on images with several answers" in text and "Gold images" in text
+    assert "Words kept, added and removed: the means of an answer." in text
+    # Perfect annotators set no flag, so alpha is not defined for flags.
+    assert "alpha –: nobody removed a word, or set a flag" in text
     report = json_of("annotate", "report", finished)
     assert [r["doubles"]["words_shared"] for r in report["rounds"]] == [100.0, 100.0]
     assert report["rounds"][1]["gold"]["anna"]["answers"]["visual_facts_right"] == 100.0

@@ -127,6 +127,12 @@ def report_command(
     ):
         if rows:
             output.show(output.table(title, columns, rows))
+    output.show("Words kept, added and removed: the means of an answer.")
+    doubles = [round_["doubles"] for round_ in report["rounds"] if round_["doubles"]["images"]]
+    if any(None in (found["alpha_words"], found["alpha_flags"]) for found in doubles):
+        output.show(
+            "alpha –: nobody removed a word, or set a flag, on which others could disagree."
+        )
 
 
 #: How the files begin that an export may replace.

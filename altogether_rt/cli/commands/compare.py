@@ -114,7 +114,8 @@ def start_command(
     _note_left_out(started, options, output)
     output.result(_started_data(started, out), _started_sentence(started, out))
     who = options.split.annotators[0] if options.split.annotators else "NAME"
-    output.show(f"Next: altogether-rt compare serve {out} --as {who}")
+    serve = f"altogether-rt compare serve {out} --as {who}"
+    output.show(f"Next: {serve if started.study.tasks else f'altogether-rt compare report {out}'}")
 
 
 def serve_command(
@@ -230,6 +231,8 @@ def _started_sentence(started: Started, out: Path) -> str:
         parts.append(f"{started.num_repeats:,} of them repeated with sides swapped")
     if started.num_identical:
         parts.append(f"{started.num_identical:,} more are ties of identical captions")
+    if not tasks:
+        return f"{', '.join(parts)}."
     annotators = started.study.info.annotators or ("",)
     each = max(sum(not t.annotators or who in t.annotators for t in tasks) for who in annotators)
     minutes = math.ceil(_SECONDS_PER_PAIR * each / 60)

@@ -129,6 +129,15 @@ def test_an_unfinished_study_of_ties_says_so(tmp_path: Path, inputs: list[Path])
     )
 
 
+def test_where_nothing_differs_the_report_is_next(tmp_path: Path, inputs: list[Path]) -> None:
+    same = write_captions(tmp_path / "same.jsonl", "a boat", 8)
+    sxs = tmp_path / "sxs"
+    said = run(inputs[0], same, *inputs[2:], "--out", sxs).stdout
+    assert "0 pairs to judge" in said and "8 more are ties of identical captions.\n" in said
+    assert said.endswith(f"Next: altogether-rt compare report {sxs}\n")
+    assert "8 of the ties are identical captions" in run("report", sxs).stdout
+
+
 def test_the_plain_form_is_start(tmp_path: Path, inputs: list[Path]) -> None:
     done = run(*inputs, "--out", tmp_path / "sxs", "--json", "--repeat", 0)
     assert done.exit_code == 0, done.output

@@ -85,6 +85,7 @@ def test_agrees_with_pycocoevalcap() -> None:
     assert isinstance(metric, Metric)
     assert metric.estimate(Bootstrap(num_resamples=100)).value == pytest.approx(score, abs=1e-9)
     assert metric.each == pytest.approx(each, abs=1e-9)
+    assert metric.higher_is_better is True
     # What the program itself refuses: captions without a word.
     empty = meteor_metric({"a": "", "b": "!!", "c": "a boat"}, dict.fromkeys("abc", ("a boat",)))
     assert isinstance(empty, Metric)

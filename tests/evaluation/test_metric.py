@@ -57,6 +57,7 @@ def test_overlap_metrics_are_the_metrics() -> None:
         assert estimate.interval.low < value < estimate.interval.high
         assert estimate.num_images == 60
         assert metric.each is not None and len(metric.each) == 60
+        assert metric.higher_is_better is True
 
 
 def test_document_frequencies_are_of_all_references() -> None:

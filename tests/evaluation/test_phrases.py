@@ -73,7 +73,7 @@ def test_scores_by_hand() -> None:
     for key, value in expected.items():
         metric = metrics[key]
         assert isinstance(metric, Metric)
-        assert metric.images == ("a", "b")
+        assert metric.images == ("a", "b") and metric.higher_is_better is True
         assert metric.estimate(Bootstrap(num_resamples=100)).value == pytest.approx(value)
     assert len(advanced) == 2
     each = metrics["phrase_f1"].each  # type: ignore[union-attr]

@@ -30,6 +30,7 @@ def names(text: str, *others: str) -> list[str]:
         ("a boat. The sea. Lisbon", []),
         ("in Lisbon. Lisbon is old", ["lisbon"]),  # or it is one elsewhere
         ("вид на Неву", ["неву"]),
+        ("the plan B of a boat", []),  # a letter is none
     ],
 )
 def test_names(text: str, expected: list[str]) -> None:
@@ -45,6 +46,12 @@ def test_titles_capitalise_everything() -> None:
     title = "Best Fish Restaurants Near Lisbon Harbour"
     others = ("the best fish", "restaurants near a harbour")
     assert names(title, *others) == ["lisbon"]
+
+
+def test_capitals_of_a_title_say_nothing_of_a_word() -> None:
+    title = "Big Red Barn Quilt Blocks"
+    assert names("in the Barn", "a barn", title) == ["barn"]  # once each way
+    assert names("in the Barn", "a barn", "the barn", title) == []
 
 
 def test_names_of_scenes() -> None:
@@ -97,6 +104,14 @@ def test_shares_by_hand() -> None:
     assert value(found["alt_words_kept"]) == pytest.approx(100 * (5 + 3) / (5 + 6))
     assert value(found["words"]) == pytest.approx((8 + 5 + 2 + 2) / 4)
     assert value(found["duplicates"]) == 50  # "c" and "d"
+    # What the report calls better; longer captions, and more words of the alt-text, may be either.
+    assert {key: metric.higher_is_better for key, metric in found.items()} == {  # type: ignore[union-attr]
+        "words": None,
+        "duplicates": False,
+        "names_kept": True,
+        "alt_words_kept": None,
+        "names_unsupported": False,
+    }
 
 
 def test_every_name_of_an_image_without_alt_text_is_unsupported() -> None:

@@ -12,10 +12,11 @@ from PIL import Image
 
 from altogether_rt.evaluation.evaluate import Evaluation, Results, evaluate, results
 from altogether_rt.evaluation.inputs import Captions, References
-from altogether_rt.evaluation.metric import Bootstrap
+from altogether_rt.evaluation.metric import Bootstrap, Estimate, mean_metric
 from altogether_rt.evaluation.options import EvaluationOptions
 from altogether_rt.evaluation.plots import histogram_svg, interval_svg
-from altogether_rt.evaluation.report import Report, write_report
+from altogether_rt.evaluation.report import Report, _verdict, write_report
+from altogether_rt.statistics import Interval
 
 pytestmark = pytest.mark.lean
 
@@ -63,7 +64,11 @@ def test_the_page_stands_alone(tmp_path: Path, compared: Results) -> None:
         assert label in page
     assert "bad.png (truncated)" in page
     assert "switched off by --no-meteor" in page  # METEOR
-    assert "highest differences" in page and "lowest differences" in page
+    ours, theirs = (e.metrics["cider_d"].each for e in (compared.evaluation, compared.against))  # type: ignore[union-attr]
+    assert ours is not None and theirs is not None
+    apart = sorted(f"{a - b:+.4f}" for a, b in zip(ours, theirs, strict=True))
+    first, last = page.index("highest differences"), page.index("lowest differences")
+    assert max(apart, key=float) in page[first:last] and min(apart, key=float) in page[last:]
 
 
 def test_without_images_and_another_system(tmp_path: Path, compared: Results) -> None:
@@ -87,6 +92,28 @@ def test_differences_are_coloured_if_their_interval_excludes_zero(
     assert verdicts["duplicates"] == "better"  # lower is
     assert verdicts["CIDEr-D"] in ("", "better")
     assert set(verdicts.values()) <= {"", "better", "worse", "different"}
+
+
+@pytest.mark.parametrize(
+    ("interval", "higher_is_better", "verdict"),
+    [
+        ((0.01, 0.2), True, "better"),
+        ((0.01, 0.2), False, "worse"),
+        ((-0.2, -0.01), True, "worse"),
+        ((-0.2, -0.01), False, "better"),
+        ((0.01, 0.2), None, "different"),
+        ((-0.2, -0.01), None, "different"),
+        ((0.0, 0.2), True, ""),
+        ((-0.2, 0.0), True, ""),
+        ((-0.1, 0.1), None, ""),
+        ((np.nan, np.nan), True, ""),
+    ],
+)
+def test_verdicts(
+    interval: tuple[float, float], higher_is_better: bool | None, verdict: str
+) -> None:
+    metric = mean_metric("x", "x", "", "score", {"a": 1.0}, higher_is_better=higher_is_better)
+    assert _verdict(metric, Estimate(sum(interval) / 2, Interval(*interval), 1)) == verdict
 
 
 def test_plots_are_well_formed_and_say_what_they_show() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,13 @@ from numpy.typing import NDArray
 
 from altogether_rt.captions import CaptionRequest
 from altogether_rt.generation.engine import EngineStats
+from altogether_rt.generation.requests import RequestSource
 from altogether_rt.generation.vision import VisionStage
 from altogether_rt.runtime.base import Array, Runtime, join_arrays, mean_array
 from altogether_rt.runtime.torch.device.arrays import ArrayContext, TorchArray
 from altogether_rt.runtime.torch.device.runtime import DeviceTorchRuntime
 from altogether_rt.runtime.torch.runtime import TorchRuntime
+from tests.generation.fake_runtime import FakeRuntime
 from tests.runtime.torch.device.fake_device import FakeDevice
 from tests.tiny import IMAGE_SIZE, tiny_config, tiny_model
 
@@ -84,6 +88,41 @@ def test_tiles_are_not_waited_for(on_device: bool) -> None:
                 np.asarray(found.visual_tokens), wanted, rtol=1e-4, atol=1e-5
             )
             assert found.grid == (2, 2)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_seconds_are_counted_where_they_are_spent(
+    tiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a clock that stands still but for 3 seconds to encode, 5 to map and 7 to wait."""
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    class SlowRuntime(FakeRuntime):
+        def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            nonlocal now
+            now += 3
+            return super().encode(pixels)
+
+        def map(self, embeddings: Array) -> NDArray[np.float32]:
+            nonlocal now
+            now += 5
+            return super().map(embeddings)
+
+    class SlowSource(RequestSource):
+        taken = 0
+
+        def take(self, max_requests: int, wait: bool) -> list[CaptionRequest] | None:
+            nonlocal now
+            now += 7
+            self.taken += 1
+            image = np.zeros((2 * IMAGE_SIZE, 2 * IMAGE_SIZE, 3), np.uint8)
+            return [CaptionRequest(image, ())] if self.taken == 1 else None
+
+    stats = EngineStats()
+    stage = VisionStage(SlowRuntime(4), stats, (4,), quarters if tiled else None)
+    assert [len(batch) for batch in stage.batches(SlowSource(), lambda: True)] == [1]
+    assert (stats.encode_s, stats.map_s, stats.decode_wait_s) == (3, 5, 14)
 
 
 def test_the_mean_of_rows_from_several_places() -> None:

@@ -51,7 +51,8 @@ class TrainLog:
 
         TensorBoard keeps its own: it draws equal values twice.
         """
-        lines = self._path.read_text("utf-8", errors="replace").splitlines(keepends=True)
+        with self._path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            lines = file.readlines()  # not `splitlines`: a sample may hold U+2028
         kept = [line for line in lines if not _is_later(line, stage, step)]
         if len(kept) < len(lines):
             self._rows.close()

@@ -151,6 +151,8 @@ class TrainRecipe:
     def __post_init__(self) -> None:
         if not 0 <= self.holdout < 1:
             raise ConfigError("holdout must be at least 0 and less than 1.")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError("seed must be at least 0 and less than 2 ** 63.")
         for name in ("save_every_steps", "log_every_steps", "sample_every_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; the last step counts in any case.")

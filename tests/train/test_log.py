@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,30 @@ def test_slow_training_has_a_rate(tmp_path: Path, per_s: float, shown: str) -> N
         log.first_step("finetune", 12.2, 199)
     assert said[0].endswith(f" {shown} samples/s  0:01:00 left")
     assert said[1:] == ["finetune: the first step took 12 s, about 0:40:28 left"]
+
+
+def test_a_row_with_a_line_separator_in_it_is_one_row(tmp_path: Path) -> None:
+    with TrainLog(tmp_path, lambda _: None) as log:
+        for step in (2, 4):
+            log.sample("finetune", step, "one\u2028two\u0085three")
+        log.rewind("finetune", 3)
+    (row,) = (tmp_path / "metrics.jsonl").read_bytes().decode().rstrip("\n").split("\n")
+    assert json.loads(row) == {"task": "finetune", "step": 2, "sample": "one\u2028two\u0085three"}
+
+
+def test_figures_are_drawn_by_tensorboard(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with TrainLog(tmp_path, lambda _: None) as log:
+        log.progress("finetune", 3, 9, {"loss": 2.5, "samples_per_s": 4.0, "eta_s": 6.0})
+        log.held_out("finetune", 4, {"loss": 1.5, "cider_d": 0.25})
+    board = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    drawn = {
+        tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]
+    }
+    assert drawn == {
+        "finetune/loss": [(3, 2.5)],
+        "finetune/samples_per_s": [(3, 4.0)],
+        "finetune/eta_s": [(3, 6.0)],
+        "finetune/held_out_loss": [(4, 1.5)],
+        "finetune/held_out_cider_d": [(4, 0.25)],
+    }

@@ -50,6 +50,7 @@ def load(path: Path, **tables: str) -> TrainRecipe:
         ("stage", "alt_dropout", ("-0.1", "1.1", "nan"), ("0", "1")),
         ("encoder", "fact_weight", ("-0.1", "inf", "nan"), ("0",)),
         ("data", "num_scenes", ("0",), ("1",)),
+        ("whole", "seed", ("-1", "9223372036854775808"), ("0", "9223372036854775807")),
         ("whole", "save_every_steps", ("0", "-1"), ("1",)),
         ("whole", "log_every_steps", ("0", "-1"), ("1",)),
         ("whole", "sample_every_steps", ("0", "-1"), ("1",)),

@@ -64,11 +64,29 @@ def test_the_page_stands_alone(tmp_path: Path, compared: Results) -> None:
         assert label in page
     assert "bad.png (truncated)" in page
     assert "switched off by --no-meteor" in page  # METEOR
-    ours, theirs = (e.metrics["cider_d"].each for e in (compared.evaluation, compared.against))  # type: ignore[union-attr]
-    assert ours is not None and theirs is not None
-    apart = sorted(f"{a - b:+.4f}" for a, b in zip(ours, theirs, strict=True))
-    first, last = page.index("highest differences"), page.index("lowest differences")
-    assert max(apart, key=float) in page[first:last] and min(apart, key=float) in page[last:]
+
+
+def test_examples_are_the_ends_of_the_differences(tmp_path: Path) -> None:
+    """Ours says what the reference does of 0 to 2, theirs of 3 to 5, of 5 with another word."""
+    texts = {f"{i}.png": f"boat {i} at sea near the old pier" for i in range(6)}
+    other = dict.fromkeys(texts, "birds in a tall tree")
+    ours = system({image: (texts if image < "3" else other)[image] for image in texts})
+    theirs = system({image: (other if image < "3" else texts)[image] for image in texts})
+    theirs.texts["5.png"] = "boat 5 at sea near the new pier"
+    references = References(tmp_path / "r.jsonl", {image: (text,) for image, text in texts.items()})
+    pair = (evaluated(ours, references), evaluated(theirs, references))
+    write_report(Report(results(*pair, Bootstrap(num_resamples=50)), {}), tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text("utf-8")
+    shown = re.findall(r'(\d\.png)\W[^\n]*?<span class="figure">([^<]*)<', page)
+    metric = pair[1].metrics["cider_d"]
+    assert metric.each is not None
+    each = dict(zip(metric.images, metric.each.tolist(), strict=True))
+    assert shown == [
+        *((f"{i}.png", "+10.0000") for i in (0, 1, 2)),
+        *((f"{i}.png", "-10.0000") for i in (4, 3)),
+        ("5.png", f"{-each['5.png']:.4f}"),
+    ]
+    assert 1 < each["5.png"] < 9
 
 
 def test_without_images_and_another_system(tmp_path: Path, compared: Results) -> None:

@@ -182,6 +182,21 @@ def test_what_was_learnt_goes_on_to_the_next_engine() -> None:
     assert again < 0.75 * first
 
 
+def test_acceptance_and_images_are_learnt_from() -> None:
+    """Draft tokens are judged up to the first wrong one; whole captions go with their images."""
+    planner, work = DraftPlanner(), _work(40)
+    pictures = np.random.default_rng(1).normal(size=(40, 5)).astype(np.float32)
+    work = [
+        dataclasses.replace(each, embedding=lambda row=row: row)
+        for each, row in zip(work, pictures, strict=True)
+    ]
+    done, engine = _write(work, "on", 1, planner=planner)
+    right, judged = planner.acceptance.to_arrays()["rates"]
+    assert right.sum() > 0.1 * engine.stats.num_accepted_tokens
+    assert right.sum() < judged.sum() <= engine.stats.num_drafted_tokens + 40
+    assert planner.picture_prior.to_arrays()["num"] == len(done) == 40
+
+
 def test_prompts_bring_drafts_too() -> None:
     """All captions begin alike: once that is known, the first step writes more than one token."""
 

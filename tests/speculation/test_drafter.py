@@ -75,6 +75,26 @@ def test_of_several_positions_the_one_nearest_to_the_cursor() -> None:
     assert _propose(drafter, [5, 60, 6, 61, 9, 5, 62, 6], 1).tokens == (63,)
 
 
+def test_of_two_positions_as_near_the_later_one() -> None:
+    drafter = Drafter([7, 20, 21, 22, 7, 23, 24])
+    _propose(drafter, [20, 21], 1)
+    assert drafter.cursor == 3
+    assert _propose(drafter, [20, 21, 7], 2).tokens == (23, 24)
+    assert drafter.cursor == 5
+
+
+def test_where_it_goes_on_all_that_matches_is_counted() -> None:
+    """So many tokens before 8, which follow another one there than in the caption."""
+    written = [1, 2, 3, 4, 5, 7]
+    for matching in range(3, 6):
+        alt = [1, 2, 3, 4, 5, 6, 50, 9, *written[-matching:], 8]
+        draft = _propose(Drafter(alt), written, 1)
+        assert (draft.tokens, draft.kinds) == ((8,), (matching,))
+    # At the beginning of the alt-text there is nothing before the three.
+    draft = _propose(Drafter([2, 3, 7, 8, 40, 2, 3, 5]), [5, 2, 3, 7], 1)
+    assert (draft.tokens, draft.kinds) == ((8,), (3,))
+
+
 def test_a_longer_match_beats_a_nearer_one() -> None:
     alt = [1, 2, 3, 50, 9, 3, 51]
     drafter = Drafter(alt)

@@ -57,6 +57,9 @@ def test_pretraining_target_is_the_longest_alt_and_condition_another(tmp_path: P
         conditions[tuple(condition)] += 1
     assert set(conditions) == {(), ("short",), ("middle one",)}
     assert 70 < conditions[()] < 130
+    for seed in range(20):
+        assert pretrain_texts(dataset, 0, 0, random.Random(seed), 0.0)[0] != ()
+        assert pretrain_texts(dataset, 0, 0, random.Random(seed), 1.0)[0] == ()
 
 
 def test_single_alt_is_told_without_condition(tmp_path: Path) -> None:

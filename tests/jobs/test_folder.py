@@ -131,7 +131,7 @@ def test_limit(folder: Path, tmp_path: Path) -> None:
     [
         ({"captioner": FakeCaptioner("other")}, "of bundle fake, and this one is other"),
         ({"seed": 5}, "other parameters"),
-        ({"alts": None}, r"other alt-texts \(01.png for one\)"),
+        ({"alts": None}, r"from alt-texts \(that of 01.png for one\), and there are none now"),
     ],
 )
 def test_another_run_is_refused(

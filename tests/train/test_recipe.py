@@ -9,7 +9,6 @@ import pytest
 from altogether_rt.errors import ConfigError
 from altogether_rt.train.recipe import TrainRecipe, load_recipe
 
-
 RECIPE = """
 config = "starter"
 {whole}

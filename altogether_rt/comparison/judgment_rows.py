@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from altogether_rt.artifacts.files import new_file
+from altogether_rt.artifacts.files import write_whole
 from altogether_rt.comparison.judgments import Judgment, outcome
 from altogether_rt.data.rows import encode_row
 
@@ -28,9 +28,7 @@ def write_judgments(names: Sequence[str], judgments: Sequence[Judgment], path: P
     """
     rows = [row for judgment in judgments for row in _rows(names, judgment)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as file:
-        for row in rows:
-            file.write(encode_row(row))
+    write_whole(path, b"".join(map(encode_row, rows)))
     return len(rows)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from altogether_rt.artifacts.files import new_file
+from altogether_rt.artifacts.files import write_whole
 from altogether_rt.data.rows import encode_row
 from altogether_rt.evaluation.evaluate import Evaluation, Results
 
@@ -29,9 +29,7 @@ def write_scores(results: Results, path: Path) -> int:
         evaluations.append(results.against)
     rows = [row for evaluation in evaluations for row in _rows(evaluation)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as file:
-        for row in rows:
-            file.write(encode_row(row))
+    write_whole(path, b"".join(map(encode_row, rows)))
     return len(rows)
 
 

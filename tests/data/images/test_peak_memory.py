@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,8 +91,10 @@ def hostile(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return hostile(tmp_path_factory.mktemp("hostile"))
+def paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
+    folder = tmp_path_factory.mktemp("hostile")
+    yield hostile(folder)
+    shutil.rmtree(folder)  # 324 MB
 
 
 def peak_bytes(paths: list[Path], threads: int) -> int:

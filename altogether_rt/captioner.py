@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self, TypeAlias, Unpack, get_args, overload
@@ -16,10 +18,11 @@ from altogether_rt.captions import (
     ParamOverrides,
     caption_params,
 )
-from altogether_rt.data.inputs import AltsLike, ImageLike, as_rgb, image_pairs
+from altogether_rt.data.inputs import AltsLike, ImageLike, as_rgb, image_pair, image_pairs
 from altogether_rt.errors import AltogetherError, ImageError, without_frames
 from altogether_rt.generation.requests import as_source
 from altogether_rt.generation.streams import CaptionStreams
+from altogether_rt.generation.submissions import Submissions
 from altogether_rt.generation.turns import Turn
 from altogether_rt.opening import (
     CaptionerParts,
@@ -44,8 +47,9 @@ class Captioner:
     ...     for caption in captioner.caption(["boat.png"], ["our boat Marigold"]):
     ...         print(caption.text)
 
-    Threads may share it: it computes for one caller at a time, and the others wait. In another
-    process it is opened again: a pickle has its name and options, not its weights.
+    Threads may share it: what they `submit` is captioned together; otherwise it computes for one
+    caller at a time, and the others wait. In another process it is opened again: a pickle has its
+    name and options, not its weights.
 
     Attributes: `bundle_id` (12 hex digits of what was opened), `config`, `stats` (seconds and
     tokens of all captions since it was opened).
@@ -60,6 +64,7 @@ class Captioner:
         self._streams = CaptionStreams(
             config, runtime, tokenizer, self.preprocessor, speculation, parts.drafting_state
         )
+        self._submissions = Submissions(self._streams.as_completed, 2 * runtime.num_slots)
         self.stats = self._streams.stats
         self._open_again: Callable[[], Captioner] | None = None  # in another process
 
@@ -208,6 +213,22 @@ class Captioner:
 
         return self._streams.answers(read(), params, turn)
 
+    def submit(
+        self, image: ImageLike, alts: AltsLike = None, params: CaptionParams | None = None
+    ) -> Future[Caption]:
+        """The caption of one image, to come: for callers that share a captioner.
+
+        What several have submitted is captioned together, at the speed of a batch; each is done as
+        soon as it can be. The image is read in another thread: do not change or close it meanwhile.
+        An ImageError is raised by `result()`. Raises AltogetherError for what is no image,
+        parameters that do not fit, and a closed captioner.
+        """
+        self._streams.check(params)
+        one, listed = image_pair(image, alts)
+        return self._submissions.submit(
+            lambda: dataclasses.replace(self._request(one, listed), params=params)
+        )
+
     def requests(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -250,7 +271,13 @@ class Captioner:
         self._streams.reset_speculation()
 
     def close(self) -> None:
-        """Free the runtime, once no thread computes; calling it again does nothing."""
+        """Free the runtime, once what was submitted is captioned and no thread computes; calling it
+        again does nothing.
+        """
+        self._close()
+
+    def _close(self, *, drop: bool = False) -> None:
+        self._submissions.close(drop=drop, wait=not self._streams.turns.held_here)
         self._streams.close()
 
     def __enter__(self) -> Self:
@@ -258,8 +285,8 @@ class Captioner:
         self._streams.turns.check_open()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._close(drop=kind is not None)  # nobody is left to ask for what was submitted
 
     def __repr__(self) -> str:
         state = "closed" if self._streams.turns.closed else f"on {self.runtime.device}"

@@ -159,6 +159,7 @@ class CaptionRequest:
     embedded: EmbeddedImage | None = None  # then pixels are not needed
     image_hash: str = ""  # `file_hash` of the image's file, for its row
     notes: tuple[str, ...] = ()  # what was wrong with the file and did not matter, for its row
+    params: CaptionParams | None = None  # of this caption; None: those of its stream
 
     def __post_init__(self) -> None:
         alts: object = self.alts  # whatever the annotation says

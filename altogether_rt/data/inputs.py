@@ -17,7 +17,7 @@ from PIL import Image
 from altogether_rt.data.images import open_image, upright_rgb
 from altogether_rt.errors import AltogetherError, ImageError, reason
 
-__all__ = ["AltsLike", "ImageLike", "as_rgb", "image_pairs"]
+__all__ = ["AltsLike", "ImageLike", "as_rgb", "image_pair", "image_pairs"]
 
 #: A path, the bytes of a file, an open file, a Pillow image, or pixels (H, W, 3).
 ImageLike: TypeAlias = (
@@ -65,6 +65,13 @@ def image_pairs(
                 "the list: [[…]]."
             )
         yield image, _texts(listed)
+
+
+def image_pair(image: ImageLike, alts: AltsLike) -> tuple[ImageLike, tuple[str, ...]]:
+    """One image with its alt-texts. Raises AltogetherError if it is none, or several."""
+    if not _is_image(image):
+        raise _no_image(image)
+    return image, _texts(alts)
 
 
 def _check_kinds(images: object, alts: object) -> None:

@@ -64,25 +64,46 @@ class CaptionStreams:
     ) -> Generator[Caption, None, None]:
         """Captions of `source`, in order.
 
-        params: None: the captioner's own. turn: one that may be held already. The others are as for
-        `Captioner.stream`. Raises AltogetherError if this is closed, and for parameters that do
-        not fit.
+        params: of requests without their own; None: the captioner's. turn: one that may be held
+        already. The others are as for `Captioner.stream`. Raises AltogetherError if this is closed,
+        and for parameters that do not fit.
         """
+        stream = self._new_stream(params, turn, speculation, keep_embeddings=keep_embeddings)
+        return stream.captions(source)
+
+    def as_completed(self, source: RequestSource) -> Generator[tuple[int, Caption], None, None]:
+        """Captions of `source` as they are done, each with the index of its request."""
+        return self._new_stream().as_completed(source)
+
+    def check(self, params: CaptionParams | None) -> None:
+        """Raises what `open` does, and AltogetherError if there is no room for the instruction."""
+        self.turns.check_open()
+        if params is not None:
+            check_params(self._config, params)
+            self._tokenizer.asking(params.style, params.prompt)
+
+    def _new_stream(
+        self,
+        params: CaptionParams | None = None,
+        turn: Turn | None = None,
+        speculation: Speculation | None = None,
+        *,
+        keep_embeddings: bool = False,
+    ) -> CaptionStream:
         self.turns.check_open()
         config = self._config
         params = caption_params(config) if params is None else check_params(config, params)
         turn = self.turns.new() if turn is None else turn
         mode = self.speculation if speculation is None else check_speculation(speculation)
-        stream = CaptionStream(
+        return CaptionStream(
             self._new_engine(mode, turn),
             VisionStage(self._runtime, self.stats, config.encoder.embedding_shape, self._tiles),
             config,
-            self._tokenizer.asking(params.style, params.prompt),
+            self._tokenizer,
             params,
             turn,
             keep_embeddings=keep_embeddings,
         )
-        return stream.captions(source)
 
     def answers(
         self,

@@ -50,6 +50,11 @@ class Turns:
         """For one stream."""
         return Turn(self)
 
+    @property
+    def held_here(self) -> bool:
+        """Whether a stream of this thread computes: in a signal handler or a finalizer."""
+        return self._thread == threading.get_ident()
+
     def check_open(self) -> None:
         """Raises AltogetherError if it was closed, or opened before this process was forked: the
         threads of its runtime are not in this one, and a step would wait for them.
@@ -71,7 +76,7 @@ class Turns:
         self.closed = True
         if os.getpid() != self._process:
             return  # the threads that would be waited for are not here
-        if self._thread == threading.get_ident():  # in a signal handler
+        if self.held_here:
             self._free = free
             return
         with self._lock:
@@ -101,7 +106,7 @@ class Turns:
     def _take(self) -> None:
         self._stop_if_ending()
         self.check_open()
-        if self._thread == threading.get_ident():
+        if self.held_here:
             raise AltogetherError(
                 "this captioner is in use by the code that was interrupted: caption outside of "
                 "signal handlers and finalizers."

@@ -2,7 +2,7 @@
 
     altogether-rt init --config altogether-opt-125m --random-weights --out ckpt
     altogether-rt export --ckpt ckpt --target cpu-int8 --out cpu-int8
-    python benchmarks/sharing.py --bundles starter,cpu-int8
+    python benchmarks/sharing.py --bundles starter,cpu-int8 --tokens 40
 
 As many threads as there are clients ask for one caption after another, as the handlers of a web
 service do, of drawn scenes that are in memory. Both ways take turns, in an order that changes from
@@ -73,13 +73,16 @@ def run(ask: Ask, pairs: Sequence[Pair], clients: int) -> tuple[float, list[floa
     return time.perf_counter() - start_s, waited_s, texts
 
 
-def measure(bundle: str, counts: Sequence[int], num: int, rounds: int) -> dict[str, Any]:
-    """Of one bundle, by number of clients and way of asking."""
+def measure(
+    bundle: str, counts: Sequence[int], num: int, rounds: int, tokens: int | None = None
+) -> dict[str, Any]:
+    """Of one bundle, by number of clients and way of asking. tokens: at most, of a caption."""
     pairs = draw(num)
     with Captioner.load(bundle) as captioner:
+        params = captioner.params(max_new_tokens=tokens)
         ways: dict[str, Ask] = {
-            "caption": lambda pair: captioner.caption(*pair)[0].text,
-            "submit": lambda pair: captioner.submit(*pair).result().text,
+            "caption": lambda pair: captioner.caption(*pair, params)[0].text,
+            "submit": lambda pair: captioner.submit(*pair, params).result().text,
         }
         expected = [ways["caption"](pair) for pair in pairs]
         found: dict[str, dict[str, Any]] = {}
@@ -136,6 +139,7 @@ def main() -> None:
     parser.add_argument("--bundles", default="starter", help="names or folders, comma-separated")
     parser.add_argument("--clients", default="1,4,16", help="comma-separated")
     parser.add_argument("--num", type=int, default=96, help="captions of a turn")
+    parser.add_argument("--tokens", type=int, help="of a caption at most; random weights write all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -147,7 +151,7 @@ def main() -> None:
         "rounds": arguments.rounds,
         "load": os.getloadavg()[0],
         "bundles": [
-            measure(bundle, counts, arguments.num, arguments.rounds)
+            measure(bundle, counts, arguments.num, arguments.rounds, arguments.tokens)
             for bundle in arguments.bundles.split(",")
         ],
     }

@@ -36,8 +36,8 @@ def test_each_pair_is_asked_for_once_and_answered_in_its_place() -> None:
 def test_other_captions_are_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     submit = Captioner.submit
 
-    def without_alts(captioner: Captioner, image: Any, alts: Any) -> Any:
-        return submit(captioner, image, None)
+    def without_alts(captioner: Captioner, image: Any, alts: Any, params: Any) -> Any:
+        return submit(captioner, image, None, params)
 
     monkeypatch.setattr(Captioner, "submit", without_alts)
     with pytest.raises(SystemExit, match="submit wrote other captions"):

@@ -163,8 +163,8 @@ class CaptioningObjective:
         """Loss and token accuracy on what is held out; empty if nothing is.
 
         Conditions are all alt-texts (in pretraining: another one), never dropped. last: also
-        CIDEr-D and BLEU-4 of captions generated for the first `_MAX_GENERATED` images, which take
-        long.
+        CIDEr-D (of two images or more) and BLEU-4 of captions generated for the first
+        `_MAX_GENERATED` images, which take long.
         """
         if self._held_out is None:
             return {}
@@ -184,12 +184,13 @@ class CaptioningObjective:
         figures = {"loss": total / count, "token_accuracy": right / count}
         if last:
             references = [[target] for _, target in texts]
-            frequencies = DocumentFrequencies.from_references(references)
             texts = texts[:_MAX_GENERATED]
             shown = embeddings.take(range(len(texts)))
             written = self.generate(shown, [alts for alts, _ in texts])
             captions = [self._tokenizer.decode(ids) for ids in written]
-            figures["cider_d"] = cider_d(captions, references[: len(texts)], frequencies).mean
+            if len(references) > 1:  # of one image, every n-gram would weigh nothing
+                frequencies = DocumentFrequencies.from_references(references)
+                figures["cider_d"] = cider_d(captions, references[: len(texts)], frequencies).mean
             figures["bleu_4"] = bleu(captions, references[: len(texts)])
         return figures
 

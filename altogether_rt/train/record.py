@@ -22,14 +22,16 @@ from altogether_rt.train.recipe import TrainRecipe
 
 __all__ = ["RunRecord", "checkpoint_identity", "package_versions"]
 
-#: Keys of a recipe that say where something is, not what it is (`config` and `data` are compared by
+#: Keys that say where something is, not what it is (the configuration and the data are compared by
 #: content), or how often something is written; a resumed run may have others.
 _FREE_KEYS: Final = {
-    "config",
-    "data.path",
-    "log_every_steps",
-    "sample_every_steps",
-    "save_every_steps",
+    "recipe.config",
+    "recipe.data.path",
+    "recipe.log_every_steps",
+    "recipe.sample_every_steps",
+    "recipe.save_every_steps",
+    "config.name",
+    "init.name",
 }
 _MAX_NAMED: Final = 6
 
@@ -154,7 +156,7 @@ def package_versions() -> dict[str, str]:
 
 def _different(before: Any, now: Any, where: str = "") -> Iterator[str]:
     """`recipe.seed (7 then, 8 now)` for each value that differs."""
-    if where.removeprefix("recipe.") in _FREE_KEYS or where == "init.name":
+    if where in _FREE_KEYS:
         return
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in {**before, **now}:

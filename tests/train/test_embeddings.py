@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_a_file_that_a_kill_cut_off_is_gone_on_with(
     path.write_bytes(whole[:size])
     cache(encoder, images, tmp_path)
     assert path.read_bytes() == whole
+
+
+def test_an_encoder_that_computes_something_else_has_a_file_of_its_own(
+    encoder: Encoder, images: PreparedImages, tmp_path: Path
+) -> None:
+    """The same weights behind another mean of the pixels."""
+    config = dataclasses.replace(encoder.config, mean=(0.1, 0.2, 0.3))
+    other = Encoder(config, encoder.visual).eval()
+    first = EmbeddingCache(encoder, images, tmp_path, lambda _: None).take([0])
+    second = EmbeddingCache(other, images, tmp_path, lambda _: None).take([0])
+    with torch.no_grad():
+        wanted = other(torch.from_numpy(images.take([0]))).numpy()
+    np.testing.assert_allclose(second, wanted, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(first, second)
 
 
 @pytest.mark.parametrize("kept", [0, 2, 5])

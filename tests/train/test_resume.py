@@ -17,10 +17,11 @@ from altogether_rt.cli.main import app
 from altogether_rt.errors import AltogetherError, ConfigError
 from altogether_rt.train.data import FolderDataset, split_held_out
 from altogether_rt.train.folder import run_folder
-from altogether_rt.train.recipe import TrainRecipe
+from altogether_rt.train.recipe import TrainRecipe, load_recipe
 from altogether_rt.train.record import RunRecord
 from altogether_rt.train.run import train
 from altogether_rt.train.snapshot import checkpoint_of, write_snapshot
+from tests.train.tiny import write_recipe
 
 
 class Stop(Exception):
@@ -66,6 +67,29 @@ def test_another_recipe_is_refused_by_name(
         assert part in str(caught.value)
     assert not out.exists()
     resume(dataclasses.replace(finetune, log_every_steps=3), out, undisturbed, scenes)
+
+
+def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
+    """One with the same shapes, which the saved weights would fit; its file may be renamed."""
+    recipe, out = load_recipe(str(write_recipe(tmp_path))), tmp_path / "mine"
+
+    def say(line: str) -> None:
+        if line.startswith("pretrain 4/"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(recipe, out, threads=1, say=say)
+    first = tmp_path / "config.toml"
+    other = tmp_path / "other.toml"
+    other.write_text(first.read_text().replace("eos_id = 2", 'eos_id = 2\nactivation = "gelu"'))
+    changed = dataclasses.replace(recipe, config=str(other))
+    with pytest.raises(
+        AltogetherError, match=r"this: config\.decoder\.activation \(relu then, gelu now\)\. Give"
+    ):
+        train(changed, out, resume=True, threads=1, say=lambda _: None)
+    moved = dataclasses.replace(recipe, config=str(first.rename(tmp_path / "moved.toml")))
+    train(moved, out, resume=True, threads=1, say=lambda _: None)
+    assert Checkpoint.load(out).config.decoder.activation == "relu"
 
 
 @pytest.mark.parametrize("change", ["image", "caption", "row"])
@@ -139,6 +163,19 @@ def test_the_checkpoint_says_what_it_was_trained_on(
     plain = Checkpoint.load(out).about
     assert plain["stages"]["finetune"]["held_out"] == {}
     assert plain["data"]["images_sha256"] == data["images_sha256"]
+
+
+def test_a_single_held_out_image_is_measured(
+    finetune: TrainRecipe, undisturbed: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """CIDEr-D of one image is undefined: it is left out, and the run ends as any other."""
+    recipe, out = dataclasses.replace(finetune, holdout=0.001), tmp_path / "held"
+    train(recipe, out, init=undisturbed, data=scenes, threads=1, say=lambda _: None)
+    about = Checkpoint.load(out).about
+    assert about["data"]["held_out"] == 1
+    figures = about["stages"]["finetune"]["held_out"]
+    assert {"last_loss", "token_accuracy", "bleu_4"} <= figures.keys()
+    assert "cider_d" not in figures
 
 
 def test_held_out_images_do_not_change_the_weights(

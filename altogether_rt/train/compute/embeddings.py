@@ -6,7 +6,9 @@ SmolVLM: 31 GB for 10,000 images), and what the mapper makes of them changes whi
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -148,6 +150,8 @@ def _size(num_bytes: int) -> str:
 
 def _digest(encoder: Encoder, images: PreparedImages) -> str:
     digest = hashlib.sha256(images.sha256().encode())
+    # Mean, normalisation and the like decide embeddings as the weights do.
+    digest.update(json.dumps(dataclasses.asdict(encoder.config), sort_keys=True).encode())
     for tensor in encoder.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

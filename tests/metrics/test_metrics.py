@@ -63,6 +63,17 @@ def test_cider_by_hand() -> None:
     scores = cider_d(["cat cat", "cat"], [["cat"], ["dog"]])
     assert scores.each[0] == pytest.approx(10 * 0.5 / 4 * math.exp(-1 / 72))
     assert scores.each[1] == 0
+    # The other way round nothing is clipped: the cosine is 1.
+    scores = cider_d(["cat", "dog"], [["cat cat"], ["dog"]])
+    assert scores.each[0] == pytest.approx(10 / 4 * math.exp(-1 / 72))
+
+
+def test_cider_of_a_caption_without_the_longer_n_grams() -> None:
+    """ "a cat" has no three words in a row, its reference has: they share nothing for n = 3, 4."""
+    # Every n-gram is in 1 of 2 images, so all weights are equal: 2 of 4 words, 1 of 3 pairs.
+    cosines = 2 / math.sqrt(2 * 4) + 1 / math.sqrt(1 * 3)
+    scores = cider_d(["a cat", ""], [["a cat sat down"], ["two dogs"]])
+    assert scores.each == pytest.approx([10 * cosines / 4 * math.exp(-(2**2) / 72), 0])
 
 
 def test_cider_of_the_only_reference_is_ten() -> None:
@@ -110,6 +121,25 @@ def test_bleu_by_hand() -> None:
     assert bleu(["a red boat here"], [["a red boat sails away"]], 2) == pytest.approx(expected)
     assert bleu(["a red boat here"], [["a red boat sails away"]]) == 0  # no four in a row
     assert bleu(["the the the the"], [["the cat"]], 1) == pytest.approx(1 / 4)  # counted once
+    assert bleu(["a boat"], [["a boat"]]) == 0  # it has no three words in a row
+    assert bleu(["a boat"], [["a boat"]], 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("lengths", "brevity"),
+    [
+        ((1, 5), math.exp(1 - 5 / 4)),  # the closest is longer
+        ((3, 9), 1.0),  # the closest is shorter
+        ((3, 5), 1.0),  # equally close: the shorter
+        ((5, 3), 1.0),
+    ],
+)
+def test_brevity_is_that_against_the_closest_reference(
+    lengths: tuple[int, int], brevity: float
+) -> None:
+    references = [" ".join(["a"] * length) for length in lengths]
+    share = min(4, max(lengths)) / 4  # of the four words, those that a reference has
+    assert bleu(["a a a a"], [references], 1) == pytest.approx(share * brevity)
 
 
 def test_rouge_by_hand() -> None:
@@ -127,6 +157,8 @@ def test_counts_must_agree() -> None:
             metric(["a", "b"], [["a"]])
         with pytest.raises(AltogetherError, match="without a reference"):
             metric(["a", "b"], [["a"], []])
+        with pytest.raises(AltogetherError, match="without a reference"):
+            metric([], [])
 
 
 def test_corpus_scores_are_those_of_the_captions_counts() -> None:
@@ -138,6 +170,9 @@ def test_corpus_scores_are_those_of_the_captions_counts() -> None:
     assert bleu_from_counts(counts[:1], 1)[0] == pytest.approx(
         bleu(CAPTIONS[:1], REFERENCES[:1], 1)
     )
+    alone = [bleu([c], [r], 2) for c, r in zip(CAPTIONS, REFERENCES, strict=True)]
+    assert len(set(alone)) == 3
+    assert bleu_from_counts(counts, 2) == pytest.approx(alone)
     each = rouge_l_each(CAPTIONS, REFERENCES)
     assert sum(each) / 3 == rouge_l(CAPTIONS, REFERENCES)
 

@@ -47,11 +47,15 @@ def test_totals_are_of_whole_units_drawn_with_replacement() -> None:
     assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
 
 
-def test_blocks_of_resamples_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_draws", [150, 20])
+def test_blocks_of_resamples_do_not_change_them(
+    monkeypatch: pytest.MonkeyPatch, max_draws: int
+) -> None:
+    """Three resamples at a time and one at the end; one at a time, of more units than the bound."""
     values = np.random.default_rng(1).normal(size=(50, 2))
-    whole = resampled_totals(values, num_resamples=30)
-    monkeypatch.setattr("altogether_rt.statistics.bootstrap._MAX_DRAWS", 150)
-    assert np.allclose(resampled_totals(values, num_resamples=30), whole)
+    whole = resampled_totals(values, num_resamples=31)
+    monkeypatch.setattr("altogether_rt.statistics.bootstrap._MAX_DRAWS", max_draws)
+    assert np.allclose(resampled_totals(values, num_resamples=31), whole)
 
 
 def test_memory_is_that_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,14 @@ def test_no_finite_solution() -> None:
         with pytest.raises(AltogetherError, match="give a prior"):
             bradley_terry(wins)
         assert np.isfinite(bradley_terry(wins, prior=1.0)).all()
-    with pytest.raises(ValueError, match="square"):
-        bradley_terry([[0, 1]])
+    for wins in ([[0, 1]], [0, 1]):
+        with pytest.raises(ValueError, match="square"):
+            bradley_terry(wins)
+
+
+def test_a_circle_of_wins_has_a_solution() -> None:
+    """Each beat one and lost to one: all are equal, though no two wins were over the same one."""
+    assert bradley_terry([[0, 1, 0], [0, 0, 1], [1, 0, 0]]) == pytest.approx([1, 1, 1])
 
 
 def test_prior_by_hand() -> None:

@@ -46,6 +46,8 @@ def test_wilson_interval() -> None:
     }.items():
         assert wilson_interval(successes, total) == pytest.approx(expected, abs=5e-5)
     assert wilson_interval(20, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
+    # The formula itself rounds to a little more than 0, and to a little less than 1.
+    assert wilson_interval(0, 6).low == 0 and wilson_interval(13, 13).high == 1
     assert math.isnan(wilson_interval(0, 0).low)
 
 
@@ -59,18 +61,20 @@ def test_win_rate_interval_is_that_of_the_normal_distribution() -> None:
 
 def test_level_resamples_and_seed_are_those_that_were_given() -> None:
     """The rates of resamples drawn here, and for the other view their mirror image."""
-    draws = np.random.default_rng(5).multinomial(10, [0.5, 0.3, 0.2], size=300)
-    rates = (draws[:, 0] + draws[:, 1] / 2) / 10
+    draws = np.random.default_rng(5).multinomial(1000, [0.5, 0.3, 0.2], size=300)
+    rates = (draws[:, 0] + draws[:, 1] / 2) / 1000
     low, high = np.quantile(rates, [0.1, 0.9])
-    found = Tally(5, 3, 2).interval(level=0.8, num_resamples=300, seed=5)
+    found = Tally(500, 300, 200).interval(level=0.8, num_resamples=300, seed=5)
     assert found == pytest.approx((low, high))
-    found = Tally(2, 3, 5).interval(level=0.8, num_resamples=300, seed=5)
+    found = Tally(200, 300, 500).interval(level=0.8, num_resamples=300, seed=5)
     assert found == pytest.approx((1 - high, 1 - low))
     assert wilson_interval(15, 148, 0.8) == pytest.approx(side_bias(15, 133, level=0.8).interval)
     assert side_bias(15, 133).tally == Tally(15, 0, 133)
 
 
-@pytest.mark.parametrize("tally", [Tally(30, 10, 12), Tally(7, 0, 7), Tally(0, 5, 3)])
+@pytest.mark.parametrize(
+    "tally", [Tally(30, 10, 12), Tally(7, 0, 7), Tally(70, 30, 70), Tally(0, 5, 3)]
+)
 def test_exchanging_the_systems_mirrors_the_interval(tally: Tally) -> None:
     low, high = tally.interval(seed=4)
     assert tally.swapped.interval(seed=4) == pytest.approx((1 - high, 1 - low), abs=1e-15)

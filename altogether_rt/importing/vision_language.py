@@ -137,6 +137,9 @@ def import_vision_language(
     state = _renamed("encoder", SIGLIP, parts.tower)
     state |= _renamed("mapper", PATCH_PROJECTOR, parts.projector)
     state |= _renamed("decoder", LLAMA, parts.decoder)
+    if "lm_head.weight" in parts.decoder and "decoder.head.weight" not in state:
+        # It repeats the embedding, whatever the configuration says of it.
+        config = replace(config, decoder=replace(config.decoder, tied_head=True))
     check_fit(config, state)
     return config, state, tokenizer
 

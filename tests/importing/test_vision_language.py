@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -92,6 +92,29 @@ def test_logits_are_those_of_transformers(smolvlm: tuple[Path, Any], tmp_path: P
         wanted = published_logits(published, pixels, ids)
         assert found.shape == wanted.shape
         assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_head_that_is_the_embedding_is_stored_once(tmp_path: Path, said: bool) -> None:
+    """Files may repeat it, whether their configuration says that it is tied or not."""
+    folder = tmp_path / "published"
+    write_smolvlm(folder)
+    weights = load_file(folder / "model.safetensors")
+    embedding = weights["model.text_model.embed_tokens.weight"]
+    save_file({**weights, "lm_head.weight": embedding.clone()}, folder / "model.safetensors")
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**about, "tie_word_embeddings": said}))
+    config, state, _ = import_vision_language(folder, "tiny")
+    assert config.decoder.tied_head
+    assert "decoder.head.weight" not in state
+    assert torch.equal(state["decoder.embed.weight"], embedding)
+    del weights["lm_head.weight"]  # and a head that is not there is not guessed
+    save_file(weights, folder / "model.safetensors")
+    if said:
+        assert import_vision_language(folder, "tiny")[0] == config
+    else:
+        with pytest.raises(AltogetherError, match=r"decoder\.head\.weight should be .* is absent"):
+            import_vision_language(folder, "tiny")
 
 
 def test_the_prompt_is_the_published_one(smolvlm: tuple[Path, Any]) -> None:

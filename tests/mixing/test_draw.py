@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from altogether_rt.errors import ConfigError
-from altogether_rt.mixing.draw import MixDraw, mix_text
+from altogether_rt.mixing.draw import MixDraw, MixedText, mix_text
 
 pytestmark = pytest.mark.lean
 
@@ -78,14 +78,29 @@ def test_draws_are_those_of_any_machine_and_version() -> None:
 
     digest = hashlib.blake2b(b"caption\x000\x000\x00a.jpg", digest_size=8).hexdigest()
     share = int(digest, 16) / 2**64
-    assert MixDraw(share + 1e-9, 0).wants_caption("a.jpg")
+    for draw in (MixDraw(share + 1e-9), MixDraw(share + 1e-9, 0)):
+        assert draw.wants_caption("a.jpg") and draw.wants_caption("a.jpg", 0)
     assert not MixDraw(share - 1e-9, 0).wants_caption("a.jpg")
+    digest = hashlib.blake2b(b"alt\x000\x000\x00a.jpg", digest_size=8).hexdigest()
+    texts = [str(number) for number in range(1000)]
+    assert MixDraw(0.5).alt(texts, "a.jpg") == texts[int(digest, 16) * 1000 >> 64]
 
 
 @pytest.mark.parametrize("ratio", [-0.01, 1.01, float("nan")])
 def test_ratio_outside_nought_and_one_is_refused(ratio: float) -> None:
     with pytest.raises(ConfigError, match="from 0 to 1"):
         MixDraw(ratio)
+
+
+def test_the_text_is_the_one_that_was_drawn() -> None:
+    draw, alts = MixDraw(0.5, 3), ["one", "two", "three"]
+    for key, epoch in ((f"{number}.jpg", number % 3) for number in range(60)):
+        mixed = mix_text(draw, key, alts, "a caption", epoch)
+        if draw.wants_caption(key, epoch):
+            assert mixed == MixedText("a caption", "caption")
+        else:
+            assert mixed == MixedText(draw.alt(alts, key, epoch), "alt")
+        assert mix_text(draw, key, alts, "a caption") == mix_text(draw, key, alts, "a caption", 0)
 
 
 def test_a_missing_caption_is_the_alt_text_and_says_so() -> None:

@@ -49,7 +49,8 @@ def read_name(record: Mapping[Any, Any], *, inside: bool) -> str:
 def read_example(record: Mapping[Any, Any], round_number: int | None = None) -> Example:
     """The texts of a record. round_number: from 1, the alt-text; None: the last that it has.
 
-    Raises ValueError for a record whose alt-texts or caption are not text, or without that round.
+    Raises ValueError for a record whose alt-texts are not text, whose caption is not or is blank,
+    or without that round.
     """
     alts = alt_texts(record) or ()
     if (rounds := record.get("rounds")) and isinstance(rounds, list):
@@ -62,7 +63,7 @@ def read_example(record: Mapping[Any, Any], round_number: int | None = None) -> 
     if number not in found and round_number is not None:
         raise ValueError(f"no round {round_number}")
     caption = found.get(number)
-    if not isinstance(caption, str):
+    if not isinstance(caption, str) or not caption.strip():  # it would be learnt to say nothing
         raise ValueError("no text in rounds or caption")
     return Example(alts, caption)
 

@@ -135,7 +135,9 @@ def test_training_files_are_read_as_alt_text_files_are(tmp_path: Path) -> None:
         '{"file_name": "x.png", "caption": null}',
         '{"file_name": "x.png", "caption": NaN}',
         '{"file_name": "x.png", "caption": 7}',
+        '{"file_name": "x.png", "caption": " "}',  # as a CSV file has what is absent
         '{"file_name": "x.png", "rounds": ["b", null]}',
+        '{"file_name": "x.png", "rounds": ["b", ""]}',
         '{"file_name": "x.png", "alt": 7, "caption": "A boat."}',
         '{"file_name": null, "caption": "A boat."}',
         '{"file_name": "x.png", "caption": "caf\xff"}',

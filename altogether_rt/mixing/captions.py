@@ -92,9 +92,8 @@ def table_names(names: Iterable[str]) -> list[str]:
 
 def shard_tables(folder: Path) -> list[Path]:
     """The Parquet files of a sharded run that are complete, sorted; [] if it is not one."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*.parquet"))
-    names = [path.as_posix() for path in folder.rglob("*_stats.json")]
-    return [folder / name for name in table_names([*map(Path.as_posix, paths), *names])]
+    paths = (*folder.rglob("*.parquet"), *folder.rglob("*_stats.json"))
+    return [folder / name for name in table_names(p.relative_to(folder).as_posix() for p in paths)]
 
 
 def read_caption_object(path: Path, problems: Problems) -> dict[str, str | None]:
@@ -143,9 +142,12 @@ def _record(row: Mapping[Any, Any]) -> CaptionRecord:
     if not isinstance(key, str) or not key:
         raise ValueError("no file_name")
     if not isinstance(caption, str):
-        absent = caption is None or caption != caption  # NaN is how pandas writes null
-        if not absent or not {"caption", "error"} & row.keys():
+        if not _is_null(caption) or not {"caption", "error"} & row.keys():
             raise ValueError("no caption")
         caption = None
-    failed = caption is None and any(row.get(name) is not None for name in ("error", "error_class"))
+    failed = caption is None and not all(_is_null(row.get(k)) for k in ("error", "error_class"))
     return CaptionRecord(key, caption, alt_texts(row) or (), failed, row)
+
+
+def _is_null(value: object) -> bool:
+    return value is None or value != value  # NaN is how pandas writes null

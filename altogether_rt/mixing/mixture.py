@@ -13,7 +13,12 @@ from typing import Any, Final
 from altogether_rt.data.alts import clean_text, iter_alts
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
-from altogether_rt.mixing.captions import iter_captions, read_caption_object, shard_paths
+from altogether_rt.mixing.captions import (
+    iter_captions,
+    read_caption_object,
+    shard_paths,
+    shard_tables,
+)
 from altogether_rt.mixing.draw import MixDraw, mix_text
 from altogether_rt.mixing.formats import Format, MixFile, epoch_path, image_folder
 from altogether_rt.mixing.table import Sample, SampleTable
@@ -105,7 +110,7 @@ def mix(
     paths = [epoch_path(out, epoch, plan.num_epochs) for epoch in range(plan.num_epochs)]
     _check_paths(paths, [captions, *([alts] if alts else [])], overwrite)
     summary = MixSummary()
-    if plan.layout == "metaclip" and captions.is_dir():
+    if plan.layout == "metaclip" and captions.is_dir() and not shard_tables(captions):
         _mix_shards(captions, paths, plan, summary, advance)
         return summary
     try:

@@ -10,6 +10,7 @@ import pytest
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.captions import CaptionRecord, iter_captions
+from tests.publishing.examples import write_run
 
 pytestmark = pytest.mark.lean
 
@@ -33,6 +34,10 @@ def test_rows_of_captions_and_errors(tmp_path: Path) -> None:
         '{"file_name": "m.png", "alt": "m"}',
         '{"file_name": "o.png", "alt": [7], "caption": "an o"}',
         '{"file_name": "p.png", "caption": NaN}',
+        '{"file_name": "q.png", "caption": NaN, "error": NaN}',  # as pandas writes it
+        '{"file_name": "r.png", "caption": "an r", "error": "of an earlier try"}',
+        '{"file_name": 7, "caption": "a seven"}',
+        '{"file_name": "", "caption": "of nothing"}',
         '{"file_name": "e.png", "alt": null, "caption": "an e"}',  # no line end
     )
     path.write_text("\n".join(lines))
@@ -43,6 +48,8 @@ def test_rows_of_captions_and_errors(tmp_path: Path) -> None:
         CaptionRecord("c.png", "a c"),
         CaptionRecord("n.png", None, ("n",)),
         CaptionRecord("p.png", None),
+        CaptionRecord("q.png", None),
+        CaptionRecord("r.png", "an r"),
         CaptionRecord("e.png", "an e"),
     ]
     assert problems.examples == [
@@ -52,6 +59,7 @@ def test_rows_of_captions_and_errors(tmp_path: Path) -> None:
         "line 9: no caption",
         "line 10: alt is neither a text nor a list of texts",
     ]
+    assert problems.count == 7
 
 
 def test_a_table_has_the_columns_of_rows(tmp_path: Path) -> None:
@@ -92,6 +100,25 @@ def test_a_folder_of_shards_is_read_in_order(tmp_path: Path) -> None:
         path.write_text(json.dumps({uuid: {"altogether": f"a {uuid}"}}))
     records, _ = read(tmp_path)
     assert [record.key for record in records] == ["a", "z", "m"]
+
+
+def test_complete_shards_of_a_run_are_read_in_order(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs the extra shards")
+    row = {"key": "a.jpg", "alt": "an alt", "caption": "a caption"}
+    write_run(tmp_path, {"train/00010": [row], "train/00009": [row], "00002": [row], "b/1": [row]})
+    (tmp_path / "b" / "1_stats.json").unlink()  # not complete yet
+    hidden = tmp_path / "train" / "_parts"
+    hidden.mkdir()
+    for name in ("00010.parquet", "00010_stats.json"):
+        (hidden / name).write_bytes((tmp_path / "train" / name).read_bytes())
+    records, problems = read(tmp_path)
+    shards = ["00002", "train/00009", "train/00010"]
+    assert records == [CaptionRecord(f"{s}/a.jpg", "a caption", ("an alt",)) for s in shards]
+    assert not problems
+    for path in tmp_path.rglob("*_stats.json"):  # not written by a run: all of them count
+        path.unlink()
+    found = [record.key for record in read(tmp_path)[0]]
+    assert found == [f"{s}/a.jpg" for s in ("00002", "b/1", "train/00009", "train/00010")]
 
 
 @pytest.mark.parametrize(

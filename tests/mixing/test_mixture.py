@@ -14,6 +14,7 @@ from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.draw import MixDraw
 from altogether_rt.mixing.mixture import MixPlan, MixSummary, mix
 from altogether_rt.mixing.table import SampleTable
+from tests.publishing.examples import write_run
 
 pytestmark = pytest.mark.lean
 
@@ -238,6 +239,22 @@ def test_shards_in_another_layout_are_one_file(tmp_path: Path) -> None:
         ("b", "two"),
     ]
     assert (summary.num_samples, summary.num_without_caption, summary.num_left_out) == (3, 1, 1)
+
+
+def test_metaclip_gets_one_file_of_a_sharded_run(tmp_path: Path) -> None:
+    """The run's own statistics, NAME_stats.json, are no shards of captions."""
+    pytest.importorskip("pyarrow", reason="needs the extra shards")
+    shards = {
+        "train/00000": [{"key": "a.jpg", "alt": "x", "caption": "an a"}],
+        "train/00001": [
+            {"key": "b.jpg", "alt": "y", "caption": "a b"},
+            {"key": "c.jpg", "alt": "z", "caption": None, "error_class": "e", "error": "m"},
+        ],
+    }
+    write_run(tmp_path / "run", shards)
+    summary = run(tmp_path / "run", tmp_path / "m.json", ratio=1.0, layout="metaclip")
+    assert json.loads((tmp_path / "m.json").read_text()) == {"a": "an a", "b": "a b"}
+    assert (summary.num_samples, summary.num_failed, summary.num_captions) == (3, 1, 2)
 
 
 def test_blank_captions_of_shards_are_none(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_shards_in_another_layout_are_one_file(tmp_path: Path) -> None:
 def test_metaclip_gets_one_file_of_a_sharded_run(tmp_path: Path) -> None:
     """The run's own statistics, NAME_stats.json, are no shards of captions."""
     pytest.importorskip("pyarrow", reason="needs the extra shards")
-    shards = {
+    shards: dict[str, list[dict[str, Any]]] = {
         "train/00000": [{"key": "a.jpg", "alt": "x", "caption": "an a"}],
         "train/00001": [
             {"key": "b.jpg", "alt": "y", "caption": "a b"},

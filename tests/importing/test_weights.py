@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
 import zipfile
@@ -15,7 +17,13 @@ import torch
 from safetensors.torch import save_file
 
 from altogether_rt.errors import AltogetherError
-from altogether_rt.importing.weights import check_finite, find_state, read_folder, read_weights
+from altogether_rt.importing.weights import (
+    check_finite,
+    find_state,
+    hash_weights,
+    read_folder,
+    read_weights,
+)
 
 
 class Hostile:
@@ -114,10 +122,26 @@ def test_a_folder_of_one_file_or_of_several(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"b": "one.safetensors", "c": "two.safetensors"}}')
     assert set(read_folder(tmp_path)) == {"b", "c"}
-    for bad in ('{"weight_map": {"b": "../one.safetensors"}}', '{"weight_map": 3}', "nonsense"):
+    for bad in (
+        '{"weight_map": {"b": "../one.safetensors"}}',
+        '{"weight_map": {"b": "../one.safetensors", "c": "two.safetensors"}}',
+        '{"weight_map": 3}',
+        "nonsense",
+    ):
         index.write_text(bad)
         with pytest.raises(AltogetherError, match="not an index"):
             read_folder(tmp_path)
+
+
+def test_the_hash_of_a_folder_is_of_its_files_in_order(tmp_path: Path) -> None:
+    names = [f"part-{number}.safetensors" for number in range(12)]
+    for number, name in enumerate(names):
+        save_file({f"w{number}": torch.full((1,), float(number))}, tmp_path / name)
+    hashes = [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in sorted(names)]
+    assert hash_weights(tmp_path / names[3]) == hashes[sorted(names).index(names[3])]
+    index = {"weight_map": {f"w{n}": name for n, name in enumerate(names)}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert hash_weights(tmp_path) == hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _torchscript(path: Path) -> None:

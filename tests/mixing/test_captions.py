@@ -142,6 +142,20 @@ def test_what_cannot_be_read_is_one_sentence(
         read(path)
 
 
+def test_an_object_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.JSON"
+    path.write_text('{"a": "b"}')
+    for limit, fits in ((10, True), (9, False)):
+        monkeypatch.setattr("altogether_rt.mixing.captions._MAX_OBJECT_BYTES", limit)
+        if fits:
+            assert read(path)[0] == [CaptionRecord("a", "b")]
+        else:
+            with pytest.raises(AltogetherError, match="too large for one JSON object"):
+                read(path)
+
+
 def test_a_folder_without_captions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AltogetherError, match=r"no \.json files"):
         read(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 
 from altogether_rt.errors import AltogetherError
 from altogether_rt.mixing.draw import MixDraw
+from altogether_rt.mixing.formats import Format, epoch_path, image_folder
 from altogether_rt.mixing.mixture import MixPlan, MixSummary, mix
 from altogether_rt.mixing.table import SampleTable
 from tests.publishing.examples import write_run
@@ -194,6 +195,18 @@ def test_metaclip_shards_nested_become_plain_ones(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_uuid_is_the_name_without_folder_and_image_suffix(tmp_path: Path) -> None:
+    captions = tmp_path / "c.jsonl"
+    names = ["x/a.b.png", "y/3f2a.v1", "plain"]
+    captions.write_text(
+        "".join(json.dumps({"file_name": name, "caption": name}) + "\n" for name in names)
+    )
+    run(captions, tmp_path / "m.json", 1.0, layout="metaclip")
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert list(found) == ["a.b", "3f2a.v1", "plain"]
+    assert list(found.values()) == names
+
+
 def test_two_images_of_one_uuid_are_refused_and_nothing_is_left(tmp_path: Path) -> None:
     captions = tmp_path / "c.jsonl"
     captions.write_text(
@@ -294,6 +307,9 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path, captions: Pat
     assert len(rows(out)) == 200
     with pytest.raises(AltogetherError, match="is an input"):
         run(captions, captions, overwrite=True)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(AltogetherError, match="folder is a folder"):
+        run(captions, tmp_path / "folder", overwrite=True)
 
 
 def test_a_failed_run_leaves_what_was_there(
@@ -328,6 +344,51 @@ def test_a_file_without_captions_is_refused(tmp_path: Path) -> None:
     captions.write_text("not a row\n")
     with pytest.raises(AltogetherError, match=r"no captions: line 1: not JSON"):
         run(captions, tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("layout", "out", "images", "folder"),
+    [
+        ("imagefolder", "photos/metadata.jsonl", "", "photos"),
+        ("open-clip", "m.tsv", "photos", "photos"),
+        ("open-clip", "m.tsv", "s3://bucket/photos", None),
+        ("rows", "m.jsonl", "photos", None),
+        ("metaclip", "m.json", "photos", None),
+    ],
+)
+def test_images_are_looked_for_where_a_trainer_will(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    layout: Format,
+    out: str,
+    images: str,
+    folder: str | None,
+) -> None:
+    """The first hundred, of which every second is there."""
+    monkeypatch.chdir(tmp_path)
+    captions = write_captions(tmp_path / "captions.jsonl", 120)
+    (tmp_path / "photos").mkdir()
+    for number in range(0, 120, 2):
+        (tmp_path / "photos" / f"{number:04d}.png").touch()
+    assert image_folder(layout, Path(out), images) == (None if folder is None else Path(folder))
+    summary = run(captions, Path(out), layout=layout, images=images)
+    looked_for, absent = (0, 0) if folder is None else (100, 50)
+    assert (summary.num_looked_for, summary.num_absent) == (looked_for, absent)
+
+
+def test_alt_texts_of_other_images_are_refused(tmp_path: Path, captions: Path) -> None:
+    alts = tmp_path / "alts.csv"
+    alts.write_text("file_name,alt\nphotos/0000.png,an alt\n")
+    with pytest.raises(AltogetherError, match=r"no image of .* begins with '0000\.png'"):
+        run(captions, tmp_path / "m", alts=alts)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "name"), [(1, "m.tsv"), (10, "m-epoch3.tsv"), (11, "m-epoch03.tsv")]
+)
+def test_files_of_epochs_sort_by_number(num_epochs: int, name: str) -> None:
+    assert epoch_path(Path("out/m.tsv"), 3, num_epochs) == Path("out") / name
 
 
 def test_too_many_epochs_are_refused() -> None:

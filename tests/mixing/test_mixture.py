@@ -286,6 +286,23 @@ def test_shards_that_fail_leave_no_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_shards_that_were_stopped_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.json").write_text('{"a": "b"}')
+    (tmp_path / "out.tmp").mkdir()
+    with pytest.raises(AltogetherError, match=r"out\.tmp is left from a run that was stopped"):
+        run(tmp_path / "in", tmp_path / "out", 1.0, layout="metaclip")
+    assert (tmp_path / "out.tmp").is_dir() and not (tmp_path / "out").exists()
+
+
+def test_a_name_that_no_file_can_have_is_an_absent_image(tmp_path: Path) -> None:
+    captions = tmp_path / "c.jsonl"
+    names = ["a\0b.png", "x" * 5000]
+    captions.write_text("".join(json.dumps({"file_name": n, "caption": "c"}) + "\n" for n in names))
+    summary = run(captions, tmp_path / "metadata.jsonl", 1.0, layout="imagefolder")
+    assert (summary.num_looked_for, summary.num_absent) == (2, 2)
+
+
 def test_a_full_disk_is_one_sentence(
     tmp_path: Path, captions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,8 +322,11 @@ def test_what_is_there_is_replaced_only_when_asked(tmp_path: Path, captions: Pat
     assert out.read_text() == "mine"
     run(captions, out, overwrite=True)
     assert len(rows(out)) == 200
-    with pytest.raises(AltogetherError, match="is an input"):
-        run(captions, captions, overwrite=True)
+    alts = tmp_path / "alts.csv"
+    alts.write_text("file_name,alt\n0000.png,an alt\n")
+    for same in (captions, alts):
+        with pytest.raises(AltogetherError, match="is an input"):
+            run(captions, same, alts=alts, overwrite=True)
     (tmp_path / "folder").mkdir()
     with pytest.raises(AltogetherError, match="folder is a folder"):
         run(captions, tmp_path / "folder", overwrite=True)
@@ -333,10 +353,11 @@ def test_repeated_images_count_and_the_first_stays(tmp_path: Path) -> None:
     captions.write_text(
         '{"file_name": "a", "alt": "x", "caption": "first"}\n'
         '{"file_name": "a", "alt": "y", "caption": "second"}\n'
+        '{"file_name": "a", "alt": "y", "error": "of another try"}\n'
     )
     summary = run(captions, tmp_path / "m", 1.0)
     assert [row["text"] for row in rows(tmp_path / "m")] == ["first"]
-    assert summary.num_repeated == 1
+    assert (summary.num_samples, summary.num_repeated, summary.num_failed) == (1, 2, 0)
 
 
 def test_a_file_without_captions_is_refused(tmp_path: Path) -> None:

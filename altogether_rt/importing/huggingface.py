@@ -51,11 +51,14 @@ def decoder_from_hf(source: str) -> tuple[DecoderConfig, dict[str, Tensor]]:
         values = describe(about)
     except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
         raise AltogetherError(f"the config.json of {source} lacks a value ({error!r}).") from error
-    state = rename(table, read_folder(folder))
-    if values["tied_head"]:  # some files store the embedding again as the head
-        state.pop("head.weight", None)
-    else:
-        state = tie_head(state)
+    weights = rename(table, read_folder(folder))
+    if not values["tied_head"] and "head.weight" not in weights:
+        raise AltogetherError(
+            f"{source} has no lm_head.weight, though its config.json says that the head is not the "
+            "embedding: the files are not whole, or tie_word_embeddings should be true."
+        )
+    # A head that is stored counts, whatever config.json says of it, as in transformers 5.
+    state = tie_head(weights)
     try:
         config = from_dict(
             DecoderConfig, {**values, "family": family, "tied_head": "head.weight" not in state}

@@ -128,17 +128,16 @@ def opt(**options: Any) -> OPTForCausalLM:
 
 
 def gpt2(**options: Any) -> GPT2LMHeadModel:
-    values = {"n_positions": 128, "n_head": HEADS, **options}
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCAB_SIZE,
-            n_embd=WIDTH,
-            n_layer=2,
-            bos_token_id=299,
-            eos_token_id=299,
-            **values,
-        )
-    )
+    values: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "n_embd": WIDTH,
+        "n_layer": 2,
+        "n_positions": 128,
+        "n_head": HEADS,
+        "bos_token_id": 299,
+        "eos_token_id": 299,
+    }
+    return GPT2LMHeadModel(GPT2Config(**{**values, **options}))
 
 
 def altogether(width: int = WIDTH, **options: Any) -> Published:

@@ -66,21 +66,23 @@ def test_real_opt_ids_are_those_of_transformers(opt: Path) -> None:
 
 
 def test_every_text_survives(tmp_path: Path) -> None:
-    merges = "#version: 0.2\n# #\nĠ t\n"
+    merges = "#version: 0.2\n# #\n\nĠ t\r\n"
     vocab = {**small_vocab("<s>", "<pad>", "</s>", "<unk>"), "##": 300, "Ġt": 301}
     tokenizer = Tokenizer.from_str(tokenizer_json(write(tmp_path / "t", vocab, merges)))
     for text in TEXTS:
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
     assert tokenizer.encode("##").ids == [300]  # "# #" is a merge, not a comment
+    assert tokenizer.encode(" t").ids == [301]
     assert tokenizer.encode("</s><pad>").ids == [2, 1]
     assert 0 not in tokenizer.encode("<s>").ids
 
 
 def test_gpt2_has_its_end_of_text(tmp_path: Path) -> None:
-    vocab = {**small_vocab(), "<|endoftext|>": 256}
+    vocab = {**small_vocab(), "<|endoftext|>": 256, "</s>": 257}
     tokenizer = Tokenizer.from_str(tokenizer_json(write(tmp_path / "t", vocab, "")))
     assert tokenizer.encode("a<|endoftext|>").ids[-1] == 256
     assert tokenizer.decode([256, *tokenizer.encode("a").ids]) == "a"
+    assert 257 not in tokenizer.encode("</s>").ids  # special where there is <pad> as well
 
 
 def test_a_tokenizer_json_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -145,3 +147,5 @@ def test_the_placeholder_has_a_token_for_every_byte_and_a_text_for_every_id(
 def test_a_vocabulary_too_small_for_bytes_is_a_sentence() -> None:
     with pytest.raises(AltogetherError, match="--tokenizer"):
         placeholder_tokenizer_json(257, 2, 1)
+    smallest = Tokenizer.from_str(placeholder_tokenizer_json(258, 2, 1))
+    assert smallest.decode(smallest.encode("ünï").ids) == "ünï"

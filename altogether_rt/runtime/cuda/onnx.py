@@ -219,7 +219,12 @@ def _open_session(
     wanted = providers[0][0]
     ort.set_default_logger_severity(_FATAL)
     try:
-        session = ort.InferenceSession(model or str(path), options, providers=providers)
+        session = ort.InferenceSession(
+            model or str(path),
+            options,
+            providers=providers,
+            enable_fallback=0,  # it would try the CPU, and print so among rows on stdout
+        )
         running = session.get_providers()[0]
     except Exception as error:  # onnxruntime's exceptions share no public base
         library = missing_library(ort, wanted)

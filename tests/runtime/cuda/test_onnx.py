@@ -51,7 +51,9 @@ class FakeOnnxruntime:
     def SessionOptions(self) -> SimpleNamespace:
         return SimpleNamespace(add_session_config_entry=self.entries.__setitem__)
 
-    def InferenceSession(self, path: str, options: Any, providers: Any) -> SimpleNamespace:
+    def InferenceSession(
+        self, path: str, options: Any, providers: Any, enable_fallback: int = 1
+    ) -> SimpleNamespace:
         self.asked = providers
         if self.raises:
             raise RuntimeError("nodes are assigned to the default CPU EP\nmore")
@@ -144,6 +146,32 @@ def test_a_session_that_fails_is_a_sentence(wants: Callable[[str | None], None])
     sentence = r"cannot load b/g.onnx on cuda:1 \(nodes are assigned to the default CPU EP\)"
     with pytest.raises(BundleError, match=sentence):
         open_fake(FakeOnnxruntime(raises=True))
+
+
+@pytest.mark.lean
+@pytest.mark.parametrize("tensorrt", [False, True])
+def test_onnxruntime_does_not_try_another_provider_by_itself(
+    tensorrt: bool,
+    wants: Callable[[str | None], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its own class, whose provider does not start: the first error is told, nothing is printed."""
+    ort = ort_session.import_onnxruntime()
+    tried = []
+
+    def create(session: object, providers: list[str], options: object, *_: object) -> None:
+        tried.append(providers)
+        raise RuntimeError(f"CUDA failure 35 in attempt {len(tried)}")
+
+    monkeypatch.setattr(ort.InferenceSession, "_create_inference_session", create)
+    wants(None)
+    with pytest.raises(BundleError, match=r"\(CUDA failure 35 in attempt 1\)"):
+        ort_gpu._open_session(
+            ort, Path("b/g.onnx"), index=0, stream=0, tensorrt=tensorrt, decoder=False
+        )
+    assert len(tried) == 1
+    assert capsys.readouterr().out == ""  # rows may go there
 
 
 @pytest.mark.lean

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # not from `typing`: its import takes longer than all else that is done here
 if TYPE_CHECKING:
+    from typing import Any
+
     from altogether_rt.captioner import Captioner as Captioner
     from altogether_rt.captions import Caption as Caption
     from altogether_rt.captions import CaptionParams as CaptionParams

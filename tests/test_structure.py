@@ -58,8 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("scenes", "speculation"),
     },
 }
-#: On top of everything; nothing imports it.
-TOP = "cli"
+#: On top of everything; nothing imports them.
+TOP = ("__main__", "cli")
 
 #: The only modules of `runtime` that pure logic may import: the contract.
 CONTRACT = {"altogether_rt.runtime.base", "altogether_rt.runtime.pipelined"}
@@ -110,7 +110,7 @@ def arrows() -> dict[str, set[str]]:
 
 def test_every_folder_imports_what_it_may() -> None:
     for folder, targets in arrows().items():
-        if folder == TOP:
+        if folder in TOP:
             continue
         assert folder in MAY_IMPORT, f"{folder} is new: say in MAY_IMPORT what it may import"
         surplus = targets - MAY_IMPORT[folder] - FOUNDATIONS

@@ -246,6 +246,30 @@ def test_closed_streams_and_narrow_encodings_end_no_run(redirect: str, encoding:
         assert done.stdout == "caf\\xe9\n"
 
 
+def test_ctrl_c_while_the_command_line_is_loaded_ends_it_quietly() -> None:
+    """Sent when typer is first looked for, which the command line imports before anything else."""
+    code = """
+import os, runpy, signal, sys
+
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where pytest runs in the background
+sys.meta_path.insert(0, CtrlC())
+runpy.run_module("altogether_rt", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_the_package_can_be_run_as_a_module() -> None:
+    command = [sys.executable, "-m", "altogether_rt", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"altogether-rt {__version__}\n")
+
+
 def test_a_value_that_is_no_choice_is_said_plainly() -> None:
     done = CliRunner().invoke(app, ["caption", "photos", "--style", "alt-text"])
     assert done.exit_code == 2

@@ -216,7 +216,9 @@ def save_checkpoint(
         (new / CONFIG).write_text(_as_json(config.to_dict()), "utf-8")
         versions = {"altogether_rt": __version__, "torch": torch.__version__}
         versions = {**about.get("versions", {}), **versions}
-        (new / ABOUT).write_text(_as_json({**about, "versions": versions}), "utf-8")
+        text = _as_json({**about, "versions": versions})
+        # names of files may have bytes that are not UTF-8: JSON has the same escapes
+        (new / ABOUT).write_text(text, "utf-8", "backslashreplace")
         (new / TOKENIZER).write_text(_tokenizer_json(tokenizer), "utf-8")
         writer.commit()
 

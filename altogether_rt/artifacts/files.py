@@ -107,9 +107,13 @@ def naming_full_disk(path: str | Path) -> Iterator[None]:
 def write_whole(
     target: str | Path, data: str | bytes, *, follow: bool = False, sync: bool = True
 ) -> None:
-    """Make `data` (text as UTF-8) the content of `target`. Arguments and errors: see `NewFile`."""
+    """Make `data` the content of `target`. Arguments and errors: see `NewFile`.
+
+    Text is written as UTF-8, and what UTF-8 cannot hold, as in a file name of other bytes, as the
+    escape that JSON has for it.
+    """
     with new_file(target, follow=follow, sync=sync) as file:
-        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+        file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 
 def append_to(path: str | Path) -> BinaryIO:
@@ -219,7 +223,9 @@ def is_temporary(name: str) -> bool:
 
 def _temporary_path(target: Path) -> Path:
     """A new name in the target's folder that nobody can predict, of at most 222 bytes."""
-    name = os.fsencode(target.name)[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
+    name, encoded = target.name, os.fsencode(target.name)
+    if len(encoded) > _MAX_NAME_BYTES:  # and not half a character, which some file systems refuse
+        name = encoded[:_MAX_NAME_BYTES].decode(sys.getfilesystemencoding(), "ignore")
     return target.with_name(f".{name}.{secrets.token_hex(8)}.tmp")
 
 

@@ -10,7 +10,10 @@ from altogether_rt.errors import AltogetherError, Terminated
 __all__ = ["FAILURES", "failure"]
 
 #: What `failure` may have a sentence for.
-FAILURES: Final = (AltogetherError, OSError, KeyboardInterrupt, MemoryError, RuntimeError)
+FAILURES: Final = (
+    *(AltogetherError, OSError, KeyboardInterrupt, MemoryError, RuntimeError),
+    UnicodeEncodeError,
+)
 
 _NO_ROOM: Final = "make room on the disk, then give it again"
 _NO_RIGHT: Final = "choose another folder, or change who may read and write there"
@@ -46,6 +49,12 @@ def failure(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, KeyboardInterrupt):
         code = 143 if isinstance(error, Terminated) else 130
         return code, str(error) or "Interrupted: finished work is kept."
+    if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":  # texts are in UTF-8
+        character = error.object[error.start]
+        return 1, (
+            f"{character!r} is in the name of a file, and file names are in {error.encoding} here, "
+            "which has no such character: set PYTHONUTF8=1, then give the command again."
+        )
     if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
         return 1, _NO_MEMORY
     return None

@@ -13,6 +13,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from altogether_rt.errors import AltogetherError, reason
+
 if TYPE_CHECKING:
     import onnx
 
@@ -51,9 +53,14 @@ class SafetensorsWeights:
     """Tensors of a safetensors file, read one by one."""
 
     def __init__(self, path: Path) -> None:
-        from safetensors import safe_open
+        """Raises AltogetherError for a file that safetensors does not open."""
+        from safetensors import SafetensorError, safe_open
 
-        self._file = cast("Any", safe_open(path, framework="pt"))  # torch: NumPy has no bfloat16
+        try:
+            file = safe_open(path, framework="pt")  # torch: NumPy has no bfloat16
+        except SafetensorError as error:  # the folder's name is not UTF-8, for one
+            raise AltogetherError(f"{path} cannot be read: {reason(error)}.") from error
+        self._file = cast("Any", file)
         self._names = frozenset(self._file.keys())
 
     def get(self, name: str) -> NDArray[np.float32]:

@@ -161,7 +161,7 @@ class FolderDataset:
         path = os.path.abspath(self._folder / self.key(index))
         try:
             status = os.stat(path)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no file can have that name
             return f"{path} absent"
         # The time of the last change of status moves with every write, and nobody can set it.
         return f"{path} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

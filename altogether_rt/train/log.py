@@ -44,7 +44,7 @@ class TrainLog:
         self._path = folder / "metrics.jsonl"
         self._rows = _open_rows(self._path)
         self._say = say
-        self._board = _tensorboard(folder / "tensorboard")
+        self._board = _tensorboard(folder / "tensorboard", say)
 
     def rewind(self, stage: str, step: int) -> None:
         """Forget the rows of a stage's later steps, which are going to be computed again.
@@ -108,7 +108,8 @@ class TrainLog:
 
 
 def _open_rows(path: Path) -> TextIO:
-    return os.fdopen(open_to_append(path), "a", encoding="utf-8")
+    # Texts of training files may hold what UTF-8 cannot: JSON has the same escapes.
+    return os.fdopen(open_to_append(path), "a", encoding="utf-8", errors="backslashreplace")
 
 
 def _is_later(line: str, stage: str, step: int) -> bool:
@@ -130,10 +131,14 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
-def _tensorboard(folder: Path) -> Any:
-    """A TensorBoard writer, or None where tensorboard is not installed."""
+def _tensorboard(folder: Path, say: Callable[[str], None]) -> Any:
+    """A TensorBoard writer, or None where tensorboard is not installed or cannot write."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    try:
+        return SummaryWriter(str(folder))
+    except UnicodeEncodeError:  # its writer takes names in UTF-8 alone
+        say(f"nothing is written for TensorBoard, which cannot use a folder of this name: {folder}")
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -141,6 +142,27 @@ def test_temporary_names_differ_and_fit(tmp_path: Path) -> None:
         with NewFolder(tmp_path / ("d" + name[:-1])) as folder:
             folder.commit()
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+
+
+def test_names_are_kept_where_the_locale_has_ascii_alone(tmp_path: Path) -> None:
+    """Their other bytes are no characters of it, and are given back to the system as they came."""
+    code = (
+        "import os, sys; from altogether_rt.artifacts.files import write_whole\n"
+        "for length in (1, 100):\n"
+        "    write_whole(os.path.join(sys.argv[1], os.fsdecode(b'\\xc3\\xbc' * length)), '\\xfc')\n"
+    )
+    env = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, stderr=-1)
+    assert done.returncode == 0, done.stderr
+    for name in ("ü", "ü" * 100):
+        assert (tmp_path / name).read_text("utf-8") == "ü"
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_what_utf8_cannot_hold_is_written_as_json_has_it(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xfc.png")
+    write_whole(tmp_path / "f", json.dumps(["ü", name, "\ud800"], ensure_ascii=False))
+    assert json.loads((tmp_path / "f").read_text("utf-8")) == ["ü", name, "\ud800"]
 
 
 @pytest.mark.parametrize("follow", [False, True])

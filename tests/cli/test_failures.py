@@ -32,3 +32,15 @@ def test_memory_that_is_used_up_is_no_bug(error: Exception) -> None:
 def test_errors_of_the_system(number: int, name: str | None, says: str) -> None:
     code, sentence = failure(OSError(number, os.strerror(number), name)) or (0, "")
     assert code == 1 and re.match(says, sentence)
+
+
+def test_a_name_that_the_locale_cannot_hold_is_no_bug() -> None:
+    with pytest.raises(UnicodeEncodeError) as found:
+        "p/ü.png".encode("ascii")
+    code, sentence = failure(found.value) or (0, "")
+    assert code == 1 and re.match(
+        r"'ü' is in the name of a file, .* in ascii .*: set PYTHON", sentence
+    )
+    with pytest.raises(UnicodeEncodeError) as found:
+        "\ud800".encode("utf-8")
+    assert failure(found.value) is None

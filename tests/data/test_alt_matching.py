@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from pathlib import Path
 
@@ -114,6 +115,17 @@ def test_an_exact_name_goes_before_one_in_other_case(tmp_path: Path) -> None:
     found = source(tmp_path, ["a.png", "b.png"], ["A.PNG", "a.png"])
     assert found.alts_of("a.png").texts == ("of a.png",)  # type: ignore[union-attr]
     assert found.alts_without_image.examples == ["A.PNG"]
+
+
+@pytest.mark.parametrize("name", ["\0/a.png", "\ud800/a.png"])
+def test_a_name_that_no_folder_can_have_is_no_image(tmp_path: Path, name: str) -> None:
+    for image in ("b.png", "c.png"):  # c.png has no alt-text, so other spellings are tried
+        (tmp_path / image).write_bytes(b"x")
+    records = [{"file_name": name, "alt": "x"}, {"file_name": "b.png", "alt": "y"}]
+    (tmp_path / "alts.json").write_text(json.dumps(records))
+    found = FolderSource(tmp_path, tmp_path / "alts.json")
+    assert found.alts_without_image.examples == [name]
+    assert found.alts_of("b.png").texts == ("y",)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

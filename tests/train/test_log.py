@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,15 @@ def test_a_row_with_a_line_separator_in_it_is_one_row(tmp_path: Path) -> None:
         log.rewind("finetune", 3)
     (row,) = (tmp_path / "metrics.jsonl").read_bytes().decode().rstrip("\n").split("\n")
     assert json.loads(row) == {"task": "finetune", "step": 2, "sample": "one\u2028two\u0085three"}
+
+
+def test_what_utf8_cannot_hold_is_logged_as_json_has_it(tmp_path: Path) -> None:
+    folder, said = tmp_path / os.fsdecode(b"\xff"), list[str]()
+    with TrainLog(folder, said.append) as log:
+        log.sample("finetune", 2, "ü \ud800")
+    assert json.loads((folder / "metrics.jsonl").read_text("utf-8"))["sample"] == "ü \ud800"
+    if importlib.util.find_spec("tensorboard"):
+        assert said[0].startswith("nothing is written for TensorBoard")
 
 
 def test_figures_are_drawn_by_tensorboard(tmp_path: Path) -> None:

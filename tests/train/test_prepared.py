@@ -105,6 +105,20 @@ def test_many_bad_images_are_listed_in_a_file(
         prepare(write(["bad0.png", "bad1.png"]), tmp_path / "cache", skip_bad=True)
 
 
+@pytest.mark.parametrize("name", ["a\0b.png", "\ud800.png", os.fsdecode(b"\xff.png")])
+def test_a_name_that_utf8_does_not_have_is_one_of_the_bad_ones(
+    tmp_path: Path, write: Callable[[list[str]], FolderDataset], name: str
+) -> None:
+    write(["a.png"])
+    with (tmp_path / "train.jsonl").open("a") as file:
+        for number in range(30):
+            file.write(json.dumps({"file_name": f"{number}{name}", "caption": "A boat."}) + "\n")
+    dataset = FolderDataset(tmp_path / "train.jsonl")
+    images = prepare(dataset, tmp_path / "cache", skip_bad=True)
+    assert images.indices == [0]
+    assert len((tmp_path / "cache" / "bad-images.txt").read_text("utf-8").splitlines()) == 30
+
+
 def test_a_wrong_folder_of_images_is_pointed_out(
     tmp_path: Path, write: Callable[[list[str]], FolderDataset]
 ) -> None:

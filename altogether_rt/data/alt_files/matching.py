@@ -177,7 +177,7 @@ class LooseMatches:
         for base in self._bases:
             folder, _, last = posixpath.join(base, name).rpartition("/")
             if folder not in self._folders and len(self._folders) < 100_000:
-                self._folders[folder] = os.path.realpath(folder)
+                self._folders[folder] = _real_path(folder)
             real = self._folders.get(folder, folder)
             if (real + "/").startswith(self._root.rstrip("/") + "/"):
                 yield posixpath.join(real, last)[len(self._root.rstrip("/")) + 1 :]
@@ -188,6 +188,21 @@ class LooseMatches:
             yield after
         if self._prefix and name.startswith(self._prefix):
             yield name[len(self._prefix) :]
+
+
+def _real_path(folder: str) -> str:
+    """Where a folder is; the folder itself if none can have its name.
+
+    Raises UnicodeEncodeError if names are in another encoding than UTF-8, which lacks a character.
+    """
+    try:
+        return os.path.realpath(folder)
+    except UnicodeEncodeError as error:
+        if error.encoding != "utf-8":
+            raise
+    except ValueError:  # a zero byte
+        pass
+    return folder
 
 
 def likely_cause(images: list[str], examples: list[str], root: Path) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 from altogether_rt.captioner import open_captioner
+from altogether_rt.data.parquet_files import import_parquet
 from altogether_rt.data.sinks.shards.claims import this_process
-from altogether_rt.errors import AltogetherError
+from altogether_rt.errors import AltogetherError, MissingDependencyError
 from altogether_rt.jobs.open import fitting_workers, open_executor
 from altogether_rt.jobs.shards.cluster.engine import ClusterShardEngine
 from altogether_rt.jobs.shards.cluster.ray_cluster import connect
@@ -22,9 +24,21 @@ from altogether_rt.opening import ResolvedCaptioner
 from altogether_rt.runtime.select import resolve_device
 from altogether_rt.speculation.planner import Speculation
 
-__all__ = ["EngineName", "open_shard_engine"]
+__all__ = ["EngineName", "check_packages", "open_shard_engine"]
 
 EngineName = Literal["local", "ray"]
+
+
+def check_packages(engine: EngineName = "local") -> None:
+    """Raises MissingDependencyError without what captions of shards are written with, or `engine`
+    needs: to be called before the output is made the folder of a run.
+    """
+    try:
+        import_parquet()
+    except MissingDependencyError as error:
+        raise MissingDependencyError("pyarrow", "shards", "captioning shards") from error
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise MissingDependencyError("ray", "ray", "--engine ray")
 
 
 def open_shard_engine(

@@ -72,6 +72,30 @@ def test_twenty_tars_by_a_pattern(folder: Path, captioner: FakeCaptioner) -> Non
     assert again["shards_skipped"] == 20 and again["rows_made"] == 0
 
 
+@pytest.mark.parametrize(
+    ("package", "extra", "arguments"),
+    [
+        ("pyarrow", "shards", ("caption", "in", "--out", "out")),
+        ("pyarrow", "shards", ("caption-shard", "in/00000.tar", "out")),
+        ("ray", "ray", ("caption", "in", "--out", "out", "--engine", "ray")),
+    ],
+)
+def test_without_a_package_nothing_is_left_behind(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    extra: str,
+    arguments: tuple[str, ...],
+) -> None:
+    for module in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, package, None)  # not installed
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert f"run pip install 'altogether-rt[{extra}]'" in done.stderr
+    assert not Path("out").exists()
+
+
 def test_alt_texts_from_a_file_of_metadata(folder: Path, captioner: FakeCaptioner) -> None:
     records = [{"key": f"{number:09}", "caption": f"joined {number}"} for number in range(6)]
     Path("00003.jsonl").write_text(

@@ -154,7 +154,7 @@ def _run(
     from altogether_rt.data.sinks.shards.foreign import check_outputs
     from altogether_rt.data.sinks.shards.open_store import open_store
     from altogether_rt.data.sinks.shards.run_file import join_run
-    from altogether_rt.jobs.shards.open import open_shard_engine
+    from altogether_rt.jobs.shards.open import check_packages, open_shard_engine
     from altogether_rt.jobs.shards.plan import ShardResult, ShardTask
 
     shards = list_shards([text], arguments.shard_options())
@@ -167,6 +167,7 @@ def _run(
     shard = shards[index or 0]
     if name is not None:
         shard = dataclasses.replace(shard, name=name)
+    check_packages()
     captioner, job = arguments.resolve()
     store = open_store(job.out)
     check_outputs(store, [shard])

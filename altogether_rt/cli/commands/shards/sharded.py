@@ -137,7 +137,7 @@ def caption_sharded(
 ) -> None:
     """Caption the shards that `inputs` name; exits with 1, 3 or 75 unless all are done."""
     from altogether_rt.data.shards.listing import list_shards
-    from altogether_rt.jobs.shards.open import open_shard_engine
+    from altogether_rt.jobs.shards.open import check_packages, open_shard_engine
     from altogether_rt.jobs.shards.run import caption_shards, plan_run
 
     output = run.output
@@ -145,6 +145,7 @@ def caption_sharded(
     if dry_run:
         read_sharded(shards, arguments, run, limit)
         return
+    check_packages(arguments.execution.get("engine", "local"))
     ensure_captioner(
         arguments.bundle, run.output, device=arguments.device, download=arguments.download
     )

@@ -148,7 +148,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 def _session_folder() -> Iterator[Path]:
     """A new folder for Ray's files, removed at the end. Those that killed runs left go as well."""
     parent = Path(tempfile.gettempdir())
-    if len(os.fsencode(parent / f"{_FOLDER_PREFIX}12345678")) > _MAX_FOLDER_BYTES:
+    too_long = len(os.fsencode(parent / f"{_FOLDER_PREFIX}12345678")) > _MAX_FOLDER_BYTES
+    if too_long or not str(parent).isascii():  # Ray reads paths as ASCII
         parent = Path("/tmp")
     _remove_left_folders(parent)
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=parent))

@@ -142,6 +142,20 @@ def test_folders_that_killed_runs_left_are_removed(
 
 
 @pytest.mark.lean
+@pytest.mark.parametrize("name", ["long" * 20, "tü"])
+def test_a_folder_of_temporary_files_that_ray_cannot_use(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix=name, dir="/tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    try:
+        with _session_folder() as folder:
+            assert folder.parent == Path("/tmp")
+    finally:
+        temporary.rmdir()
+
+
+@pytest.mark.lean
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r"altogether-rt\[ray\]"), connect(num_cpus=1):

@@ -149,23 +149,37 @@ def test_copied_captions_take_fewer_steps(mode: Speculation) -> None:
 
 def test_counts_add_up() -> None:
     class Counting(CopyingRuntime):
-        calls = asked = 0
+        calls = asked = verifying = 0
 
         def step(self, batch: StepBatch, want_logits: bool = False) -> StepResult:
             Counting.calls += 1
             Counting.asked += len(batch.logit_index)
+            # one position of each row, and one of each draft token; often of some rows only
+            Counting.verifying += len(batch.logit_index) > len(batch.query_lengths)
             return super().step(batch, want_logits)
 
     work = _work(30)
     done, engine = _write(work, "on", 4, Counting)
     stats = engine.stats
     assert stats.num_steps == Counting.calls
-    assert 0 < stats.num_verify_steps <= stats.num_steps
+    assert 0 < stats.num_verify_steps == Counting.verifying <= stats.num_steps
     assert stats.num_written_tokens == sum(c.num_tokens for c in done)
     written_by_decode = stats.num_decode_tokens + stats.num_accepted_tokens
     assert stats.num_written_tokens == len(work) + written_by_decode
     assert Counting.asked == len(work) + stats.num_decode_tokens + stats.num_drafted_tokens
     assert stats.num_prefill_tokens == sum(w.prompt_length for w in work)
+
+
+def test_the_cost_of_a_step_is_learnt_where_no_row_reads_its_prompt() -> None:
+    """Of steps in which one of several rows does, neither."""
+    planner, recorded = DraftPlanner(), []
+    planner.cost.record = lambda rows, tokens, seconds: recorded.append(rows)  # type: ignore[method-assign]
+    runtime = CopyingRuntime(4, capacity=80)
+    engine = Engine(runtime, EOS, speculation="on", planner=planner, clock=lambda: 0.0)
+    list(engine.run(_work(30)))
+    steps = list(zip(runtime.batch_sizes, runtime.num_prompts, strict=True))
+    assert any(0 < prompts < rows for rows, prompts in steps)
+    assert recorded == [rows for rows, prompts in steps if not prompts]
 
 
 def test_without_drafts_there_is_nothing_to_count() -> None:

@@ -77,7 +77,10 @@ def _short_hash(content: Any) -> str:
 
 
 def test_names_of_files_with_a_drafting_state(starter: Bundle, tmp_path: Path) -> None:
-    """The file that `altogether-rt learn` adds is named after the first 8 digits of its hash."""
+    """The file that `altogether-rt learn` adds is named after the first 8 digits of its hash.
+
+    That of the starter was named by an older version.
+    """
     assert starter.manifest.drafting_state == "guesses.eec1ca3b.npz"
     assert starter.manifest.files["guesses.eec1ca3b.npz"].sha256.startswith("eec1ca3b")
     shutil.copytree(starter.path, tmp_path / "bundle")
@@ -87,7 +90,7 @@ def test_names_of_files_with_a_drafting_state(starter: Bundle, tmp_path: Path) -
         path.write_bytes(b"abc")
 
     # SHA-256 of "abc" begins with ba7816bf (FIPS 180-2).
-    assert copy.with_drafting_state(write).manifest.drafting_state == "guesses.ba7816bf.npz"
+    assert copy.with_drafting_state(write).manifest.drafting_state == "drafting.ba7816bf.npz"
     assert copy.bundle_id == starter.bundle_id
 
 

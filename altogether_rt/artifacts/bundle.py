@@ -109,16 +109,17 @@ class Bundle:
         """Replace the bundle's drafting state, on disk too, by the file that `write` writes.
 
         The folder holds a whole bundle at any time: the one of before or the one that is returned.
-        The file that is replaced stays there, and belongs to the bundle no more.
+        The file that is replaced stays there, and belongs to the bundle no more. Bundles of older
+        versions call it `guesses.….npz`, which is read as any name in a manifest is.
         """
         old = self.manifest.drafting_state
         with (
-            NewFile(self.path / "guesses.npz") as new,
+            NewFile(self.path / "drafting.npz") as new,
             NewFile(self.path / MANIFEST_NAME) as manifest_file,
         ):
             write(new.path)
             spec = FileSpec(new.path.stat().st_size, hash_file(new.path))
-            name = f"guesses.{spec.sha256[:8]}.npz"
+            name = f"drafting.{spec.sha256[:8]}.npz"
             files = {n: s for n, s in self.manifest.files.items() if n != old}
             manifest = dataclasses.replace(
                 self.manifest, drafting_state=name, files={**files, name: spec}

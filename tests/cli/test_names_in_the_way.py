@@ -76,7 +76,7 @@ CASES = (
     Case("annotate export work --out t.jsonl", ("t.jsonl",)),
     Case("annotate export work --format label-studio --out t.json", ("t.json", "t.xml")),
     Case("scenes draw new --num 2", ("new", "new/0000.png", "new/alts.jsonl")),
-    Case("learn rows.jsonl --bundle bundle", ("bundle/guesses.npz", "bundle/bundle.json")),
+    Case("learn rows.jsonl --bundle bundle", ("bundle/drafting.npz", "bundle/bundle.json")),
 )
 
 OBSTACLES = ("link", "dangling", "folder", "fifo", "device", "file")

@@ -29,7 +29,10 @@ __all__ = ["learn_command"]
 def learn_command(
     bundle: Annotated[
         str,
-        typer.Option(help="Folder of the bundle; what it had learned before is kept in a file."),
+        typer.Option(
+            help="Folder of the bundle, or of a copy of the starter; what it had learned before is "
+            "kept in a file."
+        ),
     ],
     captions: Annotated[
         Path | None,
@@ -76,6 +79,11 @@ def learn_command(
         raise typer.BadParameter("give either CAPTIONS or --restore FILE.", param_hint="CAPTIONS")
     output = Output(as_json=as_json, quiet=quiet)
     opened = Bundle.load(locate_bundle(bundle))
+    if bundle == "starter":
+        raise AltogetherError(
+            f"starter is part of the package and stays as it was installed: copy {opened.path}, "
+            "and give the copy as --bundle."
+        )
     if restore is not None:
         _restore(opened, restore, output)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -115,6 +116,38 @@ def test_what_is_wrong_is_said_and_the_bundle_left_alone(
     assert run("learn", captions, "--bundle", tmp_path).exit_code == 1
     assert run("learn", captions).exit_code == 2
     assert Bundle.load(bundle) == before
+
+
+def test_the_starter_in_the_package_is_left_alone(
+    captions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name. In a clone, where the package's own is made, its folder is given."""
+    monkeypatch.setattr(Bundle, "with_drafting_state", None)  # it would be called to replace one
+    former = Bundle.load("starter").drafting_state_path
+    for arguments in ([captions], ["--restore", former]):
+        done = run("learn", *arguments, "--bundle", "starter")
+        assert done.exit_code == 1
+        assert re.search(
+            r"stays as it was installed: copy \S+starter, and give the copy", done.stderr
+        )
+
+
+def test_a_bundle_of_an_older_version_learns(tmp_path: Path, captions: Path) -> None:
+    """Its file has another name, and is gone back to by it."""
+    folder = tmp_path / "older"
+    shutil.copytree(find_bundle("starter"), folder)
+    before = Bundle.load(folder)
+    former = before.drafting_state_path
+    assert former is not None and former.name.startswith("guesses.")
+    assert run("learn", captions, "--bundle", folder).exit_code == 0
+    learnt = Bundle.load(folder)
+    assert learnt.drafting_state_path is not None
+    assert learnt.drafting_state_path.name.startswith("drafting.")
+    assert run("learn", "--restore", former, "--bundle", folder).exit_code == 0
+    restored = Bundle.load(folder)
+    assert restored.drafting_state_path is not None
+    assert restored.drafting_state_path.read_bytes() == former.read_bytes()
+    assert before.bundle_id == learnt.bundle_id == restored.bundle_id
 
 
 def test_what_was_learnt_before_is_kept_and_can_be_taken_back(

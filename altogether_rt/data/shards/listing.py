@@ -267,12 +267,12 @@ def _names(files: Sequence[_Found]) -> list[str]:
     counts = Counter(name.casefold() for name in short)
     result: list[str] = []
     taken: set[str] = set()
+    numbers: dict[str, int] = {}  # the last one that a repeated name was given
     for name, brief in zip(names, short, strict=True):
         unique = base = brief if counts[brief.casefold()] == 1 else name
-        number = 2
         while unique.casefold() in taken:
-            unique = f"{base}-{number}"
-            number += 1
+            numbers[base] = numbers.get(base, 1) + 1
+            unique = f"{base}-{numbers[base]}"
         taken.add(unique.casefold())
         result.append(unique)
     return result

@@ -18,6 +18,7 @@ from altogether_rt.data.shards.pages.rows import Cell, group_rows
 from altogether_rt.data.shards.samples.alt_texts import parse_json, record_texts
 from altogether_rt.data.shards.samples.columns import ShardColumns, find_columns
 from altogether_rt.data.shards.samples.joined import JoinTable
+from altogether_rt.data.shards.samples.row_keys import RowKey, UniqueKeys
 from altogether_rt.data.shards.storage import is_url, local_path
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError
@@ -88,23 +89,23 @@ class ParquetSource(ShardSource):
         if self._file is None:
             return
         self._unusable, self._not_chosen = Problems(), Problems()
-        seen: set[int] = set()
+        unique = UniqueKeys().unique
         first = 0
         for group in range(self._file.metadata.num_row_groups):
             num_rows = self._file.metadata.row_group(group).num_rows
             keys = self._keys(group, first, num_rows)
 
-            def is_wanted(at: int, keys: list[_Key] = keys, first: int = first) -> bool:
-                return wanted(first + at, _unique(keys[at], first + at, seen))
+            def is_wanted(at: int, keys: list[RowKey] = keys, first: int = first) -> bool:
+                return wanted(first + at, unique(keys[at]))
 
             yield from self._group(group, keys, is_wanted)
             first += num_rows
 
     # -- one row group
 
-    def _keys(self, group: int, first: int, num_rows: int) -> list[_Key]:
+    def _keys(self, group: int, first: int, num_rows: int) -> list[RowKey]:
         """The keys of its rows: their numbers where the column has none or cannot be read."""
-        keys = [_Key(f"{first + index:09}") for index in range(num_rows)]
+        keys = [RowKey(f"{first + index:09}") for index in range(num_rows)]
         name = self._columns.key
         if name is None:
             return keys
@@ -120,7 +121,7 @@ class ParquetSource(ShardSource):
         return keys
 
     def _group(
-        self, group: int, keys: list[_Key], is_wanted: Callable[[int], bool]
+        self, group: int, keys: list[RowKey], is_wanted: Callable[[int], bool]
     ) -> Iterator[Sample]:
         """The samples that are wanted. Each is asked for when the one before has been taken: the
         answer may be that nothing more is wanted."""
@@ -173,7 +174,7 @@ class ParquetSource(ShardSource):
 
     # -- one row
 
-    def _sample(self, key: _Key, cell: Cell, row: dict[str, Any]) -> Sample:
+    def _sample(self, key: RowKey, cell: Cell, row: dict[str, Any]) -> Sample:
         fields = {name: str(row[name]) for name in self._columns.fields if row[name] is not None}
         joined = {} if self._joined is None else self._joined.find(key.text, fields)
         alts = Alts()
@@ -229,28 +230,6 @@ class ParquetSource(ShardSource):
         if not path.startswith(self._root.rstrip("/") + "/"):
             raise ImageError("not_a_file", f"{name} is {text[:200]}, outside of {self._root}.")
         return Path(path)
-
-
-class _Key:
-    """A row's key, and that of which it is a duplicate."""
-
-    __slots__ = ("duplicate_of", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.duplicate_of: str | None = None
-
-
-def _unique(key: _Key, row: int, seen: set[int]) -> str:
-    """The key's text, changed if it came before; `seen` holds hashes, as there may be millions."""
-    if hash(key.text) in seen:
-        key.duplicate_of = key.text
-        number = 2
-        while hash(f"{key.duplicate_of}#{number}") in seen:
-            number += 1
-        key.text = f"{key.duplicate_of}#{number}"
-    seen.add(hash(key.text))
-    return key.text
 
 
 def _row_alts(

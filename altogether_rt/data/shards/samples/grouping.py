@@ -9,9 +9,10 @@ Keys are texts: no path is ever made of one.
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from sys import intern
@@ -157,10 +158,15 @@ class SampleGroups:
         if not by_stem:
             yield Parts(key, key, others=self._once(key, others))
             return
-        several = len(by_stem) > 1
+        if len(by_stem) == 1:
+            ((stem, images),) = by_stem.items()
+            yield from self._same_stem(Parts(key, key, stem), images, others)
+            return
+        divided = _divided(others, by_stem)
         for stem, images in by_stem.items():
-            sample_key = f"{key}.{stem}" if several and stem else key
-            mine = [e for e in others if not several or _belongs(e, stem, by_stem)]
+            sample_key = f"{key}.{stem}" if stem else key
+            # In the order of the shard, for the first of two texts counts.
+            mine = [entry for _, entry in heapq.merge(divided[stem], divided[None], key=_place)]
             yield from self._same_stem(Parts(sample_key, key, stem), images, mine)
 
     def _sample_stem(self, entry: Entry) -> str:
@@ -207,14 +213,26 @@ def _stem(entry: Entry) -> str:
     return (entry.suffix or "").rpartition(".")[0].lower()
 
 
-def _belongs(entry: Entry, stem: str, stems: dict[str, list[Entry]]) -> bool:
-    """Whether a member is one of the sample of this stem: the longest that it begins with.
+def _divided(
+    entries: list[Entry], stems: Collection[str]
+) -> dict[str | None, list[tuple[int, Entry]]]:
+    """Members and their places, by the sample that they belong to: the longest stem that they
+    begin with. Under None are those of all samples, which begin with none.
 
-    One that begins with none belongs to all samples of its key.
+    A key may have as many stems as its shard has samples: `photo.00000.jpg`, `photo.00001.jpg`, …
     """
-    suffix = (entry.suffix or "").lower()
-    mine = [other for other in stems if other and suffix.startswith(other + ".")]
-    return not mine or max(mine, key=len) == stem
+    divided: dict[str | None, list[tuple[int, Entry]]] = defaultdict(list)
+    lengths = sorted({len(stem) for stem in stems if stem}, reverse=True)
+    for place, entry in enumerate(entries):
+        suffix = (entry.suffix or "").lower()
+        begins = (suffix[:length] for length in lengths if suffix[length : length + 1] == ".")
+        owner = next((start for start in begins if start in stems), None)
+        divided[owner].append((place, entry))
+    return divided
+
+
+def _place(placed: tuple[int, Entry]) -> int:
+    return placed[0]
 
 
 def _occurrences(entries: list[Entry], at_least: int) -> list[list[Entry]]:

@@ -4,14 +4,16 @@ JSON objects."""
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from altogether_rt.data.alts import alt_texts, read_records
 from altogether_rt.data.problems import Problems
+from altogether_rt.data.sinks.shards.run_file import read_run
+from altogether_rt.data.sinks.shards.store import LocalStore
+from altogether_rt.data.sinks.shards.tables import run_tables
 from altogether_rt.errors import AltogetherError
 
 __all__ = [
@@ -20,7 +22,6 @@ __all__ = [
     "read_caption_object",
     "shard_paths",
     "shard_tables",
-    "table_names",
 ]
 
 #: Maximum bytes of a JSON object, which must be parsed as a whole.
@@ -28,9 +29,6 @@ _MAX_OBJECT_BYTES: Final = 512 * 1024 * 1024
 
 #: The key of a caption in files of the public Altogether code: `{uuid: {"altogether": text}}`.
 _NESTED_KEY: Final = "altogether"
-
-#: A path with a hidden file or folder in it, such as the parts of a shard that is being written.
-_HIDDEN: Final = re.compile(r"(^|/)[._]")
 
 
 @dataclass(frozen=True)
@@ -78,22 +76,16 @@ def shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def table_names(names: Iterable[str]) -> list[str]:
-    """The Parquet files among the files of a run that are complete, sorted.
-
-    A shard is complete once the file `NAME_stats.json` is beside `NAME.parquet`. Where no shard has
-    one, something else wrote the files, and all of them count.
-    """
-    known = {name for name in names if not _HIDDEN.search(name)}
-    tables = sorted(name for name in known if name.endswith(".parquet"))
-    marked = [name for name in tables if f"{name.removesuffix('.parquet')}_stats.json" in known]
-    return marked or tables
-
-
 def shard_tables(folder: Path) -> list[Path]:
-    """The Parquet files of a sharded run that are complete, sorted; [] if it is not one."""
-    paths = (*folder.rglob("*.parquet"), *folder.rglob("*_stats.json"))
-    return [folder / name for name in table_names(p.relative_to(folder).as_posix() for p in paths)]
+    """The Parquet files of a sharded run that are complete, sorted; [] if it is not one.
+
+    Raises AltogetherError for a run that has completed none.
+    """
+    store = LocalStore(folder)
+    names = run_tables(store).names
+    if not names and read_run(store) is not None:
+        raise AltogetherError(f"{folder} has no finished shard of its run yet: caption them first.")
+    return [folder / name for name in names]
 
 
 def read_caption_object(path: Path, problems: Problems) -> dict[str, str | None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from altogether_rt.data.alts import clean_text
@@ -11,10 +12,12 @@ from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.options import parse_image_keys
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.sinks.shards.open_store import open_store
-from altogether_rt.data.sinks.shards.run_file import read_run, read_shards
+from altogether_rt.data.sinks.shards.parts import hash_of
+from altogether_rt.data.sinks.shards.run_file import read_run
 from altogether_rt.data.sinks.shards.store import OutputStore
+from altogether_rt.data.sinks.shards.tables import run_tables
 from altogether_rt.errors import AltogetherError
-from altogether_rt.mixing.captions import CaptionRecord, iter_captions, table_names
+from altogether_rt.mixing.captions import CaptionRecord, iter_captions
 from altogether_rt.publishing.counts import ExportCounts
 from altogether_rt.publishing.storage import divided, joined, on_this_machine, stamp_of
 
@@ -34,6 +37,7 @@ class CaptionRun:
     names: tuple[str, ...]  # of the files, sorted
     num_unfinished: int = 0  # shards that the run has not completed
     is_file: bool = False  # one file, whose keys are file names
+    digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of files, by their names
 
     def shards(self) -> Iterator[tuple[str, str]]:
         """(shard, its file) of each: `train/00003`, `train/00003.parquet`."""
@@ -66,6 +70,7 @@ class CaptionRun:
         """
         before = problems.count
         with on_this_machine(joined(self.store, name), spool) as path:
+            self._check(name, path)
             for record in iter_captions(path, problems):
                 caption = clean_text(record.caption or "") or None
                 counts.rows += 1
@@ -73,6 +78,19 @@ class CaptionRun:
                 counts.missing += caption is None and not record.failed
                 yield replace(record, caption=caption)
         counts.unreadable += problems.count - before
+
+    def _check(self, name: str, path: Path) -> None:
+        """Raise AltogetherError if a shard's captions are not those that were written."""
+        digest = self.digests.get(name)
+        if digest is None:
+            return
+        with path.open("rb") as file:
+            if hash_of(file) != digest:
+                raise AltogetherError(
+                    f"{joined(self.store, name)} is not the file that was written: unless a run is "
+                    "at work on it, it is damaged; remove it, and the command that captioned makes "
+                    "it again."
+                )
 
 
 def open_run(where: str) -> CaptionRun:
@@ -86,14 +104,13 @@ def open_run(where: str) -> CaptionRun:
             raise AltogetherError(f"there is no file of captions {where}.")
         return CaptionRun(store, (name,), is_file=True)
     store = open_store(where)
-    tables = table_names(store.all_files())
-    if not tables:
+    tables = run_tables(store)
+    if not tables.names:
         raise AltogetherError(
             f"there are no captions in {where}: name the output of a sharded run, with a .parquet "
             "file for each shard, or a file such as captions.jsonl."
         )
-    known = read_shards(store).keys() | set(map(_stem, tables))
-    return CaptionRun(store, tuple(tables), len(known) - len(tables))
+    return CaptionRun(store, tables.names, tables.num_unfinished, digests=tables.digests)
 
 
 def _stem(name: str) -> str:

@@ -45,14 +45,23 @@ def members_of(path: Path) -> dict[str, bytes]:
         return found
 
 
-def write_run(folder: Path, shards: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
+def write_run(
+    folder: Path,
+    shards: Mapping[str, Sequence[Mapping[str, Any]]],
+    run: Mapping[str, Any] | None = None,
+) -> Path:
     """The output of a sharded run, as its own writer writes it.
 
-    Rows have `key`, `alt` (a text), `caption`, `error_class`, `error`.
+    Rows have `key`, `alt` (a text), `caption`, `error_class`, `error`. run: what `_run.json` says;
+    None: there is none, as where somebody else wrote the tables.
     """
     from altogether_rt.data.sinks.shards.parts import write_parquet
     from altogether_rt.data.sinks.shards.rows import ShardRow, row_batch
+    from altogether_rt.data.sinks.shards.run_file import join_run
+    from altogether_rt.data.sinks.shards.store import LocalStore
 
+    if run is not None:
+        join_run(LocalStore(folder), run)
     for name, rows in shards.items():
         path = folder / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +70,20 @@ def write_run(folder: Path, shards: Mapping[str, Sequence[Mapping[str, Any]]]) -
             for number, row in enumerate(rows)
         ]
         with path.open("w+b") as file:
-            write_parquet(file, [row_batch(numbered)], {})
-        path.with_name(f"{path.stem}_stats.json").write_text(json.dumps({"count": len(rows)}))
+            digest = write_parquet(file, [row_batch(numbered)], {})
+        stats = json.dumps({"count": len(rows)}).encode()
+        if run is not None:
+            stats = _stats(name, run, len(rows), digest)
+        path.with_name(f"{path.stem}_stats.json").write_bytes(stats)
     return folder
+
+
+def _stats(shard: str, run: Mapping[str, Any], num_rows: int, digest: str) -> bytes:
+    from altogether_rt.data.shards.base import Ending
+    from altogether_rt.data.sinks.shards.run_file import run_id_of
+    from altogether_rt.data.sinks.shards.stats import RowCounts, ShardStats
+
+    counts, ending = RowCounts(num_rows, num_rows), Ending("whole")
+    return ShardStats(
+        *(shard, run_id_of(run), "done", counts, ending, None, 1, "etag", digest, 0.0, 0.0, 0.0)
+    ).to_json()

@@ -214,6 +214,43 @@ def test_unfinished_shards_are_left_out_and_counted(
     assert len(open_run(str(run)).names) == 2
 
 
+def test_shards_of_an_earlier_run_are_none_of_this_one(tmp_path: Path, spool: Spool) -> None:
+    """A run with --overwrite that is not over has left files of the one before."""
+    run = write_run(tmp_path / "run", ROWS, {"bundle": "new"})
+    former = write_run(tmp_path / "former", {"val/8": ROWS["val/8"]}, {"bundle": "old"})
+    for name in ("val/8.parquet", "val/8_stats.json"):
+        (run / name).write_bytes((former / name).read_bytes())
+    found = open_run(str(run))
+    assert found.names == ("train/7.parquet",) and found.num_unfinished == 1
+    captions = {record.caption for record in iter_captions(run, Problems())} - {None}
+    assert captions == {row["caption"] for row in ROWS["train/7"] if row.get("caption")}
+    (run / "train/7_stats.json").write_bytes((former / "val/8_stats.json").read_bytes())
+    with pytest.raises(AltogetherError, match="there are no captions"):
+        open_run(str(run))
+    with pytest.raises(AltogetherError, match="has no finished shard of its run yet"):
+        list(iter_captions(run, Problems()))
+
+
+def test_first_samples_alone_are_not_a_finished_shard(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", ROWS, {"bundle": "b"})
+    path = run / "train/7_stats.json"
+    path.write_text(path.read_text().replace('"state": "done"', '"state": "limited"'))
+    found = open_run(str(run))
+    assert len(found.names) == 2 and found.num_unfinished == 1
+
+
+def test_damaged_captions_are_not_exported(tmp_path: Path, spool: Spool) -> None:
+    """A single bit of a text can change without a reader of Parquet noticing."""
+    run = write_run(tmp_path / "run", ROWS, {"bundle": "b"})
+    path = run / "train/7.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
+    summary = export_shards(open_run(str(run)), open_store(tmp_path / "o"), ParquetLayout(), spool)
+    assert (summary.shards, summary.failed.count) == (1, 1)
+    assert "train/7.parquet is not the file that was written" in str(summary.failed)
+    assert "remove it, and the command that captioned makes it again" in str(summary.failed)
+
+
 def test_two_shards_with_one_output_are_refused(tmp_path: Path, spool: Spool) -> None:
     run = write_run(tmp_path / "run", {"a/7": [], "b/07": []})
     with pytest.raises(AltogetherError, match=r"a/7 and b/07 would both become 7/7\.json"):
@@ -226,8 +263,8 @@ def test_metaclip_needs_numbers(tmp_path: Path, spool: Spool) -> None:
         export_shards(open_run(str(run)), open_store(tmp_path / "out"), MetaClipLayout(), spool)
 
 
-def test_rows_read_like_those_of_caption(tmp_path: Path, run: Path, spool: Spool) -> None:
-    (run / "_run.json").write_text('{"format": 1, "bundle": "abc", "max_pixels": 5}')
+def test_rows_read_like_those_of_caption(tmp_path: Path, spool: Spool) -> None:
+    run = write_run(tmp_path / "run", ROWS, {"bundle": "abc", "max_pixels": 5})
     summary = export_rows(open_run(str(run)), open_store(tmp_path), "c.jsonl", spool)
     rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert rows[0] == {

@@ -188,8 +188,8 @@ def test_images_are_those_that_the_run_was_told_to_read(tmp_path: Path) -> None:
     members = [("a.png", image_bytes(1)), ("a.thumb.png", image_bytes(2)), ("b.png", b"x")]
     write_tar(tmp_path / "in" / "00000.tar", members)
     rows = [{"key": "a", "alt": "", "caption": "a caption"}]
-    folder = write_run(tmp_path / "run", {"00000": rows})
-    (folder / "_run.json").write_text(json.dumps({"reading": {"image_keys": "thumb.png"}}))
+    reading = {"reading": {"image_keys": "thumb.png"}}
+    folder = write_run(tmp_path / "run", {"00000": rows}, reading)
     keys = open_run(str(folder)).image_keys
     assert keys == ("thumb.png",)
     layout = ParquetLayout(find_shards(str(tmp_path / "in"), Spool(), image_keys=keys))

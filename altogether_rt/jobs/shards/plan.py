@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from altogether_rt.data.hygiene.clean import HygieneOptions
 from altogether_rt.data.rows import RunStamp
 from altogether_rt.data.shards.base import Shard, ShardSource
 from altogether_rt.data.sinks.shards.claims import ProcessId
+from altogether_rt.data.sinks.shards.run_file import run_id_of
 from altogether_rt.data.sinks.shards.stats import RowCounts, ShardStats
 from altogether_rt.data.sources.sampling import KeyShare
 from altogether_rt.errors import AltogetherError
@@ -22,7 +21,7 @@ from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.plan import CaptionPlan
 from altogether_rt.wording.checks import CaptionChecker
 
-__all__ = ["OpenShard", "ShardJob", "ShardResult", "ShardTask"]
+__all__ = ["OpenShard", "ShardJob", "ShardResult", "ShardTask", "finished_result"]
 
 #: Opens a shard for reading while a block runs. It is sent to other processes: a module's function,
 #: or a partial of one, or an object that can be pickled.
@@ -69,8 +68,7 @@ class ShardJob:
     @cached_property
     def run_id(self) -> str:
         """12 hex digits of `run`."""
-        text = json.dumps(self.run, sort_keys=True)
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
+        return run_id_of(self.run)
 
     def is_finished(self, task: ShardTask, stats: ShardStats) -> bool:
         """Whether nothing is to be done about a shard with these statistics."""
@@ -96,6 +94,11 @@ class ShardTask:
         """Whether the shard is still the file that these statistics are of."""
         return (stats.num_bytes, stats.etag) == (self.shard.num_bytes, self.shard.etag)
 
+    def replaces(self, stats: ShardStats) -> bool:
+        """Whether it is certainly another file. One that was copied may have another time."""
+        sizes = (stats.num_bytes, self.shard.num_bytes)
+        return None not in sizes and stats.num_bytes != self.shard.num_bytes
+
 
 @dataclass(frozen=True)
 class ShardResult:
@@ -110,5 +113,19 @@ class ShardResult:
     counts: RowCounts = field(default_factory=RowCounts)  # of all its rows
     num_new: int = 0  # rows made by this call
     message: str = ""  # why it is not done, a sentence
-    changed: bool = False  # the input is not the one whose captions are there
+    changed: bool = False  # the input is not the one whose captions are there, or newer
+    replaced: bool = False  # it is not, for its size is another one: its samples have no rows
     engine: EngineStats | None = None  # of the captioner so far
+
+
+def finished_result(task: ShardTask, stats: ShardStats, num_new: int = 0) -> ShardResult:
+    """What became of a shard whose file is there."""
+    return ShardResult(
+        shard=task.shard.name,
+        state=stats.state,
+        counts=stats.counts,
+        num_new=num_new,
+        message=stats.explanation,
+        changed=not task.is_of(stats),
+        replaced=task.replaces(stats),
+    )

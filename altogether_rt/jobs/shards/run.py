@@ -12,7 +12,12 @@ from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.base import Shard
 from altogether_rt.data.sinks.shards.foreign import check_outputs
 from altogether_rt.data.sinks.shards.open_store import open_store
-from altogether_rt.data.sinks.shards.output import WORK_FOLDER, clear_work, error_name
+from altogether_rt.data.sinks.shards.output import (
+    WORK_FOLDER,
+    clear_work,
+    error_name,
+    parquet_name,
+)
 from altogether_rt.data.sinks.shards.run_file import join_run, record_shards
 from altogether_rt.data.sinks.shards.stats import (
     RowCounts,
@@ -22,7 +27,7 @@ from altogether_rt.data.sinks.shards.stats import (
 )
 from altogether_rt.generation.engine import EngineStats
 from altogether_rt.jobs.shards.engine import OnRows, ShardEngine
-from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask
+from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask, finished_result
 
 __all__ = ["RunPlan", "ShardSummary", "caption_shards", "plan_run"]
 
@@ -41,21 +46,14 @@ class ShardSummary:
     num_skipped: int = 0  # shards that were finished before
     bad: dict[str, Problems] = field(default_factory=dict)  # why, for shards that are not done
     changed: Problems = field(default_factory=Problems)  # finished, and their input is another now
+    num_replaced: int = 0  # of these, whose samples have no rows for certain
     seconds: float = 0.0
     engine: EngineStats = field(default_factory=EngineStats)
 
     def add_finished(self, stats: ShardStats, shard: Shard) -> None:
         """Count a shard that was finished before."""
         self.num_skipped += 1
-        self.add(
-            ShardResult(
-                stats.shard,
-                stats.state,
-                stats.counts,
-                message=stats.explanation,
-                changed=not ShardTask(shard).is_of(stats),
-            )
-        )
+        self.add(finished_result(ShardTask(shard), stats))
 
     def add(self, result: ShardResult) -> None:
         """Count what became of a shard."""
@@ -64,6 +62,7 @@ class ShardSummary:
         self.num_new += result.num_new
         if result.changed:
             self.changed.add(result.shard)
+        self.num_replaced += result.replaced
         if result.state != "done":
             self.bad.setdefault(result.state, Problems()).add(result.message or result.shard)
 
@@ -106,7 +105,11 @@ def plan_run(shards: Sequence[Shard], job: ShardJob, *, only_missing: bool = Fal
     join_run(store, job.run, overwrite=job.overwrite)
     record_shards(store, shards)
     there = set(store.all_files())
-    with_stats = [shard.name for shard in shards if stats_name(shard.name) in there]
+    with_stats = [
+        shard.name
+        for shard in shards
+        if stats_name(shard.name) in there and parquet_name(shard.name) in there
+    ]
     by_name = {shard.name: shard for shard in shards}
     finished = {}
     for name, stats in all_stats(store, with_stats):

@@ -14,7 +14,13 @@ from altogether_rt.data.alts import Alts, clean_text
 from altogether_rt.data.hygiene.clean import AltHygiene
 from altogether_rt.data.shards.base import Ending, ShardSource
 from altogether_rt.data.sinks.shards.claims import Claim, take_claim
-from altogether_rt.data.sinks.shards.output import ShardOutput, claim_name, clear_work, tidy
+from altogether_rt.data.sinks.shards.output import (
+    ShardOutput,
+    claim_name,
+    clear_work,
+    parquet_name,
+    tidy,
+)
 from altogether_rt.data.sinks.shards.rows import ShardRow, make_row, schema
 from altogether_rt.data.sinks.shards.stats import RowCounts, ShardStats, read_stats
 from altogether_rt.data.sinks.shards.store import OutputStore
@@ -25,7 +31,7 @@ from altogether_rt.jobs.executor import Executor
 from altogether_rt.jobs.samples import caption_samples
 from altogether_rt.jobs.shards.care import CAREFUL_ROWS, Care, care_after, window_of
 from altogether_rt.jobs.shards.failures import LimitReached, ReadError, ShardChanged, reading
-from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask
+from altogether_rt.jobs.shards.plan import ShardJob, ShardResult, ShardTask, finished_result
 
 __all__ = ["caption_shard"]
 
@@ -46,10 +52,10 @@ def caption_shard(
     """
     schema()  # loads pyarrow now: a sample alone must not answer for the seconds that takes
     shard = task.shard
-    stats = read_stats(store, shard.name)
+    stats = _finished_before(store, shard.name)
     if stats is not None and job.is_finished(task, stats):
         clear_work(store, shard.name)
-        return _finished(task, stats)
+        return finished_result(task, stats)
     taken = take_claim(store, claim_name(shard.name), task.died)
     if taken is None:
         return ShardResult(shard.name, "busy", message=f"{shard.name}: another process has it.")
@@ -64,12 +70,12 @@ def caption_shard(
             part_rows=job.part_rows,
             part_seconds=job.part_seconds,
         )
-        stats = read_stats(store, shard.name)  # it may have been finished in between
+        stats = _finished_before(store, shard.name)  # perhaps in between
         if stats is None and not job.overwrite:
             stats = output.recover_finished()
         if stats is not None and job.is_finished(task, stats):
             output.restart()
-            return _finished(task, stats)
+            return finished_result(task, stats)
         same_run = stats is not None and stats.run_id == job.run_id
         output.recover(stats if same_run else None)
         care = care_after(former, output.num_durable)
@@ -84,6 +90,12 @@ def caption_shard(
         return _Work(task, job, output, executor, claim, care, on_rows).do()
 
 
+def _finished_before(store: OutputStore, shard: str) -> ShardStats | None:
+    """A shard's statistics; None if its captions are gone, whatever the statistics say."""
+    stats = read_stats(store, shard)
+    return stats if stats is not None and store.exists(parquet_name(shard)) else None
+
+
 def _give_up(shard: str, care: Care, output: ShardOutput) -> ShardResult:
     message = (
         f"{shard}: {care.deaths} processes died while they were reading it, one after another: "
@@ -91,17 +103,6 @@ def _give_up(shard: str, care: Care, output: ShardOutput) -> ShardResult:
     )
     output.record_error(message)
     return ShardResult(shard, "failed", message=message)
-
-
-def _finished(task: ShardTask, stats: ShardStats, num_new: int = 0) -> ShardResult:
-    return ShardResult(
-        shard=task.shard.name,
-        state=stats.state,
-        counts=stats.counts,
-        num_new=num_new,
-        message=stats.explanation,
-        changed=not task.is_of(stats),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class _Work:
                 self._task.shard.name, "failed", num_new=self._num_new, message=message
             )
         stats = self._output.finish(ending, self._num_expected)
-        result = _finished(self._task, stats, self._num_new)
+        result = finished_result(self._task, stats, self._num_new)
         return dataclasses.replace(result, engine=self._engine)
 
     def _caption_all(self) -> Ending | None:

@@ -13,7 +13,7 @@ from altogether_rt.data.problems import Problems
 from altogether_rt.data.sinks.shards.claims import read_claim
 from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.output import WORK_FOLDER, error_name
-from altogether_rt.data.sinks.shards.run_file import RUN_FILE, read_run, read_shards
+from altogether_rt.data.sinks.shards.run_file import RUN_FILE, read_run, read_shards, run_id_of
 from altogether_rt.data.sinks.shards.stats import RowCounts, all_stats
 from altogether_rt.data.sinks.shards.store import OutputStore
 from altogether_rt.errors import AltogetherError
@@ -26,6 +26,7 @@ STATES = ("done", "incomplete", "limited", "failed", "running", "stopped", "miss
 
 _STATS_SUFFIX = "_stats.json"
 _ERROR_SUFFIX = "_error.json"
+_ROWS_SUFFIX = ".parquet"
 _PART = re.compile(rf"{WORK_FOLDER}/(.+)/\d+-(\d+)\.arrow")
 _CLAIM = re.compile(rf"{WORK_FOLDER}/(.+)/claim\.json")
 
@@ -54,20 +55,25 @@ class RunStatus:
 def read_status(out: str | Path) -> RunStatus:
     """The state of a run. Raises AltogetherError if there is none in `out`."""
     store = open_store(out)
-    if read_run(store) is None:
+    run = read_run(store)
+    if run is None:
         raise AltogetherError(
             f"there is no {RUN_FILE} in {out}: name the folder that caption wrote to."
         )
-    return _Reading(store).status
+    return _Reading(store, run_id_of(run)).status
 
 
 class _Reading:
     """The names in a store, and what they say."""
 
-    def __init__(self, store: OutputStore) -> None:
+    def __init__(self, store: OutputStore, run_id: str) -> None:
         self._store = store
+        self._run_id = run_id
         self.status = RunStatus()
         self._with_stats: list[str] = []
+        self._with_rows: set[str] = set()
+        self._of_others: set[str] = set()  # with captions of another run
+        self._lost: set[str] = set()  # with statistics of captions that are gone
         self._failed: list[str] = []
         self._claimed: list[str] = []
         self._durable: dict[str, int] = defaultdict(int)
@@ -79,6 +85,8 @@ class _Reading:
         for name in self._store.all_files():
             if name.endswith(_STATS_SUFFIX):
                 self._with_stats.append(name.removesuffix(_STATS_SUFFIX))
+            elif name.endswith(_ROWS_SUFFIX):
+                self._with_rows.add(name.removesuffix(_ROWS_SUFFIX))
             elif name.endswith(_ERROR_SUFFIX):
                 self._failed.append(name.removesuffix(_ERROR_SUFFIX))
             elif (match := _PART.fullmatch(name)) is not None:
@@ -91,6 +99,12 @@ class _Reading:
         finished = set()
         for shard, stats in all_stats(self._store, sorted(self._with_stats)):
             if stats is None:
+                continue
+            if stats.run_id != self._run_id:
+                self._of_others.add(shard)
+                continue
+            if shard not in self._with_rows:
+                self._lost.add(shard)
                 continue
             finished.add(shard)
             self.status.seconds += stats.duration
@@ -106,14 +120,17 @@ class _Reading:
             if claim is not None and not claim.is_stale:
                 running.add(shard)
         begun = {*self._claimed, *self._durable}
-        others = {*known, *self._failed, *begun} - finished
+        others = {*known, *self._failed, *begun, *self._lost, *self._of_others} - finished
         for shard in sorted(others):
             if shard in running:
                 self._count("running", shard)
             elif shard in self._failed:
                 self._count("failed", shard, self._reason(shard))
+            elif shard in begun:
+                self._count("stopped", shard)
             else:
-                self._count("stopped" if shard in begun else "missing", shard)
+                other = f"{shard} (its captions are of another run)"
+                self._count("missing", shard, other if shard in self._of_others else "")
         self.status.num_durable = sum(self._durable[shard] for shard in others & begun)
         self.status.num_expected = self._rows_of(others, known)
 

@@ -178,6 +178,21 @@ def test_a_shard_that_another_process_has(folder: Path, captioner: FakeCaptioner
     assert run("caption-shard", "in/00001.tar", "out").exit_code == 0
 
 
+def test_two_shards_of_one_name_are_not_both_done(folder: Path, captioner: FakeCaptioner) -> None:
+    """train/00000.tar and val/00000.tar are both 00000 where they are captioned one by one."""
+    write_webdataset(Path("val"), 1, 2 * NUM_SAMPLES)
+    assert run("caption-shard", "in/00000.tar", "out").exit_code == 0
+    other = run("caption-shard", "val/00000.tar", "out")
+    assert other.exit_code == 3
+    assert "1 shard is not the file whose captions are there (00000: val/00000.tar)" in other.stderr
+    assert run("caption", "val", "--out", "out").exit_code == 3
+    assert run("caption-shard", "val/00000.tar", "out", "--name", "val/00000").exit_code == 0
+    assert len(parquet.read_table("out/val/00000.parquet")) == 2 * NUM_SAMPLES
+    os.utime("in/00000.tar", (1, 1))  # copied, perhaps: its captions may well be these
+    touched = run("caption-shard", "in/00000.tar", "out")
+    assert touched.exit_code == 0 and "--overwrite makes them again" in touched.stderr
+
+
 def test_options_of_folders_and_of_shards(folder: Path, captioner: FakeCaptioner) -> None:
     refused = run("caption", "in", "--out", "out", "--sidecar", ".txt")
     assert refused.exit_code == 2 and "--sidecar" in refused.output

@@ -69,7 +69,7 @@ def test_every_format() -> None:
         ("run - --format parquet", "an export does not go to standard output: name a folder."),
         ("none out --format parquet", "there are no captions in none"),
         ("run out --format webdataset --shards nowhere", "there is no nowhere"),
-        ("run out --format webdataset --shards other", "the export is incomplete: 1 shards"),
+        ("run out --format webdataset --shards other", "the export is incomplete: 1 shard could"),
     ],
 )
 def test_mistakes_are_one_sentence(command: str, message: str) -> None:

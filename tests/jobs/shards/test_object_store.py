@@ -43,6 +43,7 @@ def test_a_store_keeps_what_it_promises(store: OutputStore) -> None:
         file.write(b"55")
     assert sorted(store.all_files()) == ["a", "x/b", "x/y/c"]
     assert store.files("x") == ["x/b"]
+    assert store.exists("x/y/c") and not store.exists("x/y") and not store.exists("x/none")
     assert dict(store.read_many(["a", "x/y/c", "none"])) == {
         "a": b"3",
         "x/y/c": b"55",
@@ -53,7 +54,7 @@ def test_a_store_keeps_what_it_promises(store: OutputStore) -> None:
     with pytest.raises(FileNotFoundError), store.open("none"):
         pass
     store.remove(["a", "x/y/c", "none"])
-    assert list(store.all_files()) == ["x/b"]
+    assert list(store.all_files()) == ["x/b"] and not store.exists("x/y/c")
 
 
 def test_what_is_left_by_an_exception_is_not_there(store: OutputStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,14 +18,18 @@ import pyarrow
 from pyarrow import parquet
 
 from altogether_rt.data.shards.base import Shard
+from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.data.sinks.shards.stats import RowCounts
+from altogether_rt.data.sinks.shards.tables import run_tables
 from altogether_rt.errors import AltogetherError
 from altogether_rt.jobs.executor import LocalExecutor
 from altogether_rt.jobs.shards.engine import LocalShardEngine, ShardEngine
-from altogether_rt.jobs.shards.plan import ShardJob
+from altogether_rt.jobs.shards.plan import ShardJob, ShardTask
 from altogether_rt.jobs.shards.processes import ProcessShardEngine
 from altogether_rt.jobs.shards.reading import ShardReader
 from altogether_rt.jobs.shards.run import ShardSummary, caption_shards, plan_run
+from altogether_rt.jobs.shards.shard import caption_shard
+from altogether_rt.jobs.shards.status import read_status
 from tests.fake_captioner import FakeCaptioner
 from tests.jobs.shards.stand_ins import KilledBy, job_for, make_tars, png, shard_of
 
@@ -235,6 +240,65 @@ def test_an_overwrite_that_stopped_leaves_no_mix(shards: list[Shard], tmp_path: 
     caption(shards, job_for(out, bundle_id="other"))
     caption(shards, job_for(other, bundle_id="other"))
     assert files_of(out) == files_of(other)
+
+
+def test_what_an_overwrite_has_not_come_to_is_missing(shards: list[Shard], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    caption(shards, job_for(out))
+    new = job_for(out, bundle_id="other", overwrite=True)
+    caption(shards, new, limit=NUM_SAMPLES)
+    status = read_status(out)
+    assert status.shards == {"done": 1, "missing": 2} and status.counts.rows == NUM_SAMPLES
+    assert "00001 (its captions are of another run)" in str(status.bad["missing"])
+    assert run_tables(open_store(out)).names == ("00000.parquet",)
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["run", "shard"])
+def test_captions_that_are_gone_are_made_again(
+    shards: list[Shard], tmp_path: Path, single: bool
+) -> None:
+    """Somebody removed a file that was damaged; its statistics still say that it is there."""
+    out = tmp_path / "out"
+    caption(shards, job_for(out))
+    whole = files_of(out)
+    (out / "00001.parquet").unlink()
+    status = read_status(out)
+    assert status.shards == {"done": 2, "missing": 1}
+    assert status.counts.rows == 2 * NUM_SAMPLES
+    if single:
+        job = job_for(out)
+        executor = LocalExecutor(FakeCaptioner())
+        assert caption_shard(ShardTask(shards[1]), job, open_store(out), executor).state == "done"
+    else:
+        assert caption(shards, job_for(out, retry_errors=True)).shards == {"done": 3}
+    assert files_of(out) == whole and read_status(out).shards == {"done": 3}
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"shard": "000'])
+def test_damaged_statistics_are_written_again(
+    shards: list[Shard], tmp_path: Path, content: bytes
+) -> None:
+    out = tmp_path / "out"
+    caption(shards, job_for(out))
+    (out / "00001_stats.json").write_bytes(content)
+    assert read_status(out).shards == {"done": 2, "missing": 1}
+    captioner = FakeCaptioner()
+    assert caption(shards, job_for(out), local(captioner)).shards == {"done": 3}
+    assert captioner.requests == [] and read_status(out).shards == {"done": 3}
+    assert stats_of(out, "00001")["count"] == NUM_SAMPLES
+
+
+def test_a_file_of_another_size_is_another_file(shards: list[Shard], tmp_path: Path) -> None:
+    """It may be another shard with the same name. One that was copied has another time."""
+    out = tmp_path / "out"
+    caption(shards[:1], job_for(out))
+    first = shards[0]
+    copied = dataclasses.replace(first, etag="copied")
+    summary = caption([copied], job_for(out))
+    assert (summary.changed.count, summary.num_replaced) == (1, 0)
+    other = dataclasses.replace(first, num_bytes=1, etag="other")
+    summary = caption([other], job_for(out))
+    assert (summary.changed.count, summary.num_replaced) == (1, 1)
 
 
 def test_retry_errors_tries_those_and_copies_the_others(

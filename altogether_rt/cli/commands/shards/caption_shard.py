@@ -34,7 +34,7 @@ from altogether_rt.cli.caption_options import (
     TopP,
 )
 from altogether_rt.cli.caption_prompt import prompt_text
-from altogether_rt.cli.commands.shards.report import BUSY, INCOMPLETE
+from altogether_rt.cli.commands.shards.report import BUSY, INCOMPLETE, changed_sentence
 from altogether_rt.cli.commands.shards.sharded import ShardArguments, Shown
 from altogether_rt.cli.device import DeviceOption
 from altogether_rt.cli.hygiene import hygiene_sentences
@@ -49,6 +49,7 @@ from altogether_rt.cli.run_output import (
     open_run_output,
 )
 from altogether_rt.data.images import ImageLimits
+from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.spool import SPOOL_BYTES
 from altogether_rt.errors import AltogetherError
 from altogether_rt.monitoring.display import ProgressMode
@@ -187,6 +188,7 @@ def _run(
         **result.counts.alts.to_dict(),
         **result.counts.checks_data(),
         "rows_made": result.num_new,
+        "changed": result.changed,
         "message": result.message,
     }
     summary = [
@@ -198,7 +200,11 @@ def _run(
     if result.counts.checks.num_checked:
         summary.append(f"  {result.counts.checks.sentence()}")
     run.output.result(data, summary)
+    if result.changed:
+        run.output.note(changed_sentence(Problems(1, [f"{result.shard}: {shard.url}"])))
     if result.state in ("failed", "busy", "incomplete"):
         run.output.error(result.message)
         codes = {"failed": 1, "busy": BUSY, "incomplete": INCOMPLETE}
         raise typer.Exit(codes[result.state])
+    if result.replaced:
+        raise typer.Exit(INCOMPLETE)

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from altogether_rt.cli.commands.shards.report import listed
 from altogether_rt.cli.output import Output
+from altogether_rt.data.problems import counted
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.sinks.shards.open_store import open_store
 from altogether_rt.errors import AltogetherError
@@ -223,13 +225,13 @@ def _check_complete(summary: ExportSummary) -> None:
     """Raises AltogetherError if something is lacking; what is there is kept."""
     lacking = []
     if summary.failed:
-        lacking.append(f"{summary.failed.count:,} shards could not be written ({summary.failed})")
+        shards = counted(summary.failed.count, "shard", "shards")
+        lacking.append(f"{shards} could not be written ({listed(summary.failed)})")
     if summary.notes:
-        lacking.append(f"{summary.notes.count:,} shards were read only in part ({summary.notes})")
+        were = counted(summary.notes.count, "shard was", "shards were")
+        lacking.append(f"{were} read only in part ({listed(summary.notes)})")
     if summary.unfinished:
-        lacking.append(
-            f"{summary.unfinished:,} shards of the run are not finished: caption them, then give "
-            "this command again"
-        )
+        are = counted(summary.unfinished, "shard of the run is", "shards of the run are")
+        lacking.append(f"{are} not finished: caption them, then give this command again")
     if lacking:
         raise AltogetherError(f"the export is incomplete: {'; '.join(lacking)}.")

@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from altogether_rt.cli.hygiene import hygiene_sentences
 from altogether_rt.cli.output import Output, format_duration
+from altogether_rt.data.problems import Problems, counted
 
 if TYPE_CHECKING:
     from altogether_rt.data.hygiene.clean import HygieneOptions
-    from altogether_rt.data.problems import Problems
     from altogether_rt.jobs.shards.run import ShardSummary
 
-__all__ = ["BUSY", "INCOMPLETE", "exit_code", "problems_data", "report"]
+__all__ = [
+    "BUSY",
+    "INCOMPLETE",
+    "changed_sentence",
+    "exit_code",
+    "listed",
+    "problems_data",
+    "report",
+]
 
 #: Exit codes of shards that are not done: samples are missing; another process has them.
 INCOMPLETE = 3
@@ -24,7 +32,7 @@ def exit_code(summary: ShardSummary) -> int:
     """0: all shards are done; 1: some failed; 3: some lack samples; 75: some are not finished."""
     if summary.shards["failed"]:
         return 1
-    if summary.shards["incomplete"]:
+    if summary.shards["incomplete"] or summary.num_replaced:
         return INCOMPLETE
     return BUSY if summary.shards["busy"] else 0
 
@@ -42,14 +50,21 @@ def report(
     expected, as said before the run.
     """
     if summary.changed:
-        output.note(
-            f"{summary.changed.count:,} shards are not the files whose captions are there "
-            f"({summary.changed}): --overwrite makes them again."
-        )
+        output.note(changed_sentence(summary.changed))
     for sentence in hygiene_sentences(summary.counts.alts, hygiene):
         output.note(sentence)
     data = {**_data(out, summary), "captioner_notes": list(captioner_notes)}
     output.result(data, _sentences(out, summary))
+
+
+def changed_sentence(changed: Problems) -> str:
+    """What to do about shards whose captions were made from other files."""
+    are = counted(changed.count, "shard is not the file", "shards are not the files")
+    return (
+        f"{are} whose captions are there ({changed}): --overwrite makes them again; captions of "
+        "other shards that have the same name belong in another folder, or under another --name "
+        "of caption-shard."
+    )
 
 
 def _sentences(out: str, summary: ShardSummary) -> list[str]:
@@ -62,14 +77,15 @@ def _sentences(out: str, summary: ShardSummary) -> list[str]:
         f"{took if summary.num_new else ''}; shards: {', '.join(states)}."
     ]
     if summary.num_skipped:
-        lines[0] += f" {summary.num_skipped:,} shards were there already."
+        were = counted(summary.num_skipped, "shard was", "shards were")
+        lines[0] += f" {were} there already."
     for kind, count in counts.errors.most_common():
         examples = "; ".join(text.rstrip(".") for text in counts.examples.get(kind, []))
         lines.append(f"  {count:,} {kind}: {examples}")
     if counts.checks.num_checked:
         lines.append(f"  {counts.checks.sentence()}")
     for state, problems in summary.bad.items():
-        lines.append(f"  {state}: {problems}")
+        lines.append(f"  {state}: {listed(problems)}")
     return lines
 
 
@@ -91,6 +107,12 @@ def _data(out: str, summary: ShardSummary) -> dict[str, Any]:
         "not_done": {state: problems_data(bad) for state, bad in summary.bad.items()},
         "changed": problems_data(summary.changed),
     }
+
+
+def listed(problems: Problems) -> str:
+    """Problems, which may be sentences, in a line."""
+    examples = [example.rstrip(".") for example in problems.examples]
+    return str(Problems(problems.count, examples))
 
 
 def problems_data(problems: Problems) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from altogether_rt.cli.commands.shards.report import listed
 from altogether_rt.cli.output import Output, format_duration
+from altogether_rt.data.problems import counted
 
 if TYPE_CHECKING:
     from altogether_rt.jobs.shards.status import RunStatus
@@ -37,7 +39,8 @@ def _sentences(out: str, status: RunStatus) -> list[str]:
     if status.num_durable:
         rows += f"; {status.num_durable:,} more in unfinished shards"
     lines = [
-        f"{out}: {status.shards.total():,} shards: {', '.join(states) or 'none begun'}.",
+        f"{out}: {counted(status.shards.total(), 'shard', 'shards')}: "
+        f"{', '.join(states) or 'none begun'}.",
         f"  {rows}.",
     ]
     for kind, count in counts.errors.most_common():
@@ -46,7 +49,7 @@ def _sentences(out: str, status: RunStatus) -> list[str]:
     if counts.checks.num_checked:
         lines.append(f"  {counts.checks.sentence()}")
     for state, problems in status.bad.items():
-        lines.append(f"  {state}: {problems}")
+        lines.append(f"  {state}: {listed(problems)}")
     if status.seconds_left:
         lines.append(
             f"  About {status.num_expected or 0:,} rows in unfinished shards: "

@@ -102,6 +102,18 @@ class ObjectStore(OutputStore):
             with suppress(FileNotFoundError):
                 self._again(partial(self._fs.rm_file, self._path(name)))
 
+    def exists(self, name: str) -> bool:
+        path = self._path(name)
+
+        def look() -> bool:
+            self._fs.invalidate_cache(self._fs._parent(path))
+            return bool(self._fs.info(path)["type"] == "file")
+
+        try:
+            return self._again(look)
+        except FileNotFoundError:
+            return False
+
     def files(self, folder: str) -> list[str]:
         path = self._path(folder)
         try:

@@ -217,7 +217,10 @@ class ShardOutput:
         self._store.remove([error_name(self._shard.name)])
         if self._store.create(stats_name(self._shard.name), stats.to_json()):
             return stats
-        return read_stats(self._store, self._shard.name) or stats  # another process was first
+        there = read_stats(self._store, self._shard.name)
+        if there is None:  # a damaged file, which would never count as statistics
+            self._store.write(stats_name(self._shard.name), stats.to_json())
+        return there or stats  # another process was first
 
     def _about(self, ending: Ending | None, num_expected: int | None) -> dict[str, Any]:
         return {

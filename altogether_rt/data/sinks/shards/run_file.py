@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from altogether_rt.data.shards.base import Shard
 from altogether_rt.data.sinks.shards.store import OutputStore
 from altogether_rt.errors import AltogetherError
 
-__all__ = ["RUN_FILE", "join_run", "read_run", "read_shards", "record_shards"]
+__all__ = ["RUN_FILE", "join_run", "read_run", "read_shards", "record_shards", "run_id_of"]
 
 RUN_FILE = "_run.json"
 _SHARDS_FILE = "_shards.json"
@@ -53,6 +54,12 @@ def read_run(store: OutputStore) -> dict[str, Any] | None:
     """What `join_run` wrote; None if there is nothing, or something else."""
     found = _read_json(store, RUN_FILE)
     return found if isinstance(found, dict) else None
+
+
+def run_id_of(run: Mapping[str, Any]) -> str:
+    """12 hex digits of what `join_run` was given, or of what `read_run` has found of it."""
+    text = json.dumps({name: run[name] for name in run if name != "format"}, sort_keys=True)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
 def record_shards(store: OutputStore, shards: Iterable[Shard]) -> None:

@@ -64,6 +64,10 @@ class OutputStore(ABC):
         """
 
     @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+
+    @abstractmethod
     def files(self, folder: str) -> list[str]:
         """Names of the files that lie in a folder itself, sorted; none if there is no folder."""
 
@@ -136,6 +140,9 @@ class LocalStore(OutputStore):
             for name in os.listdir(self._path(folder)):
                 if name.endswith(".tmp") and name.lstrip(".").startswith(start):
                     self._path(folder).joinpath(name).unlink(missing_ok=True)
+
+    def exists(self, name: str) -> bool:
+        return self._path(name).is_file()
 
     def files(self, folder: str) -> list[str]:
         try:

@@ -166,7 +166,7 @@ class SampleGroups:
         for stem, images in by_stem.items():
             sample_key = f"{key}.{stem}" if stem else key
             # In the order of the shard, for the first of two texts counts.
-            mine = [entry for _, entry in heapq.merge(divided[stem], divided[None], key=_place)]
+            mine = [entry for _, entry in heapq.merge(divided[stem], divided[None], key=_number)]
             yield from self._same_stem(Parts(sample_key, key, stem), images, mine)
 
     def _sample_stem(self, entry: Entry) -> str:
@@ -216,23 +216,23 @@ def _stem(entry: Entry) -> str:
 def _divided(
     entries: list[Entry], stems: Collection[str]
 ) -> dict[str | None, list[tuple[int, Entry]]]:
-    """Members and their places, by the sample that they belong to: the longest stem that they
+    """Members with their numbers, by the sample that they belong to: the longest stem that they
     begin with. Under None are those of all samples, which begin with none.
 
     A key may have as many stems as its shard has samples: `photo.00000.jpg`, `photo.00001.jpg`, …
     """
     divided: dict[str | None, list[tuple[int, Entry]]] = defaultdict(list)
     lengths = sorted({len(stem) for stem in stems if stem}, reverse=True)
-    for place, entry in enumerate(entries):
+    for number, entry in enumerate(entries):
         suffix = (entry.suffix or "").lower()
         begins = (suffix[:length] for length in lengths if suffix[length : length + 1] == ".")
         owner = next((start for start in begins if start in stems), None)
-        divided[owner].append((place, entry))
+        divided[owner].append((number, entry))
     return divided
 
 
-def _place(placed: tuple[int, Entry]) -> int:
-    return placed[0]
+def _number(numbered: tuple[int, Entry]) -> int:
+    return numbered[0]
 
 
 def _occurrences(entries: list[Entry], at_least: int) -> list[list[Entry]]:

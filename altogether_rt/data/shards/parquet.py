@@ -18,7 +18,7 @@ from altogether_rt.data.shards.pages.rows import Cell, group_rows
 from altogether_rt.data.shards.samples.alt_texts import parse_json, record_texts
 from altogether_rt.data.shards.samples.columns import ShardColumns, find_columns
 from altogether_rt.data.shards.samples.joined import JoinTable
-from altogether_rt.data.shards.samples.row_keys import RowKey, UniqueKeys
+from altogether_rt.data.shards.samples.row_keys import RowKey, UniqueKeys, text_of_bytes
 from altogether_rt.data.shards.storage import is_url, local_path
 from altogether_rt.data.sources.base import Sample
 from altogether_rt.errors import ImageError
@@ -116,6 +116,8 @@ class ParquetSource(ShardSource):
             return keys
         for key, value in zip(keys, values, strict=False):
             text = value.as_py()
+            if isinstance(text, bytes):
+                text = text_of_bytes(text)
             if text is not None and text != "":
                 key.text = str(text)
         return keys
@@ -263,6 +265,8 @@ def _cell_texts(value: Any, alt: AltKey) -> list[str]:
     is_json = isinstance(value, (str, bytes)) and (alt.path is not None or alt.name == "json")
     if is_json:
         value = parse_json(value.encode() if isinstance(value, str) else value)
+    elif isinstance(value, bytes):
+        value = value.decode()  # a ValueError, unless it is UTF-8
     if alt.name == "texts" and alt.path is None:
         value = {"texts": value}
     return record_texts(value, alt.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,40 @@ def test_images_texts_and_keys(tmp_path: Path) -> None:
     assert [s.alts.texts for s in samples] == [("a",), ("b",), ("c",), ("d",), ("e",)]
     assert source.ending.kind == "whole" and source.shard.num_expected == 5
     assert [s.key for s in source.samples_where(lambda index, key: index > 2)] == ["6", "5"]
+
+
+def test_types_that_other_writers_give_columns(tmp_path: Path) -> None:
+    """Dictionaries of images, decimals and bytes for keys, texts that are not said to be texts."""
+    images = [png(n) for n in range(4)]
+    columns = {
+        "image": pyarrow.array([*images, None]).dictionary_encode(),
+        "key": pyarrow.array([Decimal(n) for n in range(5)], pyarrow.decimal128(38, 0)),
+        "caption": pyarrow.array([*("a ü".encode(), b"b", None, b""), b"\xff"], pyarrow.binary()),
+    }
+    path = write(tmp_path / "a.parquet", columns)
+    samples, source = read(path)
+    assert [s.key for s in samples] == list("01234")
+    assert [s.image for s in samples[:4]] == images and kinds(samples)[4] == "missing"
+    assert [s.alts.texts for s in samples] == [("a ü",), ("b",), (), (), ()]
+    assert "4 'utf-8' codec can't decode" in str(source.unused()["alt_texts_unusable"])
+    assert read(path, ShardOptions(image_keys=("image",)))[0][0].image == images[0]
+    columns = {
+        "image": pyarrow.array([{"bytes": png(1)}] * 2),
+        "key": pyarrow.array([b"k1", b"\xff"]).dictionary_encode(),
+        "txt": pyarrow.array([b"a", b"b"]).dictionary_encode(),
+    }
+    samples, _ = read(write(tmp_path / "a.parquet", columns))
+    assert [(s.key, s.alts.texts) for s in samples] == [("k1", ("a",)), ("ff", ("b",))]
+
+
+@pytest.mark.parametrize("name", ["number", "list", "struct"])
+def test_a_column_that_cannot_hold_images_is_refused(tmp_path: Path, name: str) -> None:
+    columns = {"image": [png(1)], "number": [1], "list": [["a"]], "struct": [{"a": 1}]}
+    path = write(tmp_path / "a.parquet", columns)
+    with pytest.raises(
+        AltogetherError, match=f"neither images nor paths .* its column {name}, but"
+    ):
+        read(path, ShardOptions(image_keys=(name,)))
 
 
 class Enough(Exception):

@@ -89,10 +89,16 @@ def _cell(value: Any, is_path: bool) -> Cell:
         if count == 0:
             return Cell(None, None, 0)
         value = items[0]
+    value = _decoded(value)
     path = None
     if value.is_valid and hasattr(value, "keys"):  # `datasets`' {bytes, path}
         path = value["path"].as_py() if "path" in value else None
-        value = value["bytes"]
+        value = _decoded(value["bytes"])
     if not value.is_valid:
         return Cell(None, path, count)
     return Cell(None, value.as_py(), count) if is_path else Cell(value.as_buffer(), path, count)
+
+
+def _decoded(value: Any) -> Any:
+    """A value itself where its column refers to a dictionary of values."""
+    return value.value if hasattr(value, "dictionary") else value

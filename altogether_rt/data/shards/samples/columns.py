@@ -78,7 +78,15 @@ def _image_column(schema: Any, options: ShardOptions, types: Any, url: str) -> t
     for wanted in options.image_keys:
         found = next((name for name in schema.names if name.lower() == wanted), None)
         if found is not None:
-            return found, _is_text(schema.field(found).type, types)
+            kind = schema.field(found).type
+            if not any(
+                is_type(kind, types) for is_type in (_is_image_object, _is_binary, _is_text)
+            ):
+                raise AltogetherError(
+                    f"{url} has neither images nor paths of images in its column {found}, but "
+                    f"{str(kind)[:80]}: name another with --image-key."
+                )
+            return found, _is_text(kind, types)
     if options.image_keys:
         raise AltogetherError(
             f"{url} has no column {' or '.join(options.image_keys)}, only "
@@ -125,6 +133,13 @@ def _usual_alts(schema: Any, names: list[str], types: Any) -> tuple[AltKey, ...]
 def _is_binary(kind: Any, types: Any) -> bool:
     if types.is_list(kind) or types.is_large_list(kind):
         kind = kind.value_type
+    return _is_one_binary(kind, types)
+
+
+def _is_one_binary(kind: Any, types: Any) -> bool:
+    """Whether it is binary, and no list: texts too, of writers that do not say that it is text."""
+    if types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
@@ -145,9 +160,12 @@ def _is_text(kind: Any, types: Any) -> bool:
 
 
 def _is_name(kind: Any, types: Any) -> bool:
-    return _is_text(kind, types) or bool(types.is_integer(kind))
+    if types.is_decimal(kind):  # warehouses export whole numbers so
+        return bool(kind.scale == 0)
+    return _is_text(kind, types) or _is_one_binary(kind, types) or bool(types.is_integer(kind))
 
 
 def _is_number(kind: Any, types: Any) -> bool:
     is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-    return bool(is_number) or _is_binary(kind, types)
+    is_list = _is_binary(kind, types) and not _is_one_binary(kind, types)
+    return bool(is_number) or is_list

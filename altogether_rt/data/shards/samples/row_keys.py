@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["RowKey", "UniqueKeys"]
+__all__ = ["RowKey", "UniqueKeys", "text_of_bytes"]
+
+
+def text_of_bytes(key: bytes) -> str:
+    """A key that its writer did not say to be a text: a text in UTF-8, or a digest."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return key.hex()
 
 
 class RowKey:

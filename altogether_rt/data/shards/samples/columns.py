@@ -79,9 +79,8 @@ def _image_column(schema: Any, options: ShardOptions, types: Any, url: str) -> t
         found = next((name for name in schema.names if name.lower() == wanted), None)
         if found is not None:
             kind = schema.field(found).type
-            if not any(
-                is_type(kind, types) for is_type in (_is_image_object, _is_binary, _is_text)
-            ):
+            fitting_types = (_is_image_object, _is_binary, _is_text)
+            if not any(is_type(kind, types) for is_type in fitting_types):
                 raise AltogetherError(
                     f"{url} has neither images nor paths of images in its column {found}, but "
                     f"{str(kind)[:80]}: name another with --image-key."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -70,6 +72,19 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("rows")
     with pytest.raises(AltogetherError, match="is a file"):
         open_store(tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """FAT and SMB refuse them, buckets that are mounted do not know them."""
+
+    def link(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    store = open_store(tmp_path / "out")
+    assert store.create("x/a", b"1") and not store.create("x/a", b"2") and store.read("x/a") == b"1"
+    assert list(store.all_files()) == ["x/a"] and len(list((tmp_path / "out/x").iterdir())) == 1
 
 
 def caption(shards: list[Shard], out: str) -> FakeCaptioner:

@@ -6,6 +6,7 @@ file that is half-written, and of several processes that `create` one file exact
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from abc import ABC, abstractmethod
@@ -19,6 +20,9 @@ from altogether_rt.artifacts.files import new_file, write_whole
 __all__ = ["LocalStore", "OutputStore"]
 
 _MAX_TRIES = 20
+
+#: What file systems without links say: FAT, SMB, mounted buckets.
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 Result = TypeVar("Result")
 
@@ -104,7 +108,9 @@ class LocalStore(OutputStore):
                 os.link(draft, path)
             except FileExistsError:
                 return False
-            except PermissionError:  # a file system without links
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
                 return _create_without_links(path, data)
             finally:
                 draft.unlink(missing_ok=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import resource
 import secrets
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 __all__ = [
     "Member",
+    "no_file_larger",
     "object_store",
     "png",
     "s3_server",
@@ -78,6 +81,17 @@ def write_webdataset(folder: Path, num_shards: int, num_samples: int) -> Path:
         stats = {"count": num_samples, "successes": num_samples, "failed_to_download": 0}
         (folder / f"{shard:05}_stats.json").write_text(json.dumps(stats))
     return folder
+
+
+@contextmanager
+def no_file_larger(num_bytes: int) -> Iterator[None]:
+    """Files of this process cannot grow beyond this, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="session")

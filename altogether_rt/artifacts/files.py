@@ -23,6 +23,7 @@ from typing import BinaryIO, Final, Self
 from altogether_rt.errors import AltogetherError
 
 __all__ = [
+    "FULL_DISK",
     "NewFile",
     "NewFolder",
     "append_to",
@@ -34,6 +35,9 @@ __all__ = [
     "write_or_send",
     "write_whole",
 ]
+
+#: Numbers of the system's errors where a file cannot grow.
+FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: Bytes of the target's name that its temporary's name repeats. Names may have 255 bytes, and the
 #: rest of the temporary's name has 22.
@@ -99,7 +103,7 @@ def naming_full_disk(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+        if error.errno in FULL_DISK and error.filename is None:
             error.filename = str(path)
         raise
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
+from altogether_rt.artifacts.files import FULL_DISK
 from altogether_rt.data.shards.base import Ending, Shard
 from altogether_rt.data.shards.storage import local_path, storage_errors
 from altogether_rt.data.shards.stores.fetching import fetch, remote_info
@@ -105,7 +106,7 @@ class Spool:
         self._reserve(room, wait=True)
         target = self._new_path()
         try:
-            with storage_errors(name), target.open("wb") as file:
+            with storage_errors(name), _naming_spool(target), target.open("wb") as file:
                 ending = unpack(path, file, room, name)
                 surplus = room - file.tell()
             room -= surplus
@@ -190,7 +191,7 @@ class Spool:
     def _fetch_reserved(self, shard: Shard, size: int) -> tuple[Path, int]:
         try:
             path = self._new_path()
-            with storage_errors(shard.url):
+            with storage_errors(shard.url), _naming_spool(path):
                 fetch(shard, path, size)
         except BaseException:
             with suppress(UnboundLocalError):
@@ -198,6 +199,20 @@ class Spool:
             self._release(size)
             raise
         return path, size
+
+
+@contextmanager
+def _naming_spool(path: Path) -> Iterator[None]:
+    """The system's error does not say which disk is full: it is not the shard that is at fault."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise AltogetherError(
+            f"the spool in {path.parent.parent} has no room ({error.strerror}): make some, or name "
+            "a folder on another disk with --spool, then give the same command again."
+        ) from error
 
 
 def _new_folder(parent: Path) -> tuple[Path, BinaryIO]:

@@ -11,7 +11,7 @@ from altogether_rt.data.shards.base import Ending, Shard
 from altogether_rt.data.shards.opening import open_shard
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.errors import AltogetherError
-from tests.shards_fixtures import png, tar_bytes, webdataset_shard
+from tests.shards_fixtures import no_file_larger, png, tar_bytes, webdataset_shard
 
 
 def compressed(kind: str, raw: bytes) -> bytes:
@@ -75,3 +75,12 @@ def test_bombs(tmp_path: Path, kind: str) -> None:
 def test_other_compressions(tmp_path: Path) -> None:
     with pytest.raises(AltogetherError, match="bzip2"):
         read(tmp_path, b"BZh91AY&SY" * 10)
+
+
+def test_a_full_disk_under_the_spool_is_not_the_shards_fault(tmp_path: Path) -> None:
+    raw = compressed("gz", bytes(1 << 20))
+    with (
+        pytest.raises(AltogetherError, match=r"^the spool in .* has no room .*--spool"),
+        no_file_larger(1 << 19),
+    ):
+        read(tmp_path, raw)

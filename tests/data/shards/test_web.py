@@ -20,7 +20,7 @@ from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.shards.stores import web
 from altogether_rt.errors import AltogetherError
 from tests.data.shards.web_server import Page, WebServer, web_server
-from tests.shards_fixtures import png, tar_bytes, webdataset_shard
+from tests.shards_fixtures import no_file_larger, png, tar_bytes, webdataset_shard
 
 SMALL = tar_bytes(webdataset_shard(4))
 #: Three images of a megabyte and more: trouble can be put between them.
@@ -209,3 +209,15 @@ def test_files_are_asked_for_several_at_once_and_come_in_order(
     del server.pages[names[5]]
     with pytest.raises(AltogetherError, match=r"there is no http://\S+/a/00005\.tar\."):
         list_shards([server.url + "/a/{00000..00011}.tar"])
+
+
+def test_a_full_disk_under_the_spool_is_not_the_servers_fault(
+    server: WebServer, tmp_path: Path, pauses: list[float]
+) -> None:
+    server.pages[PATH] = Page(LARGE)
+    with (
+        no_file_larger(1 << 20),
+        pytest.raises(AltogetherError, match=r"^the spool in .* has no room .*--spool"),
+    ):
+        images(server, tmp_path / "spool")
+    assert pauses == [] and list((tmp_path / "spool").rglob("0*")) == []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
+from altogether_rt.artifacts.files import FULL_DISK
 from altogether_rt.data.shards.storage import changed, etag_of, file_system, pause, retried
 from altogether_rt.errors import AltogetherError, reason
 
@@ -78,6 +79,8 @@ def download(url: str, file: BinaryIO, *, size: int | None, etag: str | None, ro
         except (FileNotFoundError, PermissionError):
             raise
         except OSError as error:
+            if error.errno in FULL_DISK:  # of this machine
+                raise
             progress = file.tell() - furthest
             furthest = max(furthest, file.tell())
             failures = 0 if progress >= _PROGRESS_BYTES else failures + 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,8 @@ def test_usage_is_that_of_the_published_code(tmp_path: Path, encoder_json: str) 
     assert (clipcap.generation.max_new_tokens, clipcap.generation.temperature) == (67, 0)
     assert clipcap.decoder.eos_id == clipcap.decoder.pad_id == 299
     assert default_encoder_tag(clipcap) is None
+    encoder = replace(clipcap.encoder, name="RN50x4-quickgelu")
+    assert default_encoder_tag(replace(clipcap, encoder=encoder)) == "openai"
 
 
 def test_what_shapes_cannot_tell_is_asked_for(tmp_path: Path, encoder_json: str) -> None:
@@ -137,6 +141,7 @@ def test_what_shapes_cannot_tell_is_asked_for(tmp_path: Path, encoder_json: str)
         ("clip_project.model.2.weight", torch.zeros(130, 64), "not a multiple"),
         ("clip_project.model.0.weight", torch.zeros(3, dtype=torch.int64), "int64"),
         ("visual.proj", torch.zeros(3), "visual.proj"),
+        ("gpt.transformer.ln_f.bias", torch.full((32,), math.nan), "ln_f.bias has 32 NaN"),
     ],
 )
 def test_weights_of_another_kind_are_refused(
@@ -158,3 +163,11 @@ def test_weights_of_another_kind_are_refused(
             encoder_name=encoder_json,
         )
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["clip_project.", "gpt."])
+def test_a_part_alone_is_no_captioner(part: str, tmp_path: Path) -> None:
+    state = published.clipcap("mlp").state_dict()
+    torch.save({k: v for k, v in state.items() if k.startswith(part)}, tmp_path / "w.pt")
+    with pytest.raises(AltogetherError, match="it lacks some of them"):
+        read_captioner(tmp_path / "w.pt")

@@ -59,6 +59,26 @@ def test_a_configuration_of_ones_own_and_a_published_folder(tmp_path: Path) -> N
     assert published_weights(name, "opt") == name
 
 
+def test_a_published_model_is_described_by_its_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a:b"  # as a hub's tags and Windows' drives have colons
+    folder.mkdir()
+    path = folder / "open_clip_config.json"
+    path.write_text(json.dumps({"model_cfg": ENCODER, "preprocess_cfg": {"std": [0.1, 0.2, 0.3]}}))
+
+    def download(repository: str, file: str) -> str:
+        assert (repository, file) == ("org/model", path.name)
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    for name in ("hf-hub:org/model", f"local-dir:{folder}"):
+        config = encoder_config(None, normalize=True, name=name)
+        assert (config.name, config.embed_dim, config.std) == (name, EMBED_DIM, (0.1, 0.2, 0.3))
+        check_encoder_weights(config, name)
+    check_encoder_weights(config, str(path))  # a file is looked into when it is loaded
+
+
 def test_an_embedded_encoder_has_the_weights_of_the_file(tmp_path: Path) -> None:
     import open_clip
 

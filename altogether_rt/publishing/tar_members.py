@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Literal
@@ -34,7 +35,19 @@ class Member:
     @property
     def name(self) -> str:
         """In UTF-8; bytes that are not, as `\\xff`: as rows have it."""
-        return self.info.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return _as_text(self.info.name)
+
+    def written(self, start: str) -> str:
+        """What stands in the tar for `start`, with which the name begins."""
+        name = self.info.name
+        if name.startswith(start):
+            return start
+        ends = range(len(name))
+        return name[: bisect_left(ends, len(start), key=lambda end: len(_as_text(name[:end])))]
+
+
+def _as_text(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class _Walk(tar_members.TarMembers):

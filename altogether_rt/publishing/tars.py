@@ -131,10 +131,8 @@ def _write_sample(
             copy_bytes(source, target, member.start, member.end)
     if new is not None and text is None:
         # The key as it is written in the tar, where it need not be UTF-8.
-        name = image.info.name
-        if image.name[len(sample.key) :].isascii():
-            name = name[: len(name) - len(image.name) + len(sample.key)]
-        write_member(target, name + placement.suffix, new, image.info)
+        name = image.written(sample.key) + placement.suffix
+        write_member(target, name, new, image.info)
 
 
 def _groups(

@@ -170,6 +170,47 @@ def test_a_dot_before_the_suffix_need_not_belong_to_the_key(tmp_path: Path) -> N
     assert list(members_of(merged)) == ["img.v1.png", "img.json"]
 
 
+def test_samples_without_a_row_are_told_apart_as_webdataset_does(tmp_path: Path) -> None:
+    """By what precedes the first dot of the last part of a name."""
+    names = ("x.png", "x.seg.png", "y.v1.png", "y.v2.png", "d/e.f/a.png", "d/e.f/b.png", "README")
+    source = write_tar(tmp_path / "0.tar", [(name, b"{}") for name in names])
+    merged, counts, _ = merge(tmp_path, source, {})
+    assert merged.read_bytes() == source.read_bytes()
+    assert counts == ExportCounts(without_row=4)
+
+
+def test_members_of_a_sample_may_be_written_in_capitals(tmp_path: Path) -> None:
+    source = write_tar(tmp_path / "0.tar", [("IMG_1.JPG", b"x"), ("IMG_1.Json", b"{}")])
+    merged, counts, _ = merge(tmp_path, source, {"IMG_1": "c"})
+    assert members_of(merged) == {"IMG_1.JPG": b"x", "IMG_1.Json": b'{"altogether": "c"}'}
+    assert counts == ExportCounts(captions=1)
+
+
+def test_a_caption_waits_for_its_image(tmp_path: Path) -> None:
+    """Texts alone, under the key of a row, are not the sample that was captioned."""
+    source = write_tar(
+        tmp_path / "0.tar", [("a.txt", b"t"), ("b.png", b"x"), ("a.png", b"y"), ("a.json", b"{}")]
+    )
+    merged, counts, _ = merge(tmp_path, source, {"a": "an a"})
+    found = members_of(merged)
+    assert list(found) == ["a.txt", "b.png", "a.png", "a.json"]
+    assert found["a.json"] == b'{"altogether": "an a"}'
+    assert counts == ExportCounts(captions=1, without_row=1)
+
+
+def test_a_link_in_the_place_of_the_text_stays(tmp_path: Path) -> None:
+    source = tmp_path / "0.tar"
+    with tarfile.open(source, "w") as archive:
+        image = tarfile.TarInfo("a.png")
+        archive.addfile(image)
+        link = tarfile.TarInfo("a.json")
+        link.type, link.linkname = tarfile.SYMTYPE, "../elsewhere.json"
+        archive.addfile(link)
+    merged, counts, _ = merge(tmp_path, source, {"a": "c"})
+    assert merged.read_bytes() == source.read_bytes()
+    assert counts == ExportCounts(json_unusable=1)
+
+
 def test_a_caption_is_used_once(tmp_path: Path) -> None:
     """Of two samples with one key the second gets no caption: it is another image."""
     source = tmp_path / "0.tar"
@@ -204,6 +245,18 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     with tarfile.open(merged, errors="surrogateescape") as archive:
         assert archive.getnames() == [f"{key}.png", f"{key}.json"]
     assert counts.captions == 1
+    # Behind the key, before the suffix: not part of the new member's name.
+    for middle in (key, "ü", "v1"):
+        for start, row in (("img", "img"), (key, "caf\\xe9")):
+            name = f"{start}.{middle}.png"
+            with tarfile.open(
+                source, "w", format=tarfile.GNU_FORMAT, errors="surrogateescape"
+            ) as archive:
+                archive.addfile(tarfile.TarInfo(name))
+            merged, counts, _ = merge(tmp_path, source, {row: "c"})
+            with tarfile.open(merged, errors="surrogateescape") as archive:
+                assert archive.getnames() == [name, f"{start}.json"]
+            assert counts.captions == 1
 
 
 def test_the_share_of_captions_among_texts_is_that_of_mix(tmp_path: Path) -> None:

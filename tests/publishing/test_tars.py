@@ -13,6 +13,7 @@ from altogether_rt.data.shards.base import Ending
 from altogether_rt.mixing.draw import MixDraw
 from altogether_rt.mixing.table import SampleTable
 from altogether_rt.publishing.counts import ExportCounts
+from altogether_rt.publishing.tar_members import copy_bytes
 from altogether_rt.publishing.tars import IntoJson, IntoText, Placement, merge_tar
 from tests.publishing.examples import image_bytes, members_of, write_tar
 
@@ -109,6 +110,45 @@ def test_a_changed_member_keeps_its_owner_and_time(tmp_path: Path) -> None:
         assert (changed.mode, changed.uid, changed.uname) == (0o640, 1000, "someone")
         assert changed.mtime == 1_700_000_001
         assert members_of(merged)[f"{name}.json"] == b'{"altogether": "c"}'
+
+
+def test_a_changed_member_keeps_its_pax_records(tmp_path: Path) -> None:
+    """All but those of the data that it had."""
+    source = tmp_path / "0.tar"
+    with tarfile.open(source, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+        info = tarfile.TarInfo("a.json")
+        info.size, info.pax_headers = 2, {"SCHILY.xattr.user.note": "kept", "size": "2"}
+        info.mtime = 1_700_000_000.25
+        archive.addfile(info, io.BytesIO(b"{}"))
+    merged, _, _ = merge(tmp_path, source, {"a": "c"})
+    assert members_of(merged)["a.json"] == b'{"altogether": "c"}'
+    with tarfile.open(merged) as archive:
+        changed = archive.getmember("a.json")
+    assert changed.pax_headers["SCHILY.xattr.user.note"] == "kept"
+    assert changed.mtime == 1_700_000_000.25
+
+
+def test_a_text_that_is_too_large_to_be_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_tar(tmp_path / "0.tar", [("a.png", b"x"), ("a.json", b'{"a": 1234}')])
+    for limit, changed in ((11, True), (10, False)):
+        monkeypatch.setattr("altogether_rt.publishing.tars._MAX_TEXT_BYTES", limit)
+        merged, counts, _ = merge(tmp_path, source, {"a": "c"})
+        assert (b"altogether" in members_of(merged)["a.json"]) == changed
+        assert (counts.captions, counts.json_unusable) == (changed, not changed)
+
+
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(bytes(50))
+    copied = io.BytesIO()
+    with path.open("rb") as file:
+        copy_bytes(file, copied, 10, 50)
+        assert copied.getvalue() == bytes(40)
+        with pytest.raises(OSError, match="became shorter"):
+            copy_bytes(file, copied, 10, 51)
 
 
 def test_bytes_do_not_depend_on_time(tmp_path: Path) -> None:

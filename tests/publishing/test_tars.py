@@ -205,6 +205,11 @@ def test_a_dot_before_the_suffix_need_not_belong_to_the_key(tmp_path: Path) -> N
     source = write_tar(tmp_path / "0.tar", [("img.v1.png", b"x"), ("img.v1.json", b"{}")])
     merged, _, _ = merge(tmp_path, source, {"img": "c"})
     assert members_of(merged)["img.v1.json"] == b'{"altogether": "c"}'
+    names = ("img.cls", "img.v1.png", "img.v1.json")  # the image need not come first
+    source = write_tar(tmp_path / "0.tar", [(name, b"{}") for name in names])
+    merged, _, _ = merge(tmp_path, source, {"img": "c"})
+    assert tuple(members_of(merged)) == names
+    assert members_of(merged)["img.v1.json"] == b'{"altogether": "c"}'
     source = write_tar(tmp_path / "0.tar", [("img.v1.png", b"x")])
     merged, _, _ = merge(tmp_path, source, {"img": "c"})
     assert list(members_of(merged)) == ["img.v1.png", "img.json"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ __all__ = [
     "TOKENIZER_NAME",
     "check_folders",
     "has_states",
-    "locked",
+    "opened",
     "run_folder",
     "state_path",
 ]
@@ -54,8 +55,25 @@ def check_folders(out: Path, folder: Path, resume: bool) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Only one process trains in a folder. Raises AltogetherError if another does."""
+def opened(folder: Path) -> Iterator[None]:
+    """The folder of a run, for this process alone; made if it is not there.
+
+    A folder that was made is removed if what follows fails before it holds a record: nothing in it
+    serves another run. Raises AltogetherError if another process trains there.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        try:
+            yield
+        except BaseException:
+            if is_new and not (folder / RECORD_NAME).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(folder / "lock", flags, 0o666)  # less the umask
     try:

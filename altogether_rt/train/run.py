@@ -31,7 +31,7 @@ from altogether_rt.train.folder import (
     TOKENIZER_NAME,
     check_folders,
     has_states,
-    locked,
+    opened,
     run_folder,
     state_path,
 )
@@ -77,7 +77,6 @@ def train(
     where = training_device(device)
     folder = run_folder(out)
     check_folders(out, folder, resume)
-    folder.mkdir(parents=True, exist_ok=True)
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
@@ -87,7 +86,7 @@ def train(
         recipe = dataclasses.replace(recipe, data=data)
     start = None
     with ExitStack() as stack:
-        stack.enter_context(locked(folder))
+        stack.enter_context(opened(folder))
         if init is not None:
             start = Checkpoint.load(
                 stack.enter_context(checkpoint_of(init, say)), allow_download=allow_download

@@ -258,6 +258,25 @@ def test_every_state_that_a_reader_finds_is_whole(
     assert {1, 2, 3} <= set(steps)
 
 
+@pytest.mark.parametrize("former", [False, True])
+def test_a_run_that_is_refused_leaves_what_was_there(
+    finetune: TrainRecipe, undisturbed: Path, scenes: Path, tmp_path: Path, former: bool
+) -> None:
+    folder = tmp_path / "mine.training"
+    if former:
+        folder.mkdir()
+    said: list[str] = []
+    for init, data in (
+        (undisturbed, scenes.with_name("alts.jsonl")),  # without captions
+        (tmp_path / "absent", scenes),
+        (None, scenes),  # the recipe trains no tokenizer
+    ):
+        with pytest.raises(AltogetherError):
+            train(finetune, tmp_path / "mine", init=init, data=data, say=said.append)
+        assert folder.exists() == former
+    train(finetune, tmp_path / "mine", init=undisturbed, data=scenes, threads=1, say=said.append)
+
+
 def test_a_folder_without_a_state_can_be_begun_anew(
     finetune: TrainRecipe, undisturbed: Path, scenes: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from altogether_rt.annotation.rounds import answers_of_round, changed_images, resolve
 from altogether_rt.annotation.work import Task, TaskKey, Work
+from altogether_rt.data.file_hash import file_hash
 from altogether_rt.data.problems import Problems
 
 __all__ = ["Export", "training_rows"]
@@ -86,7 +87,8 @@ def _histories(work: Work) -> Iterator[_History]:
 
 def _row(work: Work, history: _History, out: Path) -> dict[str, Any]:
     task = history.task
-    path = os.path.relpath(work.image_file(task).path.resolve(), out.parent.resolve())
+    image = work.image_file(task).path
+    path = os.path.relpath(image.resolve(), out.parent.resolve())
     row: dict[str, Any] = {
         "file_name": Path(path).as_posix(),
         "alts": list(task.alts),
@@ -95,6 +97,7 @@ def _row(work: Work, history: _History, out: Path) -> dict[str, Any]:
         "annotators": list(history.annotators),
         "flags": list(history.flags),
         "guideline": history.guideline,
-        "image_hash": task.image_hash,
+        # As rows of captions have it; the file was found to be the one that was annotated.
+        "image_hash": file_hash(image) or task.image_hash,
     }
     return row if task.captioner is None else row | {"captioner": task.captioner}

@@ -9,12 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
-from altogether_rt.data.alts import alt_texts, image_name
+from PIL import Image
 
-__all__ = ["Example", "read_example", "read_name"]
+from altogether_rt.data.alts import alt_texts, image_name
+from altogether_rt.data.file_hash import file_hash, is_file_hash
+from altogether_rt.data.images import load_image
+from altogether_rt.errors import ImageError
+
+__all__ = ["Example", "load_annotated", "read_example", "read_name"]
 
 _ROUND: Final = re.compile(r"round_?([1-9]\d?)")
 
@@ -27,6 +32,7 @@ class Example:
     caption: str  # the annotation round that is learnt
     #: What an annotator without the alt-text would write; None: unknown, `caption` is used instead.
     caption_without_alt: str | None = None
+    image_hash: str = ""  # `file_hash` of the image that the texts are of; "": unknown
 
 
 def read_name(record: Mapping[Any, Any], *, inside: bool) -> str:
@@ -65,7 +71,19 @@ def read_example(record: Mapping[Any, Any], round_number: int | None = None) -> 
     caption = found.get(number)
     if not isinstance(caption, str) or not caption.strip():  # it would be learnt to say nothing
         raise ValueError("no text in rounds or caption")
-    return Example(alts, caption)
+    known = record.get("image_hash")
+    return Example(alts, caption, image_hash=str(known) if is_file_hash(known) else "")
+
+
+def load_annotated(path: Path, image_hash: str) -> Image.Image:
+    """The image that the texts of an `Example` are of.
+
+    Raises ImageError if it cannot be read, or if another image has taken its name.
+    """
+    image = load_image(path)
+    if image_hash and file_hash(path) != image_hash:
+        raise ImageError("another_image", f"{path.name} is not the image that its texts are of")
+    return image
 
 
 def _numbered_rounds(record: Mapping[Any, Any]) -> dict[int, Any]:

@@ -17,12 +17,11 @@ from PIL import Image
 
 from altogether_rt.data.alt_files.lines import FileNotes
 from altogether_rt.data.alts import read_records
-from altogether_rt.data.images import load_image
 from altogether_rt.data.problems import Problems
 from altogether_rt.errors import AltogetherError
 from altogether_rt.scenes.draw import render
 from altogether_rt.scenes.text import make_sample, make_scene
-from altogether_rt.train.annotations import Example, read_example, read_name
+from altogether_rt.train.annotations import Example, load_annotated, read_example, read_name
 from altogether_rt.train.recipe import DataRecipe
 
 __all__ = [
@@ -164,10 +163,15 @@ class FolderDataset:
         except (OSError, ValueError):  # ValueError: no file can have that name
             return f"{path} absent"
         # The time of the last change of status moves with every write, and nobody can set it.
-        return f"{path} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+        wanted = self._rows[index][
+            1
+        ].image_hash  # what is known of an image is known for these rows
+        return f"{path} {status.st_ino} {status.st_size} {times} {wanted}".rstrip()
 
     def image(self, index: int) -> OpenImage:
-        return partial(load_image, self._folder / self.key(index))
+        name, example = self._rows[index]
+        return partial(load_annotated, self._folder / name, example.image_hash)
 
     def example(self, index: int, epoch: int) -> Example:
         return self._rows[index][1]

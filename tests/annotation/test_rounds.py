@@ -15,6 +15,7 @@ from altogether_rt.annotation.exporting import training_rows
 from altogether_rt.annotation.rounds import next_round, resolve
 from altogether_rt.annotation.session import Session
 from altogether_rt.annotation.work import Task
+from altogether_rt.data.file_hash import file_hash
 from altogether_rt.errors import AltogetherError
 from altogether_rt.scenes.dataset import read_references
 from tests.annotation.conftest import NUM_SCENES
@@ -108,6 +109,7 @@ def test_each_round_starts_from_the_one_before(scenes: Path, tmp_path: Path) -> 
     for row in rows:
         reference = references[Path(row["file_name"]).name]
         assert row["file_name"].startswith("../scenes/")
+        assert row["image_hash"] == file_hash(scenes / Path(row["file_name"]).name)
         assert row["alts"] == reference["alts"]
         expected = reference["rounds"]
         assert row["rounds"] == (expected if len(expected) == 3 else [*expected, expected[-1]])

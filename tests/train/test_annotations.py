@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from altogether_rt.config import EncoderConfig
+from altogether_rt.data.file_hash import file_hash
 from altogether_rt.errors import AltogetherError
 from altogether_rt.train.annotations import read_example, read_name
 from altogether_rt.train.data import FolderDataset
+from altogether_rt.train.prepared import PreparedImages, prepare_images
 from altogether_rt.train.recipe import DataRecipe, TrainRecipe
 from altogether_rt.train.run import train
 
@@ -105,6 +108,34 @@ def test_missing_images_are_counted_and_named(
     assert any("1 of 3 images cannot be read and are left out" in line for line in said)
     about = json.loads((tmp_path / "out" / "checkpoint.json").read_text())
     assert about["data"]["images_left_out"] == 1 and about["data"]["examples"] == 2
+
+
+def test_an_image_that_has_taken_the_name_of_another_is_not_trained_on(
+    tmp_path: Path, images: Path
+) -> None:
+    """Rows of captions and of annotation exports know their image; those of others may not."""
+    records = [
+        {**RECORDS[0], "image_hash": file_hash(images / "wit/0.jpg")},
+        {**RECORDS[1], "image_hash": "0" * 64},  # of another kind
+    ]
+    encoder = EncoderConfig("tiny", embed_dim=8, image_size=16)
+
+    def prepare(*, skip_bad: bool = False) -> PreparedImages:
+        dataset = FolderDataset(write(tmp_path, records), images=images)
+        cache = tmp_path / "cache"
+        return prepare_images(dataset, encoder, cache, lambda _: None, skip_bad=skip_bad)
+
+    assert prepare().indices == [0, 1]
+    Image.new("RGB", (40, 40), "red").save(images / "wit/0.jpg")
+    said = r"1 of 2 images .*: wit/0\.jpg is not the image that its texts are of: .*--skip-bad"
+    with pytest.raises(AltogetherError, match=said):
+        prepare()
+    assert prepare(skip_bad=True).indices == [1]
+    records[0]["image_hash"] = file_hash(images / "wit/0.jpg")
+    assert prepare().indices == [0, 1]
+    records[0]["image_hash"] = "0" * 16  # the image is prepared, and the row is of another
+    with pytest.raises(AltogetherError, match=said):
+        prepare()
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

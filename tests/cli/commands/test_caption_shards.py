@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ pytest.importorskip("pyarrow")
 
 from pyarrow import parquet
 
+from altogether_rt.captions import Caption
 from altogether_rt.cli.main import app
 from altogether_rt.jobs import open as open_module
 from tests.fake_captioner import FakeCaptioner
@@ -191,6 +194,29 @@ def test_two_shards_of_one_name_are_not_both_done(folder: Path, captioner: FakeC
     os.utime("in/00000.tar", (1, 1))  # copied, perhaps: its captions may well be these
     touched = run("caption-shard", "in/00000.tar", "out")
     assert touched.exit_code == 0 and "--overwrite makes them again" in touched.stderr
+
+
+class Silent(FakeCaptioner):
+    """Has nothing to say of every third image."""
+
+    def stream(self, *given: Any, **options: Any) -> Iterator[Caption]:
+        for number, made in enumerate(super().stream(*given, **options)):
+            yield dataclasses.replace(made, text="") if number % 3 == 0 else made
+
+
+def test_captions_without_a_word_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_module, "open_captioner", lambda resolved, **options: Silent())
+    num_empty = NUM_SAMPLES // 3
+    one = run("caption-shard", "in/00000.tar", "out")
+    assert f"  {num_empty} captions are empty\n" in one.stdout
+    assert as_json("status", "out")["captions_empty"] == num_empty
+    every = run("caption", "in", "--out", "out")
+    assert f"  {NUM_SHARDS * num_empty} captions are empty\n" in every.stdout
+    assert f"  {NUM_SHARDS * num_empty} captions are empty\n" in run("status", "out").stdout
+    # Statistics of earlier versions do not say it.
+    stats = Path("out/00001_stats.json")
+    stats.write_text(stats.read_text().replace('"captions_empty": 2,', ""))
+    assert as_json("status", "out")["captions_empty"] == (NUM_SHARDS - 1) * num_empty
 
 
 def test_options_of_folders_and_of_shards(folder: Path, captioner: FakeCaptioner) -> None:

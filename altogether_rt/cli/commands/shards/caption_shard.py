@@ -34,7 +34,12 @@ from altogether_rt.cli.caption_options import (
     TopP,
 )
 from altogether_rt.cli.caption_prompt import prompt_text
-from altogether_rt.cli.commands.shards.report import BUSY, INCOMPLETE, changed_sentence
+from altogether_rt.cli.commands.shards.report import (
+    BUSY,
+    INCOMPLETE,
+    changed_sentence,
+    row_sentences,
+)
 from altogether_rt.cli.commands.shards.sharded import ShardArguments, Shown
 from altogether_rt.cli.device import DeviceOption
 from altogether_rt.cli.hygiene import hygiene_sentences
@@ -185,6 +190,7 @@ def _run(
         "images": result.counts.rows,
         "captioned": result.counts.captioned,
         "failed": dict(result.counts.errors),
+        "captions_empty": result.counts.empty,
         **result.counts.alts.to_dict(),
         **result.counts.checks_data(),
         "rows_made": result.num_new,
@@ -197,8 +203,7 @@ def _run(
     ]
     for sentence in hygiene_sentences(result.counts.alts, arguments.hygiene):
         run.output.note(sentence)
-    if result.counts.checks.num_checked:
-        summary.append(f"  {result.counts.checks.sentence()}")
+    summary += row_sentences(result.counts)
     run.output.result(data, summary)
     if result.changed:
         run.output.note(changed_sentence(Problems(1, [f"{result.shard}: {shard.url}"])))

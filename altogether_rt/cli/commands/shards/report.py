@@ -11,6 +11,7 @@ from altogether_rt.data.problems import Problems, counted
 
 if TYPE_CHECKING:
     from altogether_rt.data.hygiene.clean import HygieneOptions
+    from altogether_rt.data.sinks.shards.stats import RowCounts
     from altogether_rt.jobs.shards.run import ShardSummary
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "listed",
     "problems_data",
     "report",
+    "row_sentences",
 ]
 
 #: Exit codes of shards that are not done: samples are missing; another process has them.
@@ -79,13 +81,22 @@ def _sentences(out: str, summary: ShardSummary) -> list[str]:
     if summary.num_skipped:
         were = counted(summary.num_skipped, "shard was", "shards were")
         lines[0] += f" {were} there already."
+    lines += row_sentences(counts)
+    for state, problems in summary.bad.items():
+        lines.append(f"  {state}: {listed(problems)}")
+    return lines
+
+
+def row_sentences(counts: RowCounts) -> list[str]:
+    """What is to be said of rows: errors, captions without a word, what checks found."""
+    lines = []
     for kind, count in counts.errors.most_common():
         examples = "; ".join(text.rstrip(".") for text in counts.examples.get(kind, []))
         lines.append(f"  {count:,} {kind}: {examples}")
+    if counts.empty:
+        lines.append(f"  {counted(counts.empty, 'caption is', 'captions are')} empty")
     if counts.checks.num_checked:
         lines.append(f"  {counts.checks.sentence()}")
-    for state, problems in summary.bad.items():
-        lines.append(f"  {state}: {listed(problems)}")
     return lines
 
 
@@ -100,6 +111,7 @@ def _data(out: str, summary: ShardSummary) -> dict[str, Any]:
         "failed": dict(counts.errors),
         "examples": counts.examples,
         "tokens": counts.tokens,
+        "captions_empty": counts.empty,
         **counts.alts.to_dict(),
         **counts.checks_data(),
         "rows_made": summary.num_new,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from altogether_rt.cli.commands.shards.report import listed
+from altogether_rt.cli.commands.shards.report import listed, row_sentences
 from altogether_rt.cli.output import Output, format_duration
 from altogether_rt.data.problems import counted
 
@@ -43,11 +43,7 @@ def _sentences(out: str, status: RunStatus) -> list[str]:
         f"{', '.join(states) or 'none begun'}.",
         f"  {rows}.",
     ]
-    for kind, count in counts.errors.most_common():
-        examples = "; ".join(text.rstrip(".") for text in counts.examples.get(kind, []))
-        lines.append(f"  {count:,} {kind}: {examples}")
-    if counts.checks.num_checked:
-        lines.append(f"  {counts.checks.sentence()}")
+    lines += row_sentences(counts)
     for state, problems in status.bad.items():
         lines.append(f"  {state}: {listed(problems)}")
     if status.seconds_left:
@@ -71,6 +67,7 @@ def _data(out: str, status: RunStatus) -> dict[str, Any]:
         "failed": dict(counts.errors),
         "examples": counts.examples,
         "tokens": counts.tokens,
+        "captions_empty": counts.empty,
         **counts.alts.to_dict(),
         **counts.checks_data(),
         "rows_in_unfinished_shards": status.num_durable,

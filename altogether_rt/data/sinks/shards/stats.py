@@ -43,6 +43,7 @@ class RowCounts:
     errors: Counter[str] = field(default_factory=Counter)  # by class
     examples: dict[str, list[str]] = field(default_factory=dict)  # of sentences, by class
     tokens: int = 0  # of all captions
+    empty: int = 0  # captions without a word: the captioner ended at once
     alts: HygieneCounts = field(default_factory=HygieneCounts)  # of whole tables alone
     checks: CheckCounts = field(default_factory=CheckCounts)  # of whole tables alone
 
@@ -52,6 +53,7 @@ class RowCounts:
         if row.error_class is None:
             self.captioned += 1
             self.tokens += row.tokens or 0
+            self.empty += not row.caption
         else:
             self._add_error(row.error_class, row.error or "")
 
@@ -71,6 +73,7 @@ class RowCounts:
         self.rows += table.num_rows
         self.captioned += table.num_rows - len(errors)
         self.tokens += compute.sum(table.column("tokens")).as_py() or 0
+        self.empty += compute.sum(compute.equal(table.column("caption"), "")).as_py() or 0
         if not len(errors):
             return
         failed = table.filter(compute.is_valid(table.column("error_class")))
@@ -94,6 +97,7 @@ class RowCounts:
         self.rows += other.rows
         self.captioned += other.captioned
         self.tokens += other.tokens
+        self.empty += other.empty
         self.errors.update(other.errors)
         self.alts.merge(other.alts)
         self.checks.merge(other.checks)
@@ -151,6 +155,7 @@ class ShardStats:
             "rows_expected": self.num_expected,
             "rows_found": counts.rows,
             "tokens": counts.tokens,
+            "captions_empty": counts.empty,
             "examples": counts.examples,
             "alts": counts.alts.to_dict(),
             **counts.checks_data(),
@@ -173,6 +178,7 @@ class ShardStats:
         counts = RowCounts(
             fields["count"], fields["successes"], errors, fields["examples"], fields["tokens"]
         )
+        counts.empty = fields.get("captions_empty", 0)
         if "alts" in fields:
             counts.alts = HygieneCounts.from_dict(fields["alts"])
         if "checks" in fields:

@@ -103,8 +103,8 @@ def plan_run(shards: Sequence[Shard], job: ShardJob, *, only_missing: bool = Fal
     store = open_store(job.out)
     check_outputs(store, shards)
     join_run(store, job.run, overwrite=job.overwrite)
-    record_shards(store, shards)
     there = set(store.all_files())
+    record_shards(store, shards, there)
     with_stats = [
         shard.name
         for shard in shards

@@ -75,6 +75,7 @@ class _Reading:
         self._of_others: set[str] = set()  # with captions of another run
         self._lost: set[str] = set()  # with statistics of captions that are gone
         self._failed: list[str] = []
+        self._others: list[str] = []  # files of the run itself
         self._claimed: list[str] = []
         self._durable: dict[str, int] = defaultdict(int)
         self._sort_names()
@@ -94,6 +95,8 @@ class _Reading:
                 self._durable[shard] = max(self._durable[shard], int(stop))
             elif (match := _CLAIM.fullmatch(name)) is not None:
                 self._claimed.append(match.group(1))
+            elif "/" not in name:
+                self._others.append(name)
 
     def _count_finished(self) -> set[str]:
         finished = set()
@@ -113,7 +116,7 @@ class _Reading:
         return finished
 
     def _count_others(self, finished: set[str]) -> None:
-        known = read_shards(self._store)
+        known = read_shards(self._store, self._others)
         running = set()
         for shard in self._claimed:
             claim = read_claim(self._store, f"{WORK_FOLDER}/{shard}/claim.json")

@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 from altogether_rt.data.shards.base import Shard
 from altogether_rt.data.sinks.shards.open_store import open_store
+from altogether_rt.data.sinks.shards.run_file import read_shards, record_shards
 from altogether_rt.data.sinks.shards.stats import RowCounts
 from altogether_rt.data.sinks.shards.tables import run_tables
 from altogether_rt.errors import AltogetherError
@@ -251,6 +252,31 @@ def test_what_an_overwrite_has_not_come_to_is_missing(shards: list[Shard], tmp_p
     assert status.shards == {"done": 1, "missing": 2} and status.counts.rows == NUM_SAMPLES
     assert "00001 (its captions are of another run)" in str(status.bad["missing"])
     assert run_tables(open_store(out)).names == ("00000.parquet",)
+
+
+def test_runs_that_begin_at_once_lose_none_of_each_others_shards(
+    shards: list[Shard], tmp_path: Path
+) -> None:
+    """Each lists the folder before the other has written to it."""
+    out = tmp_path / "out"
+    store = open_store(out)
+    plan_run(shards[:1], job_for(out))
+    there = list(store.all_files())
+    for shard in shards:
+        record_shards(store, [shards[0], shard], there)
+    assert read_status(out).shards == {"missing": 3}
+    before = files_under(out)
+    plan_run(shards, job_for(out))
+    assert files_under(out) == before, "they are known"
+    more = dataclasses.replace(shards[1], num_expected=40)
+    plan_run([more], job_for(out))
+    assert read_shards(store, store.all_files())["00001"] == 40
+    caption(shards[:2], job_for(out))
+    assert run_tables(store).num_unfinished == 1
+
+
+def files_under(out: Path) -> set[Path]:
+    return set(out.rglob("*"))
 
 
 @pytest.mark.parametrize("single", [False, True], ids=["run", "shard"])

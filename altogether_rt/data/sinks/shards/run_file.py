@@ -1,13 +1,15 @@
 """What all captions below a folder have in common, and which shards they are of.
 
 `_run.json` holds the bundle, the parameters and the options of reading: another run is refused.
-`_shards.json` holds the names of the shards, for `status` to know which are missing.
+`_shards.json` holds the names of the shards, for `status` to know which are missing; runs with
+further shards add files, `_shards.0123456789ab.json`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +21,7 @@ __all__ = ["RUN_FILE", "join_run", "read_run", "read_shards", "record_shards", "
 
 RUN_FILE = "_run.json"
 _SHARDS_FILE = "_shards.json"
+_SHARDS = re.compile(r"_shards(\.[0-9a-f]{12})?\.json")
 
 _FORMAT = 1
 
@@ -62,21 +65,40 @@ def run_id_of(run: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
-def record_shards(store: OutputStore, shards: Iterable[Shard]) -> None:
-    """Add shards to those that the folder is known to be for."""
-    known = read_shards(store)
-    all_shards = {**known, **{shard.name: shard.num_expected for shard in shards}}
-    if all_shards != known:
-        store.write(_SHARDS_FILE, json.dumps(all_shards, indent=0).encode() + b"\n")
+def record_shards(store: OutputStore, shards: Iterable[Shard], there: Iterable[str]) -> None:
+    """Add shards to those that the folder is known to be for.
+
+    there: names of the files in it. Runs that begin at once with different shards each write a file
+    of their own, since of two that change the same file one would lose what the other added.
+    """
+    known = read_shards(store, there)
+    new = {shard.name: shard.num_expected for shard in shards if _is_news(shard, known)}
+    if not new:
+        return
+    data = json.dumps(new, indent=0).encode() + b"\n"
+    if (not known and store.create(_SHARDS_FILE, data)) or store.read(_SHARDS_FILE) == data:
+        return
+    digest = hashlib.blake2b(data, digest_size=6).hexdigest()
+    store.write(f"_shards.{digest}.json", data)
 
 
-def read_shards(store: OutputStore) -> dict[str, int | None]:
+def _is_news(shard: Shard, known: Mapping[str, int | None]) -> bool:
+    expected = known.get(shard.name)
+    return shard.name not in known or (shard.num_expected or 0) > (expected or 0)
+
+
+def read_shards(store: OutputStore, there: Iterable[str]) -> dict[str, int | None]:
     """Shards that the folder is for, and the rows that are expected of each where they are known.
 
-    Empty where shards were captioned one by one.
+    there: names of the files in it. Empty where shards were captioned one by one.
     """
-    found = _read_json(store, _SHARDS_FILE)
-    return found if isinstance(found, dict) else {}
+    shards: dict[str, int | None] = {}
+    for name in sorted(filter(_SHARDS.fullmatch, there)):
+        found = _read_json(store, name)
+        for shard, expected in found.items() if isinstance(found, dict) else ():
+            if (expected or 0) >= (shards.get(shard) or 0):
+                shards[shard] = expected
+    return shards
 
 
 def _read_json(store: OutputStore, name: str) -> Any:

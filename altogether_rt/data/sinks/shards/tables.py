@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,25 +34,22 @@ def run_tables(store: OutputStore) -> RunTables:
     that is to replace an earlier run leaves the other's files until it has come to them. Where no
     shard has statistics, something else wrote the files, and all of them count.
     """
-    known = {name for name in store.all_files() if not _HIDDEN.search(name)}
+    there = set(store.all_files())
+    known = {name for name in there if not _HIDDEN.search(name)}
     tables = sorted(name for name in known if name.endswith(_SUFFIX))
+    shards = {*read_shards(store, there), *map(_stem, tables)}  # all that are known of
     marked = [name for name in tables if stats_name(_stem(name)) in known]
     run = read_run(store)
     if run is None:
         names = tuple(marked or tables)
-        return RunTables(names, len(_shards(store, tables)) - len(names))
+        return RunTables(names, len(shards) - len(names))
     run_id, digests, num_limited = run_id_of(run), {}, 0
     for shard, stats in all_stats(store, map(_stem, marked)):
         if stats is not None and stats.run_id == run_id:
             digests[f"{shard}{_SUFFIX}"] = stats.parquet_sha256
             num_limited += stats.state == "limited"
-    num_without = len(_shards(store, tables)) - len(digests)
+    num_without = len(shards) - len(digests)
     return RunTables(tuple(sorted(digests)), num_without + num_limited, digests)
-
-
-def _shards(store: OutputStore, tables: Iterable[str]) -> set[str]:
-    """All shards that are known of."""
-    return {*read_shards(store), *map(_stem, tables)}
 
 
 def _stem(name: str) -> str:

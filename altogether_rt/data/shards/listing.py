@@ -28,6 +28,7 @@ from altogether_rt.data.shards.storage import (
     retried,
     storage_errors,
 )
+from altogether_rt.data.shards.stores.captions import captions_among
 from altogether_rt.data.shards.stores.web import is_web, web_info
 from altogether_rt.data.sniff import has_image_suffix
 from altogether_rt.data.sources.scan import is_litter
@@ -246,9 +247,11 @@ def _kind_of(name: str) -> Layout | None:
 def _chosen(files: Iterable[_Found], layout: Layout) -> list[_Found]:
     """The shards among files of a folder. With tars, Parquet files are their metadata."""
     by_kind: dict[Layout, list[_Found]] = {"webdataset": [], "parquet": []}
+    files = list(files)
+    captions = set(captions_among({file.url for file in files}))
     for file in files:
         kind = _kind_of(file.url)
-        if kind is not None:
+        if kind is not None and file.url not in captions:
             by_kind[kind].append(file)
     if layout != "auto":
         return by_kind[layout]

@@ -72,6 +72,22 @@ def test_names_are_unique_safe_and_in_natural_order(tmp_path: Path) -> None:
     assert names(tmp_path / "b/*.tar", tmp_path / "b") == ["9", "10"], "each once"
 
 
+def test_captions_below_their_shards_are_no_shards(tmp_path: Path) -> None:
+    """Their run would caption them when it is started again."""
+    run = tmp_path / "in" / "captions"
+    shards = ["00000.parquet", "more/00001.parquet", "captions/late.parquet"]
+    captions = ["captions/00000.parquet", "captions/more/00001.parquet"]
+    work = ["_run.json", "00000_stats.json", "_work/more/00001/0000000000-0000000512.arrow"]
+    for path in [*(tmp_path / "in" / name for name in shards + captions), *(run / n for n in work)]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    found = [Path(shard.url).relative_to(tmp_path / "in") for shard in list_shards([str(tmp_path)])]
+    assert sorted(map(str, found)) == sorted(shards)
+    (run / "_run.json").unlink()  # then they are img2dataset's
+    assert len(list_shards([str(tmp_path)])) == 5
+    assert len(list_shards([str(tmp_path / "in" / name) for name in captions])) == 2
+
+
 def test_inputs_without_shards(tmp_path: Path) -> None:
     for text in (str(tmp_path), str(tmp_path / "*.tar")):
         with pytest.raises(AltogetherError, match="no shards"):

@@ -101,7 +101,7 @@ def plan_run(shards: Sequence[Shard], job: ShardJob, *, only_missing: bool = Fal
     the output belongs to another run, or captions would replace anything but captions.
     """
     store = open_store(job.out)
-    check_outputs(store, shards)
+    check_outputs(store, shards, job.run_id)
     join_run(store, job.run, overwrite=job.overwrite)
     there = set(store.all_files())
     record_shards(store, shards, there)

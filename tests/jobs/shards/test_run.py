@@ -300,6 +300,20 @@ def test_captions_that_are_gone_are_made_again(
     assert files_of(out) == whole and read_status(out).shards == {"done": 3}
 
 
+def test_captions_that_lost_the_file_of_their_run(shards: list[Shard], tmp_path: Path) -> None:
+    """Tools that copy data sets may leave out what begins with an underscore."""
+    out = tmp_path / "out"
+    caption(shards[:2], job_for(out))
+    whole = files_of(out)
+    for name in ("_run.json", "_shards.json"):
+        (out / name).unlink()
+    with pytest.raises(AltogetherError, match="no captions of this run"):
+        caption(shards, job_for(out, bundle_id="other"))
+    assert not (out / "_run.json").exists()
+    assert caption(shards, job_for(out)).num_skipped == 2
+    assert read_status(out).shards == {"done": 3} and whole.items() < files_of(out).items()
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"shard": "000'])
 def test_damaged_statistics_are_written_again(
     shards: list[Shard], tmp_path: Path, content: bytes

@@ -176,7 +176,7 @@ def _run(
     check_packages()
     captioner, job = arguments.resolve()
     store = open_store(job.out)
-    check_outputs(store, [shard])
+    check_outputs(store, [shard], job.run_id)
     join_run(store, job.run, overwrite=job.overwrite)
     results: list[ShardResult] = []
     with run.output.progress(shard.num_expected, "images", run.observers) as monitor:

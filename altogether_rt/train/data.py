@@ -164,10 +164,8 @@ class FolderDataset:
             return f"{path} absent"
         # The time of the last change of status moves with every write, and nobody can set it.
         times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-        wanted = self._rows[index][
-            1
-        ].image_hash  # what is known of an image is known for these rows
-        return f"{path} {status.st_ino} {status.st_size} {times} {wanted}".rstrip()
+        _, example = self._rows[index]  # and whose image it must be, which may change by itself
+        return f"{path} {status.st_ino} {status.st_size} {times} {example.image_hash}".rstrip()
 
     def image(self, index: int) -> OpenImage:
         name, example = self._rows[index]

@@ -135,6 +135,27 @@ def test_a_shard_whose_input_changed_is_written_again(
     assert json.loads((tmp_path / "out/7/7.json").read_text()) == {"a": "one"}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"counts": {"surplus": 1}}, {"counts": 3}, {"note": ...}, {"output": "0-0"}, {"inputs": []}],
+)
+def test_a_shard_whose_state_says_something_else_is_written_again(
+    tmp_path: Path, run: Path, spool: Spool, change: dict[str, Any]
+) -> None:
+    """One that another version wrote, or whose file somebody replaced."""
+    out = open_store(tmp_path / "out")
+    export_shards(open_run(str(run)), out, MetaClipLayout(), spool)
+    state = tmp_path / "out/.export/shards/train/7.json"
+    said = state.read_text()
+    changed = json.loads(said) | change
+    state.write_text(json.dumps({k: v for k, v in changed.items() if v is not ...}))
+    summary = export_shards(open_run(str(run)), out, MetaClipLayout(), spool)
+    assert (summary.shards, summary.shards_skipped) == (2, 1)
+    assert summary.counts.captions == 2
+    again = json.loads(state.read_text())
+    assert again.keys() == json.loads(said).keys() and again["counts"] != change.get("counts")
+
+
 def test_other_settings_are_refused(tmp_path: Path, run: Path, spool: Spool) -> None:
     out = open_store(tmp_path / "out")
     export_shards(open_run(str(run)), out, MetaClipLayout("plain"), spool)
@@ -265,7 +286,11 @@ def test_metaclip_needs_numbers(tmp_path: Path, spool: Spool) -> None:
 
 def test_rows_read_like_those_of_caption(tmp_path: Path, spool: Spool) -> None:
     run = write_run(tmp_path / "run", ROWS, {"bundle": "abc", "max_pixels": 5})
-    summary = export_rows(open_run(str(run)), open_store(tmp_path), "c.jsonl", spool)
+    advanced: list[int] = []
+    summary = export_rows(
+        open_run(str(run)), open_store(tmp_path), "c.jsonl", spool, lambda: advanced.append(1)
+    )
+    assert (summary.shards, len(advanced)) == (2, 2)
     rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert rows[0] == {
         "file_name": "train/7/a",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections import Counter
@@ -60,6 +61,16 @@ def test_pretraining_target_is_the_longest_alt_and_condition_another(tmp_path: P
     for seed in range(20):
         assert pretrain_texts(dataset, 0, 0, random.Random(seed), 0.0)[0] != ()
         assert pretrain_texts(dataset, 0, 0, random.Random(seed), 1.0)[0] == ()
+
+
+def test_pretraining_on_scenes_takes_the_alt_texts_of_two_epochs() -> None:
+    class Pages(ScenesDataset):
+        def example(self, index: int, epoch: int) -> Example:
+            return Example(("x" * (epoch + 1), " " * 9), "")
+
+    for epoch in (0, 4):
+        condition, target = pretrain_texts(Pages(1, 1), 0, epoch, random.Random(1), 0.0)
+        assert (len(condition[0]), len(target)) == (epoch + 1, epoch + 2)
 
 
 def test_single_alt_is_told_without_condition(tmp_path: Path) -> None:
@@ -162,6 +173,19 @@ def test_bad_lines_can_be_left_out_and_are_counted(tmp_path: Path) -> None:
     dataset = FolderDataset(path, said.append, skip_bad=True)
     assert (len(dataset), dataset.bad_lines.count) == (1, 2)
     assert ": 2 lines: " in said[0] and "line 2" in said[0] and "line 3" in said[0]
+
+
+def test_the_draw_of_an_image_is_that_of_any_machine_and_version(tmp_path: Path) -> None:
+    """BLAKE2b of its name, as a fraction: an image that is held out stays so when a run is repeated
+    elsewhere."""
+    names = [f"{number}.png" for number in range(40)]
+    path = tmp_path / "train.jsonl"
+    path.write_text(
+        "".join(json.dumps({"file_name": name, "caption": "c"}) + "\n" for name in names)
+    )
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).hexdigest() for name in names]
+    wanted = [index for index, digest in enumerate(digests) if int(digest, 16) / 2**64 <= 0.4]
+    assert split_held_out(FolderDataset(path), 0.4)[1] == wanted
 
 
 def test_held_out_images_stay_held_out_when_others_come(tmp_path: Path) -> None:

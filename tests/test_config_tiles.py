@@ -28,13 +28,13 @@ pytestmark = pytest.mark.lean
 VOCABULARY = 100
 ASKED = InstructionConfig("a", "b", "c")
 
-#: 6 × 6 patches in blocks of 3 × 3 are 4 visual tokens; 48 pixels are two tiles a side.
+#: 6 × 6 patches in blocks of 2 × 2 are 9 visual tokens; 48 pixels are two tiles a side.
 PATCHES = CaptionerConfig(
     "patches",
     EncoderConfig(
         "vit", 8, image_size=24, normalize=False, vit=VitConfig(8, 1, 2, 16, patch_size=4)
     ),
-    MapperConfig("patches", prefix_length=4, shuffle=3),
+    MapperConfig("patches", prefix_length=9, shuffle=2),
     DecoderConfig(VOCABULARY, 1, 8, 2, 16, max_positions=200, eos_id=2, pad_id=1),
     PromptConfig(max_alt_tokens=5, before_ids=(3, 4), after_ids=(5,), suffix_ids=(6, 7)),
     GenerationConfig(max_new_tokens=9),
@@ -58,22 +58,22 @@ def test_pieces_stand_before_each_tile_and_before_the_whole() -> None:
 
 def test_room_is_for_the_most_tiles_and_the_longest_text() -> None:
     text = 1 + 5 + 2  # after_ids, alt-text, suffix_ids
-    assert (PATCHES.max_tiles_per_side, PATCHES.max_visual_tokens) == (1, 4)
-    assert PATCHES.max_prompt_tokens == 2 + 4 + text
-    assert (TILED.max_tiles_per_side, TILED.max_visual_tokens) == (2, 5 * 4)
-    assert TILED.max_prompt_tokens == (2 + 2 + 2 + 1 + 3) + 20 + text
+    assert (PATCHES.max_tiles_per_side, PATCHES.max_visual_tokens) == (1, 9)
+    assert PATCHES.max_prompt_tokens == 2 + 9 + text
+    assert (TILED.max_tiles_per_side, TILED.max_visual_tokens) == (2, 5 * 9)
+    assert TILED.max_prompt_tokens == (2 + 2 + 2 + 1 + 3) + 45 + text
     assert TILED.capacity == TILED.max_prompt_tokens + 9
     assert TILED.max_chunk_tokens == TILED.max_prompt_tokens + 15
     assert TILED.slot_positions == TILED.capacity + TILED.max_chunk_tokens
     one = replace(PATCHES, tiles=TilesConfig(24, tile_ids=(((),),)))
-    assert one.max_visual_tokens == 4, "a single tile is the whole"
+    assert one.max_visual_tokens == 9, "a single tile is the whole"
     chat = ChatConfig(ASKED, ASKED, (8,), (9, 9), max_instruction_tokens=30)
     asked = replace(PATCHES, prompt=replace(PATCHES.prompt, chat=chat))
-    assert asked.max_prompt_tokens == 2 + 4 + (1 + 30 + 2) + 5
+    assert asked.max_prompt_tokens == 2 + 9 + (1 + 30 + 2) + 5
     without = replace(PATCHES, prompt=replace(PATCHES.prompt, no_alt_ids=(9,) * 50))
-    assert without.max_prompt_tokens == 2 + 4 + 50
+    assert without.max_prompt_tokens == 2 + 9 + 50
     unused = replace(PATCHES, prompt=replace(PATCHES.prompt, use_alt=False))
-    assert unused.max_prompt_tokens == 2 + 4 + 3
+    assert unused.max_prompt_tokens == 2 + 9 + 3
 
 
 @pytest.mark.parametrize("config", [PATCHES, TILED])
@@ -83,15 +83,15 @@ def test_what_is_at_its_default_is_not_written(config: CaptionerConfig) -> None:
     assert CaptionerConfig.from_dict(plain) == config
     assert ("tiles" in plain) == (config.tiles is not None)
     assert "loop_repeats" not in plain["generation"]
-    assert plain["mapper"]["shuffle"] == 3 and "hidden" not in plain["mapper"]
+    assert plain["mapper"]["shuffle"] == 2 and "hidden" not in plain["mapper"]
     assert plain["prompt"]["after_ids"] == [5] and "chat" not in plain["prompt"]
 
 
 @pytest.mark.parametrize(
     ("part", "change", "says"),
     [
-        ("mapper", {"prefix_length": 5}, "number of blocks"),
-        ("mapper", {"prefix_length": 2}, "number of blocks"),
+        ("mapper", {"prefix_length": 6}, "number of blocks"),
+        ("mapper", {"prefix_length": 3}, "number of blocks"),
         ("mapper", {"shuffle": 4, "prefix_length": 1}, "number of blocks"),
         ("mapper", {"kind": "mlp"}, "must be patches"),
         ("prompt", {"before_ids": (VOCABULARY,)}, "before_ids"),

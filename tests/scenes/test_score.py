@@ -81,6 +81,57 @@ def test_other_words_and_orders_are_accepted() -> None:
     assert all(right for _, right in score_caption(text, FACTS))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Under the sky, one large red boat to the left of three green boxes on the sea.",
+        "On the sea, the large red boat, overgrown, is left of three green boxes.",
+        "An orange sky; far below it, the large red boat left of 3 green boxes. The sea.",
+        "Large red boat left of three green boxes, sea",
+    ],
+)
+def test_words_that_say_nothing_of_the_groups_do_not_count(text: str) -> None:
+    """Relations before the first of them, and colours far from its noun."""
+    wrong = [fact for fact, right in score_caption(text, FACTS) if not right]
+    assert wrong == (["count"] if text.startswith("Large") else [])  # no word for its count
+
+
+@pytest.mark.parametrize(
+    ("wrong", "caption", "corrected"),
+    [
+        ({"type": "colour", "group": 0, "said": "blue", "true": "red"}, "Red boat", True),
+        ({"type": "colour", "group": 0, "said": "blue", "true": "red"}, "A blue boat", False),
+        ({"type": "colour", "group": 0, "said": "blue", "true": "red"}, "A boat", False),
+        ({"type": "count", "group": 1, "said": "two", "true": "three"}, "THREE boxes", True),
+        ({"type": "count", "group": 1, "said": "two", "true": "three"}, "two boxes", False),
+        ({"type": "count", "group": 0, "said": "two", "true": "a"}, "an old boat", True),
+        ({"type": "kind", "group": 1, "said": "hat", "true": "box"}, "a box", True),
+        ({"type": "kind", "group": 1, "said": "hat", "true": "box"}, "a box and a Hat", False),
+        ({"type": "kind", "group": 1, "said": "hat", "true": "box"}, "a boat", False),
+        ({"type": "background", "group": -1, "said": "night", "true": "sea"}, "The sea", True),
+        ({"type": "background", "group": -1, "said": "night", "true": "sea"}, "sea, night", False),
+    ],
+)
+def test_every_kind_of_wrong_fact_can_be_corrected(
+    wrong: dict[str, Any], caption: str, corrected: bool
+) -> None:
+    scores = Scores()
+    scores.add(caption, {**_row(), "facts": {**FACTS, "wrong": [wrong]}})
+    assert (scores.wrong, scores.wrong_corrected) == (1, corrected)
+
+
+def test_shares_and_counts_are_of_all_captions() -> None:
+    scores = Scores()
+    assert scores.visual == 0.0
+    scores.add(TRUTH, _row())
+    scores.add("A boat seen by Walter", _row(alt=""))  # two of nine facts: kind, count
+    assert scores.visual == (9 + 2) / 18
+    found = scores.to_dict()
+    assert found["visual_facts_right"] == round(100 * 11 / 18, 2)
+    assert (found["invented"], found["invented_with_empty_alt"]) == (50, 100)
+    assert (found["kind_right"], found["count_right"], found["relation_right"]) == (75, 75, 50)
+
+
 def test_wrong_fact_that_stays_is_not_corrected() -> None:
     assert _scores(TRUTH.replace("red", "blue"))["wrong_corrected"] == 0
     assert _scores("")["wrong_corrected"] == 0
@@ -102,6 +153,9 @@ def test_scoring_files(tmp_path: Path) -> None:
     references = folder / "references.jsonl"
     rows = [json.loads(line) for line in references.read_text().splitlines()]
     assert [row["file_name"] for row in rows] == [f"{i:04d}.png" for i in range(5)]
+    alts = [json.loads(line) for line in (folder / "alts.jsonl").read_text().splitlines()]
+    wanted = [row["alts"][0] if len(row["alts"]) == 1 else row["alts"] for row in rows]
+    assert [row["alt"] for row in alts] == wanted
     captions = tmp_path / "captions.jsonl"
     captions.write_text("".join(json.dumps(row) + "\n" for row in rows[:4]))
     scores = score_files(captions, references).to_dict()
@@ -140,5 +194,13 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text("{\n")
     with pytest.raises(AltogetherError, match="line 1 is not JSON"):
         score_files(tmp_path / "broken.jsonl", references)
+    (tmp_path / "list.jsonl").write_text('\n["a"]\n')
+    with pytest.raises(AltogetherError, match="line 2 is not a JSON object"):
+        score_files(tmp_path / "list.jsonl", references)
+    (tmp_path / "file").touch()
+    with pytest.raises(AltogetherError, match="not an empty folder"):
+        list(write_scenes(tmp_path / "file", 2, seed=2, split="test"))
+    (tmp_path / "empty").mkdir()
+    list(write_scenes(tmp_path / "empty", 1, seed=2, split="test"))
     with pytest.raises(AltogetherError, match=r"not the references\.jsonl"):
         score_files(references, tmp_path / "other.jsonl")

@@ -30,7 +30,7 @@ TOKENIZER_NAME: Final = "tokenizer.json"
 
 def run_folder(out: Path) -> Path:
     """Where the training of the checkpoint `out` keeps its state and logs."""
-    return out.with_name(out.name + ".training")
+    return out.parent / f"{out.name}.training"  # `with_name` refuses the current folder
 
 
 def state_path(folder: Path, stage: str) -> Path:

@@ -190,6 +190,27 @@ def test_nothing_outside_is_changed(
         assert stat.S_ISFIFO(mode) if obstacle == "fifo" else stat.S_ISCHR(mode)
 
 
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "caption photos --out",
+        "caption photos --out new.jsonl --sheet",
+        "annotate export work --out",
+        "annotate export work --format label-studio --out",
+        "train --recipe finetune --init starter --data rows.jsonl --out",
+        "train --recipe finetune --out new --data rows.jsonl --init",
+    ],
+)
+def test_folders_without_a_name_are_refused(home: Path, command: str, folder: str) -> None:
+    if command.startswith("train"):
+        pytest.importorskip("torch", reason="needs the extra train")
+    before = snapshot(home.parent)
+    done = CliRunner().invoke(app, [*command.split(), folder])
+    assert isinstance(done.exception, SystemExit) and done.exit_code == 1, done.exception
+    assert snapshot(home.parent) == before
+
+
 @pytest.mark.parametrize("obstacle", OBSTACLES)
 @pytest.mark.parametrize(
     "open_it",

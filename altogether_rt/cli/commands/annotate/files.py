@@ -16,7 +16,7 @@ from altogether_rt.annotation.label_studio import LABEL_CONFIG, task_rows
 from altogether_rt.annotation.pack import DEFAULT_MAX_SIDE, tasks_to_pack, write_pack
 from altogether_rt.annotation.report import report_work
 from altogether_rt.annotation.work import Work, write_rows
-from altogether_rt.artifacts.files import write_whole
+from altogether_rt.artifacts.files import NewFile
 from altogether_rt.artifacts.own_files import check_own
 from altogether_rt.cli.commands.annotate.rounds import (
     JsonOption,
@@ -184,11 +184,15 @@ def export_command(
 def _export_label_studio(work: Work, out: Path, prefix: str, output: Output) -> None:
     opened = work.round()
     rows = task_rows(opened.tasks, opened.number, prefix)
+    new = NewFile(out)  # refuses a folder, which may have no name to put a suffix to
     config = out.with_suffix(".xml")
     check_own(out, _STUDIO_TASKS, "a file of Label Studio's tasks")
     check_own(config, _STUDIO_CONFIG, "a labelling configuration")
-    write_whole(config, LABEL_CONFIG)
-    write_whole(out, json.dumps(rows, indent=1) + "\n")
+    with new, NewFile(config) as new_config:  # both or none
+        new.file.write(json.dumps(rows, indent=1).encode() + b"\n")
+        new_config.file.write(LABEL_CONFIG.encode())
+        new.commit()
+        new_config.commit()
     data = {"file": str(out), "config": str(config), "tasks": len(rows), "round": opened.number}
     output.result(data, f"{out}: {len(rows):,} tasks of round {opened.number}; {config} beside it.")
 

@@ -98,7 +98,7 @@ def _check_options(given: CaptionArguments, out: Path) -> None:
 
 def used_files(job: CaptionJob, given: CaptionArguments) -> tuple[Path | None, ...]:
     """What a run reads or writes, and a log must not be."""
-    journal = job.out.with_name(job.out.name + ".part")
+    journal = Path(f"{job.out}.part")
     return (job.out, job.alts, given.sheet, given.embeddings, given.save_embeddings, journal)
 
 

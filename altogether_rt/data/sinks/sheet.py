@@ -123,8 +123,7 @@ def check_sheet(path: Path) -> None:
 
 
 def _check_folder(path: Path) -> None:
-    parents = path.absolute().parents  # none of the root, which is no file either
-    folder = next((parent for parent in parents if os.path.lexists(parent)), path)
+    folder = next((parent for parent in path.absolute().parents if os.path.lexists(parent)), path)
     problem = None
     if not folder.is_dir():
         problem = f"{folder} is not a folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ pytest.importorskip("aiohttp", reason="needs the extra shards")
 from altogether_rt.data.shards import listing
 from altogether_rt.data.shards.listing import list_shards
 from altogether_rt.data.shards.opening import open_shard
+from altogether_rt.data.shards.options import Join, ShardOptions
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.shards.stores import web
 from altogether_rt.errors import AltogetherError
@@ -221,3 +223,22 @@ def test_a_full_disk_under_the_spool_is_not_the_servers_fault(
     ):
         images(server, tmp_path / "spool")
     assert pauses == [] and list((tmp_path / "spool").rglob("0*")) == []
+
+
+def test_metadata_of_all_shards_are_fetched_once(server: WebServer, tmp_path: Path) -> None:
+    """By each process, and again once they have changed."""
+    shard = tmp_path / "00000.tar"
+    shard.write_bytes(SMALL)
+    options = ShardOptions(join=Join(f"{server.url}/meta.jsonl", "key"))
+
+    def first_alt(spool: Spool) -> tuple[str, ...]:
+        with open_shard(list_shards([str(shard)])[0], options, spool) as source:
+            return next(source.samples()).alts.texts
+
+    with Spool(tmp_path / "spool") as spool:
+        for number, alt in enumerate(["first", "second"], 1):
+            line = json.dumps({"key": "000000000", "alt": alt}).encode()
+            server.pages["/meta.jsonl"] = Page(line)
+            for _ in range(3):
+                assert first_alt(spool) == (alt,)
+            assert server.asked["/meta.jsonl"] == number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +14,8 @@ from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.base import Shard
 from altogether_rt.data.shards.options import Join
 from altogether_rt.data.shards.spool import Spool
-from altogether_rt.data.shards.storage import local_path
+from altogether_rt.data.shards.storage import etag_of, local_path, storage_errors
+from altogether_rt.data.shards.stores.fetching import remote_info
 from altogether_rt.errors import AltogetherError
 
 __all__ = ["JoinTable", "join_table"]
@@ -45,23 +45,37 @@ def join_table(join: Join, shard: Shard, spool: Spool) -> JoinTable:
     has too many records for one shard.
     """
     url = join.file.replace(_SHARD, shard.name)
-    path = local_path(url)
-    if path is None:
-        with spool.local(Shard("join", url)) as fetched:
-            return JoinTable(join.on, dict(_records(fetched, url, join.on)))
     if _SHARD in join.file:
-        return JoinTable(join.on, dict(_records(Path(path), url, join.on)))
+        return JoinTable(join.on, _read(url, join.on, spool))
+    key = (url, join.on, _stamp(url))
+    if key not in _kept:
+        records = _read(url, join.on, spool)
+        _kept.clear()
+        _kept[key] = records
+    return JoinTable(join.on, _kept[key])
+
+
+#: Records of a file for all shards, which is read once by each process; the last one alone.
+_kept: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+
+
+def _stamp(url: str) -> str:
+    """What changes with the content of a file."""
+    path = local_path(url)
     try:
-        status = os.stat(path)
+        if path is not None:
+            status = os.stat(path)
+            return f"{status.st_size}-{status.st_mtime_ns}"
+        with storage_errors(url):
+            info = remote_info(url)
+            return f"{info.get('size')}-{etag_of(info)}"
     except OSError as error:
         raise AltogetherError(f"{url} cannot be read: {error.strerror}.") from error
-    return JoinTable(join.on, _kept(path, join.on, status.st_mtime_ns, status.st_size))
 
 
-@lru_cache(maxsize=1)
-def _kept(path: str, on: str, time_ns: int, size: int) -> dict[str, Mapping[str, Any]]:
-    """Records of a file for all shards, read once by each process."""
-    return dict(_records(Path(path), path, on))
+def _read(url: str, on: str, spool: Spool) -> dict[str, Mapping[str, Any]]:
+    with spool.local(Shard("join", url)) as path:
+        return dict(_records(path, url, on))
 
 
 def _records(path: Path, url: str, on: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

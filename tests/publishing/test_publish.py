@@ -313,6 +313,24 @@ def test_rows_read_like_those_of_caption(tmp_path: Path, spool: Spool) -> None:
     assert [r.key for r in iter_captions(run, Problems())] == [r.key for r in records]
 
 
+def test_tables_with_and_without_images_do_not_stand_together(
+    tmp_path: Path, run: Path, shards: Path, spool: Spool
+) -> None:
+    out = open_store(tmp_path / "out")
+    export_shards(open_run(str(run)), out, ParquetLayout(), spool)
+    with_images = ParquetLayout(find_shards(str(shards), spool, "webdataset"))
+    with pytest.raises(AltogetherError, match="holds an export with other settings"):
+        export_shards(open_run(str(run)), out, with_images, spool)
+
+
+def test_errors_of_rows_stay_what_they_are(tmp_path: Path, spool: Spool) -> None:
+    path = tmp_path / "captions.jsonl"
+    row = {"file_name": "a.png", "alt": "x", "error": {"class": "unreadable", "message": "Cut."}}
+    path.write_text(json.dumps(row) + "\n")
+    export_rows(open_run(str(path)), open_store(tmp_path), "out.jsonl", spool)
+    assert json.loads((tmp_path / "out.jsonl").read_text()) == row
+
+
 def test_a_file_of_rows_is_a_run_of_one_shard(tmp_path: Path, spool: Spool) -> None:
     path = tmp_path / "captions.jsonl"
     path.write_text(

@@ -305,7 +305,10 @@ def test_two_trainings_do_not_share_a_folder(
             train(finetune, tmp_path / "mine", init=undisturbed, data=scenes)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"recipe": 1}', '{"surplus": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"recipe": 1}', '{"surplus": {}}', '{"recipe": {}, "config": 3, "init": null}'],
+)
 def test_a_record_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(AltogetherError, match="is not the record of a training run"):

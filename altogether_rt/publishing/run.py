@@ -12,6 +12,7 @@ from altogether_rt.data.problems import Problems
 from altogether_rt.data.shards.options import parse_image_keys
 from altogether_rt.data.shards.spool import Spool
 from altogether_rt.data.sinks.shards.open_store import open_store
+from altogether_rt.data.sinks.shards.output import ROWS_SUFFIX
 from altogether_rt.data.sinks.shards.parts import hash_of
 from altogether_rt.data.sinks.shards.run_file import read_run
 from altogether_rt.data.sinks.shards.store import OutputStore
@@ -114,4 +115,4 @@ def open_run(where: str) -> CaptionRun:
 
 
 def _stem(name: str) -> str:
-    return name.removesuffix(".parquet")
+    return name.removesuffix(ROWS_SUFFIX)

@@ -12,7 +12,7 @@ from pathlib import Path
 from altogether_rt.data.problems import Problems
 from altogether_rt.data.sinks.shards.claims import read_claim
 from altogether_rt.data.sinks.shards.open_store import open_store
-from altogether_rt.data.sinks.shards.output import WORK_FOLDER, error_name
+from altogether_rt.data.sinks.shards.output import ROWS_SUFFIX, WORK_FOLDER, error_name
 from altogether_rt.data.sinks.shards.run_file import RUN_FILE, read_run, read_shards, run_id_of
 from altogether_rt.data.sinks.shards.stats import RowCounts, all_stats
 from altogether_rt.data.sinks.shards.store import OutputStore
@@ -26,7 +26,6 @@ STATES = ("done", "incomplete", "limited", "failed", "running", "stopped", "miss
 
 _STATS_SUFFIX = "_stats.json"
 _ERROR_SUFFIX = "_error.json"
-_ROWS_SUFFIX = ".parquet"
 _PART = re.compile(rf"{WORK_FOLDER}/(.+)/\d+-(\d+)\.arrow")
 _CLAIM = re.compile(rf"{WORK_FOLDER}/(.+)/claim\.json")
 
@@ -86,8 +85,8 @@ class _Reading:
         for name in self._store.all_files():
             if name.endswith(_STATS_SUFFIX):
                 self._with_stats.append(name.removesuffix(_STATS_SUFFIX))
-            elif name.endswith(_ROWS_SUFFIX):
-                self._with_rows.add(name.removesuffix(_ROWS_SUFFIX))
+            elif name.endswith(ROWS_SUFFIX):
+                self._with_rows.add(name.removesuffix(ROWS_SUFFIX))
             elif name.endswith(_ERROR_SUFFIX):
                 self._failed.append(name.removesuffix(_ERROR_SUFFIX))
             elif (match := _PART.fullmatch(name)) is not None:

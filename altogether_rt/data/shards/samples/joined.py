@@ -48,11 +48,12 @@ def join_table(join: Join, shard: Shard, spool: Spool) -> JoinTable:
     if _SHARD in join.file:
         return JoinTable(join.on, _read(url, join.on, spool))
     key = (url, join.on, _stamp(url))
-    if key not in _kept:
+    records = _kept.get(key)
+    if records is None:
         records = _read(url, join.on, spool)
         _kept.clear()
         _kept[key] = records
-    return JoinTable(join.on, _kept[key])
+    return JoinTable(join.on, records)
 
 
 #: Records of a file for all shards, which is read once by each process; the last one alone.

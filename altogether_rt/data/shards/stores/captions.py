@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from altogether_rt.data.sinks.shards.output import WORK_FOLDER, parquet_name
+from altogether_rt.data.sinks.shards.output import ROWS_SUFFIX, WORK_FOLDER
 from altogether_rt.data.sinks.shards.run_file import RUN_FILE
 from altogether_rt.data.sinks.shards.stats import stats_name
 
@@ -26,9 +26,8 @@ def captions_among(files: set[str]) -> Iterator[str]:
         run, found, work = file.partition(f"/{WORK_FOLDER}/")
         if found and f"{run}/" in runs:
             begun.add(f"{run}/{work.rpartition('/')[0]}")
-    suffix = parquet_name("")
     for file in files:
-        shard = file.removesuffix(suffix)
+        shard = file.removesuffix(ROWS_SUFFIX)
         if shard != file and (shard in begun or stats_name(shard) in files):
             parts = itertools.accumulate(shard.split("/")[:-1], lambda path, part: f"{path}/{part}")
             if any(f"{folder}/" in runs for folder in parts):

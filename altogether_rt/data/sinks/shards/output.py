@@ -38,6 +38,7 @@ from altogether_rt.data.sinks.shards.stats import (
 from altogether_rt.data.sinks.shards.store import OutputStore
 
 __all__ = [
+    "ROWS_SUFFIX",
     "WORK_FOLDER",
     "ShardOutput",
     "claim_name",
@@ -49,11 +50,13 @@ __all__ = [
 
 #: Holds what is only there while shards are captioned.
 WORK_FOLDER = "_work"
+#: Of the file of a shard's rows, behind the shard's name.
+ROWS_SUFFIX = ".parquet"
 
 
 def parquet_name(shard: str) -> str:
     """The file of a shard's rows."""
-    return f"{shard}.parquet"
+    return f"{shard}{ROWS_SUFFIX}"
 
 
 def claim_name(shard: str) -> str:

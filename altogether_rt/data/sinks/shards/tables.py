@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from altogether_rt.data.sinks.shards.output import ROWS_SUFFIX, parquet_name
 from altogether_rt.data.sinks.shards.run_file import read_run, read_shards, run_id_of
 from altogether_rt.data.sinks.shards.stats import all_stats, stats_name
 from altogether_rt.data.sinks.shards.store import OutputStore
 
 __all__ = ["RunTables", "run_tables"]
 
-_SUFFIX: Final = ".parquet"
 #: A path with a hidden file or folder in it, such as the parts of a shard that is being written.
 _HIDDEN: Final = re.compile(r"(^|/)[._]")
 
@@ -36,7 +36,7 @@ def run_tables(store: OutputStore) -> RunTables:
     """
     there = set(store.all_files())
     known = {name for name in there if not _HIDDEN.search(name)}
-    tables = sorted(name for name in known if name.endswith(_SUFFIX))
+    tables = sorted(name for name in known if name.endswith(ROWS_SUFFIX))
     shards = {*read_shards(store, there), *map(_stem, tables)}  # all that are known of
     marked = [name for name in tables if stats_name(_stem(name)) in known]
     run = read_run(store)
@@ -46,11 +46,11 @@ def run_tables(store: OutputStore) -> RunTables:
     run_id, digests, num_limited = run_id_of(run), {}, 0
     for shard, stats in all_stats(store, map(_stem, marked)):
         if stats is not None and stats.run_id == run_id:
-            digests[f"{shard}{_SUFFIX}"] = stats.parquet_sha256
+            digests[parquet_name(shard)] = stats.parquet_sha256
             num_limited += stats.state == "limited"
     num_without = len(shards) - len(digests)
     return RunTables(tuple(sorted(digests)), num_without + num_limited, digests)
 
 
 def _stem(name: str) -> str:
-    return name.removesuffix(_SUFFIX)
+    return name.removesuffix(ROWS_SUFFIX)

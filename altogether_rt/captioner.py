@@ -254,7 +254,7 @@ class Captioner:
         three where images are encoded on a device meanwhile. Those of a `RequestSource` are waited
         for only while there is nothing to write. speculation: as for `load`; None: as it was given
         there. keep_embeddings: captions come with theirs. Raises AltogetherError if the captioner
-        was closed, or for what is not a request.
+        was closed, or for what is not a request or has parameters that do not fit.
         """
         return self._streams.open(
             as_source(requests, self.preprocessor.shape),

@@ -105,6 +105,17 @@ def test_requests_of_a_stream_may_bring_their_own_parameters() -> None:
         assert [caption] == expected
 
 
+def test_parameters_of_a_request_that_do_not_fit_are_refused() -> None:
+    captioner = made_captioner(3)
+    too_long = CaptionParams(captioner.config.max_caption_tokens + 1, 0.0, 1.0)
+    with pytest.raises(AltogetherError, match="this captioner has room for"):
+        list(captioner.stream([CaptionRequest(IMAGES[0], params=too_long)]))
+    asking = CaptionParams(3, 0.0, 1.0, prompt="Say it.")
+    with pytest.raises(AltogetherError, match="follows no instructions"):
+        list(captioner.stream([CaptionRequest(IMAGES[0], params=asking)]))
+    assert captioner.caption(IMAGES[0]) == made_captioner(1).caption(IMAGES[0])
+
+
 def test_what_is_submitted_meanwhile_is_captioned_together() -> None:
     runtime = HeldRuntime(4)
     captioner = made_captioner(runtime=runtime)

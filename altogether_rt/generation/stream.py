@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from altogether_rt.captions import Caption, CaptionParams
+from altogether_rt.captions import Caption, CaptionParams, check_params
 from altogether_rt.config import CaptionerConfig
 from altogether_rt.generation.engine import Completion, Engine, SequenceRequest
 from altogether_rt.generation.requests import Recent, RequestSource
@@ -110,7 +110,8 @@ class CaptionStream:
                 yield None
                 continue
             for request, image in batch:
-                params = request.params or self._params
+                own = request.params
+                params = self._params if own is None else check_params(self._config, own)
                 prompt = self._prompts_of(params).prompt(request.alts)
                 seed = row_seed(image.content, request.alts, params.seed)
                 key = next(keys)
